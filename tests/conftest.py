@@ -1,0 +1,15 @@
+"""What holds for all tests: one thread for tiny models, no deadlines, seeded examples."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Tiny matrices lose more to a second thread's start than they gain, and on a busy machine much
+# more. Must be set before torch is imported; programs that the tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Timing is never asserted, and a failure must come back on the next run.
+settings.register_profile("sage", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("sage")
