@@ -1,0 +1,131 @@
+"""The key/value cache: written once into a preallocated buffer, compacted in place.
+
+A transformers `Cache` whose layers are views of one buffer per kind. A pass writes its keys and
+values at the fill mark; `keep` then moves the accepted slots to follow the committed ones and
+pulls the mark back. A step therefore costs O(tree) memory traffic, whatever the context length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class TreeCacheLayer(CacheLayerMixin):
+    """One layer's keys and values, (batch, heads, capacity, head size), filled up to ``length``."""
+
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, owner: TreeCache, index: int) -> None:
+        super().__init__()
+        self._owner = owner
+        self._index = index
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = self._owner.allocate(self._index, key_states, value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write (batch, heads, n, head size) at the fill mark; returns views of all filled slots."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[-2]
+        if end > self.keys.shape[-2]:
+            self._owner.grow(end)
+        self.keys[..., self.length : end, :] = key_states
+        self.values[..., self.length : end, :] = value_states
+        self.length = end
+        return self.keys[..., :end, :], self.values[..., :end, :]
+
+    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
+        # transformers passed the positions of the queries here before it passed their number.
+        n = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.length + n, 0
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+
+class TreeCache(Cache):
+    """A cache of ``layers`` layers with room for ``capacity`` absolute positions.
+
+    With ``shared`` all layers are slices of one buffer of shape (layers, batch, heads, capacity,
+    head size), so that compaction is two copies in all; models whose layers differ in shape or sit
+    on several devices need ``shared=False``. It grows, by copying, when the capacity was too low.
+    """
+
+    def __init__(self, layers: int, capacity: int, *, shared: bool = True) -> None:
+        self._capacity = capacity
+        self._shared = shared
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._layers = [TreeCacheLayer(self, index) for index in range(layers)]
+        super().__init__(layers=list(self._layers))
+
+    @property
+    def length(self) -> int:
+        """Filled slots, the same in all layers between passes."""
+        return self._layers[0].length
+
+    def allocate(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Storage for layer ``index``; called by the layer at its first write."""
+        if self._shared and self._buffers:
+            return self._buffers[0][0][index], self._buffers[0][1][index]
+        count = len(self._layers) if self._shared else 1
+        capacity = max(self._capacity, keys.shape[-2])
+
+        def room(states: Tensor) -> Tensor:
+            batch, heads, _, size = states.shape
+            return states.new_empty((count, batch, heads, capacity, size))
+
+        self._buffers.append((room(keys), room(values)))
+        return self._buffers[-1][0][0], self._buffers[-1][1][0]
+
+    def grow(self, needed: int) -> None:
+        """Move to buffers with room for ``needed`` slots and half as many again."""
+        old_capacity = self._capacity
+        self._capacity = needed + needed // 2
+
+        def larger(buffer: Tensor) -> Tensor:
+            shape = list(buffer.shape)
+            shape[-2] = self._capacity
+            room = buffer.new_empty(shape)
+            filled = min(old_capacity, buffer.shape[-2])
+            room[..., :filled, :] = buffer[..., :filled, :]
+            return room
+
+        self._buffers = [(larger(keys), larger(values)) for keys, values in self._buffers]
+        for index, layer in enumerate(self._layers):
+            if layer.is_initialized:
+                block, row = (0, index) if self._shared else (index, 0)
+                layer.keys = self._buffers[block][0][row]
+                layer.values = self._buffers[block][1][row]
+
+    def keep(self, committed: int, slots: Sequence[int]) -> None:
+        """Keep the first ``committed`` slots and move ``slots`` to follow them, in that order.
+
+        ``slots`` are absolute, ascending and not below ``committed``; everything else is forgotten
+        (the buffer is not touched for slots that are where they should be already).
+        """
+        end = committed + len(slots)
+        first = next((i for i, slot in enumerate(slots) if slot != committed + i), len(slots))
+        if first < len(slots):
+            for keys, values in self._buffers:
+                index = torch.tensor(slots[first:], device=keys.device)
+                for buffer in (keys, values):
+                    buffer[..., committed + first : end, :] = buffer.index_select(-2, index)
+        for layer in self._layers:
+            layer.length = end

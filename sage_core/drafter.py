@@ -1,0 +1,246 @@
+"""Drafters propose a tree a step. This one grows it with a draft model under a policy's shaper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sage_core.policies.base import Growth, Level, Shaper
+from sage_core.prepare import prepare
+from sage_core.runner import Runner
+from sage_core.steps import Shape
+from sage_core.text import Text
+from sage_core.tree import ROOT, TokenTree, TreeBuilder
+from sage_core.verify import Acceptance
+from sage_core.vision import SharedVision
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A drafted tree with what it took: draft passes, and the policy's own seconds."""
+
+    tree: TokenTree = field(default_factory=TokenTree)
+    shape: Shape = field(default_factory=Shape)
+    passes: int = 0
+    plan_seconds: float = 0.0
+
+
+class Drafter(Protocol):
+    """Proposes trees. A lookup table, a head on the target or a draft model all fit behind this."""
+
+    def prefill(self, first: int) -> None:
+        """Read the prompt and take the text's first token, which the target's prefill gave."""
+
+    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        """Draft a tree of continuations of ``text``, at most ``text.remaining - 1`` levels deep."""
+
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        """Learn what was committed. ``hidden`` (nodes + 1, size) are the target's last hidden
+        states of the root and the verified nodes, for drafts that feed on them."""
+
+
+class NoDrafter:
+    """Proposes nothing, so that the loop decodes one token a step."""
+
+    def prefill(self, first: int) -> None:
+        pass
+
+    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        return Proposal()
+
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        pass
+
+
+class ModelDrafter:
+    """Drafts with a small transformers model that has read the same prompt.
+
+    Its cache holds the committed text but for the ``pending`` tokens, which the next first pass
+    reads; the nodes passed in a step sit behind as tree columns until `observe` keeps the
+    accepted ones.
+
+    Args:
+        runner: the draft model.
+        inputs: the prompt, as the processor returned it.
+        vocab_size: the target's; where it differs from the draft's, tokens beyond the smaller
+            one are never drafted.
+        room: cache slots to reserve behind the prompt.
+        vision: what the target's vision tower has computed, if the draft shares it.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        inputs: dict[str, Any],
+        vocab_size: int,
+        room: int,
+        vision: SharedVision,
+    ) -> None:
+        self._runner = runner
+        self._inputs = inputs
+        self._vocab = vocab_size
+        self._room = room
+        self._vision = vision
+        self._pending: list[int] = []
+        self._columns: dict[int, int] = {}
+
+    def prefill(self, first: int) -> None:
+        inputs = {
+            name: value.to(self._runner.device) if isinstance(value, Tensor) else value
+            for name, value in self._inputs.items()
+        }
+        with self._vision.replaying():
+            self._runner.prefill(prepare(self._runner.model, inputs, strict=False), self._room)
+        self._pending = [first]
+
+    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        started = perf_counter()
+        shape = shaper.plan()
+        planning = perf_counter() - started
+        limit = min(shape.depth, text.remaining - 1)
+        if limit < 1:
+            return Proposal(shape=replace(shape, depth=0), plan_seconds=planning)
+
+        builder = TreeBuilder.empty()
+        logits = self._read_pending()
+        frontier: Sequence[int] = [ROOT]
+        passes = 1
+        for depth in range(1, limit + 1):
+            scores = self._scored(logits, builder, frontier, text)
+            probs, tokens = _top(scores, shaper.branching)
+            started = perf_counter()
+            growth = shaper.grow(_level(depth, builder, frontier, probs))
+            planning += perf_counter() - started
+            nodes = _add(builder, growth, frontier, tokens, probs)
+            frontier = [node for node, more in zip(nodes, growth.expand, strict=True) if more]
+            if not frontier or depth == limit:
+                break
+            seen = self._see(builder, frontier)
+            levels = [depth - 1] * len(frontier)
+            logits, _ = self._runner.forward([builder.tokens[n] for n in frontier], levels, seen)
+            passes += 1
+
+        started = perf_counter()
+        drafted = builder.freeze()
+        tree = shaper.prune(drafted)
+        if tree is not drafted:
+            self._renumber(drafted, tree)
+        planning += perf_counter() - started
+        return Proposal(tree, shape, passes, planning)
+
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        # Ancestors are passed before their children, so the passed part of a path is its beginning.
+        kept = [self._columns[node] for node in outcome.nodes if node in self._columns]
+        self._runner.commit(kept)
+        self._pending += outcome.tokens[len(kept) :]
+        self._columns = {}
+
+    def _read_pending(self) -> Tensor:
+        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
+        n = len(self._pending)
+        causal = np.tril(np.ones((n, n), dtype=bool))
+        logits, _ = self._runner.forward(self._pending, range(n), causal, last=1)
+        self._runner.commit(range(n))
+        self._pending = []
+        self._columns = {}
+        return logits
+
+    @torch.inference_mode()
+    def _scored(
+        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: Text
+    ) -> Tensor:
+        """(F, vocabulary) scores, by the same processors that the target's scores go through."""
+        if logits.shape[1] > self._vocab:
+            logits = logits[:, : self._vocab]
+        if not text.has_processors:
+            return logits.float()
+        if logits.shape[1] < self._vocab:
+            missing = self._vocab - logits.shape[1]
+            logits = torch.nn.functional.pad(logits.float(), (0, missing), value=-torch.inf)
+        paths = [_tokens_to(builder, node) for node in frontier]
+        return text.scores(logits, paths)
+
+    def _see(self, builder: TreeBuilder, frontier: Sequence[int]) -> np.ndarray:
+        """Which passed columns, and itself, each new node sees: bool (F, old columns + F)."""
+        old = len(self._columns)
+        new = np.zeros((len(frontier), old + len(frontier)), dtype=bool)
+        for row, node in enumerate(frontier):
+            up = builder.parents[node]
+            while up != ROOT:
+                new[row, self._columns[up]] = True
+                up = builder.parents[up]
+            new[row, old + row] = True
+        for row, node in enumerate(frontier):
+            self._columns[node] = old + row
+        return new
+
+    def _renumber(self, drafted: TokenTree, tree: TokenTree) -> None:
+        """Follow a pruning: columns belong to the nodes of the tree that is verified."""
+        old_of = {path: node for node, path in enumerate(_token_paths(drafted))}
+        columns = {}
+        for node, path in enumerate(_token_paths(tree)):
+            if old_of[path] in self._columns:
+                columns[node] = self._columns[old_of[path]]
+        self._columns = columns
+
+
+@torch.inference_mode()
+def _top(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k likeliest tokens of each row of (F, vocabulary) scores, likeliest first.
+
+    Returns probabilities over the whole vocabulary, float32 (F, k), and tokens, int64 (F, k), in
+    one device-to-host copy.
+    """
+    best, tokens = scores.topk(min(k, scores.shape[1]), dim=-1)
+    probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp()
+    packed = torch.stack([probs.double(), tokens.double()]).cpu().numpy()
+    return packed[0].astype(np.float32), packed[1].astype(np.int64)
+
+
+def _level(depth: int, builder: TreeBuilder, frontier: Sequence[int], probs: np.ndarray) -> Level:
+    at_root = depth == 1
+    return Level(
+        depth=depth,
+        parents=np.array(frontier, dtype=np.int64),
+        parent_probs=np.array([1.0] if at_root else [builder.probs[n] for n in frontier]),
+        cumulative=np.array([1.0] if at_root else [builder.cumulative[n] for n in frontier]),
+        probs=probs,
+        nodes=len(builder),
+    )
+
+
+def _add(
+    builder: TreeBuilder,
+    growth: Growth,
+    frontier: Sequence[int],
+    tokens: np.ndarray,
+    probs: np.ndarray,
+) -> range:
+    rows, ranks = growth.rows, growth.ranks
+    return builder.add(
+        [frontier[row] for row in rows],
+        tokens[rows, ranks].tolist(),
+        probs[rows, ranks].tolist(),
+        ranks.tolist(),
+    )
+
+
+def _tokens_to(builder: TreeBuilder, node: int) -> list[int]:
+    path: list[int] = []
+    while node != ROOT:
+        path.append(builder.tokens[node])
+        node = builder.parents[node]
+    return path[::-1]
+
+
+def _token_paths(tree: TokenTree) -> list[tuple[Any, ...]]:
+    paths: list[tuple[Any, ...]] = []
+    for parent, token in zip(tree.parents, tree.tokens, strict=True):
+        paths.append((*(paths[parent] if parent != ROOT else ()), token))
+    return paths

@@ -1,0 +1,92 @@
+"""What a tree policy is: options as a frozen dataclass, and a shaper that forms one text's trees."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from sage_core.steps import Shape
+from sage_core.tree import TokenTree
+
+
+@dataclass(frozen=True)
+class Level:
+    """The draft's candidates for one level, given to `Shaper.grow` after each draft pass.
+
+    ``parents`` (F,) are the tree nodes just passed (`ROOT` at level 1) and ``cumulative`` (F,) the
+    products of draft probabilities up to them; ``probs`` (F, k) are each parent's k likeliest
+    continuations in falling order, as probabilities over the whole vocabulary.
+    """
+
+    depth: int
+    """The level that the candidates would form: 1 below the root."""
+    parents: np.ndarray
+    parent_probs: np.ndarray
+    """(F,) each parent's own probability given its path; 1 for the root."""
+    cumulative: np.ndarray
+    probs: np.ndarray
+    nodes: int
+    """Nodes already in the tree."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Candidates chosen from a `Level`: node j is rank ``ranks[j]`` of parent row ``rows[j]``.
+
+    ``expand[j]`` says whether the node gets children of its own; where none does, the tree is
+    complete.
+    """
+
+    rows: np.ndarray
+    ranks: np.ndarray
+    expand: np.ndarray
+
+    @classmethod
+    def none(cls) -> Growth:
+        empty = np.zeros(0, dtype=np.int64)
+        return cls(empty, empty, empty.astype(bool))
+
+
+class Shaper(ABC):
+    """Forms the trees of one text: plan, grow level by level, prune, learn from the outcome."""
+
+    branching: int = 1
+    """How many candidates a node the policy wants to see (k)."""
+
+    @abstractmethod
+    def plan(self) -> Shape:
+        """Limits of the next tree; depth 0 drafts nothing in this step."""
+
+    @abstractmethod
+    def grow(self, level: Level) -> Growth:
+        """Choose from one level's candidates. Called once per draft pass, levels in order."""
+
+    def prune(self, tree: TokenTree) -> TokenTree:
+        """What of the drafted tree is verified; all of it unless a policy re-ranks."""
+        return tree
+
+    def observe(self, tree: TokenTree, accepted: int) -> None:  # noqa: B027 - optional
+        """Learn from a verification: ``accepted`` is the accepted length of the step."""
+
+
+class Policy(ABC):
+    """Options of a way to shape trees. Subclasses are frozen dataclasses whose fields are options.
+
+    A subclass in a module of this package is found by itself, under its ``name``.
+    """
+
+    name: ClassVar[str]
+    drafts: ClassVar[bool] = True
+    """False for policies that never use a draft."""
+
+    @abstractmethod
+    def shaper(self) -> Shaper:
+        """A fresh shaper: nothing is carried from one text to the next."""
+
+    @property
+    @abstractmethod
+    def max_nodes(self) -> int:
+        """Upper bound on the nodes of any tree this policy forms, for reserving memory."""

@@ -1,0 +1,30 @@
+"""A single path of the draft's likeliest tokens: classic speculative decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sage_core.errors import OptionError
+from sage_core.policies.base import Policy, Shaper
+from sage_core.policies.static import StaticShaper
+
+
+@dataclass(frozen=True)
+class Chain(Policy):
+    """A single path of ``length`` likeliest tokens (Leviathan et al., arXiv 2211.17192)."""
+
+    length: int = 5
+
+    name: ClassVar[str] = "chain"
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise OptionError(f"chain: length must be at least 1, not {self.length}")
+
+    def shaper(self) -> Shaper:
+        return StaticShaper(tuple((0,) * n for n in range(1, self.length + 1)))
+
+    @property
+    def max_nodes(self) -> int:
+        return self.length

@@ -1,0 +1,165 @@
+"""What `generate` itself would decode with: transformers prepares, this module only asks.
+
+`generate(custom_generate=...)` combines the checkpoint's generation config, the caller's config
+and keyword arguments, builds the logits processors and stopping criteria, and then calls the
+given function. Here that function hands everything back, so that the loop follows any config as
+`generate` does without a second implementation of how configs combine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sage_core.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One prompt, ready to be prefilled, with the rules that its continuation must follow."""
+
+    input_ids: Tensor
+    """(1, prompt tokens) int64, visual placeholders included."""
+    processors: Any
+    """transformers' `LogitsProcessorList`, sampling warpers never among them."""
+    criteria: Any
+    """transformers' `StoppingCriteriaList`."""
+    config: Any
+    """The combined `GenerationConfig`."""
+    model_inputs: dict[str, Any]
+    """Keyword arguments of the model's forward for the prefill, without a cache."""
+    position_offset: int
+    """Rotary position of a text token minus its cache slot (Qwen's `rope_deltas`)."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return int(self.input_ids.shape[1])
+
+
+def prepare(model: Any, inputs: dict[str, Any], *, strict: bool = True) -> Prepared:
+    """Ask ``model.generate`` what it would do with ``inputs`` (processor output and options).
+
+    Decoding is greedy unless the caller asks otherwise, which this version refuses. Without
+    ``strict`` the config is not checked: a draft's own config has no say in the text.
+
+    Raises:
+        UnsupportedError: sampling, beams, guidance, several prompts at once, a padded prompt, or
+            anything else that could not be followed exactly.
+    """
+    options = dict(inputs)
+    _refuse_arguments(options)
+    captured: dict[str, Any] = {}
+
+    def capture(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
+        captured.update(arguments, input_ids=input_ids)
+        return input_ids
+
+    given = options.get("generation_config")
+    if given is None or not given.do_sample:
+        options.setdefault("do_sample", False)
+    with torch.no_grad(), _quiet_generation_warnings():
+        model.generate(**options, custom_generate=capture)
+
+    input_ids = captured.pop("input_ids")
+    config = captured.pop("generation_config")
+    processors = captured.pop("logits_processor", None) or []
+    criteria = captured.pop("stopping_criteria", None) or []
+    if strict:
+        _refuse_config(config)
+    _refuse_batch(input_ids, captured)
+    kwargs = {k: v for k, v in captured.items() if k not in ("past_key_values", "synced_gpus")}
+    return Prepared(
+        input_ids=input_ids,
+        processors=processors,
+        criteria=criteria,
+        config=config,
+        model_inputs=kwargs,
+        position_offset=_position_offset(model, kwargs, input_ids.shape[1]),
+    )
+
+
+@contextmanager
+def _quiet_generation_warnings() -> Iterator[None]:
+    """Hide the advice that greedy decoding ignores the checkpoint's temperature: it is meant to."""
+    logger = logging.getLogger("transformers.generation.configuration_utils")
+    utils = logging.getLogger("transformers.generation.utils")
+    levels = logger.level, utils.level
+    logger.setLevel(logging.ERROR)
+    utils.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(levels[0])
+        utils.setLevel(levels[1])
+
+
+def _refuse_arguments(options: dict[str, Any]) -> None:
+    names = (
+        "assistant_model",
+        "custom_generate",
+        "inputs_embeds",
+        "negative_prompt_ids",
+        "past_key_values",
+        "streamer",
+    )
+    for name in names:
+        if options.get(name) is not None:
+            raise UnsupportedError(f"{name} is not supported: leave it out")
+
+
+def _refuse_config(config: Any) -> None:
+    """Refuse by name what a greedy tree decoder cannot follow exactly."""
+    refusals = [
+        ("do_sample", config.do_sample, "only greedy decoding is supported"),
+        ("num_beams", (config.num_beams or 1) > 1, "beam search is not supported"),
+        ("num_return_sequences", (config.num_return_sequences or 1) > 1, "one text a prompt"),
+        ("guidance_scale", (config.guidance_scale or 1) != 1, "guidance needs a second prompt"),
+        ("penalty_alpha", bool(getattr(config, "penalty_alpha", None)), "contrastive search"),
+        ("dola_layers", bool(getattr(config, "dola_layers", None)), "DoLa reads inner layers"),
+        ("watermarking_config", bool(config.watermarking_config), "watermarks are not supported"),
+        ("token_healing", bool(config.token_healing), "it rewrites the prompt"),
+        ("prompt_lookup_num_tokens", bool(config.prompt_lookup_num_tokens), "use a policy"),
+        ("prefill_chunk_size", bool(config.prefill_chunk_size), "the prompt is read in one pass"),
+    ]
+    for name, unwanted, reason in refusals:
+        if unwanted:
+            raise UnsupportedError(f"generation option {name} is not supported: {reason}")
+    wanted = [
+        n for n in ("output_attentions", "output_scores", "output_logits") if getattr(config, n)
+    ]
+    if wanted:
+        raise UnsupportedError(
+            f"generation option {wanted[0]} is not supported: only ids come back"
+        )
+
+
+def _refuse_batch(input_ids: Tensor, kwargs: dict[str, Any]) -> None:
+    if input_ids.shape[0] != 1:
+        raise UnsupportedError(
+            f"{input_ids.shape[0]} prompts in one call are not supported: pass them one by one"
+        )
+    mask = kwargs.get("attention_mask")
+    if mask is not None and not bool(mask.all()):
+        raise UnsupportedError("a padded prompt is not supported: pass it without padding")
+
+
+def _position_offset(model: Any, kwargs: dict[str, Any], prompt_tokens: int) -> int:
+    """Where the text after the prompt continues, relative to its cache slot.
+
+    transformers prepares `position_ids` of shape (1, n), or (axes, 1, n) for multi-axis rotary
+    embeddings, with a leading row of plain text positions when there are four. Text continues one
+    after the greatest position of any rotary axis.
+    """
+    positions = kwargs.get("position_ids")
+    if positions is None:
+        deltas = getattr(getattr(model, "model", None), "rope_deltas", None)
+        return int(deltas.max()) if deltas is not None else 0
+    if positions.ndim == 3 and positions.shape[0] == 4:
+        positions = positions[1:]
+    return int(positions.max()) + 1 - prompt_tokens

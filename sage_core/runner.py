@@ -1,0 +1,129 @@
+"""One transformers model at work on one sequence: prefill, a pass over a tree, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sage_core.cache import TreeCache
+from sage_core.errors import UnsupportedError
+from sage_core.prepare import Prepared
+
+
+class Runner:
+    """Runs a model's own decoder and head over token trees, with its cache.
+
+    The cache holds ``committed`` slots of the text and, between a pass and its `commit`, the
+    passed tree columns behind them. Slots are absolute sequence positions; rotary positions are
+    slots plus the prompt's ``position_offset``. The model itself is never modified.
+
+    Raises:
+        UnsupportedError: the model's logits or attention follow rules that a tree pass through
+            its decoder would not reproduce (sliding windows, soft-capped or scaled logits).
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._decoder = model.get_decoder()
+        self._head = model.get_output_embeddings()
+        self._config = self._decoder.config
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.committed = 0
+        _refuse_model(model, self._config)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._head.weight.shape[0])
+
+    @torch.inference_mode()
+    def prefill(self, prepared: Prepared, room: int) -> Tensor:
+        """Read the prompt through the whole model; ``room`` is the slots to reserve behind it.
+
+        Returns the logits after the last prompt token, (1, vocabulary).
+        """
+        n = prepared.prompt_tokens
+        devices = set((getattr(self.model, "hf_device_map", None) or {}).values())
+        layers = int(self._config.num_hidden_layers)
+        self.cache = TreeCache(layers, n + room, shared=len(devices) < 2)
+        self._offset = prepared.position_offset
+        self._mask = torch.zeros((0, 0), device=self.device)
+        self._dirty = 0
+        inputs = self.model.prepare_inputs_for_generation(
+            prepared.input_ids,
+            is_first_iteration=True,
+            **{**prepared.model_inputs, "past_key_values": self.cache, "use_cache": True},
+        )
+        logits = self.model(**inputs, return_dict=True).logits
+        self.committed = n
+        return logits[:, -1]
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """One pass over ``n`` tree tokens, behind the columns already passed since `commit`.
+
+        Args:
+            tokens: n token ids.
+            depths: each token's distance from the first slot behind the committed text.
+            visible: bool (n, columns): which tree columns, old and new, each token sees besides
+                the whole committed text.
+            last: give logits for this many last tokens only; 0 for all.
+
+        Returns:
+            logits (n or ``last``, vocabulary) and the decoder's last hidden states (n, hidden),
+            both in the model's own dtype.
+        """
+        start = self.committed + self._offset
+        hidden = self._decoder(
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.tensor([[start + d for d in depths]], device=self.device),
+            attention_mask=self._tree_mask(visible),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        return self._head(hidden[-last:] if last else hidden), hidden
+
+    @torch.inference_mode()
+    def commit(self, columns: Sequence[int]) -> None:
+        """Make the given tree columns (ascending, a path) part of the text; forget the others."""
+        self.cache.keep(self.committed, [self.committed + column for column in columns])
+        self.committed += len(columns)
+
+    def _tree_mask(self, visible: np.ndarray) -> Tensor:
+        """The additive mask, (1, 1, n, committed + columns): 0 where seen, the least value elsewhere.
+
+        A view of a buffer whose committed part is zero once and for all: a pass writes O(n²).
+        """
+        n, columns = visible.shape
+        end = self.committed + columns
+        dtype = self._head.weight.dtype if self._head.weight.is_floating_point() else torch.float32
+        if self._mask.shape[0] < n or self._mask.shape[1] < end:
+            shape = (max(n, self._mask.shape[0]), max(end + 512, self._mask.shape[1]))
+            self._mask = torch.zeros(shape, dtype=dtype, device=self.device)
+        least = torch.finfo(dtype).min
+        # Columns that an earlier tree wrote and that are committed text by now must be seen again.
+        self._mask[:, max(0, self.committed - self._dirty) : self.committed] = 0
+        tree = np.where(visible, 0.0, least).astype(np.float32)
+        self._mask[:n, self.committed : end] = torch.from_numpy(tree).to(self.device, dtype)
+        self._dirty = max(self._dirty, columns)
+        return self._mask[None, None, :n, :end]
+
+
+def _refuse_model(model: Any, config: Any) -> None:
+    name = type(model).__name__
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UnsupportedError(
+            f"{name} has {', '.join(sorted(kinds))} layers: only full attention works"
+        )
+    for field in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(config, field, None):
+            raise UnsupportedError(f"{name} uses {field}, which is not supported")
+    for field in ("logit_scale", "logits_scaling"):
+        if getattr(config, field, None) not in (None, 1, 1.0):
+            raise UnsupportedError(f"{name} uses {field}, which is not supported")

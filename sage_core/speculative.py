@@ -1,0 +1,150 @@
+"""`SpeculativeDecoder`: two loaded transformers models in, the target's own output, sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sage_core.decode import decode
+from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
+from sage_core.errors import OptionError
+from sage_core.memory import peak_memory, reset_peak_memory
+from sage_core.policies import Policy, parse
+from sage_core.prepare import prepare
+from sage_core.runner import Runner
+from sage_core.stats import Stats
+from sage_core.steps import Step
+from sage_core.text import Text
+from sage_core.vision import SharedVision
+
+
+@dataclass(frozen=True)
+class DecodeOutput:
+    """What `SpeculativeDecoder.generate` returns."""
+
+    sequences: Tensor
+    """(1, prompt + new tokens) int64, as `generate` returns them."""
+    steps: tuple[Step, ...]
+    stats: Stats
+    finish_reason: str
+    """``eos``, ``length`` or ``stop`` (any other stopping criterion)."""
+
+
+class SpeculativeDecoder:
+    """Greedy decoding of ``target`` by speculation with ``draft`` under a tree policy.
+
+    Args:
+        target: a loaded transformers model with a `generate` method, in evaluation mode.
+        draft: a smaller one with the same tokenizer; None allows only ``autoregressive``.
+        policy: a name or spec such as ``"sage-paper:dmax=12"``, or a `Policy`.
+
+    Raises:
+        OptionError: unknown policy, or a drafting policy without a draft.
+        UnsupportedError: a model whose attention or logits a tree pass cannot reproduce.
+    """
+
+    def __init__(self, target: Any, draft: Any = None, policy: str | Policy = "sage") -> None:
+        self.policy = parse(policy)
+        if draft is None and self.policy.drafts:
+            raise OptionError(
+                f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
+            )
+        self.target = target
+        self.draft = draft if self.policy.drafts else None
+
+    def stream(self, **inputs: Any) -> Stream:
+        """Start decoding; iterate the result for a `Step` for the prefill and one per step.
+
+        Args:
+            inputs: what the processor returned, and any argument of `generate` that sets the
+                generation config: ``max_new_tokens``, ``repetition_penalty``, a
+                ``generation_config``, ``logits_processor``, ``stopping_criteria``...
+
+        Raises:
+            UnsupportedError: the arguments ask for what cannot be followed exactly.
+        """
+        return Stream(self, inputs)
+
+    def generate(self, **inputs: Any) -> DecodeOutput:
+        """Decode to the end. Takes what `stream` takes."""
+        stream = self.stream(**inputs)
+        for _ in stream:
+            pass
+        return stream.output()
+
+
+class Stream(Iterator[Step]):
+    """One decoding under way: iterate for steps; `output` then gives sequences and totals."""
+
+    def __init__(self, decoder: SpeculativeDecoder, inputs: dict[str, Any]) -> None:
+        self._decoder = decoder
+        self._target = Runner(decoder.target)
+        self._inputs = _on_device(inputs, self._target.device)
+        self._run = self._decode()
+        self._steps: list[Step] = []
+        self._text: Text | None = None
+        self._wall = 0.0
+
+    def __next__(self) -> Step:
+        started = perf_counter()
+        step = next(self._run)
+        self._wall += perf_counter() - started
+        self._steps.append(step)
+        return step
+
+    @property
+    def finish_reason(self) -> str:
+        """``eos``, ``length`` or ``stop`` once the text has ended, empty before."""
+        return self._text.reason if self._text else ""
+
+    def output(self) -> DecodeOutput:
+        """The sequences and totals of what has been decoded so far."""
+        if self._text is None:
+            raise RuntimeError("iterate the stream first: nothing has been decoded yet")
+        return DecodeOutput(
+            self._text.ids.clone(), tuple(self._steps), self.stats(), self.finish_reason
+        )
+
+    def stats(self) -> Stats:
+        """Totals of the steps so far; ``wall_seconds`` leaves out what the caller did between."""
+        return Stats.from_steps(
+            self._steps,
+            prompt_tokens=self._text.prompt_tokens if self._text else 0,
+            wall_seconds=self._wall,
+            peak_memory=peak_memory(self._target.device),
+        )
+
+    def _decode(self) -> Iterator[Step]:
+        policy, draft = self._decoder.policy, self._decoder.draft
+        reset_peak_memory(self._target.device)
+        vision = SharedVision(self._decoder.target, draft)
+        with vision.recording():
+            started = perf_counter()
+            prepared = prepare(self._decoder.target, self._inputs)
+            preparing = perf_counter() - started
+            self._text = text = Text(prepared)
+            # Behind the prompt: the text itself, and one whole tree with its root.
+            room = max(0, text.remaining) + policy.max_nodes + 1
+            drafter: Drafter = NoDrafter()
+            if draft is not None:
+                drafter = ModelDrafter(
+                    Runner(draft), self._inputs, self._target.vocab_size, room, vision
+                )
+            shaper = policy.shaper()
+            steps = decode(self._target, prepared, drafter, shaper, text, room=room)
+            first = next(steps)
+        # Preparing may have encoded the pictures already: it is part of the target's prefill.
+        seconds = first.seconds
+        yield replace(
+            first, seconds=replace(seconds, prefill_target=seconds.prefill_target + preparing)
+        )
+        yield from steps
+
+
+def _on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}

@@ -1,0 +1,106 @@
+"""A picture is encoded once when draft and target share one vision tower (as in Spec-LLaVA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TOWER_NAMES = ("vision_tower", "visual", "vision_model")
+
+
+@dataclass(frozen=True)
+class _Call:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+class SharedVision:
+    """Records what the shared tower computes for the target and replays it to the draft.
+
+    Towers are shared when both models hold the *same module object*, which is how the loader
+    leaves a pair whose towers are equal. Otherwise both contexts do nothing.
+    """
+
+    def __init__(self, target: Any, draft: Any) -> None:
+        self._calls: list[_Call] = []
+        self._holder, self._name = _find_tower(draft)
+        holder, name = _find_tower(target)
+        mine = getattr(holder, name, None) if holder is not None else None
+        theirs = getattr(self._holder, self._name, None) if self._holder is not None else None
+        self._tower: nn.Module | None = mine if mine is theirs else None
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While open, keep the tower's inputs and outputs; they are dropped at the end."""
+        if self._tower is None:
+            yield
+            return
+
+        def keep(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self._calls.append(_Call(args, kwargs, output))
+
+        handle = self._tower.register_forward_hook(keep, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._calls.clear()
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """While open, the draft gets recorded outputs for inputs that the target has encoded."""
+        if self._tower is None or not self._calls:
+            yield
+            return
+        modules = self._holder._modules
+        modules[self._name] = _Replay(self._tower, self._calls)
+        try:
+            yield
+        finally:
+            modules[self._name] = self._tower
+
+
+class _Replay(nn.Module):
+    """Answers a known call from the record, any other by the tower itself."""
+
+    def __init__(self, tower: nn.Module, calls: list[_Call]) -> None:
+        super().__init__()
+        self._modules["tower"] = tower
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["tower"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        for call in self._calls:
+            if _same(call.args, args) and _same(call.kwargs, kwargs):
+                return call.output
+        return self._modules["tower"](*args, **kwargs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b))
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return type(a) is type(b) and bool(a == b)
+
+
+def _find_tower(model: Any) -> tuple[Any, str]:
+    """The module that holds a vision tower as an attribute, and the attribute's name."""
+    for holder in (getattr(model, "model", None), model):
+        for name in TOWER_NAMES:
+            if isinstance(holder, nn.Module) and name in holder._modules:
+                return holder, name
+    return None, ""
