@@ -1,0 +1,82 @@
+"""Which frames of a clip to take, and which sizes are refused, whoever decodes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sage_core.errors import InputError
+from sage_core.media.types import Sampling
+
+DEFAULT_FRAMES = 8
+MAX_FRAMES = 2048
+"""More sampled frames than this are refused: no model here takes them, and memory would go."""
+MAX_PIXELS = 178_956_970
+"""Pictures and frames beyond this are refused before decoding (Pillow's own hard limit)."""
+MAX_ASPECT = 200
+"""The longer side over the shorter one; beyond it models' resizing breaks down."""
+
+
+def check_shape(width: int, height: int, name: str) -> None:
+    """Refuse a picture or frame whose declared size makes no sense to decode.
+
+    Raises:
+        InputError: no pixels, too many, or a sliver.
+    """
+    if width < 1 or height < 1:
+        raise InputError(f"{name}: the picture has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name}: {width}x{height} pixels is absurdly large: shrink it below "
+            f"{MAX_PIXELS // 1_000_000} megapixels"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(
+            f"{name}: {width}x{height} is a sliver: crop it to less than {MAX_ASPECT}:1"
+        )
+
+
+def choose_frames(
+    timestamps: np.ndarray, duration: float, sampling: Sampling, name: str
+) -> np.ndarray:
+    """Indices of the frames to decode: int64 of shape (chosen,), increasing, never twice.
+
+    ``timestamps`` is float of shape (frames,), seconds from the beginning, increasing. With
+    ``frames`` they are spread evenly over the frames within [start, end), first and last
+    included, as LLaVA-OneVision samples; with ``fps`` each is the one shown at start + k / fps.
+    A clip with fewer frames than asked for gives all it has.
+
+    Raises:
+        InputError: start lies beyond the end, or fps asks for more than `MAX_FRAMES`.
+    """
+    start = sampling.start or 0.0
+    end = duration if sampling.end is None else min(sampling.end, duration)
+    if start >= duration:
+        raise InputError(
+            f"{name}: start ({start:g} s) lies beyond the end of the clip ({duration:.2f} s): "
+            "choose an earlier start"
+        )
+    first = int(np.searchsorted(timestamps, start, side="right")) - 1
+    if timestamps[max(first, 0)] < start - 1e-6:
+        first += 1  # that frame began before start
+    last = int(np.searchsorted(timestamps, end, side="left"))
+    # Between two frames of a slow clip nothing begins: take the one that is on screen.
+    first = min(max(first, 0), len(timestamps) - 1)
+    if last <= first:
+        first = max(0, last - 1)
+        last = first + 1
+    if sampling.fps is None:
+        wanted = min(sampling.frames or DEFAULT_FRAMES, last - first)
+        _check_count(wanted, name)
+        return np.linspace(first, last - 1, wanted).astype(np.int64)
+    _check_count((end - start) * sampling.fps, name)
+    times = start + np.arange(max(1, int(np.ceil((end - start) * sampling.fps)))) / sampling.fps
+    shown = np.searchsorted(timestamps, times + 1e-6, side="right") - 1
+    return np.unique(np.clip(shown, 0, len(timestamps) - 1)).astype(np.int64)
+
+
+def _check_count(wanted: float, name: str) -> None:
+    if wanted > MAX_FRAMES:
+        raise InputError(
+            f"{name}: {wanted:.0f} frames are more than {MAX_FRAMES}: ask for fewer frames or "
+            "a shorter part"
+        )

@@ -1,0 +1,123 @@
+"""What kind of file some first bytes belong to; names and extensions are never asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["picture", "video", "sound", "text", "document", "archive", "unknown"]
+
+HEAD = 4096
+"""Bytes from the beginning of a file that `kind_of` looks at."""
+
+_PICTURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF87a",
+    b"GIF89a",
+    b"BM",
+    b"II*\x00",
+    b"MM\x00*",
+    b"II+\x00",
+    b"MM\x00+",
+    b"\x00\x00\x01\x00",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+    b"\xff\x4f\xff\x51",
+    b"qoif",
+)
+_VIDEOS = (
+    b"\x1aE\xdf\xa3",  # Matroska, WebM
+    b"FLV\x01",
+    b"\x00\x00\x01\xba",  # MPEG program stream
+    b"\x00\x00\x01\xb3",  # MPEG-1/2 video
+    b"\x00\x00\x00\x01\x67",  # bare H.264
+    b"\x00\x00\x00\x01\x40",  # bare HEVC
+    b"0&\xb2u\x8ef\xcf\x11",  # ASF, WMV
+    b"DKIF",  # IVF
+    b".RMF",
+)
+_SOUNDS = (b"ID3", b"fLaC", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1", b"FORM")
+_DOCUMENTS = (b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0")
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
+_STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
+_SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
+_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+
+def kind_of(head: bytes) -> Kind:
+    """The kind of the file that begins with ``head`` (its first `HEAD` bytes, or all of it)."""
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in _STILL_BRANDS:
+            return "picture"
+        return "sound" if brand in _SOUND_BRANDS else "video"
+    if head[4:8] in _ATOMS:
+        return "video"
+    if head[:4] == b"RIFF":
+        return {b"AVI ": "video", b"WAVE": "sound", b"WEBP": "picture"}.get(head[8:12], "unknown")  # type: ignore[return-value]
+    if head[:4] == b"OggS":
+        return "video" if b"theora" in head[:256] else "sound"
+    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
+        return "video"  # MPEG transport stream
+    tables: tuple[tuple[tuple[bytes, ...], Kind], ...] = (
+        (_PICTURES, "picture"),
+        (_VIDEOS, "video"),
+        (_DOCUMENTS, "document"),
+        (_ARCHIVES, "archive"),
+        (_SOUNDS, "sound"),
+    )
+    for magics, kind in tables:
+        if head.startswith(magics) and (kind != "picture" or _plausible_picture(head)):
+            return kind
+    return "text" if _is_text(head) else "unknown"
+
+
+def _plausible_picture(head: bytes) -> bool:
+    """``BM`` also begins ordinary words: a bitmap's reserved bytes are zero."""
+    return not head.startswith(b"BM") or (len(head) >= 18 and head[6:10] == bytes(4))
+
+
+def _is_text(head: bytes) -> bool:
+    if b"\x00" in head or not head:
+        return False
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # more than a character cut at the end
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(c.isprintable() or c in "\r\n\t\f" for c in text)
+
+
+def missing_bytes(head: bytes, total: int) -> int:
+    """How many bytes a video container says it should still have, 0 if it is whole or unsaid.
+
+    ``head`` is the beginning of the file, ``total`` its size. Decoders accept a Matroska or AVI
+    file that was cut off and silently see a shorter clip; their headers give it away.
+    """
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return max(0, int.from_bytes(head[4:8], "little") + 8 - total)
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return _missing_matroska(head, total)
+    return 0
+
+
+def _missing_matroska(head: bytes, total: int) -> int:
+    """Read the EBML header's size, then the Segment's (EBML, RFC 8794, section 6)."""
+    size, at = _vint(head, 4)
+    if size is None:
+        return 0
+    at += size
+    if head[at : at + 4] != b"\x18S\x80g":
+        return 0
+    size, at = _vint(head, at + 4)
+    return 0 if size is None else max(0, at + size - total)
+
+
+def _vint(data: bytes, at: int) -> tuple[int | None, int]:
+    """The variable-length integer at ``at`` and where it ends; None for "unknown size"."""
+    if at >= len(data) or data[at] == 0:
+        return None, at
+    length = 9 - data[at].bit_length()
+    raw = int.from_bytes(data[at : at + length], "big")
+    value = raw & ((1 << (7 * length)) - 1)
+    return (None if value == (1 << (7 * length)) - 1 else value), at + length
