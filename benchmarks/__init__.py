@@ -1,0 +1,1 @@
+"""Measurements of the engine: exactness against `generate`, and speed by policy."""
