@@ -35,7 +35,7 @@ class TreeCacheLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write (batch, heads, n, head size) at the fill mark; returns views of all filled slots."""
+        """Write (batch, heads, n, head size) at the fill mark; views of all filled slots come back."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]

@@ -95,7 +95,7 @@ class Runner:
         self.committed += len(columns)
 
     def _tree_mask(self, visible: np.ndarray) -> Tensor:
-        """The additive mask, (1, 1, n, committed + columns): 0 where seen, the least value elsewhere.
+        """The additive mask (1, 1, n, committed + columns): 0 where seen, the least value elsewhere.
 
         A view of a buffer whose committed part is zero once and for all: a pass writes O(n²).
         """
