@@ -1,4 +1,4 @@
-"""What a tree policy is: options as a frozen dataclass, and a shaper that forms one text's trees."""
+"""A tree policy: options as a frozen dataclass, and a shaper that forms one text's trees."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import isfinite
 from typing import ClassVar
 
 import numpy as np
@@ -60,6 +61,10 @@ class SagePaper(Policy):
     name: ClassVar[str] = "sage-paper"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not isfinite(value):
+                raise OptionError(f"{self.name}: {field.name} must be a finite number")
         checks = [
             (1 <= self.dmin <= self.dmax, "needs 1 <= dmin <= dmax"),
             (0 < self.wmin <= self.wmax, "needs 0 < wmin <= wmax"),

@@ -42,6 +42,8 @@ def checked_tree(paths: list[RankPath]) -> tuple[RankPath, ...]:
     if len(known) != len(paths):
         raise OptionError("a static tree names a path twice")
     for path in known:
+        if not path or min(path) < 0:
+            raise OptionError(f"static tree: {list(path)} is no path of ranks 0, 1, 2, ...")
         if len(path) > 1 and path[:-1] not in known:
             raise OptionError(f"static tree: path {path} has no parent in the tree")
     return tuple(sorted(known, key=lambda path: (len(path), path)))
