@@ -16,7 +16,6 @@ from sage_core.errors import InputError
 from sage_core.media.frames import check_shape, choose_frames
 from sage_core.media.types import Clip, Sampling, fit
 
-
 DAMAGED = "the clip is damaged, cut off or of an unknown format: get a whole copy or convert it"
 EMPTY = "the clip has no frames: get a whole copy"
 NO_PICTURES = "there are no pictures in it, only sound or data: give a picture or a video"
@@ -132,9 +131,7 @@ def _threads() -> int:
     return min(4, os.cpu_count() or 1)
 
 
-def _timeline(
-    times: np.ndarray, end: float, fps: float
-) -> tuple[np.ndarray, float, float]:
+def _timeline(times: np.ndarray, end: float, fps: float) -> tuple[np.ndarray, float, float]:
     """Times from 0, the duration and the rate, with what broken headers leave out filled in."""
     if not np.isfinite(fps) or fps <= 0:
         fps = 25.0

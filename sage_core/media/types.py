@@ -54,9 +54,7 @@ class Sampling:
         if self.start is not None and self.start < 0:
             raise OptionError(f"start must be 0 or more seconds, not {self.start!r}")
         if self.end is not None and self.end <= (self.start or 0):
-            raise OptionError(
-                f"end ({self.end!r} s) must come after start ({self.start or 0!r} s)"
-            )
+            raise OptionError(f"end ({self.end!r} s) must come after start ({self.start or 0!r} s)")
 
     @property
     def largest_frame(self) -> int | None:

@@ -1,0 +1,85 @@
+"""sage: captions and answers by speculative decoding on adaptive trees, exactly the target's own.
+
+`load` gives a `Pipeline` over files; `SpeculativeDecoder` works on two loaded transformers models.
+Names are imported when first used, so that ``import sage_core`` itself needs neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sage_core.errors import (
+        InputError,
+        MemoryExhaustedError,
+        ModelError,
+        OptionError,
+        SageError,
+        UnsupportedError,
+    )
+    from sage_core.media import Clip, Picture, Sampling, open_media
+    from sage_core.pipeline import Options, Pipeline, Result, Stream, load
+    from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+    from sage_core.stats import Stats
+    from sage_core.steps import PhaseSeconds, Shape, Step
+    from sage_core.tree import TokenTree
+
+__all__ = [
+    "Clip",
+    "DecodeOutput",
+    "InputError",
+    "MemoryExhaustedError",
+    "ModelError",
+    "OptionError",
+    "Options",
+    "PhaseSeconds",
+    "Picture",
+    "Pipeline",
+    "Result",
+    "SageError",
+    "Sampling",
+    "Shape",
+    "SpeculativeDecoder",
+    "Stats",
+    "Step",
+    "Stream",
+    "TokenTree",
+    "UnsupportedError",
+    "load",
+    "open_media",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "sage_core.errors": (
+        "InputError",
+        "MemoryExhaustedError",
+        "ModelError",
+        "OptionError",
+        "SageError",
+        "UnsupportedError",
+    ),
+    "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
+    "sage_core.pipeline": ("Options", "Pipeline", "Result", "Stream", "load"),
+    "sage_core.speculative": ("DecodeOutput", "SpeculativeDecoder"),
+    "sage_core.stats": ("Stats",),
+    "sage_core.steps": ("PhaseSeconds", "Shape", "Step"),
+    "sage_core.tree": ("TokenTree",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562)."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,64 @@
+"""Text from tokens as they come, never showing half a character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Detokenizer:
+    """Decodes a growing list of tokens.
+
+    A character may be spread over several tokens, and a token's text may depend on the one before
+    it (a leading space, say). So a window from the last settled place is decoded twice, without
+    and with the new tokens, and what the second has more is new, unless it ends in an incomplete
+    character, which waits. What was given out never changes.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._window = 0
+        """Where the window begins."""
+        self._settled = 0
+        """Tokens before this one have been given out."""
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The text so far, without special tokens."""
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    def push(self, tokens: Sequence[int]) -> None:
+        """Add new tokens."""
+        self._tokens.extend(tokens)
+        self._settle(final=False)
+
+    def finish(self) -> None:
+        """Give out what was held back; an incomplete character becomes U+FFFD."""
+        self._settle(final=True)
+
+    def token_text(self, token_id: int) -> str:
+        """One token on its own; special tokens by their names, half characters as U+FFFD."""
+        return str(self._decode([token_id], skip_special_tokens=False))
+
+    def _settle(self, final: bool) -> None:
+        before = self._decode(self._tokens[self._window : self._settled])
+        after = self._decode(self._tokens[self._window :])
+        if after.endswith(REPLACEMENT) and not final:
+            return
+        self._pieces.append(after[len(before) :])
+        self._window, self._settled = self._settled, len(self._tokens)
+
+    def _decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(tokens),
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
+            )
+        )

@@ -1,0 +1,169 @@
+"""What every family answers: how pictures, clips and a prompt become the inputs of its models."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sage_core.errors import InputError, ModelError, OptionError
+from sage_core.media.types import Clip, Picture, Sampling
+from sage_core.models.quiet import quiet
+
+Media = Picture | Clip
+
+
+class Family(ABC):
+    """Prepares inputs for the checkpoints of some ``config.model_type``s.
+
+    Args:
+        folder: a local checkpoint.
+        config: its transformers configuration.
+        tokenizer: its tokenizer.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, folder: Path, config: Any, tokenizer: Any) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.chat_template = load_chat_template(folder, tokenizer)
+
+    @classmethod
+    def matches(cls, config: Any) -> bool:
+        """True if this family prepares inputs for models of that configuration."""
+        return config.model_type in cls.model_types
+
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are sampled when the caller does not say."""
+        return Sampling(frames=8)
+
+    @abstractmethod
+    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
+        """The keyword arguments of the model's forward for one user turn.
+
+        ``media`` is seen in the given order, before ``prompt``. The tensors are on the CPU, with
+        a batch of one: ``input_ids`` and ``attention_mask`` int64 of shape (1, prompt tokens),
+        and the family's own pixel inputs in float32.
+
+        Raises:
+            InputError: the models of this family cannot look at such media.
+            OptionError: the prompt holds a placeholder of the family's own.
+        """
+
+    def chat(self, parts: Iterable[dict[str, str]]) -> str:
+        """The checkpoint's chat template around one user turn of ``parts``, ready to answer."""
+        content = list(parts)
+        if self.chat_template is None:  # a base model: the text alone
+            return "\n".join(part["text"] for part in content if part["type"] == "text")
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        )
+
+    def encode(self, text: str) -> dict[str, Any]:
+        """Token ids and mask, int64 of shape (1, tokens); special tokens as the template has them.
+
+        A template that writes the beginning-of-sequence token itself must not get a second one.
+        """
+        bos = self.tokenizer.bos_token
+        plain = self.chat_template is None or not (bos and text.startswith(bos))
+        encoded = self.tokenizer(text, return_tensors="pt", add_special_tokens=plain)
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def refuse_placeholders(self, prompt: str, placeholders: Iterable[str]) -> None:
+        """Refuse a prompt that would be taken for a picture where it only talks about one."""
+        for placeholder in placeholders:
+            if placeholder in prompt:
+                raise OptionError(f"the prompt may not contain {placeholder}: write it otherwise")
+
+
+def expand(text: str, placeholder: str, counts: Sequence[int], what: str) -> str:
+    """Repeat each ``placeholder`` in ``text`` as often as its picture has tokens."""
+    pieces = text.split(placeholder)
+    if len(pieces) != len(counts) + 1:
+        raise ModelError(
+            f"the model's chat template asks for {len(pieces) - 1} {what}, not {len(counts)}: "
+            "use a checkpoint whose template knows them"
+        )
+    filled = [piece + placeholder * n for piece, n in zip(pieces, counts, strict=False)]
+    return "".join(filled) + pieces[-1]
+
+
+def load_image_processor(folder: Path) -> Any:
+    """The checkpoint's image processor in its Pillow form, which needs no torchvision.
+
+    Raises:
+        ModelError: the checkpoint has none, or transformers does not know it.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        with quiet():
+            return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: its image processor cannot be loaded: check preprocessor_config.json"
+        ) from error
+
+
+def load_chat_template(folder: Path, tokenizer: Any) -> str | None:
+    """The processor's chat template, else the tokenizer's: older checkpoints keep two."""
+    legacy = folder / "chat_template.json"
+    if legacy.is_file():
+        try:
+            template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
+        except (ValueError, KeyError, OSError) as error:
+            raise ModelError(f"{legacy}: cannot be read: get a whole copy of the model") from error
+        return str(template)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template
+
+
+def find_family(config: Any) -> type[Family]:
+    """The family that prepares inputs for ``config``: every module beside this one is asked.
+
+    Raises:
+        ModelError: none does.
+    """
+    package = importlib.import_module("sage_core.models.families")
+    fallback: list[type[Family]] = []
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if not issubclass(member, Family) or member.__module__ != module.__name__:
+                continue
+            if member.model_types and member.matches(config):
+                return member
+            if member is not Family and not member.model_types and member.matches(config):
+                fallback.append(member)
+    if fallback:
+        return fallback[0]
+    raise ModelError(
+        f"models of type {config.model_type} are not supported yet: choose one of another family"
+    )
+
+
+def split_media(media: Sequence[Media]) -> tuple[list[Picture], list[Clip]]:
+    """Pictures and clips, each in their order."""
+    pictures = [item for item in media if isinstance(item, Picture)]
+    clips = [item for item in media if isinstance(item, Clip)]
+    return pictures, clips
+
+
+def refuse_media(media: Sequence[Media], reason: str) -> None:
+    """Refuse what a family cannot look at."""
+    if media:
+        raise InputError(f"{media[0].name}: {reason}")

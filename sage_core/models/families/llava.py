@@ -1,0 +1,48 @@
+"""LLaVA-1.5: one tile for every picture; a clip is its frames, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_core.media.types import Picture, Sampling
+from sage_core.models.families.base import Family, Media, expand, load_image_processor
+from sage_core.models.quiet import quiet
+
+
+class Llava(Family):
+    """LLaVA-1.5. Its context of 4,096 tokens holds few pictures, so clips give four frames."""
+
+    model_types = ("llava",)
+
+    def __init__(self, folder: Path, config: Any, tokenizer: Any) -> None:
+        super().__init__(folder, config, tokenizer)
+        self.image_processor = load_image_processor(folder)
+        self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        vision = config.vision_config
+        patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
+        extra = 0 if vision.model_type == "siglip_vision_model" else 1  # CLIP's class token
+        dropped = config.vision_feature_select_strategy == "default"
+        self.picture_tokens = patches + extra - int(dropped)
+
+    @property
+    def sampling(self) -> Sampling:
+        pixels = int(self.config.vision_config.image_size)
+        return Sampling(frames=4, frame_pixels=(4 * pixels) ** 2)
+
+    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
+        self.refuse_placeholders(prompt, (self.image_token,))
+        images: list[Any] = []
+        for item in media:
+            images.extend([item.image] if isinstance(item, Picture) else item.frames)
+        parts = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
+        text = expand(
+            self.chat(parts), self.image_token, [self.picture_tokens] * len(images), "pictures"
+        )
+        inputs = self.encode(text)
+        if images:
+            with quiet():
+                batch = self.image_processor(images, return_tensors="pt")
+            inputs["pixel_values"] = batch["pixel_values"]  # (pictures, 3, side, side) float32
+        return inputs

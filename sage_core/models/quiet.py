@@ -1,0 +1,77 @@
+"""Library chatter kept off the terminal, and memory errors turned into advice."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sage_core.errors import MemoryExhaustedError
+
+VERBOSE = logging.getLogger("sage_core")
+"""Set this logger to DEBUG to see what the libraries have to say."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide warnings, log lines and progress bars of the model libraries while it is open.
+
+    With the ``sage_core`` logger at DEBUG nothing is hidden.
+    """
+    if VERBOSE.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging as library
+
+    level, bars, hub_bars = (
+        library.get_verbosity(),
+        library.is_progress_bar_enabled(),
+        not are_progress_bars_disabled(),
+    )
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    library.set_verbosity(logging.CRITICAL)
+    library.disable_progress_bar()
+    hub.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if hub_bars:
+                disable_progress_bars()
+            yield
+    finally:
+        library.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            library.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+@contextmanager
+def memory_errors(doing: str, advice: str) -> Iterator[None]:
+    """Turn running out of memory, on the host or on a device, into a `MemoryExhaustedError`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryExhaustedError(f"out of memory {doing}: {advice}") from error
+    except RuntimeError as error:
+        if not is_memory_error(error):
+            raise
+        raise MemoryExhaustedError(f"out of device memory {doing}: {advice}") from error
+
+
+def is_memory_error(error: RuntimeError) -> bool:
+    """True for torch's several ways to say that an allocation failed."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,273 @@
+"""Files and a prompt in, text out: media, family and decoder behind three methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from sage_core.errors import OptionError
+from sage_core.media import Clip, Picture, Sampling, open_media
+from sage_core.models.detokenize import Detokenizer
+from sage_core.models.loading import MEMORY_ADVICE, LoadedPair, load_pair
+from sage_core.models.quiet import memory_errors, quiet
+from sage_core.stats import Stats
+from sage_core.steps import Step
+
+IMAGE_PROMPT = "Describe this image in detail."
+VIDEO_PROMPT = "Describe this video in detail."
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one request is decoded and how its clips are sampled.
+
+    ``frames``, ``fps``, ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with
+    neither ``frames`` nor ``fps`` the model family's own count is used. ``generation`` holds
+    further fields of transformers' `GenerationConfig`. ``seed`` is there for sampling; greedy
+    decoding draws nothing.
+
+    Raises:
+        OptionError: a value that makes no sense, or an unknown generation field.
+    """
+
+    policy: Any = "sage"
+    max_new_tokens: int = 256
+    frames: int | None = None
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+    max_pixels: int | None = None
+    seed: int = 0
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_new_tokens", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise OptionError(f"{name} must be a whole number of at least {least}: {value!r}")
+        self.sampling()
+        if self.generation:
+            _check_generation(self.generation)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Options from keyword arguments; unknown names are refused."""
+        valid = [f.name for f in fields(cls)]
+        for name in given:
+            if name not in valid:
+                raise OptionError(f"unknown option {name!r}: choose from {', '.join(valid)}")
+        return cls(**given)
+
+    def sampling(self, defaults: Sampling | None = None) -> Sampling:
+        """How clips are sampled, with a family's ``defaults`` for what is not set."""
+        defaults = defaults or Sampling()
+        chosen = self.frames is not None or self.fps is not None
+        return Sampling(
+            frames=self.frames if chosen else defaults.frames,
+            fps=self.fps if chosen else defaults.fps,
+            start=self.start,
+            end=self.end,
+            max_pixels=self.max_pixels or defaults.max_pixels,
+            frame_pixels=defaults.frame_pixels,
+        )
+
+
+def _check_generation(given: Mapping[str, Any]) -> None:
+    from transformers import GenerationConfig
+
+    known = GenerationConfig()
+    for name in given:
+        if name == "max_new_tokens" or name.startswith("_") or not hasattr(known, name):
+            raise OptionError(f"unknown generation option {name!r}: see GenerationConfig")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished text with everything about how it came about."""
+
+    text: str
+    tokens: tuple[int, ...]
+    """Ids of the new tokens, the end token included as `generate` returns it."""
+    stats: Stats
+    steps: tuple[Step, ...]
+    files: tuple[str, ...]
+    prompt: str
+    finish_reason: str
+    """``eos``, ``length``, or ``stop``: another criterion, or closed before the end."""
+
+
+class Pipeline:
+    """A loaded pair with its family. Made by `sage_core.load`."""
+
+    def __init__(self, pair: LoadedPair) -> None:
+        self._pair = pair
+        self.target_id = pair.target_id
+        self.draft_id = pair.draft_id
+        self.device = pair.device
+        self.dtype = pair.dtype
+        self.note = pair.note
+
+    def caption(self, files: Any, prompt: str | None = None, **options: Any) -> Any:
+        """Describe files: one gives a `Result`, a sequence gives a list, each its own.
+
+        ``prompt`` replaces the default one for pictures or clips. Options are `Options`' fields.
+
+        Raises:
+            InputError, OptionError, UnsupportedError, MemoryExhaustedError.
+        """
+        if _is_one(files):
+            return self.stream(files, prompt, **options).result()
+        return [self.stream(one, prompt, **options).result() for one in files]
+
+    def ask(self, files: Any, question: str, **options: Any) -> Result:
+        """Answer a question about all ``files`` seen together. Raises what `caption` does."""
+        return self.stream(files, question, **options).result()
+
+    def stream(self, files: Any, prompt: str | None = None, **options: Any) -> Stream:
+        """Start decoding about all ``files`` seen together; iterate the result for steps.
+
+        A file is a path, bytes, an open binary file, a Pillow image, or an opened `Picture` or
+        `Clip`. Without a prompt the default one of pictures or clips is used. Files are opened
+        here; the models run as the stream is iterated.
+
+        Raises:
+            InputError, OptionError, UnsupportedError.
+        """
+        chosen = Options.of(options)
+        started = perf_counter()
+        sampling = chosen.sampling(self._pair.family.sampling)
+        sources = [files] if _is_one(files) else list(files)
+        with memory_errors("while opening the files", "give fewer or smaller ones"):
+            media = [open_media(source, sampling) for source in sources]
+            if prompt is None:
+                clip = any(isinstance(item, Clip) for item in media)
+                prompt = VIDEO_PROMPT if clip else IMAGE_PROMPT
+            inputs = self._pair.family.prepare(media, prompt)
+        return Stream(
+            self._pair,
+            inputs,
+            chosen,
+            tuple(item.name for item in media),
+            prompt,
+            perf_counter() - started,
+        )
+
+
+def _is_one(files: Any) -> bool:
+    single = str | os.PathLike | bytes | bytearray | Picture | Clip
+    return isinstance(files, single) or hasattr(files, "getexif") or hasattr(files, "read")
+
+
+class Stream(Iterator[Step]):
+    """One text as it is decoded: iterate it for the steps as they happen."""
+
+    def __init__(
+        self,
+        pair: LoadedPair,
+        inputs: dict[str, Any],
+        options: Options,
+        files: tuple[str, ...],
+        prompt: str,
+        media_seconds: float,
+    ) -> None:
+        from sage_core.speculative import SpeculativeDecoder
+
+        self.files = files
+        self.prompt = prompt
+        self._tokenizer = pair.family.tokenizer
+        self._media_seconds = media_seconds
+        self._steps: list[Step] = []
+        self._detokenizer = Detokenizer(self._tokenizer)
+        policy = options.policy
+        if pair.draft is None and policy == "sage":
+            policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
+        decoder = SpeculativeDecoder(pair.target, pair.draft, policy)
+        settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
+        if "stop_strings" in settings:
+            settings["tokenizer"] = self._tokenizer
+        inputs = {k: _cast(v, pair.target) for k, v in inputs.items()}
+        self._run = decoder.stream(**inputs, **settings)
+        self._closed = False
+
+    @property
+    def text(self) -> str:
+        """The text so far, without special tokens; an incomplete character is held back."""
+        return self._detokenizer.text
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, for drawing trees; special tokens by their names."""
+        return self._detokenizer.token_text(token_id)
+
+    def __next__(self) -> Step:
+        if self._closed:
+            raise StopIteration
+        try:
+            with memory_errors("while decoding", MEMORY_ADVICE + ", or fewer frames"):
+                if self._steps:
+                    step = next(self._run)
+                else:  # the prefill is where the libraries have advice to give
+                    with quiet():
+                        step = next(self._run)
+        except StopIteration:
+            self._detokenizer.finish()
+            raise
+        self._steps.append(step)
+        self._detokenizer.push(step.tokens)
+        if step.finished:
+            self._detokenizer.finish()
+        return step
+
+    def result(self) -> Result:
+        """Decode what is left, unless closed, and give the whole."""
+        for _ in self:
+            pass
+        return Result(
+            text=self.text,
+            tokens=tuple(token for step in self._steps for token in step.tokens),
+            stats=replace(self._run.stats(), media_seconds=self._media_seconds),
+            steps=tuple(self._steps),
+            files=self.files,
+            prompt=self.prompt,
+            finish_reason=self._run.finish_reason or "stop",
+        )
+
+    def close(self) -> None:
+        """Stop here: no more steps come, and `result` gives what there is."""
+        self._closed = True
+        self._detokenizer.finish()
+
+
+def _cast(value: Any, model: Any) -> Any:
+    """Pixels in the model's own dtype; ids and sizes as they are."""
+    floating = hasattr(value, "is_floating_point") and value.is_floating_point()
+    return value.to(model.dtype) if floating else value
+
+
+def load(
+    target: str | Path | None = None,
+    draft: str | Path | None = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    progress: Callable[[str, float], None] | None = None,
+) -> Pipeline:
+    """Load a target and its draft.
+
+    Args:
+        target: a hub id, the folder of a checkpoint or of a pair; None is the bundled pair.
+        draft: the same; ``auto`` is the one known for the target; None goes without, which
+            allows only autoregressive decoding.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:N``.
+        dtype: ``auto`` (float32 on the CPU, the checkpoint's own on a GPU) or its name.
+        progress: called with a message and the fraction done, from 0 to 1, as loading goes on.
+
+    Raises:
+        ModelError: not found, damaged, of an unknown kind, or no pair.
+        OptionError: an unknown or absent device, or an unknown dtype.
+        MemoryExhaustedError: it does not fit.
+    """
+    return Pipeline(load_pair(target, draft, device, dtype, progress))
