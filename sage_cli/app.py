@@ -1,0 +1,116 @@
+"""The ``sage`` command: its sub-commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sage_cli import version
+from sage_cli.commands.ask import ask
+from sage_cli.commands.caption import caption
+from sage_cli.commands.doctor import doctor
+from sage_cli.commands.models import models
+from sage_cli.console import complain, say
+from sage_cli.exit_codes import ExitCode, code_of
+from sage_cli.options import VERBOSE
+
+__all__ = ["app", "main"]
+
+
+HELP = (
+    "Captions and answers about images and video, from open vision-language models.\n\n"
+    "A small draft model proposes a tree of next words and the target model checks the whole tree "
+    "in one pass: the same text as without the draft, sooner."
+)
+
+
+class Commands(TyperGroup):
+    """The sub-commands, with errors made into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            code = super().invoke(ctx)
+        except (typer.Exit, typer.Abort, SystemExit):
+            raise
+        except BrokenPipeError:
+            _let_go_of_stdout()
+            code = ExitCode.OK
+        except KeyboardInterrupt:
+            say("interrupted")
+            code = ExitCode.INTERRUPTED
+        except Exception as error:
+            # Click's own errors know their exit code and are shown by Typer.
+            if hasattr(error, "exit_code"):
+                raise
+            complain(error, verbose=ctx.meta.get(VERBOSE, False))
+            code = code_of(error)
+        raise typer.Exit(int(code or 0))
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help=HELP,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (caption, ask, models, doctor):
+    app.command()(command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"sage {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def sage(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """The options of ``sage`` itself."""
+
+
+def _let_go_of_stdout() -> None:
+    """Nobody reads standard output any more: what is left in its buffer goes nowhere, quietly."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminated(number: int, frame: object) -> None:
+    """End by way of the clean-ups, which restore the screen."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Entry point of the ``sage`` command; exits with one of `ExitCode`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A locale that lacks a character is no reason to lose the text around it.
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(prog_name="sage")
+        code: Any = ExitCode.OK
+    except SystemExit as ending:
+        code = ending.code
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_stdout()
+    sys.exit(code)

@@ -1,0 +1,57 @@
+"""``sage ask``: one answer about pictures and clips seen together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sage_cli.console import display_name
+from sage_cli.inputs import collect
+from sage_cli.options import RunOptions, takes_options
+from sage_core.errors import OptionError
+
+__all__ = ["ask"]
+
+
+@takes_options()
+def ask(
+    *,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Pictures and clips; '-' reads one from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTION",
+            help="What to ask, in quotes: the last argument.",
+            show_default=False,
+        ),
+    ],
+    options: RunOptions,
+) -> int:
+    """Answer a question about pictures and clips, seen together."""
+    from sage_cli.job import Request, run
+
+    if not question.strip():
+        raise OptionError('the question is empty: sage ask FILE... "question"')
+    if _is_file(question):
+        raise OptionError(
+            f"the last argument is the question, but {display_name(question)} is a file: "
+            'sage ask FILE... "question"'
+        )
+    sources = collect(files or [], options.files_from)
+    return run([Request(sources, question)], options)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL in it
+        return False

@@ -1,0 +1,33 @@
+"""``sage caption``: describe each picture or clip."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sage_cli.inputs import collect
+from sage_cli.options import PROMPT, RunOptions, takes_options
+
+__all__ = ["caption"]
+
+
+@takes_options()
+def caption(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Pictures and clips; '-' reads one from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[str | None, PROMPT] = None,
+    *,
+    options: RunOptions,
+) -> int:
+    """Describe pictures and clips, each on its own."""
+    from sage_cli.job import Request, run
+
+    sources = collect(files or [], options.files_from)
+    return run([Request((source,), prompt) for source in sources], options)

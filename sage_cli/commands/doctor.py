@@ -1,0 +1,44 @@
+"""``sage doctor``: devices, versions, and what would be used."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sage_cli.options import InfoOptions, takes_options
+
+__all__ = ["doctor"]
+
+
+@takes_options(InfoOptions)
+def doctor(*, options: InfoOptions) -> None:
+    """Say which devices, number formats and versions are here, and what will be used."""
+    from sage_cli import version
+    from sage_cli.console import set_verbosity
+    from sage_cli.render.jsonout import SCHEMA
+    from sage_cli.render.stats import size
+    from sage_cli.render.tables import print_json, print_table
+    from sage_cli.settings import default_path
+
+    set_verbosity(options.verbose)
+    from sage_core.models.devices import report
+
+    found = report()
+    settings = default_path()
+    if options.json:
+        print_json(
+            {"schema": SCHEMA, "sage": version(), "settings": str(settings), **asdict(found)}
+        )
+        return
+    print_table(
+        ("device", "what it is", "memory", "free", "number formats"),
+        [
+            (d.name, d.description, size(d.memory), size(d.free), ", ".join(d.dtypes))
+            for d in found.devices
+        ],
+    )
+    rows = [("sage", version())]
+    rows += [(name, version or "not installed") for name, version in found.versions.items()]
+    rows.append(("video", found.video))
+    rows.append(("settings", f"{settings}{'' if settings.is_file() else ' (not there)'}"))
+    rows.append(("will use", found.chosen.note))
+    print_table(("", ""), rows)

@@ -1,0 +1,78 @@
+"""The one map from what went wrong to the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from sage_core.errors import (
+    InputError,
+    MemoryExhaustedError,
+    ModelError,
+    OptionError,
+)
+
+__all__ = ["MEANING", "ExitCode", "code_of", "kind_of", "worst"]
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    OTHER = 1
+    USAGE = 2
+    INPUT = 3
+    MODEL = 4
+    MEMORY = 5
+    INTERRUPTED = 130
+
+
+MEANING: dict[ExitCode, str] = {
+    ExitCode.OK: "everything asked for was done (also when a pipe's reader left early)",
+    ExitCode.OTHER: "anything else: a full disk, or a defect in sage (then see `--verbose`)",
+    ExitCode.USAGE: "wrong usage: an unknown option, value, setting or policy",
+    ExitCode.INPUT: "an input that cannot be read",
+    ExitCode.MODEL: "a model that cannot be found, loaded or paired",
+    ExitCode.MEMORY: "the device or the host ran out of memory",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+}
+
+_SEVERITY = (
+    ExitCode.OK,
+    ExitCode.USAGE,
+    ExitCode.INPUT,
+    ExitCode.MODEL,
+    ExitCode.MEMORY,
+    ExitCode.OTHER,
+    ExitCode.INTERRUPTED,
+)
+
+_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (KeyboardInterrupt, ExitCode.INTERRUPTED),
+    (OptionError, ExitCode.USAGE),
+    (InputError, ExitCode.INPUT),
+    (ModelError, ExitCode.MODEL),
+    (MemoryExhaustedError, ExitCode.MEMORY),
+    (MemoryError, ExitCode.MEMORY),
+)
+
+
+def code_of(error: BaseException) -> ExitCode:
+    """The exit code that ``error`` asks for."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    # torch's own out-of-memory error, known by name so that torch need not be imported here.
+    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
+        return ExitCode.MEMORY
+    return ExitCode.OTHER
+
+
+def kind_of(error: BaseException) -> str:
+    """The short name that error objects carry in JSON: ``input``, ``model``, ``memory``..."""
+    return code_of(error).name.lower()
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """The code of several results: the gravest of theirs, 0 for none."""
+    return max(codes, key=_SEVERITY.index, default=ExitCode.OK)

@@ -1,0 +1,91 @@
+"""Which files to work on: arguments, lists of names, standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sage_cli.console import display_name, is_terminal
+from sage_core.errors import InputError, OptionError
+
+__all__ = ["STDIN", "Source", "collect", "read_stdin"]
+
+STDIN = "-"
+_LIMIT = 2 * 1024**3  # bytes of one picture or clip on standard input
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input as it was named; ``-`` is standard input."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        """What people see: one printable line."""
+        return "standard input" if self.name == STDIN else display_name(self.name)
+
+    def open(self) -> str | bytes:
+        """A path, or the bytes of standard input.
+
+        Raises:
+            InputError: standard input is empty or larger than 2 GiB.
+        """
+        return read_stdin() if self.name == STDIN else self.name
+
+
+def read_stdin() -> bytes:
+    """All of standard input.
+
+    Raises:
+        InputError: there is nothing, or too much.
+    """
+    data = sys.stdin.buffer.read(_LIMIT + 1)
+    if not data:
+        raise InputError("standard input is empty")
+    if len(data) > _LIMIT:
+        raise InputError("standard input holds more than 2 GiB: give a file instead")
+    return data
+
+
+def collect(arguments: Sequence[str], files_from: str | None) -> tuple[Source, ...]:
+    """Inputs in the order given: the arguments, then those of ``--files-from``.
+
+    Raises:
+        OptionError: nothing given, or standard input asked for twice or at a terminal.
+        InputError: the list of names cannot be read or is empty.
+    """
+    names = list(arguments)
+    uses_stdin = names.count(STDIN) + (files_from == STDIN)
+    if files_from is not None:
+        names += _names(files_from)
+        uses_stdin += sum(name == STDIN for name in names[len(arguments) :])
+    if not names:
+        raise OptionError("no files: name at least one, or use --files-from")
+    if uses_stdin > 1:
+        raise OptionError("standard input can be read only once")
+    if STDIN in names and is_terminal(sys.stdin):
+        raise OptionError("'-' reads a picture or clip from standard input, but that is a terminal")
+    return tuple(Source(name) for name in names)
+
+
+def _names(files_from: str) -> list[str]:
+    """Names from a list: separated by NUL bytes if there is one, by line ends otherwise."""
+    if files_from == STDIN:
+        if is_terminal(sys.stdin):
+            raise OptionError("--files-from - reads names from standard input: that is a terminal")
+        data = sys.stdin.buffer.read()
+    else:
+        try:
+            data = Path(files_from).read_bytes()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(f"--files-from {display_name(files_from)}: {reason}") from error
+    text = data.decode("utf-8", "surrogateescape")
+    parts = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+    names = [part for part in parts if part.strip()]
+    if not names:
+        raise InputError(f"--files-from {display_name(files_from)}: the list is empty")
+    return names

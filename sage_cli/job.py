@@ -1,0 +1,302 @@
+"""From requests to results: load once, decode each, show it, and say how it went."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sage_cli.console import (
+    clean,
+    complain,
+    is_terminal,
+    loading_progress,
+    say,
+    set_verbosity,
+)
+from sage_cli.exit_codes import ExitCode, code_of, worst
+from sage_cli.inputs import Source
+from sage_cli.options import RunOptions
+from sage_cli.outputs import AtomicFile, check_writable, stdout_writer
+from sage_cli.render.jsonout import failure_object, result_object
+from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
+from sage_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from sage_cli.render.frame import History
+    from sage_cli.render.page import SavedView
+    from sage_core import Pipeline, Result, Stream
+    from sage_core.steps import Step
+
+__all__ = ["Request", "run"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One result to make: what to look at and what to ask; None is the usual caption."""
+
+    sources: tuple[Source, ...]
+    prompt: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs as the user named them."""
+        return tuple(source.name for source in self.sources)
+
+    @property
+    def label(self) -> str:
+        return ", ".join(source.label for source in self.sources)
+
+
+def run(requests: Sequence[Request], options: RunOptions) -> ExitCode:
+    """Do all of ``requests``; the worst of their exit codes.
+
+    Raises:
+        SageError: something that concerns all of them, such as an option or the model.
+    """
+    policy = check(requests, options)
+    set_verbosity(options.verbose)
+    pipeline = _load(options)
+    return _Job(options, pipeline, policy, several=len(requests) > 1).run(requests)
+
+
+def check(requests: Sequence[Request], options: RunOptions) -> str:
+    """Refuse what cannot work before anything is loaded; returns the policy to use.
+
+    Raises:
+        OptionError: options that contradict each other, or that nothing answers to.
+    """
+    from sage_core import policies
+    from sage_core.media.types import Sampling
+
+    if options.json and options.jsonl:
+        raise OptionError("--json and --jsonl exclude each other")
+    if options.repetition_penalty is not None and not 0 < options.repetition_penalty < float("inf"):
+        raise OptionError("--repetition-penalty must be a positive number")
+    Sampling(options.frames, options.fps, options.start, options.end, options.max_pixels)
+    if options.output is not None:
+        check_writable(options.output, "--output")
+    if options.save_view is not None:
+        from sage_cli.render.page import check_view_path
+
+        check_view_path(options.save_view)
+        if len(requests) > 1:
+            raise OptionError("--save-view keeps one result: caption one file at a time")
+        if options.output is not None and options.output.resolve() == options.save_view.resolve():
+            raise OptionError("--output and --save-view name the same file")
+    default = "autoregressive" if options.draft == "none" else "sage"
+    policy = options.policy if options.policy is not None else default
+    return policies.spec(policies.parse(policy))
+
+
+def _load(options: RunOptions) -> Pipeline:
+    """The pipeline, with progress on a terminal and one line on what was chosen."""
+    with loading_progress(is_terminal(sys.stderr) and not options.quiet) as progress:
+        # Imported under the progress bar: it takes seconds by itself.
+        progress("starting", 0.0)
+        import sage_core
+
+        pipeline: Pipeline = sage_core.load(
+            options.model,
+            None if options.draft == "none" else options.draft,
+            device=options.device,
+            dtype=options.dtype,
+            progress=progress,
+        )
+    if pipeline.note and not options.quiet:
+        say(pipeline.note)
+    return pipeline
+
+
+class _Job:
+    """What stays the same from request to request."""
+
+    def __init__(
+        self, options: RunOptions, pipeline: Pipeline, policy: str, *, several: bool
+    ) -> None:
+        self._options = options
+        self._pipeline = pipeline
+        self._policy = policy
+        self._file = AtomicFile(options.output) if options.output is not None else None
+        write = self._file.write if self._file is not None else stdout_writer()
+        self._to_terminal = self._file is None and is_terminal(sys.stdout)
+        self._live = self._wants_live()
+        self._write: Callable[[str], None] = write
+        self._writer: Writer
+        if options.json:
+            self._writer = JsonWhole(write, several=several)
+        elif options.jsonl:
+            self._writer = JsonLines(write)
+        else:
+            self._writer = PlainText(write, several=several, for_terminal=self._to_terminal)
+
+    def _wants_live(self) -> bool:
+        """``--live`` if given, else when both streams are terminals and nobody asked for quiet."""
+        able = is_terminal(sys.stderr) and os.environ.get("TERM", "") not in ("", "dumb")
+        if self._options.live is None:
+            return able and is_terminal(sys.stdout) and not self._options.quiet
+        if self._options.live and not able and not self._options.quiet:
+            say("--live: standard error is no terminal that can show the view")
+        return self._options.live and able
+
+    def run(self, requests: Sequence[Request]) -> ExitCode:
+        """All requests in order. What is finished is kept, whatever ends the run."""
+        codes: list[ExitCode] = []
+        try:
+            for request in requests:
+                codes.append(self._one(request))
+            self._writer.close()
+        except BaseException:
+            self._keep_finished()
+            raise
+        if self._file is not None:
+            if all(codes) and not (self._options.json or self._options.jsonl):
+                self._keep_finished()  # not one text: an older file is worth more than an empty one
+            else:
+                self._file.commit()
+        return worst(codes)
+
+    def _keep_finished(self) -> None:
+        """After a run that broke off: finished results are printed, or left beside --output."""
+        with suppress(BrokenPipeError, OSError):
+            self._writer.close()
+        if self._file is None:
+            return
+        left = self._file.abandon()
+        if left is not None:
+            say(f"what was finished is in {left}")
+
+    def _one(self, request: Request) -> ExitCode:
+        """One request; failures that concern it alone are told and counted."""
+        try:
+            result = self._decode(request)
+        except (OptionError, BrokenPipeError):
+            raise
+        except Exception as error:
+            self._writer.failure(request.label, failure_object(error, files=request.names))
+            complain(error, name=request.label, verbose=self._options.verbose)
+            return code_of(error)
+        if self._options.stats:
+            from sage_cli.render.stats import print_stats
+
+            print_stats(result.stats, request.label)
+        return ExitCode.OK
+
+    def _decode(self, request: Request) -> Result:
+        """Decode with whatever watches, and write the result."""
+        from sage_cli.render.frame import History
+
+        history = History(request.label, self._policy, self._options.max_new_tokens)
+        saved = self._saved_view(history)
+        streamer = self._streamer()
+        stream: Stream | None = None
+        try:
+            with ExitStack() as stack:
+                stream = self._pipeline.stream(
+                    [source.open() for source in request.sources],
+                    request.prompt,
+                    **self._decoding(),
+                )
+                stack.callback(stream.close)
+                watchers = self._watchers(stack, request, history, streamer, saved)
+                for step in stream:
+                    history.add(step)
+                    for watch in watchers:
+                        watch(step, stream)
+                result = stream.result()
+        except KeyboardInterrupt:
+            if stream is not None:
+                self._keep_partial(request, stream.text, streamer)
+            raise
+        finally:
+            if saved is not None:
+                self._save(saved)
+        self._finish(request, result, streamer)
+        return result
+
+    def _watchers(
+        self,
+        stack: ExitStack,
+        request: Request,
+        history: History,
+        streamer: Streamer | None,
+        saved: SavedView | None,
+    ) -> list[Callable[[Step, Stream], None]]:
+        """What looks at each step: the live view or the text on the terminal, and a saved view."""
+        watchers: list[Callable[[Step, Stream], None]] = []
+        if self._live:
+            from sage_cli.render.live import LiveView
+
+            watchers.append(stack.enter_context(LiveView(history)).step)
+        if streamer is not None:
+
+            def follow(step: Step, stream: Stream) -> None:
+                if step.is_prefill and isinstance(self._writer, PlainText):
+                    self._writer.begin(request.label)
+                streamer.update(stream.text)
+
+            watchers.append(follow)
+        if saved is not None:
+            watchers.append(saved.step)
+        return watchers
+
+    def _streamer(self) -> Streamer | None:
+        """For text on a terminal that shows nothing else."""
+        if self._to_terminal and not self._live and isinstance(self._writer, PlainText):
+            return Streamer(self._write)
+        return None
+
+    def _saved_view(self, history: History) -> SavedView | None:
+        if self._options.save_view is None:
+            return None
+        from sage_cli.render.page import SavedView
+
+        return SavedView(self._options.save_view, history)
+
+    def _save(self, saved: SavedView) -> None:
+        models = self._pipeline.target_id
+        if self._pipeline.draft_id:
+            models += f" with {self._pipeline.draft_id}"
+        if saved.save(models) and not self._options.quiet:
+            say(f"view saved in {self._options.save_view}")
+
+    def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
+        if streamer is not None:
+            streamer.finish(result.text)
+            return
+        data = result_object(
+            result,
+            files=request.names,
+            pipeline=self._pipeline,
+            policy=self._policy,
+            seed=self._options.seed,
+        )
+        self._writer.result(request.label, result.text, data)
+
+    def _keep_partial(self, request: Request, text: str, streamer: Streamer | None) -> None:
+        """An interrupted text stays where a person will look: on the terminal or in --output."""
+        if streamer is not None:
+            streamer.finish(text)
+        elif isinstance(self._writer, PlainText) and text and (self._to_terminal or self._file):
+            self._writer.begin(request.label)
+            self._writer.end(clean(text))
+
+    def _decoding(self) -> dict[str, Any]:
+        """Options of the pipeline, those given only."""
+        options = self._options
+        values: dict[str, Any] = {
+            "policy": self._policy,
+            "max_new_tokens": options.max_new_tokens,
+            "frames": options.frames,
+            "fps": options.fps,
+            "start": options.start,
+            "end": options.end,
+            "max_pixels": options.max_pixels,
+            "seed": options.seed,
+        }
+        if options.repetition_penalty is not None:
+            values["generation"] = {"repetition_penalty": options.repetition_penalty}
+        return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,309 @@
+"""The options that commands share, each defined once, and the decorator that adds them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from sage_cli.settings import apply_settings, env_name
+
+__all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "seconds", "takes_options"]
+
+_MEDIA, _MODELS, _DECODING, _OUTPUT = "Pictures and video", "Models", "Decoding", "Output"
+
+
+def seconds(text: str) -> float:
+    """A time in seconds from ``90``, ``1:30`` or ``0:01:30.5``."""
+    try:
+        value = 0.0
+        for part in str(text).split(":"):
+            number = float(part)
+            if not 0 <= number < float("inf"):
+                raise ValueError(text)
+            value = value * 60 + number
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time: write seconds, or minutes:seconds"
+        ) from None
+    return value
+
+
+def _setting(flag: str, help: str, panel: str, **more: Any) -> Any:
+    """An option that the settings file and the environment can also set."""
+    name = flag.split("/")[0]
+    return typer.Option(
+        flag, help=help, rich_help_panel=panel, envvar=env_name(name), show_envvar=False, **more
+    )
+
+
+def _once(flag: str, help: str, panel: str, **more: Any) -> Any:
+    """An option about one run only, which neither the file nor the environment sets."""
+    return typer.Option(flag, help=help, rich_help_panel=panel, **more)
+
+
+VERBOSE = "sage_cli.verbose"
+"""Where a context's ``meta`` says that tracebacks are wanted."""
+
+
+def remember_verbose(context: typer.Context, value: bool) -> bool:
+    """Callback of ``--verbose``: tell the handler of errors, outside of the command."""
+    context.meta[VERBOSE] = value
+    return value
+
+
+PROMPT = _setting(
+    "--prompt",
+    "What to ask for, in place of the usual request for a caption.",
+    _MEDIA,
+    metavar="TEXT",
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of the commands that run a model, as the command line gives them."""
+
+    files_from: Annotated[
+        str | None,
+        _once(
+            "--files-from",
+            "Read more file names from FILE, or from standard input with '-': one to "
+            "a line, or separated by NUL bytes.",
+            _MEDIA,
+            metavar="FILE",
+        ),
+    ] = None
+    frames: Annotated[
+        int | None, _setting("--frames", "Frames to take from a clip.", _MEDIA, min=1, metavar="N")
+    ] = None
+    fps: Annotated[
+        float | None,
+        _setting("--fps", "Frames to take from a second of a clip.", _MEDIA, metavar="RATE"),
+    ] = None
+    start: Annotated[
+        float | None,
+        _once(
+            "--start",
+            "Begin here in a clip: seconds, or minutes:seconds.",
+            _MEDIA,
+            parser=seconds,
+            metavar="TIME",
+        ),
+    ] = None
+    end: Annotated[
+        float | None,
+        _once(
+            "--end",
+            "Stop here in a clip: seconds, or minutes:seconds.",
+            _MEDIA,
+            parser=seconds,
+            metavar="TIME",
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        _setting(
+            "--max-pixels",
+            "Shrink a picture or frame to at most this many pixels.",
+            _MEDIA,
+            min=1,
+            metavar="N",
+        ),
+    ] = None
+
+    model: Annotated[
+        str | None,
+        _setting(
+            "--model",
+            "The target model: a folder, or a name in the local cache.",
+            _MODELS,
+            metavar="MODEL",
+            show_default="the bundled sage-tiny",
+        ),
+    ] = None
+    draft: Annotated[
+        str,
+        _setting(
+            "--draft",
+            "The draft model: 'auto' for the known partner, 'none' to decode without one, "
+            "or as --model.",
+            _MODELS,
+            metavar="MODEL",
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        _setting(
+            "--device",
+            "Where to run: 'auto', 'cpu', 'cuda', 'cuda:1'...",
+            _MODELS,
+            metavar="DEVICE",
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        _setting("--dtype", "Number format of the weights.", _MODELS),
+    ] = "auto"
+
+    policy: Annotated[
+        str | None,
+        _setting(
+            "--policy",
+            "How drafts are shaped: autoregressive, chain, static, sage-paper or sage, "
+            "with options after a colon, as in 'sage-paper:dmax=12,nmax=32'. The text is the same "
+            "with all of them; only the speed differs.",
+            _DECODING,
+            metavar="SPEC",
+            show_default="sage",
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int,
+        _setting("--max-new-tokens", "Stop after this many tokens.", _DECODING, min=1, metavar="N"),
+    ] = 256
+    repetition_penalty: Annotated[
+        float | None,
+        _setting(
+            "--repetition-penalty",
+            "Make tokens that occurred already less likely; 1.0 is off.",
+            _DECODING,
+            metavar="X",
+            show_default="the model's own",
+        ),
+    ] = None
+    seed: Annotated[
+        int, _setting("--seed", "Seed of everything random.", _DECODING, min=0, metavar="N")
+    ] = 0
+
+    json: Annotated[
+        bool,
+        _once("--json", "Print JSON: an object, or a list of them for several files.", _OUTPUT),
+    ] = False
+    jsonl: Annotated[
+        bool, _once("--jsonl", "Print one JSON object to a line, as each file is done.", _OUTPUT)
+    ] = False
+    output: Annotated[
+        Path | None,
+        _once(
+            "--output",
+            "Write to FILE instead of standard output; FILE is replaced only when "
+            "everything is done.",
+            _OUTPUT,
+            metavar="FILE",
+        ),
+    ] = None
+    stats: Annotated[
+        bool,
+        _setting("--stats", "Print a table of speed and acceptance to standard error.", _OUTPUT),
+    ] = False
+    live: Annotated[
+        bool | None,
+        _setting(
+            "--live/--no-live",
+            "Watch the tree grow while decoding; needs a terminal.",
+            _OUTPUT,
+            show_default="when standard output and error are terminals",
+        ),
+    ] = None
+    save_view: Annotated[
+        Path | None,
+        _once(
+            "--save-view",
+            "Keep the view: the last frame in FILE.svg, or the whole run as a page "
+            "to step through in FILE.html.",
+            _OUTPUT,
+            metavar="FILE",
+        ),
+    ] = None
+    quiet: Annotated[
+        bool,
+        _setting("--quiet", "Say nothing but errors, and show no view unless --live.", _OUTPUT),
+    ] = False
+    verbose: Annotated[
+        bool,
+        _setting(
+            "--verbose",
+            "Show tracebacks and the warnings of libraries.",
+            _OUTPUT,
+            callback=remember_verbose,
+        ),
+    ] = False
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Read default settings from this file.",
+            rich_help_panel=_OUTPUT,
+            metavar="FILE",
+            envvar=env_name("config"),
+            show_envvar=False,
+            is_eager=True,
+            callback=apply_settings,
+            show_default="sage.toml in the user's settings folder",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Options of the commands that only tell."""
+
+    json: Annotated[bool, _once("--json", "Print JSON.", _OUTPUT)] = False
+    verbose: Annotated[
+        bool,
+        _setting(
+            "--verbose",
+            "Show tracebacks and the warnings of libraries.",
+            _OUTPUT,
+            callback=remember_verbose,
+        ),
+    ] = False
+
+
+def takes_options(
+    options: type = RunOptions, name: str = "options"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command every field of ``options`` as an option, collected into one argument.
+
+    The decorated function has a parameter called ``name``; Typer sees the dataclass's fields in
+    its place.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = get_type_hints(function, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name != name
+        ]
+        kinds = get_type_hints(options, include_extras=True)
+        names = [field.name for field in fields(options)]
+        shared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=kinds[field.name],
+            )
+            for field in fields(options)
+        ]
+
+        def command(**values: Any) -> Any:
+            collected = options(**{key: values.pop(key) for key in names})
+            return function(**values, **{name: collected})
+
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        signature = inspect.Signature([*own, *shared])
+        command.__name__ = function.__name__
+        command.__doc__ = function.__doc__
+        command.__module__ = function.__module__
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        return command
+
+    return decorate

@@ -1,0 +1,1 @@
+"""What people and programs see: text, JSON, tables, the live view and saved views."""

@@ -1,0 +1,55 @@
+"""Results as JSON: the schema of docs/output.md, version 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sage_cli.exit_codes import code_of, kind_of
+
+if TYPE_CHECKING:
+    from sage_core import Pipeline, Result
+
+__all__ = ["SCHEMA", "dump", "failure_object", "result_object"]
+
+SCHEMA = 1
+"""Version of what is printed. Fields may be added within a version; none changes or goes away."""
+
+
+def result_object(
+    result: Result, *, files: tuple[str, ...], pipeline: Pipeline, policy: str, seed: int
+) -> dict[str, Any]:
+    """What is printed for one result. ``files`` are the inputs as the user named them."""
+    return {
+        "schema": SCHEMA,
+        "files": list(files),
+        "prompt": result.prompt,
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "models": {"target": pipeline.target_id, "draft": pipeline.draft_id},
+        "device": pipeline.device,
+        "dtype": pipeline.dtype,
+        "policy": policy,
+        "seed": seed,
+        "tokens": list(result.tokens),
+        "stats": result.stats.as_dict(),
+    }
+
+
+def failure_object(error: BaseException, *, files: tuple[str, ...]) -> dict[str, Any]:
+    """What is printed for files that gave no result; it has ``error`` in place of ``text``."""
+    return {
+        "schema": SCHEMA,
+        "files": list(files),
+        "error": {
+            "kind": kind_of(error),
+            "exit_code": int(code_of(error)),
+            "message": " ".join(str(error).split()),
+        },
+    }
+
+
+def dump(data: Mapping[str, Any] | list[Any], *, indent: int | None = None) -> str:
+    """JSON in ASCII, which every terminal, locale and odd file name survives."""
+    return json.dumps(data, indent=indent, allow_nan=False)

@@ -1,0 +1,142 @@
+"""The live view: the current tree on the terminal, drawn only as often as its budget allows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.control import Control, ControlType
+from rich.segment import Segment, Segments
+from rich.text import Text
+
+from sage_cli.render.frame import History, frame_lines
+from sage_cli.render.glyphs import glyphs_for
+from sage_core.steps import Step
+
+__all__ = ["LiveView", "Throttle", "Watched"]
+
+
+class Watched(Protocol):
+    """What the view needs of a running text (`sage_core.Stream` is one)."""
+
+    @property
+    def text(self) -> str: ...
+
+    def token_text(self, token_id: int) -> str: ...
+
+
+class Throttle:
+    """Says when to draw: at most ``rate`` times a second, within ``share`` of the time passed.
+
+    A frame is due when the time spent on frames, the next one included at the price of the dearest
+    of the last few, stays within the share of the time since `start`.
+    """
+
+    def __init__(
+        self,
+        share: float = 0.02,
+        rate: float = 8.0,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._share = share
+        self._interval = 1.0 / rate
+        self._clock = clock
+        self._started = clock()
+        self._last = float("-inf")
+        self._recent: list[float] = []
+        self.spent = 0.0
+        """Seconds spent on frames since `start`."""
+        self.frames = 0
+
+    def start(self) -> None:
+        """Decoding begins now."""
+        self._started = self._clock()
+        self.spent = 0.0
+        self.frames = 0
+
+    def expect(self, seconds: float) -> None:
+        """Say what a frame cost before decoding began, as the first guess."""
+        self._recent = [seconds]
+
+    def due(self) -> bool:
+        now = self._clock()
+        if now - self._last < self._interval:
+            return False
+        price = max(self._recent, default=0.0)
+        return self.spent + price <= self._share * (now - self._started)
+
+    def drew(self, begun: float) -> None:
+        """A frame begun at ``begun`` (by the same clock) is on the screen."""
+        now = self._clock()
+        self.spent += now - begun
+        self.frames += 1
+        self._last = now
+        self._recent = [*self._recent[-3:], now - begun]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since `start`."""
+        return self._clock() - self._started
+
+
+class LiveView:
+    """Draws on the alternate screen of a terminal and leaves it as it was.
+
+    The alternate screen is repainted whole at each frame, so that a resize cannot leave debris.
+    """
+
+    def __init__(
+        self, history: History, file: TextIO | None = None, throttle: Throttle | None = None
+    ) -> None:
+        self._console = Console(file=file or sys.stderr)
+        self._history = history
+        self._glyphs = glyphs_for(self._console.encoding)
+        self.throttle = throttle or Throttle()
+        self._clock = self.throttle._clock
+
+    def __enter__(self) -> LiveView:
+        self._console.set_alt_screen(True)
+        self._console.show_cursor(False)
+        # The first frames also warm rich up; what the second costs is the price to reckon with.
+        for _ in range(2):
+            begun = self._clock()
+            self._draw("", lambda token: "")
+        self.throttle.expect(self._clock() - begun)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._console.show_cursor(True)
+        self._console.set_alt_screen(False)
+
+    def step(self, step: Step, watched: Watched) -> None:
+        """Take note of a step, and draw if it is time to."""
+        if step.is_prefill:
+            self.throttle.start()
+        if self.throttle.due():
+            begun = self._clock()
+            self._draw(watched.text, watched.token_text)
+            self.throttle.drew(begun)
+
+    def _draw(self, text: str, token: Callable[[int], str]) -> None:
+        width, height = self._console.size
+        lines = frame_lines(
+            self._history, text, token, width=width, height=height, glyphs=self._glyphs
+        )
+        self._console.print(Segments(self._paint(lines, height)), end="", crop=False)
+
+    def _paint(self, lines: list[Text], height: int) -> Iterator[Segment]:
+        """Every row from the top: erase it, then write it. One write, no scrolling.
+
+        (A row is erased first because erasing behind a full row would take its last column.)
+        """
+        erase = Control((ControlType.ERASE_IN_LINE, 2)).segment
+        yield Control.home().segment
+        for row in range(height):
+            yield erase
+            if row < len(lines):
+                yield from (s for s in lines[row].render(self._console) if s.text != "\n")
+            if row < height - 1:
+                yield Segment("\r\n")

@@ -1,0 +1,128 @@
+"""Saved views: the last frame as SVG, or the whole run as one HTML page to step through."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sage_cli.console import clean
+from sage_cli.outputs import check_writable, write_atomically
+from sage_cli.render.frame import History, frame_lines
+from sage_cli.render.glyphs import UNICODE
+from sage_cli.render.live import Watched
+from sage_core.errors import OptionError
+from sage_core.steps import Step
+
+__all__ = ["SUFFIXES", "SavedView", "check_view_path"]
+
+SUFFIXES = (".svg", ".html")
+_WIDTH = 110  # columns of the SVG
+_ROWS = 64 + 24  # enough for the largest tree that the paper's settings allow, and the text
+_DATA = "/*DATA*/null"
+
+
+def check_view_path(path: Path) -> None:
+    """Refuse a name that says no known format, or that cannot be written.
+
+    Raises:
+        OptionError: see above.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise OptionError(f"--save-view {path}: the name must end in .svg or .html")
+    check_writable(path, "--save-view")
+
+
+class SavedView:
+    """Keeps what a run showed, and writes it in the end. Needs no terminal."""
+
+    def __init__(self, path: Path, history: History) -> None:
+        self._path = path
+        self._history = history
+        self._whole = path.suffix.lower() == ".html"
+        self._steps: list[tuple[Step, str]] = []
+        self._watched: Watched | None = None
+
+    def step(self, step: Step, watched: Watched) -> None:
+        self._watched = watched
+        if not self._whole:
+            self._steps.clear()
+        self._steps.append((step, watched.text if self._whole else ""))
+
+    def save(self, models: str) -> bool:
+        """Write the file; False if nothing was decoded. ``models`` is named in the page's title."""
+        if self._watched is None:
+            return False
+        text = self._page(models, self._watched) if self._whole else self._svg(self._watched)
+        write_atomically(self._path, text)
+        return True
+
+    def _svg(self, watched: Watched) -> str:
+        from rich.console import Console
+
+        console = Console(
+            record=True,
+            width=_WIDTH,
+            file=io.StringIO(),
+            force_terminal=True,
+            color_system="truecolor",
+            legacy_windows=False,
+            no_color=False,
+        )
+        lines = frame_lines(
+            self._history,
+            watched.text,
+            watched.token_text,
+            width=_WIDTH,
+            height=_ROWS,
+            glyphs=UNICODE,
+        )
+        for line in lines:
+            console.print(line, no_wrap=True, crop=True)
+        picture = console.export_svg(title=f"sage: {self._history.title}")
+        # Without the web fonts that rich would have the picture load.
+        return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+
+    def _page(self, models: str, watched: Watched) -> str:
+        names: dict[int, str] = {}
+
+        def token(token_id: int) -> str:
+            if token_id < 0:
+                return ""
+            if token_id not in names:
+                names[token_id] = clean(watched.token_text(token_id), keep="\n")
+            return names[token_id]
+
+        data = {
+            "title": self._history.title,
+            "policy": self._history.policy,
+            "models": models,
+            "steps": [_step_data(step, text, token) for step, text in self._steps],
+        }
+        # "<" is escaped so that no token can end the script it stands in.
+        inline = json.dumps(data).replace("<", "\\u003c")
+        template = files("sage_cli.render").joinpath("page.html").read_text("utf-8")
+        return template.replace(_DATA, inline)
+
+
+def _step_data(step: Step, text: str, token: Any) -> dict[str, Any]:
+    root = step.root if not step.is_prefill else -1
+    return {
+        "index": step.index,
+        "root": token(root),
+        "words": [token(t) for t in step.tree.tokens],
+        "parents": list(step.tree.parents),
+        "probs": [round(p, 4) for p in step.tree.probs],
+        "accepted": list(step.accepted),
+        "tokens": [token(t) for t in step.tokens],
+        "alpha": None if step.shape.alpha is None else round(step.shape.alpha, 4),
+        "depth": step.shape.depth,
+        "width": round(float(step.shape.width), 2),
+        "note": step.shape.note,
+        "passes": step.draft_passes,
+        "seconds": round(step.seconds.total, 5),
+        "text": clean(text),
+    }

@@ -1,0 +1,66 @@
+"""The ``--stats`` table: speed, acceptance, time by phase, memory."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from sage_core.stats import Stats
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["print_stats", "size", "stats_table"]
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of 1024."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def _rows(stats: Stats) -> list[tuple[str, str]]:
+    seconds = stats.seconds
+    histogram = " ".join(f"{k}:{v}" for k, v in stats.accepted_histogram.items())
+    return [
+        ("speed, decoding", f"{stats.tokens_per_second:.1f} tokens/s"),
+        ("speed, end to end", f"{stats.end_to_end_tokens_per_second:.1f} tokens/s"),
+        ("tokens", f"{stats.new_tokens} new, {stats.prompt_tokens} in the prompt"),
+        ("steps", f"{stats.steps}, {stats.tokens_per_step:.2f} tokens each"),
+        ("accepted (τ)", f"{stats.mean_accepted:.2f} of {stats.nodes_per_step:.1f} nodes a step"),
+        ("accepted:steps", histogram or "none"),
+        ("draft passes", f"{stats.draft_passes}, {stats.draft_passes_per_step:.2f} a step"),
+        ("media", f"{stats.media_seconds:.2f} s"),
+        ("prefill", f"{seconds.prefill:.2f} s"),
+        ("drafting", f"{seconds.draft + seconds.plan:.2f} s"),
+        ("verifying", f"{seconds.verify:.2f} s"),
+        ("accept, commit", f"{seconds.accept + seconds.commit:.2f} s"),
+        ("peak memory", size(stats.peak_memory)),
+    ]
+
+
+def stats_table(stats: Stats, title: str) -> Table:
+    """The table for one result."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title), title_justify="left", show_header=False, box=box.SIMPLE, pad_edge=False
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in _rows(stats):
+        table.add_row(name, Text(value))
+    return table
+
+
+def print_stats(stats: Stats, title: str) -> None:
+    """Print the table to standard error."""
+    from rich.console import Console
+
+    Console(file=sys.stderr, highlight=False).print(stats_table(stats, title))

@@ -1,0 +1,103 @@
+"""Defaults from a TOML file and from the environment; flags go before both."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sage_core.errors import OptionError
+
+__all__ = ["apply_settings", "default_path", "env_name", "load_settings", "settable"]
+
+FILE_NAME = "sage.toml"
+TABLES = ("caption", "ask", "models", "doctor")
+
+
+def env_name(option: str) -> str:
+    """``--max-new-tokens`` -> ``SAGE_MAX_NEW_TOKENS``."""
+    return "SAGE_" + option.lstrip("-").replace("-", "_").upper()
+
+
+def default_path() -> Path:
+    """Where settings are looked for when no file is named."""
+    return Path(typer.get_app_dir("sage")) / FILE_NAME
+
+
+def settable(params: list[Any]) -> dict[str, Any]:
+    """The parameters of a command that a file may set, by their key in the file."""
+    return {
+        max(param.opts, key=len).lstrip("-"): param
+        for param in params
+        if param.param_type_name == "option" and param.envvar and param.name != "config"
+    }
+
+
+def load_settings(path: Path, command: str, commands: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Values for ``command``'s parameters, by parameter name.
+
+    Keys at the top level hold for every command that has such an option; a table named after a
+    command holds for it alone and goes first.
+
+    Args:
+        path: the TOML file.
+        command: name of the command that is about to run.
+        commands: for every command, what `settable` says of it.
+
+    Raises:
+        OptionError: the file cannot be read, or holds a key that no option answers to.
+    """
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise OptionError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: not valid TOML: {error}") from error
+    tables = {key: data.pop(key) for key in list(data) if isinstance(data[key], dict)}
+    everywhere = {key: param for table in commands.values() for key, param in table.items()}
+    values = _values(path, "", data, everywhere)
+    for name, table in tables.items():
+        if name not in commands:
+            raise OptionError(f"{path}: no command is called [{name}]: use {', '.join(commands)}")
+        found = _values(path, f"[{name}] ", table, commands[name])
+        if name == command:
+            values |= found
+    return values
+
+
+def _values(path: Path, where: str, table: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Check one table; TOML's own types must suit, so that ``stats = "no"`` is no surprise."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        param = known.get(key)
+        if param is None:
+            raise OptionError(
+                f"{path}: {where}unknown setting {key!r}: the settings are "
+                f"{', '.join(sorted(known))}"
+            )
+        wants_switch = param.is_flag
+        plain = isinstance(value, bool | int | float | str)
+        if not plain or isinstance(value, bool) != wants_switch:
+            wanted = "true or false" if wants_switch else "a number or a text"
+            raise OptionError(f"{path}: {where}{key} needs {wanted}, not {value!r}")
+        values[param.name] = value
+    return values
+
+
+def apply_settings(context: typer.Context, value: Path | None) -> Path | None:
+    """Callback of ``--config``, which is read first: its values become the other defaults."""
+    if context.resilient_parsing:
+        return value
+    path = value if value is not None else default_path()
+    if value is None and not path.is_file():
+        return value
+    parent = context.parent
+    group: Any = parent.command if parent is not None else None
+    if group is None:
+        commands = {str(context.info_name): settable(context.command.params)}
+    else:
+        commands = {name: settable(cmd.params) for name, cmd in group.commands.items()}
+    context.default_map = load_settings(path, str(context.command.name), commands)
+    return value
