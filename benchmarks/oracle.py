@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
     assert [step.index for step in steps] == list(range(len(steps)))
     assert [step.finished for step in steps] == [False] * (len(steps) - 1) + [True]
     assert steps[0].is_prefill and not steps[0].tree.tokens and len(steps[0].tokens) == 1
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in pairwise(steps):
         assert step.root == before.tokens[-1]
         path = step.accepted
         assert path == (step.tree.path(path[-1]) if path else ())
