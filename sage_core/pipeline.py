@@ -144,6 +144,8 @@ class Pipeline:
         with memory_errors("while opening the files", "give fewer or smaller ones"):
             media = [open_media(source, sampling) for source in sources]
             if prompt is None:
+                if not media:
+                    raise OptionError("nothing to describe: give a file, or a prompt")
                 clip = any(isinstance(item, Clip) for item in media)
                 prompt = VIDEO_PROMPT if clip else IMAGE_PROMPT
             inputs = self._pair.family.prepare(media, prompt)

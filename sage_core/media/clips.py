@@ -73,7 +73,9 @@ def _by_decord(source: Path | bytes, sampling: Sampling, name: str) -> Clip:
         times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
         height, width = reader[0].shape[:2]
     except failures as error:
-        raise _Unreadable(_reason(error), final=reader is not None) from error
+        # It stumbles over the end of transport streams, which PyAV reads; other damage is damage.
+        final = reader is not None and "Unable to handle EOF" not in str(error)
+        raise _Unreadable(_reason(error), final) from error
     check_shape(width, height, name)
     times, duration, fps = _timeline(times[:, 0], float(times[-1, 1]), reader.get_avg_fps())
     chosen = choose_frames(times, duration, sampling, name)
@@ -89,7 +91,7 @@ def _by_decord(source: Path | bytes, sampling: Sampling, name: str) -> Clip:
 
 def _decord_reader(decord: Any, source: Path | bytes, width: int = -1, height: int = -1) -> Any:
     # An absolute path: FFmpeg would take "a:b.mp4" for a protocol.
-    opened = io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source)
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     if isinstance(opened, str) and not _is_utf8(opened):
         opened = io.BytesIO(Path(opened).read_bytes())
     with _silent_stderr():
@@ -146,7 +148,7 @@ def _timeline(times: np.ndarray, end: float, fps: float) -> tuple[np.ndarray, fl
 def _by_pyav(source: Path | bytes, sampling: Sampling, name: str) -> Clip:
     import av
 
-    opened = io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source)
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     try:
         with av.open(opened, metadata_errors="replace") as container:
             if not container.streams.video:
@@ -155,9 +157,13 @@ def _by_pyav(source: Path | bytes, sampling: Sampling, name: str) -> Clip:
             if stream.codec_context is None:
                 raise _Unreadable("its codec is not known here: convert it to H.264", final=True)
             check_shape(stream.width or 1, stream.height or 1, name)
-            packets = [p for p in container.demux(stream) if p.pts is not None and p.time_base]
-            stamps = [float(p.pts * p.time_base) for p in packets]
-            if len(stamps) < stream.frames or any(p.is_corrupt for p in packets):
+            stamps = []
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise _Unreadable(DAMAGED, final=True)
+                if packet.pts is not None and packet.time_base is not None:
+                    stamps.append(float(packet.pts * packet.time_base))
+            if len(stamps) < stream.frames:
                 raise _Unreadable(DAMAGED, final=True)
         if not stamps:
             raise _Unreadable(EMPTY, final=True)

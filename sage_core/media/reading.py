@@ -44,13 +44,13 @@ def open_media(
         return _open_path(Path(source), sampling, name or os.fspath(source))
     if isinstance(source, bytes | bytearray | memoryview):
         return _open_bytes(bytes(source), sampling, name or "<bytes>")
+    if hasattr(source, "read"):
+        name = name or str(getattr(source, "name", "<file>"))
+        return _open_bytes(source.read(), sampling, name)
     if hasattr(source, "getexif"):  # a Pillow image, asked without importing Pillow
         from sage_core.media.pictures import from_image
 
         return from_image(source, sampling, name or getattr(source, "filename", "") or "<image>")
-    if hasattr(source, "read"):
-        name = name or str(getattr(source, "name", "<file>"))
-        return _open_bytes(source.read(), sampling, name)
     raise InputError(f"{type(source).__name__} is no input: give a path, bytes or a Pillow image")
 
 

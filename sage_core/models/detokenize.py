@@ -47,12 +47,18 @@ class Detokenizer:
         return str(self._decode([token_id], skip_special_tokens=False))
 
     def _settle(self, final: bool) -> None:
+        # A character cut short lacks at most its last byte, so at most three tokens wait for it.
+        # If the text without them ends in U+FFFD too, those bytes will never be a character.
+        for waiting in (0,) if final else (0, 1, 2, 3):
+            end = len(self._tokens) - waiting
+            if end <= self._settled:
+                return
+            text = self._decode(self._tokens[self._window : end])
+            if waiting == 3 or final or not text.endswith(REPLACEMENT):
+                break
         before = self._decode(self._tokens[self._window : self._settled])
-        after = self._decode(self._tokens[self._window :])
-        if after.endswith(REPLACEMENT) and not final:
-            return
-        self._pieces.append(after[len(before) :])
-        self._window, self._settled = self._settled, len(self._tokens)
+        self._pieces.append(text[len(before) :])
+        self._window, self._settled = self._settled, end
 
     def _decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return str(

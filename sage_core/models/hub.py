@@ -11,7 +11,7 @@ from sage_core.errors import ModelError
 from sage_core.models.catalog import is_complete, weight_files
 from sage_core.models.quiet import quiet
 
-FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
+FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 """What is downloaded of a hub repository: never pickles, never code."""
 TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer."""

@@ -201,7 +201,7 @@ def load_model(name: str | Path, device: str = "cpu", dtype: str = "float32") ->
     folder = hub.resolve(name)
     config = load_config(folder)
     seeing = type(config) in AutoModelForImageTextToText._model_mapping
-    auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    auto: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     with memory_errors(f"while loading {name}", MEMORY_ADVICE):
         try:
             with quiet():
