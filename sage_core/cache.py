@@ -26,6 +26,8 @@ class TreeCacheLayer(CacheLayerMixin):
         self._owner = owner
         self._index = index
         self.length = 0
+        self.keys: Any
+        self.values: Any
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -35,7 +37,7 @@ class TreeCacheLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write (batch, heads, n, head size) at the fill mark; views of all filled slots come back."""
+        """Write (batch, heads, n, head size) at the fill mark; gives views of all filled slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -96,15 +98,13 @@ class TreeCache(Cache):
 
     def grow(self, needed: int) -> None:
         """Move to buffers with room for ``needed`` slots and half as many again."""
-        old_capacity = self._capacity
         self._capacity = needed + needed // 2
 
         def larger(buffer: Tensor) -> Tensor:
             shape = list(buffer.shape)
             shape[-2] = self._capacity
             room = buffer.new_empty(shape)
-            filled = min(old_capacity, buffer.shape[-2])
-            room[..., :filled, :] = buffer[..., :filled, :]
+            room[..., : buffer.shape[-2], :] = buffer
             return room
 
         self._buffers = [(larger(keys), larger(values)) for keys, values in self._buffers]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sage_core.policies.base import Growth, Level, Shaper
-from sage_core.prepare import prepare
+from sage_core.prepare import prepare_draft
 from sage_core.runner import Runner
 from sage_core.steps import Shape
 from sage_core.text import Text
@@ -96,7 +96,7 @@ class ModelDrafter:
             for name, value in self._inputs.items()
         }
         with self._vision.replaying():
-            self._runner.prefill(prepare(self._runner.model, inputs, strict=False), self._room)
+            self._runner.prefill(prepare_draft(self._runner.model, inputs), self._room)
         self._pending = [first]
 
     def propose(self, shaper: Shaper, text: Text) -> Proposal:
@@ -145,7 +145,10 @@ class ModelDrafter:
         """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
         n = len(self._pending)
         causal = np.tril(np.ones((n, n), dtype=bool))
-        logits, _ = self._runner.forward(self._pending, range(n), causal, last=1)
+        # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
+        # behind it get worse, the output stays what it is.
+        known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
+        logits, _ = self._runner.forward(known, range(n), causal, last=1)
         self._runner.commit(range(n))
         self._pending = []
         self._columns = {}

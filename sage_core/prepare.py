@@ -8,6 +8,7 @@ given function. Here that function hands everything back, so that the loop follo
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.errors import UnsupportedError
+from sage_core.errors import OptionError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -42,46 +43,113 @@ class Prepared:
         return int(self.input_ids.shape[1])
 
 
-def prepare(model: Any, inputs: dict[str, Any], *, strict: bool = True) -> Prepared:
+def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
     """Ask ``model.generate`` what it would do with ``inputs`` (processor output and options).
 
-    Decoding is greedy unless the caller asks otherwise, which this version refuses. Without
-    ``strict`` the config is not checked: a draft's own config has no say in the text.
+    Decoding is greedy unless the caller asks otherwise, which this version refuses.
 
     Raises:
         UnsupportedError: sampling, beams, guidance, several prompts at once, a padded prompt, or
             anything else that could not be followed exactly.
+        OptionError: transformers itself refuses the options.
     """
     options = dict(inputs)
     _refuse_arguments(options)
+    _take_stop_strings(model, options)
+    given = options.get("generation_config")
+    if given is None or not given.do_sample:
+        options.setdefault("do_sample", False)
+    captured = _capture(model, options)
+    _refuse_config(captured["generation_config"])
+    _refuse_batch(captured["input_ids"], captured)
+    return _prepared(model, captured)
+
+
+def prepare_draft(model: Any, inputs: dict[str, Any]) -> Prepared:
+    """The same prompt for a draft, whose own generation config has no say in the text.
+
+    Only what describes the prompt is passed on: how the text goes on and ends is the target's.
+    """
+    from transformers import GenerationConfig
+
+    not_the_prompt = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS
+    prompt = {name: value for name, value in inputs.items() if name not in not_the_prompt}
+    plain = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1}
+    return _prepared(model, _capture(model, {**prompt, **plain}))
+
+
+_GENERATE_ARGUMENTS = {
+    "generation_config",
+    "logits_processor",
+    "prefix_allowed_tokens_fn",
+    "stopping_criteria",
+    "tokenizer",
+}
+
+
+def _capture(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that `generate` would call its own loop with."""
     captured: dict[str, Any] = {}
 
     def capture(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
         captured.update(arguments, input_ids=input_ids)
         return input_ids
 
-    given = options.get("generation_config")
-    if given is None or not given.do_sample:
-        options.setdefault("do_sample", False)
-    with torch.no_grad(), _quiet_generation_warnings():
-        model.generate(**options, custom_generate=capture)
+    try:
+        with torch.no_grad(), _quiet_generation_warnings():
+            model.generate(**options, custom_generate=capture)
+    except ValueError as error:
+        raise OptionError(f"transformers refuses this: {' '.join(str(error).split())}") from error
+    return captured
 
-    input_ids = captured.pop("input_ids")
-    config = captured.pop("generation_config")
-    processors = captured.pop("logits_processor", None) or []
-    criteria = captured.pop("stopping_criteria", None) or []
-    if strict:
-        _refuse_config(config)
-    _refuse_batch(input_ids, captured)
-    kwargs = {k: v for k, v in captured.items() if k not in ("past_key_values", "synced_gpus")}
+
+def _prepared(model: Any, captured: dict[str, Any]) -> Prepared:
+    left_out = (
+        "generation_config",
+        "input_ids",
+        "logits_processor",
+        "past_key_values",
+        "stopping_criteria",
+        "synced_gpus",
+    )
+    kwargs = {name: value for name, value in captured.items() if name not in left_out}
+    input_ids = captured["input_ids"]
     return Prepared(
         input_ids=input_ids,
-        processors=processors,
-        criteria=criteria,
-        config=config,
+        processors=captured.get("logits_processor") or [],
+        criteria=captured.get("stopping_criteria") or [],
+        config=captured["generation_config"],
         model_inputs=kwargs,
         position_offset=_position_offset(model, kwargs, input_ids.shape[1]),
     )
+
+
+def _take_stop_strings(model: Any, options: dict[str, Any]) -> None:
+    """Turn stop strings into a criterion here.
+
+    `generate` forgets the tokenizer when it is given a loop of its own (transformers 5.23), and
+    refuses stop strings without one.
+    """
+    from transformers import StoppingCriteriaList, StopStringCriteria
+
+    tokenizer = options.pop("tokenizer", None)
+    given = options.get("generation_config")
+    strings = options.pop("stop_strings", None)
+    if given is not None and given.stop_strings is not None:
+        options["generation_config"] = given = copy.deepcopy(given)
+        strings, given.stop_strings = strings or given.stop_strings, None
+    if strings is None:
+        if model.generation_config.stop_strings is not None:
+            raise UnsupportedError(
+                "generation option stop_strings of the checkpoint's own config is not supported: "
+                "clear it there, and pass stop_strings with a tokenizer"
+            )
+        return
+    if tokenizer is None:
+        raise OptionError("stop_strings needs the tokenizer: pass tokenizer=... as well")
+    criteria = StoppingCriteriaList(options.get("stopping_criteria") or [])
+    criteria.append(StopStringCriteria(stop_strings=strings, tokenizer=tokenizer))
+    options["stopping_criteria"] = criteria
 
 
 @contextmanager
@@ -111,6 +179,10 @@ def _refuse_arguments(options: dict[str, Any]) -> None:
     for name in names:
         if options.get(name) is not None:
             raise UnsupportedError(f"{name} is not supported: leave it out")
+    given = options.get("generation_config")
+    several = options.get("num_return_sequences") or getattr(given, "num_return_sequences", 1)
+    if (several or 1) > 1:
+        raise UnsupportedError("generation option num_return_sequences is not supported: one text")
 
 
 def _refuse_config(config: Any) -> None:
@@ -130,9 +202,8 @@ def _refuse_config(config: Any) -> None:
     for name, unwanted, reason in refusals:
         if unwanted:
             raise UnsupportedError(f"generation option {name} is not supported: {reason}")
-    wanted = [
-        n for n in ("output_attentions", "output_scores", "output_logits") if getattr(config, n)
-    ]
+    outputs = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
+    wanted = [name for name in outputs if getattr(config, name)]
     if wanted:
         raise UnsupportedError(
             f"generation option {wanted[0]} is not supported: only ids come back"

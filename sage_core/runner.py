@@ -95,13 +95,13 @@ class Runner:
         self.committed += len(columns)
 
     def _tree_mask(self, visible: np.ndarray) -> Tensor:
-        """The additive mask (1, 1, n, committed + columns): 0 where seen, the least value elsewhere.
+        """The additive mask (1, 1, n, committed + columns): 0 where seen, else the least value.
 
         A view of a buffer whose committed part is zero once and for all: a pass writes O(n²).
         """
         n, columns = visible.shape
         end = self.committed + columns
-        dtype = self._head.weight.dtype if self._head.weight.is_floating_point() else torch.float32
+        dtype = self.model.dtype
         if self._mask.shape[0] < n or self._mask.shape[1] < end:
             shape = (max(n, self._mask.shape[0]), max(end + 512, self._mask.shape[1]))
             self._mask = torch.zeros(shape, dtype=dtype, device=self.device)

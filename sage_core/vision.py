@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class SharedVision:
             return
 
         def keep(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self._calls.append(_Call(args, kwargs, output))
+            # Callers may rewrite the output's fields in place, so the record is a copy of its own.
+            self._calls.append(_Call(args, kwargs, copy.copy(output)))
 
         handle = self._tower.register_forward_hook(keep, with_kwargs=True)
         try:
@@ -71,20 +73,25 @@ class _Replay(nn.Module):
 
     def __init__(self, tower: nn.Module, calls: list[_Call]) -> None:
         super().__init__()
-        self._modules["tower"] = tower
+        # In a tuple, so that torch does not take the tower for this module's own child.
+        self._kept = (tower,)
         self._calls = calls
 
+    @property
+    def _tower(self) -> nn.Module:
+        return self._kept[0]
+
     def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self._modules["tower"], name)
+        """What the model asks of its tower besides calling it, such as its dtype or config."""
+        if name == "_kept":
+            raise AttributeError(name)
+        return getattr(self._kept[0], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         for call in self._calls:
             if _same(call.args, args) and _same(call.kwargs, kwargs):
-                return call.output
-        return self._modules["tower"](*args, **kwargs)
+                return copy.copy(call.output)
+        return self._tower(*args, **kwargs)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -18,7 +18,8 @@ class Level:
 
     ``parents`` (F,) are the tree nodes just passed (`ROOT` at level 1) and ``cumulative`` (F,) the
     products of draft probabilities up to them; ``probs`` (F, k) are each parent's k likeliest
-    continuations in falling order, as probabilities over the whole vocabulary.
+    continuations in falling order, as probabilities over the whole vocabulary. A probability of 0
+    means that there is no such candidate (a processor forbids it): it must not be chosen.
     """
 
     depth: int

@@ -115,7 +115,7 @@ class StaticShaper(Shaper):
         for row, parent in enumerate(level.parents.tolist()):
             above = () if parent == ROOT else self._placed[parent]
             for rank in self._children.get(above, ()):
-                if rank < level.probs.shape[1]:
+                if rank < level.probs.shape[1] and level.probs[row, rank] > 0:
                     rows.append(row)
                     ranks.append(rank)
                     self._placed.append((*above, rank))
