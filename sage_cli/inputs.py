@@ -58,17 +58,20 @@ def collect(arguments: Sequence[str], files_from: str | None) -> tuple[Source, .
         InputError: the list of names cannot be read or is empty.
     """
     names = list(arguments)
-    uses_stdin = names.count(STDIN) + (files_from == STDIN)
+    _check_stdin(names, files_from)
     if files_from is not None:
         names += _names(files_from)
-        uses_stdin += sum(name == STDIN for name in names[len(arguments) :])
+        _check_stdin(names, files_from)
     if not names:
         raise OptionError("no files: name at least one, or use --files-from")
-    if uses_stdin > 1:
-        raise OptionError("standard input can be read only once")
     if STDIN in names and is_terminal(sys.stdin):
         raise OptionError("'-' reads a picture or clip from standard input, but that is a terminal")
     return tuple(Source(name) for name in names)
+
+
+def _check_stdin(names: Sequence[str], files_from: str | None) -> None:
+    if names.count(STDIN) + (files_from == STDIN) > 1:
+        raise OptionError("standard input can be read only once")
 
 
 def _names(files_from: str) -> list[str]:

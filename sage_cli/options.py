@@ -147,7 +147,13 @@ class RunOptions:
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        _setting("--dtype", "Number format of the weights.", _MODELS),
+        _setting(
+            "--dtype",
+            "Number format of the weights: auto (float32 on a CPU, the checkpoint's own on a GPU), "
+            "float32, bfloat16 or float16.",
+            _MODELS,
+            metavar="FORMAT",
+        ),
     ] = "auto"
 
     policy: Annotated[

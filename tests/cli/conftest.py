@@ -1,0 +1,70 @@
+"""The command run in this process with a scripted pipeline in place of the models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import sage_core
+from sage_cli.app import app
+from tests.cli.fake import FakePipeline
+
+
+@dataclass
+class Loads:
+    """Every call of `sage_core.load`, and what it does."""
+
+    pipeline: FakePipeline
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def __call__(self, target: Any = None, draft: Any = "auto", **more: Any) -> FakePipeline:
+        self.calls.append({"target": target, "draft": draft, **more})
+        more["progress"]("loading", 0.5)
+        if self.error is not None:
+            raise self.error
+        return self.pipeline
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings of the person who runs the tests; a fresh working folder with two files."""
+    for name in list(os.environ):
+        if name.startswith("SAGE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "100")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    for name in ("a.png", "b.png"):
+        Path(name).write_bytes(b"a picture, as far as the fake is concerned")
+
+
+@pytest.fixture
+def pipeline() -> FakePipeline:
+    return FakePipeline()
+
+
+@pytest.fixture
+def loads(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> Loads:
+    loads = Loads(pipeline)
+    # Set in the module's dictionary: asking the module for the real one would import torch.
+    monkeypatch.setitem(vars(sage_core), "load", loads)
+    return loads
+
+
+@pytest.fixture
+def sage(loads: Loads) -> Callable[..., Any]:
+    """Run ``sage ARGS`` with the fake pipeline; the result has exit_code, stdout and stderr."""
+
+    def run(*arguments: str, stdin: bytes | str | None = None, **env: str) -> Any:
+        return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
+
+    return run

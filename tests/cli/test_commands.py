@@ -1,0 +1,266 @@
+"""caption and ask: what is asked of the pipeline, what is printed where, which exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sage_cli.exit_codes import ExitCode, code_of, kind_of, worst
+from sage_core.errors import (
+    InputError,
+    MemoryExhaustedError,
+    ModelError,
+    OptionError,
+    SageError,
+    UnsupportedError,
+)
+from tests.cli.fake import Script, scripted, word
+
+TEXT = "".join(word(t) for step in scripted() for t in step.tokens).strip()
+
+
+def test_text_to_stdout_and_the_rest_to_stderr(sage, pipeline):
+    result = sage("caption", "a.png", "--stats")
+    assert result.exit_code == 0
+    assert result.stdout == TEXT + "\n"
+    assert pipeline.note in result.stderr
+    assert "draft passes" in result.stderr
+
+
+def test_quiet_says_nothing(sage):
+    result = sage("caption", "a.png", "--quiet")
+    assert (result.stdout, result.stderr) == (TEXT + "\n", "")
+
+
+def test_several_captions_are_headed_and_each_its_own(sage, pipeline):
+    result = sage("caption", "a.png", "b.png")
+    assert result.stdout == f"==> a.png <==\n{TEXT}\n\n==> b.png <==\n{TEXT}\n"
+    assert [call["files"] for call in pipeline.calls] == [["a.png"], ["b.png"]]
+
+
+def test_the_streams_are_closed(sage, pipeline):
+    pipeline.enqueue(Script(error=InputError("a.png: damaged")))
+    sage("caption", "a.png", "b.png")
+    assert [stream.closed for stream in pipeline.streams] == [True, True]
+
+
+def test_ask_sees_all_files_together(sage, pipeline):
+    result = sage("ask", "a.png", "b.png", "Which is red?")
+    assert result.stdout == TEXT + "\n"
+    (call,) = pipeline.calls
+    assert call["files"] == ["a.png", "b.png"]
+    assert call["prompt"] == "Which is red?"
+
+
+def test_caption_leaves_the_usual_prompt_to_the_pipeline(sage, pipeline):
+    sage("caption", "a.png")
+    sage("caption", "a.png", "--prompt", "List the colours.")
+    assert [call["prompt"] for call in pipeline.calls] == [None, "List the colours."]
+
+
+def test_options_reach_the_pipeline(sage, pipeline, loads):
+    sage(
+        *("caption", "a.png", "--model", "m", "--draft", "d", "--device", "cpu"),
+        *("--dtype", "bfloat16", "--policy", "sage-paper:dmax=12", "--max-new-tokens", "7"),
+        *("--repetition-penalty", "1.2", "--seed", "3", "--frames", "4"),
+        *("--start", "1:02.5", "--end", "1:01:00", "--max-pixels", "100"),
+    )
+    (load,) = loads.calls
+    assert (load["target"], load["draft"], load["device"], load["dtype"]) == (
+        "m", "d", "cpu", "bfloat16"
+    )  # fmt: skip
+    (call,) = pipeline.calls
+    assert {key: call[key] for key in call if key not in ("files", "prompt")} == {
+        "policy": "sage-paper:dmax=12",
+        "max_new_tokens": 7,
+        "generation": {"repetition_penalty": 1.2},
+        "seed": 3,
+        "frames": 4,
+        "start": 62.5,
+        "end": 3660.0,
+        "max_pixels": 100,
+    }
+
+
+def test_options_not_given_are_not_passed(sage, pipeline):
+    sage("caption", "a.png")
+    (call,) = pipeline.calls
+    assert call == {
+        "files": ["a.png"], "prompt": None, "policy": "sage", "max_new_tokens": 256, "seed": 0
+    }  # fmt: skip
+
+
+def test_every_option_passed_is_one_of_the_pipeline(sage, pipeline):
+    from dataclasses import fields
+
+    from sage_core.pipeline import Options
+
+    sage("caption", "a.png", "--fps", "2", "--repetition-penalty", "1.2", "--end", "9")
+    sage("caption", "a.png", "--frames", "2", "--max-pixels", "9", "--start", "0")
+    known = {field.name for field in fields(Options)} | {"files", "prompt"}
+    assert {key for call in pipeline.calls for key in call} <= known
+
+
+def test_no_draft_means_autoregressive(sage, pipeline, loads):
+    sage("caption", "a.png", "--draft", "none")
+    assert loads.calls[0]["draft"] is None
+    assert pipeline.calls[0]["policy"] == "autoregressive"
+
+
+def test_names_from_a_list(sage, pipeline):
+    Path("list.txt").write_bytes(b"one.png\r\n\ntwo words.png\n")
+    Path("list0.txt").write_bytes(b"one.png\0with\nnewline.png\0")
+    sage("caption", "a.png", "--files-from", "list.txt")
+    sage("caption", "--files-from", "list0.txt")
+    sage("caption", "--files-from", "-", stdin="x.png\ny.png\n")
+    sage("ask", "--files-from", "-", "What?", stdin="x.png\ny.png\n")
+    assert [call["files"] for call in pipeline.calls] == [
+        ["a.png"], ["one.png"], ["two words.png"],
+        ["one.png"], ["with\nnewline.png"],
+        ["x.png"], ["y.png"],
+        ["x.png", "y.png"],
+    ]  # fmt: skip
+
+
+def test_a_picture_from_standard_input(sage, pipeline):
+    result = sage("ask", "-", "b.png", "Same?", stdin=b"\x89PNG\x00\xff", PYTHONUTF8="1")
+    assert result.exit_code == 0
+    assert pipeline.calls[0]["files"] == [b"\x89PNG\x00\xff", "b.png"]
+
+
+def test_empty_standard_input_is_an_input_error(sage):
+    result = sage("caption", "-", stdin=b"")
+    assert result.exit_code == 3
+    assert "standard input is empty" in result.stderr
+
+
+USAGE = [
+    (("caption",), "no files"),
+    (("caption", "-", "-"), "only once"),
+    (("caption", "-", "--files-from", "-"), "only once"),
+    (("ask", "What?"), "no files"),
+    (("ask", "a.png"), "is a file"),
+    (("ask", "a.png", " "), "question is empty"),
+    (("ask",), "QUESTION"),
+    (("caption", "a.png", "--json", "--jsonl"), "exclude"),
+    (("caption", "a.png", "--frames", "0"), "--frames"),
+    (("caption", "a.png", "--frames", "2", "--fps", "1"), "exclude"),
+    (("caption", "a.png", "--fps", "0"), "fps"),
+    (("caption", "a.png", "--start", "soon"), "--start"),
+    (("caption", "a.png", "--start", "-1"), "--start"),
+    (("caption", "a.png", "--start", "9", "--end", "8"), "end"),
+    (("caption", "a.png", "--max-new-tokens", "none"), "--max-new-tokens"),
+    (("caption", "a.png", "--repetition-penalty", "0"), "repetition-penalty"),
+    (("caption", "a.png", "--policy", "clever"), "unknown policy 'clever'"),
+    (("caption", "a.png", "--policy", "chain:size=3"), "no option 'size'"),
+    (("caption", "a.png", "--dtype", "float8"), "--dtype"),
+    (("caption", "a.png", "--save-view", "view.pdf"), ".svg or .html"),
+    (("caption", "a.png", "b.png", "--save-view", "v.svg"), "one file at a time"),
+    (("caption", "a.png", "--save-view", "no/where.svg"), "no folder"),
+    (("caption", "a.png", "--output", "."), "is a folder"),
+    (("caption", "a.png", "--output", "no/where.txt"), "no folder"),
+    (("caption", "a.png", "--output", "v.svg", "--save-view", "v.svg"), "same file"),
+    (("caption", "a.png", "--wings"), "--wings"),
+    (("fly",), "fly"),
+    (("caption", "a.png", "--config", "nowhere.toml"), "nowhere.toml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), USAGE, ids=[" ".join(a) for a, _ in USAGE])
+def test_wrong_usage_is_refused_before_anything_is_loaded(sage, loads, arguments, says):
+    result = sage(*arguments)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert loads.calls == []
+
+
+ERRORS = [
+    (OptionError("no such option"), ExitCode.USAGE, "usage"),
+    (UnsupportedError("no beams"), ExitCode.USAGE, "usage"),
+    (InputError("a.png: damaged"), ExitCode.INPUT, "input"),
+    (ModelError("no such model"), ExitCode.MODEL, "model"),
+    (MemoryExhaustedError("the GPU is full"), ExitCode.MEMORY, "memory"),
+    (MemoryError(), ExitCode.MEMORY, "memory"),
+    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), ExitCode.MEMORY, "memory"),
+    (OSError(28, "No space left on device"), ExitCode.OTHER, "other"),
+    (ZeroDivisionError("a defect"), ExitCode.OTHER, "other"),
+    (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "kind"), ERRORS, ids=lambda v: type(v).__name__)
+def test_errors_while_decoding(sage, pipeline, error, code, kind):
+    assert code_of(error) is code
+    assert kind_of(error) == kind
+    pipeline.enqueue(Script(error=error))
+    result = sage("caption", "a.png")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if pipeline.note not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("sage: ")
+
+
+@pytest.mark.parametrize(("error", "code", "kind"), ERRORS, ids=lambda v: type(v).__name__)
+def test_errors_while_loading(sage, loads, error, code, kind):
+    loads.error = error
+    result = sage("caption", "a.png", "b.png")
+    assert result.exit_code == code
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_every_sage_error_has_its_exit_code():
+    kinds = SageError.__subclasses__()
+    assert {code_of(kind("x")) for kind in kinds} == {2, 3, 4, 5}
+
+
+def test_the_others_are_still_done_and_the_worst_code_wins(sage, pipeline):
+    pipeline.enqueue(InputError("a.png: damaged"), Script(), Script(error=MemoryError()), Script())
+    result = sage("caption", "a.png", "b.png", "c.png", "d.png")
+    assert result.exit_code == 5
+    assert result.stdout == f"==> b.png <==\n{TEXT}\n\n==> d.png <==\n{TEXT}\n"
+    assert "a.png: damaged" in result.stderr
+    assert "c.png: out of memory" in result.stderr
+
+
+def test_an_option_refused_by_the_first_stops_the_rest(sage, pipeline):
+    pipeline.enqueue(UnsupportedError("beams are not supported"))
+    result = sage("caption", "a.png", "b.png")
+    assert result.exit_code == 2
+    assert len(pipeline.calls) == 1
+
+
+def test_worst():
+    order = [0, 2, 3, 4, 5, 1, 130]
+    for i, low in enumerate(order):
+        for high in order[i:]:
+            assert worst([ExitCode(high), ExitCode(low)]) == high
+    assert worst([]) == 0
+
+
+def test_verbose_shows_the_traceback(sage, pipeline):
+    pipeline.enqueue(Script(error=ZeroDivisionError("a defect")))
+    assert "Traceback" in sage("caption", "a.png", "--verbose").stderr
+
+
+def test_verbose_shows_the_traceback_of_a_failed_load_too(sage, loads):
+    loads.error = ModelError("no such model")
+    assert "Traceback" in sage("caption", "a.png", "--verbose").stderr
+
+
+def test_names_cannot_write_to_the_terminal(sage, pipeline):
+    pipeline.enqueue(InputError("damaged"))
+    result = sage("caption", "evil\x1b[2J\n.png")
+    assert "\x1b" not in result.stderr
+    assert "evil\\x1b[2J\\n.png: damaged" in result.stderr
+
+
+def test_version(sage):
+    import sage_core
+
+    assert sage("--version").stdout == f"sage {sage_core.__version__}\n"

@@ -1,0 +1,56 @@
+"""The command starts without the model libraries, and its reference page is current."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "numpy", "decord", "PIL", "av")
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from sage_cli.app import app\n"
+        "sys.argv = ['sage', {argument!r}]\n"
+        "try:\n    app()\nexcept SystemExit: pass\n"
+        f"print('heavy:', [m for m in {HEAVY!r} if m in sys.modules])\n"
+    )
+    for argument in ("--help", "--version"):
+        assert run(program.format(argument=argument)).endswith("heavy: []\n")
+
+
+def test_every_module_of_the_command_imports_without_torch():
+    found = run(
+        "import pkgutil, importlib, sys, sage_cli\n"
+        "for m in pkgutil.walk_packages(sage_cli.__path__, 'sage_cli.'):\n"
+        "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    assert found == "[]\n"
+
+
+def test_the_reference_is_current():
+    from sage_cli.reference import reference
+
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == reference(), "run: python -m sage_cli.reference > docs/cli.md"
+
+
+def test_every_option_has_help_and_a_place():
+    import typer
+
+    from sage_cli.app import app
+
+    for command in typer.main.get_command(app).commands.values():
+        for param in command.params:
+            assert param.help, param.name

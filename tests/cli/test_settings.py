@@ -1,0 +1,97 @@
+"""Flag before environment before file before what is built in; unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sage_cli.settings import default_path
+
+
+def write(text: str, path: Path | None = None) -> None:
+    path = path or default_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def limit(pipeline) -> int:
+    return pipeline.calls[-1]["max_new_tokens"]
+
+
+def test_precedence(sage, pipeline):
+    sage("caption", "a.png")
+    assert limit(pipeline) == 256
+    write("max-new-tokens = 10\n")
+    sage("caption", "a.png")
+    assert limit(pipeline) == 10
+    sage("caption", "a.png", SAGE_MAX_NEW_TOKENS="20")
+    assert limit(pipeline) == 20
+    sage("caption", "a.png", "--max-new-tokens", "30", SAGE_MAX_NEW_TOKENS="20")
+    assert limit(pipeline) == 30
+
+
+def test_a_command_s_table_goes_before_the_top_level(sage, pipeline):
+    write('max-new-tokens = 10\nprompt = "All"\n[caption]\nprompt = "Colours"\n'
+          "[ask]\nmax-new-tokens = 5\n")  # fmt: skip
+    sage("caption", "a.png")
+    assert (limit(pipeline), pipeline.calls[-1]["prompt"]) == (10, "Colours")
+    sage("ask", "a.png", "What?")
+    assert (limit(pipeline), pipeline.calls[-1]["prompt"]) == (5, "What?")
+
+
+def test_another_file(sage, pipeline):
+    write("max-new-tokens = 10\n")
+    write("seed = 4\n", Path("mine.toml"))
+    sage("caption", "a.png", "--config", "mine.toml")
+    assert (limit(pipeline), pipeline.calls[-1]["seed"]) == (256, 4)
+    sage("caption", "a.png", SAGE_CONFIG="mine.toml")
+    assert pipeline.calls[-1]["seed"] == 4
+
+
+def test_switches(sage, pipeline):
+    write("stats = true\nquiet = true\n")
+    assert "draft passes" in sage("caption", "a.png").stderr
+    assert pipeline.note not in sage("caption", "a.png").stderr
+    assert "draft passes" not in sage("caption", "a.png", SAGE_STATS="0").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("max_new_tokens = 3", "unknown setting 'max_new_tokens'"),
+        ("wings = 2", "unknown setting 'wings'"),
+        ("output = 'x'", "unknown setting 'output'"),
+        ("config = 'x'", "unknown setting 'config'"),
+        ("[ask]\nprompt = 'x'", "unknown setting 'prompt'"),
+        ("[fly]\nseed = 1", "[fly]"),
+        ("stats = 'yes'", "true or false"),
+        ("max-new-tokens = true", "a number or a text"),
+        ("max-new-tokens = [1]", "a number or a text"),
+        ("max-new-tokens = 'many'", "max-new-tokens"),
+        ("max-new-tokens = 0", "max-new-tokens"),
+        ("dtype = 'float8'", "dtype"),
+        ("seed = ", "not valid TOML"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(sage, loads, text, says):
+    write(text)
+    result = sage("caption", "a.png")
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert loads.calls == []
+
+
+def test_every_documented_variable_and_key_exists(sage, pipeline):
+    """The example in the documentation is accepted as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    write(example)
+    assert sage("caption", "a.png").exit_code == 0
+    assert pipeline.calls[-1]["prompt"].startswith("Describe this for")
+    assert limit(pipeline) == 200
+
+
+def test_help_needs_no_settings(sage):
+    write("wings = 2")
+    assert sage("caption", "--help").exit_code == 0
