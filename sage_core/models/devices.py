@@ -71,7 +71,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Choice:
         )
     else:
         picked = _check_device(device)
-        why = f"running on {picked.upper() if picked == 'cpu' else picked} as asked"
+        why = f"running on {'the CPU' if picked == 'cpu' else picked} as asked"
     if dtype == "auto":
         dtype = "float32" if picked == "cpu" else "checkpoint"
     shown = "the checkpoint's own dtype" if dtype == "checkpoint" else dtype

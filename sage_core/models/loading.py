@@ -11,7 +11,6 @@ from sage_core.errors import ModelError
 from sage_core.models import catalog, devices, hub
 from sage_core.models.families import Family, find_family
 from sage_core.models.quiet import is_memory_error, memory_errors, quiet
-from sage_core.vision import TOWER_NAMES
 
 Progress = Callable[[str, float], None]
 
@@ -109,7 +108,8 @@ def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
         path = Path(target).expanduser()
         held = all((path / part / "config.json").is_file() for part in ("target", "draft"))
         pair, name = (path, str(target)) if held else (None, str(target))
-    where: str | Path = pair / "target" if pair is not None else str(target)
+    where = pair / "target" if pair is not None else target
+    assert where is not None
     if draft is None or str(draft) == "none":
         return PairNames(where, name, None, None)
     if str(draft) != "auto":
@@ -232,7 +232,7 @@ def _why(folder: Path, error: Exception) -> str:
     """One line for what transformers and safetensors raise over a bad checkpoint."""
     kind = type(error).__name__
     text = " ".join(str(error).split())
-    if "Safetensor" in kind or "safetensors" in text or "size mismatch" in text:
+    if "Safetensor" in kind or "safetensors" in text or "ignore_mismatched_sizes" in text:
         return f"{folder}: its weights are damaged: get a whole copy of the model"
     if "Unrecognized configuration class" in text:
         return f"{folder}: is no model that writes text: choose another"
@@ -270,6 +270,8 @@ def share_vision(target: Any, draft: Any) -> bool:
 
 def _tower(model: Any) -> tuple[Any, str, Any] | None:
     """The module that holds the vision tower, the attribute's name, and the tower."""
+    from sage_core.vision import TOWER_NAMES  # imports torch
+
     for holder in (getattr(model, "model", None), model):
         for name in TOWER_NAMES:
             tower = getattr(holder, name, None)

@@ -1,0 +1,48 @@
+"""The public names are there, and the light modules stay light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import sage_core
+
+LIGHT = [
+    "sage_core",
+    "sage_core.errors",
+    "sage_core.tree",
+    "sage_core.steps",
+    "sage_core.stats",
+    "sage_core.policies",
+    "sage_core.media",
+    "sage_core.models.catalog",
+    "sage_core.models.devices",
+    "sage_core.pipeline",
+]
+
+
+@pytest.mark.parametrize("name", sage_core.__all__)
+def test_every_public_name_exists(name: str) -> None:
+    assert getattr(sage_core, name) is not None
+    assert name in dir(sage_core)
+
+
+def test_public_names_are_sorted_and_each_has_one_home() -> None:
+    assert list(sage_core.__all__) == sorted(sage_core.__all__)
+    homes = [name for names in sage_core._HOMES.values() for name in names]
+    assert sorted(homes) == sorted(sage_core.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        sage_core.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_importing_it_does_not_import_torch(module: str) -> None:
+    heavy = "('torch', 'transformers', 'huggingface_hub', 'decord', 'av', 'rich', 'typer')"
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
