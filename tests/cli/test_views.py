@@ -1,0 +1,309 @@
+"""Frames at every size, the budget of the live view, and saved views."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from time import perf_counter
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_cli.render.frame import History, frame_lines
+from sage_cli.render.glyphs import ASCII, UNICODE, glyphs_for, sparkline
+from sage_cli.render.live import LiveView, Throttle
+from sage_cli.render.tree import draw_tree
+from sage_core.steps import PhaseSeconds, Shape, Step
+from sage_core.tree import ROOT, TokenTree
+from tests.cli.fake import FakePipeline, Script, bushy, scripted, word
+
+
+@st.composite
+def trees(draw, most: int = 40) -> tuple[TokenTree, tuple[int, ...]]:
+    """A tree of any shape, and a path in it (maybe none)."""
+    parents: list[int] = []
+    tokens: list[int] = []
+    ranks: list[int] = []
+    for node in range(draw(st.integers(0, most))):
+        parent = draw(st.integers(ROOT, node - 1))
+        rank = parents.count(parent)
+        parents.append(parent)
+        ranks.append(rank)
+        tokens.append((parent + 2) * 3 + rank)
+    probs = tuple(draw(st.floats(0.001, 1.0)) for _ in parents)
+    tree = TokenTree(tuple(tokens), tuple(parents), probs, tuple(ranks))
+    end = draw(st.integers(ROOT, len(tree) - 1))
+    return tree, tree.path(end)
+
+
+WIDE = ["", " ", "\n", "\t", " naïve", " 赤い円", " \x1b[2J", "🟥" * 20, " [bold]", "x" * 60]
+
+
+def odd_word(token: int) -> str:
+    return WIDE[token % len(WIDE)]
+
+
+def history_of(tree: TokenTree, path: tuple[int, ...]) -> History:
+    history = History("clip.mp4", "sage", 256)
+    tokens = (*(tree.tokens[node] for node in path), 3)
+    shape = Shape(depth=max(1, tree.depth), width=3.5, alpha=0.4)
+    history.add(Step(0, -1, TokenTree(), (), (1,)))
+    history.add(Step(1, 1, tree, path, tokens, shape, 2, PhaseSeconds(draft=0.01)))
+    return history
+
+
+@given(trees(), st.integers(1, 220), st.integers(1, 60), st.sampled_from([UNICODE, ASCII]))
+def test_a_frame_fits_every_terminal(case, width, height, glyphs):
+    tree, path = case
+    text = "A 赤い circle. " * 30 + "\n\nand \x1b[31m more"
+    lines = frame_lines(history_of(tree, path), text, odd_word, width=width, height=height,
+                        glyphs=glyphs)  # fmt: skip
+    assert len(lines) <= height
+    for line in lines:
+        assert line.cell_len <= width
+        assert "\n" not in line.plain
+        assert "\x1b" not in line.plain
+
+
+@given(trees(), st.integers(30, 200))
+def test_with_room_every_node_is_drawn_once_and_marked_if_accepted(case, width):
+    tree, path = case
+    lines = draw_tree(tree, path, "root", lambda t: f"<{t}>", width=width, rows=len(tree) + 2,
+                      glyphs=UNICODE)  # fmt: skip
+    drawn = "\n".join(line.plain for line in lines)
+    if width >= 4 * tree.depth + 20:  # else deep nodes lose their words to the indents
+        assert drawn.count("✓") == len(path)
+        assert len(re.findall(r"\d?\.\d\d", drawn)) == len(tree), drawn
+    assert "more" not in drawn
+
+
+@given(trees(), st.integers(40, 200), st.integers(3, 12))
+def test_without_room_the_accepted_path_stays(case, width, rows):
+    tree, path = case
+    lines = draw_tree(tree, path, "root", lambda t: "w", width=width, rows=rows, glyphs=UNICODE)
+    drawn = "\n".join(line.plain for line in lines)
+    assert len(lines) <= rows
+    if len(path) <= rows - 3 and width >= 2 * tree.depth + 20:
+        assert drawn.count("✓") == len(path)
+    hidden = re.search(r"… (\d+) more", drawn)
+    shown = len(re.findall(r"\d?\.\d\d", drawn))
+    if width >= 2 * tree.depth + 20:
+        assert shown + (int(hidden[1]) if hidden else 0) == len(tree)
+
+
+def test_a_frame_of_eighty_columns_as_it_should_look():
+    history = History("clip.mp4", "sage", 256)
+    for step in scripted((2, 0, 3)):
+        history.add(step)
+    lines = frame_lines(history, "A large red circle stands beside two", word, width=80, height=24,
+                        glyphs=UNICODE)  # fmt: skip
+    expected = Path(__file__).with_name("frame80.txt").read_text(encoding="utf-8")
+    assert "\n".join(line.plain.rstrip() for line in lines) + "\n" == expected
+
+
+def test_thirty_columns_show_figures_tree_and_text():
+    history = history_of(bushy(3, 5), (0, 2, 4))
+    lines = frame_lines(history, "A large red circle", word, width=30, height=20, glyphs=UNICODE)
+    drawn = "\n".join(line.plain for line in lines)
+    for part in ("tokens/s", "τ 3.00", "α 0.40", "draft passes", "✓", "A large red circle"):
+        assert part in drawn
+
+
+def test_sparkline():
+    assert sparkline([0, 0.5, 1, 2, -1], 0, 1, UNICODE) == "▁▅██▁"
+    assert len(sparkline([3, 3], 3, 3, ASCII)) == 2
+
+
+def test_glyphs_follow_the_encoding():
+    assert glyphs_for("UTF-8") is UNICODE
+    assert glyphs_for("utf8") is UNICODE
+    assert glyphs_for("ANSI_X3.4-1968") is ASCII
+    assert glyphs_for(None) is ASCII
+    assert all(part.isascii() for part in vars(ASCII).values())
+
+
+class Clock:
+    """Time that passes only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0005, 0.3), st.floats(0.0001, 0.08)), min_size=20, max_size=200)
+)
+def test_frames_stay_within_their_share(steps):
+    """Steps of any length, frames of any cost: no frame begins that its past could not pay for."""
+    clock = Clock()
+    throttle = Throttle(clock=clock)
+    throttle.expect(0.005)
+    throttle.start()
+    begun = clock.now
+    last = None
+    for seconds, cost in steps:
+        clock.now += seconds
+        if throttle.due():
+            assert throttle.spent <= 0.02 * (clock.now - begun)
+            assert last is None or clock.now - last >= 0.124
+            at = clock.now
+            clock.now += cost
+            throttle.drew(at)
+            last = clock.now
+
+
+def test_steady_costs_never_exceed_the_share():
+    clock = Clock()
+    throttle = Throttle(clock=clock)
+    throttle.expect(0.004)
+    throttle.start()
+    begun = clock.now
+    for _ in range(2000):
+        clock.now += 0.01
+        if throttle.due():
+            at = clock.now
+            clock.now += 0.004
+            throttle.drew(at)
+            assert throttle.spent <= 0.02 * (clock.now - begun) + 1e-9
+    assert throttle.frames == pytest.approx(0.02 * (clock.now - begun) / 0.004, rel=0.1)
+
+
+def test_cheap_frames_are_limited_by_the_rate():
+    clock = Clock()
+    throttle = Throttle(clock=clock)
+    throttle.start()
+    for _ in range(1000):
+        clock.now += 0.01
+        if throttle.due():
+            throttle.drew(clock.now)
+    assert 70 <= throttle.frames <= 80
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what was written to it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def play(file: Terminal, monkeypatch: pytest.MonkeyPatch, throttle: Throttle) -> LiveView:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    history = History("a.png", "sage", 256)
+    view = LiveView(history, file, throttle)
+    stream = FakePipeline().stream(["a.png"])
+    with view:
+        for step in stream:
+            history.add(step)
+            view.step(step, stream)
+    return view
+
+
+def test_the_live_view_draws_the_tree_and_restores_the_screen(monkeypatch):
+    file = Terminal()
+    play(file, monkeypatch, Throttle(share=1e9, rate=1e9, clock=perf_counter))
+    shown = file.getvalue()
+    assert shown.startswith("\x1b[?1049h")
+    assert shown.count("\x1b[?1049h") == shown.count("\x1b[?1049l") == 1
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert "stands" in shown
+    assert "✓" in shown
+
+
+def test_the_screen_is_restored_after_an_error(monkeypatch):
+    file = Terminal()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with pytest.raises(KeyboardInterrupt), LiveView(History("a", "sage", 1), file):
+        raise KeyboardInterrupt
+    assert "\x1b[?1049l" in file.getvalue()
+    assert "\x1b[?25h" in file.getvalue()
+
+
+def test_no_color_leaves_the_mark(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = Terminal()
+    play(file, monkeypatch, Throttle(share=1e9, rate=1e9, clock=perf_counter))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", file.getvalue())
+    assert "✓" in file.getvalue()
+
+
+def test_svg_of_the_last_frame(sage):
+    result = sage("caption", "a.png", "--save-view", "view.svg")
+    assert result.exit_code == 0
+    assert "view saved in view.svg" in result.stderr
+    picture = Path("view.svg").read_text(encoding="utf-8")
+    words = "".join(ElementTree.fromstring(picture).itertext())
+    assert "step\xa03" in words.replace(" ", "\xa0")
+    assert "http" not in re.sub(r'xmlns="[^"]*"', "", picture.split("-->")[-1])
+
+
+class Scripts(HTMLParser):
+    """Collects scripts and every address that a page names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts: list[str] = []
+        self.addresses: list[str] = []
+        self._inside = False
+
+    def handle_starttag(self, tag, attrs):
+        self._inside = tag == "script"
+        self.addresses += [v for k, v in attrs if k in ("src", "href")]
+        if tag == "link":
+            self.addresses.append("link")
+
+    def handle_endtag(self, tag):
+        self._inside = False
+
+    def handle_data(self, data):
+        if self._inside:
+            self.scripts.append(data)
+
+
+def page(path: str) -> tuple[dict, Scripts]:
+    parser = Scripts()
+    parser.feed(Path(path).read_text(encoding="utf-8"))
+    data = re.search(r"^const run = (.*);$", parser.scripts[0], re.MULTILINE)
+    assert data is not None
+    return json.loads(data[1]), parser
+
+
+def test_page_of_the_whole_run(sage):
+    assert sage("caption", "a.png", "--save-view", "view.html", "--quiet").exit_code == 0
+    data, parser = page("view.html")
+    steps = scripted()
+    assert [step["index"] for step in data["steps"]] == [0, 1, 2, 3]
+    assert [step["accepted"] for step in data["steps"]] == [list(s.accepted) for s in steps]
+    assert data["steps"][1]["words"] == [word(t) for t in steps[1].tree.tokens]
+    assert data["steps"][-1]["text"].startswith("A large red circle")
+    assert data["models"] == "fake-target with fake-draft"
+    assert parser.addresses == []
+    assert len(parser.scripts) == 1
+
+
+def test_no_token_can_break_out_of_the_page(sage, pipeline, monkeypatch):
+    monkeypatch.setattr("tests.cli.fake.WORDS", ["</script><script>alert(1)</script>"])
+    sage("caption", "a.png", "--save-view", "view.html")
+    data, parser = page("view.html")
+    assert data["steps"][0]["tokens"] == [" </script><script>alert(1)</script>"]
+    assert len(parser.scripts) == 1
+
+
+def test_an_interrupted_run_still_leaves_its_view(sage, pipeline):
+    pipeline.enqueue(Script(error=KeyboardInterrupt()))
+    assert sage("caption", "a.png", "--save-view", "view.html").exit_code == 130
+    assert len(page("view.html")[0]["steps"]) == 4
+
+
+def test_a_run_without_steps_leaves_no_view(sage, pipeline):
+    pipeline.enqueue(Script(steps=[], error=ZeroDivisionError()))
+    sage("caption", "a.png", "--save-view", "view.svg")
+    assert not Path("view.svg").exists()
