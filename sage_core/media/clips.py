@@ -150,7 +150,7 @@ def _by_pyav(source: Path | bytes, sampling: Sampling, name: str) -> Clip:
 
     opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     try:
-        with av.open(opened, metadata_errors="replace") as container:
+        with av.open(opened, "r", metadata_errors="replace") as container:
             if not container.streams.video:
                 raise _Unreadable(NO_PICTURES, final=True)
             stream = container.streams.video[0]
@@ -188,7 +188,7 @@ def _pyav_frames(
         opened.seek(0)
     wanted = {int(index) for index in chosen}
     kept: list[np.ndarray] = []
-    with av.open(opened, metadata_errors="replace") as container:
+    with av.open(opened, "r", metadata_errors="replace") as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index in wanted:
                 width, height = fit(frame.width, frame.height, sampling.largest_frame)
