@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from threading import current_thread, main_thread
 from time import perf_counter
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.control import Control, ControlType
@@ -31,8 +34,8 @@ class Watched(Protocol):
 class Throttle:
     """Says when to draw: at most ``rate`` times a second, within ``share`` of the time passed.
 
-    A frame is due when the time spent on frames, the next one included at the price of the dearest
-    of the last few, stays within the share of the time since `start`.
+    A frame is due when the time spent on frames, the next one included at the mean price of the
+    last few, stays within the share of the time since `start`.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Throttle:
     ) -> None:
         self._share = share
         self._interval = 1.0 / rate
-        self._clock = clock
+        self.clock = clock
         self._started = clock()
         self._last = float("-inf")
         self._recent: list[float] = []
@@ -53,7 +56,7 @@ class Throttle:
 
     def start(self) -> None:
         """Decoding begins now."""
-        self._started = self._clock()
+        self._started = self.clock()
         self.spent = 0.0
         self.frames = 0
 
@@ -62,15 +65,15 @@ class Throttle:
         self._recent = [seconds]
 
     def due(self) -> bool:
-        now = self._clock()
+        now = self.clock()
         if now - self._last < self._interval:
             return False
-        price = max(self._recent, default=0.0)
+        price = sum(self._recent) / len(self._recent) if self._recent else 0.0
         return self.spent + price <= self._share * (now - self._started)
 
     def drew(self, begun: float) -> None:
         """A frame begun at ``begun`` (by the same clock) is on the screen."""
-        now = self._clock()
+        now = self.clock()
         self.spent += now - begun
         self.frames += 1
         self._last = now
@@ -79,7 +82,7 @@ class Throttle:
     @property
     def elapsed(self) -> float:
         """Seconds since `start`."""
-        return self._clock() - self._started
+        return self.clock() - self._started
 
 
 class LiveView:
@@ -95,11 +98,12 @@ class LiveView:
         self._history = history
         self._glyphs = glyphs_for(self._console.encoding)
         self.throttle = throttle or Throttle()
-        self._clock = self.throttle._clock
+        self._clock = self.throttle.clock
+        self._suspension: Any = None
 
     def __enter__(self) -> LiveView:
-        self._console.set_alt_screen(True)
-        self._console.show_cursor(False)
+        self._show()
+        self._catch_suspension()
         # The first frames also warm rich up; what the second costs is the price to reckon with.
         for _ in range(2):
             begun = self._clock()
@@ -108,8 +112,31 @@ class LiveView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._suspension is not None:
+            signal.signal(signal.SIGTSTP, self._suspension)
+        self._hide()
+
+    def _show(self) -> None:
+        self._console.set_alt_screen(True)
+        self._console.show_cursor(False)
+
+    def _hide(self) -> None:
         self._console.show_cursor(True)
         self._console.set_alt_screen(False)
+
+    def _catch_suspension(self) -> None:
+        """Give the screen back on Ctrl-Z, and take it again when the program goes on."""
+        if not hasattr(signal, "SIGTSTP") or current_thread() is not main_thread():
+            return
+
+        def suspend(number: int, frame: object) -> None:
+            self._hide()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # stops here until the shell says to go on
+            signal.signal(number, suspend)
+            self._show()
+
+        self._suspension = signal.signal(signal.SIGTSTP, suspend)
 
     def step(self, step: Step, watched: Watched) -> None:
         """Take note of a step, and draw if it is time to."""

@@ -147,6 +147,17 @@ def test_ctrl_c_keeps_the_text_so_far_and_restores_the_screen(arguments):
     assert "Traceback" not in left
 
 
+def test_suspension_gives_the_screen_back_and_takes_it_again():
+    terminal = Terminal("caption", "a.png", FAKE_STEPS="60", FAKE_PAUSE="0.05")
+    terminal.read(until="circle")
+    terminal.process.send_signal(signal.SIGTSTP)
+    # A session of its own has no shell to wait for it: the default action does not stop it, and
+    # the view goes on; with a shell the two halves happen at stop and continuation.
+    assert terminal.finish() == 0
+    codes = re.findall(r"\x1b\[\?1049[hl]", terminal.shown)
+    assert codes == ["\x1b[?1049h", "\x1b[?1049l"] * 2
+
+
 def test_termination_restores_the_screen():
     terminal = Terminal("caption", "a.png", FAKE_STEPS="400", FAKE_PAUSE="0.03")
     terminal.read(until="circle")
