@@ -144,8 +144,12 @@ def tiny_cases(full: bool, device: str, dtype: torch.dtype) -> Iterator[Case]:
 def pair_cases(arguments: argparse.Namespace, dtype: torch.dtype) -> Iterator[Case]:
     """Held-out pictures and clips on a trained pair, every fifth with a repetition penalty."""
     folder = Path(arguments.pair) if arguments.pair else None
-    models = (folder / "target", folder / "draft") if folder else (None, "auto")
-    pair = load_pair(*models, arguments.device, str(dtype).removeprefix("torch."))
+    pair = load_pair(
+        folder / "target" if folder else None,
+        folder / "draft" if folder else "auto",
+        arguments.device,
+        str(dtype).removeprefix("torch."),
+    )
     for number, item in enumerate(items(arguments.items, arguments.seed)):
         limit = PAIR_NEW_TOKENS[number % len(PAIR_NEW_TOKENS)]
         options: dict[str, Any] = {"max_new_tokens": limit}

@@ -262,8 +262,12 @@ def main(argv: list[str] | None = None) -> int:
     if "autoregressive" not in policies:
         policies.insert(0, "autoregressive")
     folder = Path(arguments.pair) if arguments.pair else None
-    models = (folder / "target", folder / "draft") if folder else (None, "auto")
-    pair = load_pair(*models, arguments.device, arguments.dtype)
+    pair = load_pair(
+        folder / "target" if folder else None,
+        folder / "draft" if folder else "auto",
+        arguments.device,
+        arguments.dtype,
+    )
     methods = measure(pair, policies, arguments)
     engine = next(method for method in methods if method.name == "autoregressive")
     summaries = [method.summary(engine, methods[0]) for method in methods]

@@ -70,7 +70,7 @@ def _with_vocabulary(model: Any, size: int) -> Any:
     other = copy.deepcopy(model)
     other.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
-        other.lm_head.weight[160:] = 10 * other.lm_head.weight[100]  # tempting, were it allowed
+        other.lm_head.weight[160:] = 10 * other.lm_head.weight[50]  # tempting, were it allowed
     return other
 
 

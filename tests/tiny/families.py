@@ -13,7 +13,7 @@ PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END = range(7)
 FIRST_WORD = 8
 """Ids below are special tokens, which the tiny models never emit; ids from here on are words."""
 
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -25,7 +25,7 @@ TEXT = {
     "eos_token_id": EOS,
     "tie_word_embeddings": False,
 }
-QWEN_IDS = {
+QWEN_IDS: dict[str, Any] = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
     "vision_start_token_id": VISION_START,
@@ -33,7 +33,7 @@ QWEN_IDS = {
     "tie_word_embeddings": False,
 }
 # head_dim 16 leaves 8 rotary frequencies, shared among time, height and width.
-MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 
 def _llava(layers: int) -> tf.PreTrainedConfig:
@@ -106,7 +106,7 @@ def _qwen2_5_vl(layers: int) -> tf.PreTrainedConfig:
     )
 
 
-QWEN3_VISION = {
+QWEN3_VISION: dict[str, Any] = {
     "depth": 2,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -116,7 +116,10 @@ QWEN3_VISION = {
     "num_position_embeddings": 16,
     "deepstack_visual_indexes": [0],
 }
-QWEN3_TEXT = {"head_dim": 16, "rope_parameters": MROPE | {"mrope_interleaved": True}}
+QWEN3_TEXT: dict[str, Any] = {
+    "head_dim": 16,
+    "rope_parameters": MROPE | {"mrope_interleaved": True},
+}
 
 
 def _qwen3_vl(layers: int) -> tf.PreTrainedConfig:
