@@ -41,8 +41,12 @@ SHAPES = Shapes(
     ),
     SKY,
 )
-CHART = Chart((Bar("A", 7, "orange"), Bar("B", 16, "blue"), Bar("C", 11, "green"), Bar("D", 4, "purple")))
-WORDS = Words((Word("garden", "green", 0), Word("light", "orange", 1), Word("river", "blue", 2)), PAPER)
+CHART = Chart(
+    (Bar("A", 7, "orange"), Bar("B", 16, "blue"), Bar("C", 11, "green"), Bar("D", 4, "purple"))
+)
+WORDS = Words(
+    (Word("garden", "green", 0), Word("light", "orange", 1), Word("river", "blue", 2)), PAPER
+)
 TWO = Shapes((Thing("ring", "purple", "large", 3), Thing("cross", "red", "small", 5)), PAPER)
 MOVING = Clip(
     (Thing("circle", "red", "large", 0), Thing("square", "blue", "small", 7)),

@@ -200,7 +200,9 @@ def draw_picture(scene: Picture, pixels: int | None = None) -> Image.Image:
 
 def draw_frame(clip: Clip, time: float, pixels: int | None = None, frame: int = 0) -> Image.Image:
     """One frame of a clip."""
-    image = _draw_things(placed_at(clip, time), clip.look, pixels * 2 if pixels else clip.look.pixels)
+    image = _draw_things(
+        placed_at(clip, time), clip.look, pixels * 2 if pixels else clip.look.pixels
+    )
     if pixels:
         return image.resize((pixels, pixels), Image.Resampling.LANCZOS)
     return _finish(image, clip.look, frame)

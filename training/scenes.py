@@ -22,20 +22,20 @@ DIRECTIONS = {
     "diagonally down and left": (-1, 1),
     "diagonally down and right": (1, 1),
 }
-LEXICON = tuple(
-    """apple arrow baker basket beach berry bird blanket boat bread bridge bright brush bucket butter
-    cabin candle carpet castle chair cheese cherry city clock cloud coast coffee corn cotton cream
-    dance desert door dragon dream drum eagle earth engine farm feather field fire fish flag flower
-    forest fox frost garden ghost giant glass gold grape grass guitar hammer happy harbor hat hill
-    honey horse house ice island jacket jungle king kite ladder lake lamp leaf lemon letter light
-    lion magic maple market meadow milk mirror moon mouse music needle nest night north ocean olive
-    onion open orbit owl paint paper peach pencil pepper piano pilot planet plum pocket pond queen
-    quiet rabbit radio rain river road robot rocket rope salt sand school secret shell ship shoe
-    silver sky smile snow soup south spoon spring stone storm sugar summer sun table tea tiger
-    toast train tree tulip valley violet wagon water west whale wheel wind window winter wolf wood
-    yard zebra""".split()
-)
-LEXICON = tuple(word for word in LEXICON if 3 <= len(word) <= 6)
+_WORDS = """
+apple arrow baker basket beach berry bird boat bread bridge bright brush bucket butter cabin
+candle carpet castle chair cheese cherry city clock cloud coast coffee corn cotton cream
+dance desert door dragon dream drum eagle earth engine farm field fire fish flag flower
+forest fox frost garden ghost giant glass gold grape grass guitar hammer happy harbor hat
+hill honey horse house ice island jacket jungle king kite ladder lake lamp leaf lemon letter
+light lion magic maple market meadow milk mirror moon mouse music needle nest night north
+ocean olive onion open orbit owl paint paper peach pencil pepper piano pilot planet plum
+pocket pond queen quiet rabbit radio rain river road robot rocket rope salt sand school
+secret shell ship shoe silver sky smile snow soup south spoon spring stone storm sugar
+summer sun table tea tiger toast train tree tulip valley violet wagon water west whale wheel
+wind window winter wolf wood yard zebra
+"""
+LEXICON = tuple(_WORDS.split())
 BACKGROUNDS = (
     (255, 255, 255),
     (248, 244, 232),
@@ -50,7 +50,7 @@ BACKGROUNDS = (
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape in a cell (0..8, row by row), moved off its centre by (dx, dy) cells."""
+    """A coloured shape in a cell (0..8, row by row), off its centre by (dx, dy) cells."""
 
     shape: str
     color: str
@@ -132,7 +132,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Clip:
-    """Things and what happens to them, in order; `cell` of an appearing thing is where it appears."""
+    """Things and what happens to them, in order; `cell` is where a thing starts or appears."""
 
     things: tuple[Thing, ...]
     events: tuple[Event, ...]
@@ -167,7 +167,7 @@ Picture = Shapes | Chart | Words
 Scene = Picture | Clip | Pair
 
 
-def choose(rng: np.random.Generator, options: tuple | list):  # type: ignore[type-arg, no-untyped-def]
+def choose(rng: np.random.Generator, options: tuple | list):  # type: ignore[no-untyped-def]
     """One of the options."""
     return options[int(rng.integers(len(options)))]
 
@@ -312,9 +312,7 @@ def _events(
     return _timed(rng, plan)
 
 
-def _timed(
-    rng: np.random.Generator, plan: list[tuple[str, int, str, int]]
-) -> tuple[Event, ...]:
+def _timed(rng: np.random.Generator, plan: list[tuple[str, int, str, int]]) -> tuple[Event, ...]:
     """Give each event a window; times are in frames of eight, then fractions."""
     last = CLIP_FRAMES - 1
     starts = {0: [], 1: [2.2], 2: [1.2, 4.2], 3: [0.8, 2.9, 5.0]}[len(plan)]

@@ -1,0 +1,298 @@
+"""Train the pair: `python -m training.train --out DIR --minutes 95 --seed 0`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from training.batches import Batch, BatchConfig, batches, block_mask, embed, encode_pictures
+from training.optim import Optimizer, Rates
+from training.pair import PairConfig, build_draft, build_target, save_model, wrap_tokenizer
+from training.parallel import Group
+from training.tokens import fact_weights, name_tokens, train_tokenizer
+from training.vision import PatchHead, VisionConfig, align_loss, train_vision
+
+SHARES = {"vision": 0.115, "target": 0.745, "draft": 0.14}
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """How the target is trained."""
+
+    minutes: float
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    rates: Rates = field(default_factory=lambda: Rates(2.5e-3, 2e-3))
+    tower_scale: float = 0.1
+    facts: float = 2.0
+    patches: float = 0.1
+    aligned: float = 0.1
+    easy_steps: int = 80
+    save_minutes: float = 4.0
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A batch on the device, with labels for the next token and their weights."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor  # (rows, length), -100 where nothing is to be learnt
+    pixels: torch.Tensor
+    targets: torch.Tensor
+    kinds: tuple[tuple[str, int], ...]
+    extra: int
+
+
+def to_device(batch: Batch, device: torch.device) -> Tensors:
+    ids = torch.from_numpy(batch.ids)
+    said = torch.from_numpy(batch.said)
+    labels = torch.full_like(ids, -100)
+    labels[:, :-1] = ids[:, 1:].masked_fill(~said[:, 1:], -100)
+    return Tensors(
+        ids.to(device),
+        block_mask(torch.from_numpy(batch.segments).to(device)),
+        torch.from_numpy(batch.positions).to(device),
+        labels.to(device),
+        torch.from_numpy(batch.pixels).to(device),
+        torch.from_numpy(batch.targets).to(device),
+        batch.kinds,
+        batch.extra,
+    )
+
+
+def factor(done: float, warm: float = 0.015) -> float:
+    """Learning-rate factor at a fraction of the time: short warm-up, plateau, linear to zero."""
+    return min(1.0, done / warm + 0.05, 1.6 * (1.0 - done) + 0.005)
+
+
+def target_loss(
+    model: LlavaOnevisionForConditionalGeneration,
+    head: PatchHead,
+    data: Tensors,
+    weights: torch.Tensor,
+    names: dict[str, torch.Tensor],
+    config: TargetConfig,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weighted cross-entropy on answers plus the losses on patches; and what to log."""
+    features = encode_pictures(model, data.pixels)
+    inside = features[: len(features) - data.extra]
+    embedded = embed(model, data.ids, inside, data.kinds)
+    hidden = model.model.language_model(
+        inputs_embeds=embedded,
+        attention_mask=data.mask.to(embedded.dtype),
+        position_ids=data.positions,
+        use_cache=False,
+    ).last_hidden_state
+    known = data.labels >= 0
+    wanted = data.labels[known]
+    logits = model.lm_head(hidden[known]).float()
+    each = F.cross_entropy(logits, wanted, reduction="none")
+    weight = weights[wanted]
+    loss = (each * weight).sum() / weight.sum()
+    patches = head.loss(features, data.targets)
+    aligned = align_loss(model, features, data.targets, names)
+    total = loss + config.patches * patches + config.aligned * aligned
+    with torch.no_grad():
+        right = (logits.argmax(-1) == wanted).float()
+        facts = weight > 1
+        shown = {"patches": float(patches), "aligned": float(aligned)}
+        shown |= {"loss": float(each.mean()), "right": float(right.mean())}
+        if facts.any():
+            shown |= {"facts": float(each[facts].mean()), "facts_right": float(right[facts].mean())}
+    return total, shown
+
+
+class Log:
+    """Lines to the screen and a text file, numbers to a CSV file."""
+
+    def __init__(self, folder: Path, quiet: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._quiet = quiet
+        self.text = folder / "train.log"
+        self._table = folder / "train.csv"
+
+    def line(self, text: str) -> None:
+        if self._quiet:
+            return
+        print(text, flush=True)
+        with self.text.open("a", encoding="utf-8") as out:
+            out.write(text + "\n")
+
+    def row(
+        self, stage: str, step: int, seconds: float, tokens: int, values: dict[str, float]
+    ) -> None:
+        shown = " ".join(f"{name}={value:.4f}" for name, value in values.items())
+        if self._quiet:
+            return
+        self.line(f"{stage} step={step} time={seconds:.0f} tokens={tokens} {shown}")
+        fresh = not self._table.exists()
+        with self._table.open("a", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out)
+            if fresh:
+                writer.writerow(["stage", "step", "seconds", "tokens", "name", "value"])
+            for name, value in values.items():
+                writer.writerow([stage, step, round(seconds, 1), tokens, name, round(value, 5)])
+
+
+def mean_values(history: list[dict[str, float]]) -> dict[str, float]:
+    return {k: float(np.mean([h[k] for h in history if k in h])) for k in history[-1]}
+
+
+def train_target(
+    model: LlavaOnevisionForConditionalGeneration,
+    head: PatchHead,
+    tokenizer: Tokenizer,
+    config: TargetConfig,
+    seed: int,
+    device: torch.device,
+    out: Path,
+    log: Log,
+    group: Group,
+) -> None:
+    """Train by wall clock; resumes from OUT/target.pt, which it writes every few minutes."""
+    tower = [*model.model.vision_tower.named_parameters(), *head.named_parameters()]
+    inside = {id(p) for _, p in tower}
+    rest = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
+    optimizer = Optimizer([(1.0, rest), (config.tower_scale, tower)], config.rates, group)
+    spent, step, tokens = 0.0, 0, 0
+    state_path = out / "target.pt"
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        head.load_state_dict(state["head"])
+        moments = out / f"moments{group.rank}.pt"
+        if moments.exists():
+            optimizer.load_state_dict(torch.load(moments, map_location=device, weights_only=True))
+        spent, step, tokens = state["spent"], state["step"], state["tokens"]
+        log.line(f"target resumed step={step} time={spent:.0f}")
+    facts = torch.from_numpy(fact_weights(tokenizer, config.facts)).to(device)
+    names = {name: torch.from_numpy(ids).to(device) for name, ids in name_tokens(tokenizer).items()}
+    begin, saved = time.time() - spent, time.time()
+    history: list[dict[str, float]] = []
+    stream = batches(tokenizer, config.batch, [seed, 13, group.rank, step], config.easy_steps)
+    model.train()
+    while (done := group.agree((time.time() - begin) / (60 * config.minutes))) < 1:
+        data = to_device(next(stream), device)
+        weights = facts if done < 0.8 else torch.ones_like(facts).where(facts == 1, 1.25)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            loss, shown = target_loss(model, head, data, weights, names, config)
+        loss.backward()
+        optimizer.step(factor(done))
+        history.append(shown)
+        step, tokens = step + 1, tokens + data.ids.numel() * group.size
+        if step % 20 == 0:
+            log.row("target", step, time.time() - begin, tokens, mean_values(history))
+            history.clear()
+        if group.agree(time.time() - saved) > 60 * config.save_minutes:
+            torch.save(optimizer.state_dict(), out / f"moments{group.rank}.pt")
+            if group.first:
+                _save_state(state_path, model, head, time.time() - begin, step, tokens)
+            saved = time.time()
+    stream.close()  # type: ignore[attr-defined]
+    if group.first:
+        _save_state(state_path, model, head, time.time() - begin, step, tokens)
+
+
+def _save_state(
+    path: Path,
+    model: LlavaOnevisionForConditionalGeneration,
+    head: PatchHead,
+    spent: float,
+    step: int,
+    tokens: int,
+) -> None:
+    """Write beside, then rename, so that a crash leaves the last good state."""
+    state = {
+        "model": model.state_dict(),
+        "head": head.state_dict(),
+        "spent": spent,
+        "step": step,
+        "tokens": tokens,
+    }
+    scratch = path.with_suffix(".new")
+    torch.save(state, scratch)
+    scratch.rename(path)
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Stage 1, in one process: the tokenizer and the vision tower; skipped where they exist."""
+    out: Path = arguments.out
+    log = Log(out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sizes, minutes, seed = PairConfig(), arguments.minutes, arguments.seed
+    tokenizer_path, vision_path = out / "tokenizer.json", out / "vision.pt"
+    if not tokenizer_path.exists():
+        train_tokenizer(seed).save(str(tokenizer_path))
+    if vision_path.exists():
+        return
+    size = Tokenizer.from_file(str(tokenizer_path)).get_vocab_size()
+    target = build_target(sizes, size, seed)
+    head = PatchHead(sizes.vision_hidden)
+    for module in (target, head):
+        torch.nn.Module.to(module, device)
+    config = VisionConfig(minutes=minutes * SHARES["vision"])
+    train_vision(target, head, config, seed, device, log.text)
+    state = {"tower": target.model.vision_tower.state_dict(), "head": head.state_dict()}
+    torch.save(state, vision_path)
+
+
+def stages(rank: int, arguments: argparse.Namespace) -> None:
+    """Stages 2 and 3 in one of the processes."""
+    from training.distil import DraftConfig, train_draft
+
+    out: Path = arguments.out
+    group = Group.join(rank, arguments.processes, out.resolve() / "meeting")
+    log = Log(out, quiet=not group.first)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sizes, minutes, seed = PairConfig(), arguments.minutes, arguments.seed
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    wrapped, size = wrap_tokenizer(tokenizer, sizes), tokenizer.get_vocab_size()
+    target = build_target(sizes, size, seed)
+    draft = build_draft(sizes, size, seed)
+    head = PatchHead(sizes.vision_hidden)
+    for module in (target, draft, head):
+        torch.nn.Module.to(module, device)
+    state = torch.load(out / "vision.pt", map_location=device, weights_only=True)
+    target.model.vision_tower.load_state_dict(state["tower"])
+    head.load_state_dict(state["head"])
+    config = TargetConfig(minutes * SHARES["target"])
+    train_target(target, head, tokenizer, config, seed, device, out, log, group)
+    if group.first:
+        save_model(target, wrapped, out / "pair" / "target")
+    drafting = DraftConfig(minutes * SHARES["draft"])
+    train_draft(target, draft, tokenizer, drafting, seed, device, out, log, group)
+    if group.first:
+        save_model(draft, wrapped, out / "pair" / "draft")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """All stages; each is skipped or resumed when its result is already in the folder."""
+    prepare(arguments)
+    (arguments.out.resolve() / "meeting").unlink(missing_ok=True)
+    if arguments.processes == 1:
+        stages(0, arguments)
+        return
+    torch.multiprocessing.spawn(stages, (arguments,), nprocs=arguments.processes, daemon=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for states and the pair")
+    parser.add_argument("--minutes", type=float, default=95.0, help="wall-clock time of all stages")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="2 on a CPU of two cores")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
