@@ -98,6 +98,8 @@ class Result:
     prompt: str
     finish_reason: str
     """``eos``, ``length``, or ``stop``: another criterion, or closed before the end."""
+    policy: str = ""
+    """The policy that was used, as `sage_core.policies.parse` reads it."""
 
 
 class Pipeline:
@@ -176,6 +178,7 @@ class Stream(Iterator[Step]):
         prompt: str,
         media_seconds: float,
     ) -> None:
+        from sage_core.policies import spec
         from sage_core.speculative import SpeculativeDecoder
 
         self.files = files
@@ -188,6 +191,7 @@ class Stream(Iterator[Step]):
         if pair.draft is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
         decoder = SpeculativeDecoder(pair.target, pair.draft, policy)
+        self.policy = spec(decoder.policy)
         settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
         if "stop_strings" in settings:
             settings["tokenizer"] = self._tokenizer
@@ -235,6 +239,7 @@ class Stream(Iterator[Step]):
             files=self.files,
             prompt=self.prompt,
             finish_reason=self._run.finish_reason or "stop",
+            policy=self.policy,
         )
 
     def close(self) -> None:

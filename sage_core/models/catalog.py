@@ -136,7 +136,7 @@ def reading_json(path: Path) -> Iterator[None]:
         raise ModelError(
             f"{path.parent}: is no model: it has no {path.name} (give a transformers checkpoint)"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, AttributeError) as error:
         raise ModelError(f"{path}: cannot be read: get a whole copy of the model") from error
 
 
@@ -164,7 +164,7 @@ def is_complete(folder: Path) -> bool:
     """True if every file of the weights is there."""
     try:
         return all(path.is_file() for path in weight_files(folder))
-    except (ModelError, KeyError):
+    except ModelError:
         return False
 
 

@@ -55,6 +55,7 @@ def test_the_text_is_the_targets_own(
     assert result.tokens == reference(pipeline, media, "What is it?", max_new_tokens=24)
     assert result.files == tuple(str(m) for m in media)
     assert result.prompt == "What is it?"
+    assert result.policy == policy
 
 
 def test_generation_options_reach_the_decoder(pipeline: Pipeline, files: tuple[Path, Path]) -> None:
@@ -165,6 +166,7 @@ def test_without_a_draft_the_default_is_autoregressive(
     result = alone.caption(files[0], max_new_tokens=8)
     assert result.tokens == pipeline.caption(files[0], max_new_tokens=8).tokens
     assert result.stats.nodes_verified == 0
+    assert result.policy == "autoregressive"
     with pytest.raises(OptionError, match="draft"):
         alone.caption(files[0], policy="static")
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from sage_core.errors import InputError, ModelError, OptionError
 from sage_core.media.types import Clip, Picture, Sampling
+from sage_core.models.catalog import reading_json
 from sage_core.models.quiet import quiet
 
 Media = Picture | Clip
@@ -103,29 +104,52 @@ def expand(text: str, placeholder: str, counts: Sequence[int], what: str) -> str
 def load_image_processor(folder: Path) -> Any:
     """The checkpoint's image processor in its Pillow form, which needs no torchvision.
 
+    The class is looked up by name, as `AutoImageProcessor` itself asks for torchvision in some
+    versions of transformers.
+
     Raises:
         ModelError: the checkpoint has none, or transformers does not know it.
     """
-    from transformers import AutoImageProcessor
+    import transformers
 
+    name = _image_processor_name(folder)
+    kind = getattr(transformers, f"{name}Pil", None)
+    if kind is None:
+        raise ModelError(f"{folder}: transformers has no image processor {name} for Pillow")
     try:
         with quiet():
-            return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+            return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder}: its image processor cannot be loaded: check preprocessor_config.json"
         ) from error
 
 
+def _image_processor_name(folder: Path) -> str:
+    """The class that the checkpoint names, without the backend that its name may end in."""
+    for file, key in (
+        ("preprocessor_config.json", None),
+        ("processor_config.json", "image_processor"),
+    ):
+        path = folder / file
+        if not path.is_file():
+            continue
+        with reading_json(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
+        found = (content.get(key, {}) if key else content).get("image_processor_type")
+        if found:
+            return str(found).removesuffix("Fast").removesuffix("Pil")
+    raise ModelError(
+        f"{folder}: its image processor cannot be loaded: preprocessor_config.json names none"
+    )
+
+
 def load_chat_template(folder: Path, tokenizer: Any) -> str | None:
     """The processor's chat template, else the tokenizer's: older checkpoints keep two."""
     legacy = folder / "chat_template.json"
     if legacy.is_file():
-        try:
-            template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
-        except (ValueError, KeyError, OSError) as error:
-            raise ModelError(f"{legacy}: cannot be read: get a whole copy of the model") from error
-        return str(template)
+        with reading_json(legacy):
+            return str(json.loads(legacy.read_text(encoding="utf-8"))["chat_template"])
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
