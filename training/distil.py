@@ -87,7 +87,7 @@ def draft_loss(
     loss = divergence + truth * F.nll_loss(ours, labels)
     with torch.no_grad():
         agree = (ours.argmax(-1) == item.wanted.argmax(-1)).float().mean()
-    return loss, {"divergence": float(divergence), "agree": float(agree)}
+    return loss, {"divergence": float(divergence.detach()), "agree": float(agree)}
 
 
 def lessons(

@@ -105,7 +105,7 @@ def target_loss(
     with torch.no_grad():
         right = (logits.argmax(-1) == wanted).float()
         facts = weight > 1
-        shown = {"patches": float(patches), "aligned": float(aligned)}
+        shown = {"patches": float(patches.detach()), "aligned": float(aligned.detach())}
         shown |= {"loss": float(each.mean()), "right": float(right.mean())}
         if facts.any():
             shown |= {"facts": float(each[facts].mean()), "facts_right": float(right[facts].mean())}
