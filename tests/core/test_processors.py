@@ -16,7 +16,7 @@ from sage_core.speculative import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
 
-POLICIES = ("autoregressive", "chain", "static", "sage")
+POLICIES = ("autoregressive", "static", "sage")
 FAMILY = "qwen2_5_vl"
 KIND = "image"
 
