@@ -1,0 +1,72 @@
+"""Files damaged at random: each gives a picture, a clip or one line, and nothing is printed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sage_core.errors import InputError
+from sage_core.media import Clip, Picture, Sampling, open_media
+from tests.core.media_files import encoded, write_clip
+
+DAMAGES = ("cut", "flip", "header", "hole", "insert")
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    picture = Image.fromarray(noise)
+    whole = {kind: encoded(picture, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")}
+    for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")):
+        whole[name] = write_clip(folder / name, codec=codec).read_bytes()
+    return whole
+
+
+def damaged(data: bytes, how: str, dice: random.Random) -> bytes:
+    broken = bytearray(data)
+    if how == "cut":
+        return bytes(broken[: dice.randrange(1, len(broken))])
+    if how == "flip":
+        for _ in range(dice.choice((1, 5, 50))):
+            broken[dice.randrange(len(broken))] ^= 1 << dice.randrange(8)
+    elif how == "header":
+        for _ in range(dice.choice((1, 4, 16))):
+            broken[dice.randrange(min(1000, len(broken)))] = dice.randrange(256)
+    elif how == "hole":
+        at = dice.randrange(len(broken))
+        stretch = len(broken[at : at + dice.randrange(1, len(broken))])
+        broken[at : at + stretch] = bytes(stretch)
+    else:
+        at = dice.randrange(len(broken))
+        broken[at:at] = broken[: dice.randrange(1, len(broken))]
+    return bytes(broken)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_random_damage_never_gets_through(
+    how: str, sources: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    dice = random.Random(how)
+    path = tmp_path / "input"
+    refused = 0
+    for name, data in sources.items():
+        for turn in range(ROUNDS):
+            broken = damaged(data, how, dice)
+            path.write_bytes(broken)
+            try:
+                opened = open_media(path if turn % 2 else broken, Sampling(frame_pixels=64 * 64))
+            except InputError as error:
+                refused += 1
+                assert "\n" not in str(error), name
+                assert len(str(error)) < 250, name
+            else:
+                assert isinstance(opened, Picture | Clip)
+    assert refused > 0
+    assert capfd.readouterr() == ("", "")
