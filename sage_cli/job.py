@@ -125,6 +125,7 @@ class _Job:
         self._to_terminal = self._file is None and is_terminal(sys.stdout)
         self._live = self._wants_live()
         self._write: Callable[[str], None] = write
+        self._codes: list[ExitCode] = []
         self._writer: Writer
         if options.json:
             self._writer = JsonWhole(write, several=several)
@@ -144,20 +145,19 @@ class _Job:
 
     def run(self, requests: Sequence[Request]) -> ExitCode:
         """All requests in order. What is finished is kept, whatever ends the run."""
-        codes: list[ExitCode] = []
         try:
             for request in requests:
-                codes.append(self._one(request))
+                self._codes.append(self._one(request))
             self._writer.close()
         except BaseException:
             self._keep_finished()
             raise
         if self._file is not None:
-            if all(codes) and not (self._options.json or self._options.jsonl):
+            if all(self._codes) and not (self._options.json or self._options.jsonl):
                 self._keep_finished()  # not one text: an older file is worth more than an empty one
             else:
                 self._file.commit()
-        return worst(codes)
+        return worst(self._codes)
 
     def _keep_finished(self) -> None:
         """After a run that broke off: finished results are printed, or left beside --output."""
@@ -207,14 +207,16 @@ class _Job:
                     for watch in watchers:
                         watch(step, stream)
                 result = stream.result()
-        except KeyboardInterrupt:
-            if stream is not None:
-                self._keep_partial(request, stream.text, streamer)
+            # Only now: the live view has given the screen back.
+            self._finish(request, result, streamer)
+        except (KeyboardInterrupt, Exception) as error:
+            if stream is not None and stream.text and not isinstance(error, BrokenPipeError):
+                interrupted = isinstance(error, KeyboardInterrupt)
+                self._keep_partial(request, stream.text, streamer, interrupted)
             raise
         finally:
             if saved is not None:
                 self._save(saved)
-        self._finish(request, result, streamer)
         return result
 
     def _watchers(
@@ -260,8 +262,12 @@ class _Job:
         models = self._pipeline.target_id
         if self._pipeline.draft_id:
             models += f" with {self._pipeline.draft_id}"
-        if saved.save(models) and not self._options.quiet:
-            say(f"view saved in {self._options.save_view}")
+        try:
+            if saved.save(models) and not self._options.quiet:
+                say(f"view saved in {self._options.save_view}")
+        except OSError as error:  # the text is worth having without its view
+            complain(error, name="--save-view", verbose=self._options.verbose)
+            self._codes.append(code_of(error))
 
     def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
         if streamer is not None:
@@ -276,11 +282,18 @@ class _Job:
         )
         self._writer.result(request.label, result.text, data)
 
-    def _keep_partial(self, request: Request, text: str, streamer: Streamer | None) -> None:
-        """An interrupted text stays where a person will look: on the terminal or in --output."""
+    def _keep_partial(
+        self, request: Request, text: str, streamer: Streamer | None, interrupted: bool
+    ) -> None:
+        """A text that broke off stays where a person will look: on the terminal or in --output.
+
+        One that failed is kept only where it stands already; it gets its line end.
+        """
         if streamer is not None:
             streamer.finish(text)
-        elif isinstance(self._writer, PlainText) and text and (self._to_terminal or self._file):
+        elif not interrupted:
+            return
+        elif isinstance(self._writer, PlainText) and (self._to_terminal or self._file):
             self._writer.begin(request.label)
             self._writer.end(clean(text))
 

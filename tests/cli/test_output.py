@@ -108,6 +108,28 @@ def test_a_failure_keeps_the_older_file(sage, pipeline):
     assert sorted(p.name for p in Path().iterdir()) == ["a.png", "b.png", "out.txt"]
 
 
+def test_a_view_that_cannot_be_saved_costs_no_text(sage, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sage_cli.render.page.write_atomically", full)
+    result = sage("caption", "a.png", "--save-view", "v.svg")
+    assert result.stdout == TEXT + "\n"
+    assert "--save-view: No space left on device" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_a_full_disk_is_one_line_and_no_result(sage, monkeypatch):
+    def full(file, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AtomicFile, "write", full)
+    result = sage("caption", "a.png", "--output", "out.txt", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr == "sage: a.png: No space left on device\n"
+    assert not Path("out.txt").exists()
+
+
 def test_an_interruption_keeps_the_older_file_and_what_was_finished(sage, pipeline):
     Path("out.txt").write_text("older")
     pipeline.enqueue(Script(), Script(scripted((1,)), error=KeyboardInterrupt()))

@@ -143,7 +143,7 @@ class Clock:
 def test_frames_stay_within_their_share(steps):
     """Steps of any length, frames of any cost: no frame begins that its past could not pay for."""
     clock = Clock()
-    throttle = Throttle(clock=clock)
+    throttle = Throttle(share=0.02, clock=clock)
     throttle.expect(0.005)
     throttle.start()
     begun = clock.now
@@ -161,7 +161,7 @@ def test_frames_stay_within_their_share(steps):
 
 def test_steady_costs_never_exceed_the_share():
     clock = Clock()
-    throttle = Throttle(clock=clock)
+    throttle = Throttle(share=0.02, clock=clock)
     throttle.expect(0.004)
     throttle.start()
     begun = clock.now
