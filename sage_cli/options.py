@@ -120,7 +120,7 @@ class RunOptions:
         str | None,
         _setting(
             "--model",
-            "The target model: a folder, or a name in the local cache.",
+            "The target model: a folder, or a name in the local cache or on the hub.",
             _MODELS,
             metavar="MODEL",
             show_default="the bundled sage-tiny",
