@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -90,6 +91,17 @@ def _let_go_of_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _replace_closed_streams() -> None:
+    """Stand-ins for streams that were closed before the start (``2>&-``).
+
+    Opening them first also takes their descriptors, which a file opened later would get, and with
+    it whatever a library writes to standard error.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, open to the end
+
+
 def _terminated(number: int, frame: object) -> None:
     """End by way of the clean-ups, which restore the screen."""
     raise SystemExit(128 + number)
@@ -97,6 +109,7 @@ def _terminated(number: int, frame: object) -> None:
 
 def main() -> None:
     """Entry point of the ``sage`` command; exits with one of `ExitCode`."""
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A locale that lacks a character is no reason to lose the text around it.
         with contextlib.suppress(AttributeError):

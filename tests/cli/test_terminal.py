@@ -181,6 +181,24 @@ def test_a_closed_pipe_ends_quietly(form):
     assert program.wait(60) == 0
 
 
+@pytest.mark.parametrize(
+    ("closed", "file", "code", "printed"),
+    [
+        ("2>&-", "a.png", 0, text(3) + "\n"),
+        (">&-", "a.png", 0, ""),
+        ("<&- 2>&-", "a.png", 0, text(3) + "\n"),
+        ("<&-", "-", 3, ""),
+    ],
+)
+def test_streams_closed_before_the_start(closed, file, code, printed):
+    command = " ".join([*PROGRAM, "caption", file, "--quiet", closed])
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, env=environment()
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, printed)
+    assert "Traceback" not in done.stderr
+
+
 def test_a_locale_without_the_characters_loses_only_those():
     for encoding in ("ascii", "latin-1"):
         done = subprocess.run(
