@@ -13,7 +13,6 @@ from sage_core.errors import OptionError
 __all__ = ["apply_settings", "default_path", "env_name", "load_settings", "settable"]
 
 FILE_NAME = "sage.toml"
-TABLES = ("caption", "ask", "models", "doctor")
 
 
 def env_name(option: str) -> str:
@@ -98,6 +97,10 @@ def apply_settings(context: typer.Context, value: Path | None) -> Path | None:
     if group is None:
         commands = {str(context.info_name): settable(context.command.params)}
     else:
-        commands = {name: settable(cmd.params) for name, cmd in group.commands.items()}
+        commands = {
+            name: settable(command.params)
+            for name, command in group.commands.items()
+            if any(param.name == "config" for param in command.params)
+        }
     context.default_map = load_settings(path, str(context.command.name), commands)
     return value

@@ -65,6 +65,7 @@ def test_switches(sage, pipeline):
         ("config = 'x'", "unknown setting 'config'"),
         ("[ask]\nprompt = 'x'", "unknown setting 'prompt'"),
         ("[fly]\nseed = 1", "[fly]"),
+        ("[models]\nverbose = true", "[models]"),
         ("stats = 'yes'", "true or false"),
         ("max-new-tokens = true", "a number or a text"),
         ("max-new-tokens = [1]", "a number or a text"),
