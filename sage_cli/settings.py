@@ -59,7 +59,9 @@ def load_settings(path: Path, command: str, commands: dict[str, dict[str, Any]])
     values = _values(path, "", data, everywhere)
     for name, table in tables.items():
         if name not in commands:
-            raise OptionError(f"{path}: no command is called [{name}]: use {', '.join(commands)}")
+            raise OptionError(
+                f"{path}: no settings are read from [{name}]: use {', '.join(commands)}"
+            )
         found = _values(path, f"[{name}] ", table, commands[name])
         if name == command:
             values |= found
