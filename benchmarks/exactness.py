@@ -158,7 +158,7 @@ def pair_cases(arguments: argparse.Namespace, dtype: torch.dtype) -> Iterator[Ca
         inputs = pair.family.prepare(item.media, item.prompt)
         inputs = {name: _moved(value, pair.device, dtype) for name, value in inputs.items()}
         name = f"{item.name} new={limit} {item.prompt}"
-        yield Case(name, item.category, pair.target, pair.draft, inputs, options)
+        yield Case(name, item.kind, pair.target, pair.draft, inputs, options)
 
 
 def _moved(value: Any, device: str, dtype: torch.dtype) -> Any:

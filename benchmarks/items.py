@@ -1,22 +1,19 @@
-"""Inputs that no training saw: rendered scenes with a prompt each, by seed."""
+"""Inputs that no training saw, as the engine takes them: held-out scenes with a prompt each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from PIL import Image
 
 from sage_core.media import Clip, Picture
-from training import scenes
-from training.dialogue import caption_turn, question_turn
-from training.render import draw
+from training.heldout import HeldOutItem, item
 
-HELD_OUT = 0x5A6E
-"""Set apart from training's seeds by being a first entropy word that training never uses."""
 FPS = 4.0
-CATEGORIES = ("image", "images", "video")
+"""Of the rendered clips; the models see frames only."""
 
 
 @dataclass(frozen=True)
@@ -24,44 +21,60 @@ class Item:
     """One input: media seen together, and a prompt about them."""
 
     name: str
-    category: str
-    """``image``, ``images`` (two or more) or ``video``."""
+    kind: str
+    """``image``, ``images`` (two or three) or ``video``."""
     media: tuple[Picture | Clip, ...]
     prompt: str
 
 
-def items(count: int, seed: int = 0, captions: float = 0.5) -> Iterator[Item]:
-    """``count`` items, the categories in turn; ``captions`` is the share of long texts.
+def items(count: int, seed: int = 0) -> Iterator[Item]:
+    """``count`` items, the kinds in turn: captions and questions about shapes, bars and words.
 
-    Two pictures are a pair to compare, or any pictures with the prompt for one.
+    Several pictures are a pair to compare or, every other time, pictures of any sort with the
+    prompt of the first. Equal arguments give equal items.
     """
-    for index in range(count):
-        rng = np.random.default_rng([HELD_OUT, seed, index])
-        category = CATEGORIES[index % len(CATEGORIES)]
-        yield _item(rng, index, category, bool(rng.random() < captions))
+    streams = (_image_items(seed), _images_items(seed), _video_items(seed))
+    for number in range(count):
+        yield next(streams[number % len(streams)])
 
 
-def _item(rng: np.random.Generator, index: int, category: str, caption: bool) -> Item:
-    name = f"{category}-{index:03d}"
-    turn = caption_turn if caption else question_turn
-    if category == "video":
-        clip = scenes.random_clip(rng)
-        return Item(name, category, (_clip(draw(clip), name),), turn(rng, clip).user)
-    if category == "images" and rng.random() < 0.5:
-        pair = scenes.random_pair(rng)
-        return Item(name, category, _pictures(draw(pair), name), question_turn(rng, pair).user)
-    kinds = (scenes.random_shapes, scenes.random_chart, scenes.random_words)
-    count = int(rng.integers(2, 4)) if category == "images" else 1
-    shown = [kinds[int(rng.integers(len(kinds)))](rng) for _ in range(count)]
-    drawn = [image for scene in shown for image in draw(scene)]
-    return Item(name, category, _pictures(drawn, name), turn(rng, shown[0]).user)
+def _held_out(seed: int, categories: Sequence[str]) -> Iterator[HeldOutItem]:
+    """Held-out items without end, the categories in turn."""
+    index = 0
+    while True:
+        for category in categories:
+            yield item(index, seed, category)
+        index += 1
 
 
-def _pictures(images: list[Image.Image], name: str) -> tuple[Picture, ...]:
-    return tuple(Picture(image.convert("RGB"), f"{name}-{i}") for i, image in enumerate(images))
+def _image_items(seed: int) -> Iterator[Item]:
+    for held in _held_out(seed, ("captions", "charts", "counting", "text")):
+        if not held.video and len(held.images) == 1:
+            yield Item(held.id, "image", _pictures(held.id, held.images), held.prompt)
 
 
-def _clip(images: list[Image.Image], name: str) -> Clip:
+def _images_items(seed: int) -> Iterator[Item]:
+    mixed = _held_out(seed + 1_000_000, ("charts", "text", "counting"))
+    pairs = (held for held in _held_out(seed, ("counting",)) if len(held.images) > 1)
+    for number, pair in enumerate(pairs):
+        yield Item(pair.id, "images", _pictures(pair.id, pair.images), pair.prompt)
+        shown = list(islice(mixed, 2 + number % 2))
+        drawn = [image for held in shown for image in held.images]
+        name = "+".join(held.id for held in shown)
+        yield Item(name, "images", _pictures(name, drawn), shown[0].prompt)
+
+
+def _video_items(seed: int) -> Iterator[Item]:
+    for held in _held_out(seed, ("motion", "captions")):
+        if held.video:
+            yield Item(held.id, "video", (_clip(held.id, held.images),), held.prompt)
+
+
+def _pictures(name: str, images: Sequence[Image.Image]) -> tuple[Picture, ...]:
+    return tuple(Picture(image.convert("RGB"), f"{name}.{i}") for i, image in enumerate(images))
+
+
+def _clip(name: str, images: Sequence[Image.Image]) -> Clip:
     frames = np.stack([np.asarray(image.convert("RGB")) for image in images])
     times = np.arange(len(images)) / FPS
     return Clip(frames, times, FPS, len(images) / FPS, name)

@@ -153,7 +153,7 @@ def measure(
     """Time every method on every item, items with fewer than ``least`` new tokens left out."""
     methods = [Method(GENERATE), *(Method(policy) for policy in policies)]
     taken = 0
-    for item in items(1000, arguments.seed, captions=arguments.captions):
+    for item in items(1000, arguments.seed):
         if taken == arguments.items:
             break
         inputs = {
@@ -240,7 +240,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--least", type=int, default=16, help="leave out shorter texts")
-    parser.add_argument("--captions", type=float, default=0.75, help="share of long texts")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--device", default="cpu")
