@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -82,18 +83,15 @@ def _cached(repo: str) -> Path | None:
 
 
 def _download(repo: str, progress: Progress | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     if progress is not None:
         progress(f"downloading {repo}", 0.0)
     try:
         with quiet():
+            # Asked first, as only this call gives up in time when a network swallows everything.
+            HfApi().model_info(repo, timeout=TIMEOUT)
             return Path(snapshot_download(repo, allow_patterns=FILES, etag_timeout=TIMEOUT))
     except GatedRepoError as error:
         raise ModelError(
@@ -103,13 +101,14 @@ def _download(repo: str, progress: Progress | None) -> Path:
         raise ModelError(
             f"{repo}: not on the hub, or private: check the name, or run: hf auth login"
         ) from error
-    except (LocalEntryNotFoundError, ConnectionError) as error:
+    except HfHubHTTPError as error:
+        raise ModelError(f"{repo}: the hub refused the download: try again later") from error
+    except Exception as error:  # the network's own errors differ by version of the hub's client
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise ModelError(
+                f"{repo}: the cache cannot be written ({error.strerror}): make room, or set HF_HOME"
+            ) from error
         raise ModelError(
             f"{repo}: not in the local cache, and the hub cannot be reached: connect once, or give "
             "the path of a local copy"
         ) from error
-    except HfHubHTTPError as error:
-        raise ModelError(f"{repo}: the hub refused the download: try again later") from error
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{repo}: the download failed ({reason}): try again") from error
