@@ -11,11 +11,11 @@ from sage_core.stats import Stats
 from sage_core.steps import PhaseSeconds
 
 
-def _method(name: str, seconds: list[list[float]], **stats: Any) -> Method:
+def _method(name: str, times: list[list[float]], **stats: Any) -> Method:
     """Five new tokens an item, in the given seconds for each item's repeats."""
     counted = Stats(**stats) if stats else None
     tokens = (1, 2, 3, 4, 5)
-    return Method(name, [[Timing(tokens, s, counted) for s in item] for item in seconds])
+    return Method(name, [[Timing(tokens, s, counted) for s in item] for item in times])
 
 
 @pytest.fixture
