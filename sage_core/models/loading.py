@@ -196,11 +196,15 @@ def load_model(name: str | Path, device: str = "cpu", dtype: str = "float32") ->
         ModelError: not found, damaged, incomplete, or of a kind that cannot be loaded.
         MemoryExhaustedError: it does not fit.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
 
     folder = hub.resolve(name)
     config = load_config(folder)
-    seeing = type(config) in AutoModelForImageTextToText._model_mapping
+    seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     with memory_errors(f"while loading {name}", MEMORY_ADVICE):
         try:

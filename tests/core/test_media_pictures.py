@@ -58,6 +58,21 @@ def grey_corners(*levels: int) -> list[tuple[int, ...]]:
     return [(level,) * 3 for level in levels]
 
 
+def deep_colour_png() -> bytes:
+    """The card with 16 bits a channel, which Pillow reads and does not write."""
+    pixels = np.asarray(card()).astype(">u2") * 257
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
 PLAIN = [RED, GREEN, BLUE, WHITE]
 HOLE = [WHITE, GREEN, BLUE, WHITE]
 CASES = {
@@ -89,6 +104,7 @@ CASES = {
         encoded(deep_grey([0, 16384, 32768, 65535]), "TIFF"),
         grey_corners(0, 64, 128, 255),
     ),
+    "48 bit png": (deep_colour_png(), PLAIN),
     "32 bit tiff": (
         encoded(deep_grey([0, 25700, 51400, 65535], "I"), "TIFF"),
         grey_corners(0, 100, 200, 255),
