@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from sage_cli.console import display_name, is_terminal
@@ -27,13 +28,17 @@ class Source:
         """What people see: one printable line."""
         return "standard input" if self.name == STDIN else display_name(self.name)
 
-    def open(self) -> str | bytes:
-        """A path, or the bytes of standard input.
+    def open(self) -> str | BytesIO:
+        """A path, or standard input as a file that says its name in messages.
 
         Raises:
             InputError: standard input is empty or larger than 2 GiB.
         """
-        return read_stdin() if self.name == STDIN else self.name
+        if self.name != STDIN:
+            return self.name
+        file = BytesIO(read_stdin())
+        file.name = self.label
+        return file
 
 
 def read_stdin() -> bytes:

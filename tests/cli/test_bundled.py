@@ -117,6 +117,13 @@ def test_what_cannot_be_read_is_one_clear_line_each(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_damage_on_standard_input_is_told_as_such():
+    result = sage("caption", "-", "--quiet", stdin=b"This is a text.\n" * 9)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("sage: standard input: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 MODELS = [
     (("--model", "no/such/folder"), 4, "no/such/folder"),
     (("--model", "empty"), 4, "empty"),

@@ -126,7 +126,8 @@ def test_names_from_a_list(sage, pipeline):
 def test_a_picture_from_standard_input(sage, pipeline):
     result = sage("ask", "-", "b.png", "Same?", stdin=b"\x89PNG\x00\xff", PYTHONUTF8="1")
     assert result.exit_code == 0
-    assert pipeline.calls[0]["files"] == [b"\x89PNG\x00\xff", "b.png"]
+    stdin, other = pipeline.calls[0]["files"]
+    assert (stdin.read(), stdin.name, other) == (b"\x89PNG\x00\xff", "standard input", "b.png")
 
 
 def test_empty_standard_input_is_an_input_error(sage):
