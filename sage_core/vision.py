@@ -30,8 +30,8 @@ class SharedVision:
 
     def __init__(self, target: Any, draft: Any) -> None:
         self._calls: list[_Call] = []
-        self._holder, self._name = _find_tower(draft)
-        holder, name = _find_tower(target)
+        self._holder, self._name = find_tower(draft)
+        holder, name = find_tower(target)
         mine = getattr(holder, name, None) if holder is not None else None
         theirs = getattr(self._holder, self._name, None) if self._holder is not None else None
         self._tower: nn.Module | None = mine if mine is theirs else None
@@ -104,8 +104,8 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _find_tower(model: Any) -> tuple[Any, str]:
-    """The module that holds a vision tower as an attribute, and the attribute's name."""
+def find_tower(model: Any) -> tuple[Any, str]:
+    """The module that holds a vision tower and the tower's name there; (None, "") without one."""
     for holder in (getattr(model, "model", None), model):
         for name in TOWER_NAMES:
             if isinstance(holder, nn.Module) and name in holder._modules:

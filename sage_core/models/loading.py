@@ -11,6 +11,7 @@ from sage_core.errors import ModelError
 from sage_core.models import catalog, devices, hub
 from sage_core.models.families import Family, find_family
 from sage_core.models.quiet import is_memory_error, memory_errors, quiet
+from sage_core.vision import find_tower
 
 Progress = Callable[[str, float], None]
 
@@ -252,11 +253,13 @@ def share_vision(target: Any, draft: Any) -> bool:
     """
     import torch
 
-    theirs, mine = _tower(draft), _tower(target)
-    if theirs is None or mine is None or type(mine[2]) is not type(theirs[2]):
+    theirs, name = find_tower(draft)
+    mine, own_name = find_tower(target)
+    if theirs is None or mine is None:
         return False
-    holder, name, other = theirs
-    tower = mine[2]
+    tower, other = getattr(mine, own_name), getattr(theirs, name)
+    if type(tower) is not type(other):
+        return False
     if tower.config.to_diff_dict() != other.config.to_diff_dict():
         return False
     ours, drafts = tower.state_dict(), other.state_dict()
@@ -268,17 +271,5 @@ def share_vision(target: Any, draft: Any) -> bool:
             return False
         if not torch.equal(value, twin):
             return False
-    setattr(holder, name, tower)
+    setattr(theirs, name, tower)
     return True
-
-
-def _tower(model: Any) -> tuple[Any, str, Any] | None:
-    """The module that holds the vision tower, the attribute's name, and the tower."""
-    from sage_core.vision import TOWER_NAMES  # imports torch
-
-    for holder in (getattr(model, "model", None), model):
-        for name in TOWER_NAMES:
-            tower = getattr(holder, name, None)
-            if tower is not None and hasattr(tower, "state_dict"):
-                return holder, name, tower
-    return None

@@ -27,9 +27,13 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    extra: tuple[str, ...] = (),
+    special: tuple[str, ...] = SPECIAL,
+    template: str = TEMPLATE,
+) -> PreTrainedTokenizerFast:
     """Bytes as tokens, behind the special ones: any text, and characters split over tokens."""
-    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *extra]
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *extra]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -37,10 +41,10 @@ def make_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL[1:]),
+        additional_special_tokens=list(special[1:]),
         clean_up_tokenization_spaces=False,
     )
-    wrapped.chat_template = TEMPLATE
+    wrapped.chat_template = template
     return wrapped
 
 

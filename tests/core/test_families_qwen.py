@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 
 from sage_core.media import Clip, Picture
 from sage_core.models.families import find_family
 from sage_core.models.loading import load_config, load_model, load_tokenizer
 from sage_core.pipeline import load
+from tests.core.saved_pair import make_tokenizer
 from tests.tiny import FAMILIES
 from tests.tiny.pairs import _randomise
 
@@ -40,22 +40,6 @@ TEMPLATE = (
 )
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL[1:]),
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.chat_template = TEMPLATE
-    return wrapped
-
-
 def _save(folder: Path, name: str, layers: int, seed: int) -> None:
     config = FAMILIES[name].config(layers)
     config.text_config.vocab_size = 280
@@ -63,7 +47,7 @@ def _save(folder: Path, name: str, layers: int, seed: int) -> None:
     _randomise(model, torch.Generator().manual_seed(seed))
     model.generation_config = GenerationConfig(eos_token_id=[2, 0], pad_token_id=0)
     model.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    make_tokenizer(special=SPECIAL, template=TEMPLATE).save_pretrained(folder)
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "min_pixels": 64,
