@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def test_text_to_stdout_and_the_rest_to_stderr(sage, pipeline):
     assert result.stdout == TEXT + "\n"
     assert pipeline.note in result.stderr
     assert "draft passes" in result.stderr
+
+
+def test_text_streams_as_it_is_committed_to_a_terminal(sage, pipeline, monkeypatch):
+    """Each step's words are written before the next step begins."""
+    written: list[str] = []
+    seen: list[str] = []
+    monkeypatch.setattr("sage_cli.job.stdout_writer", lambda: written.append)
+    monkeypatch.setattr("sage_cli.job.is_terminal", lambda stream: stream is sys.stdout)
+    pipeline.enqueue(Script(on_step=lambda index: seen.append("".join(written))))
+    assert sage("caption", "a.png").exit_code == 0
+    assert seen == ["", "A", "A large red circle", "A large red circle stands"]
+    assert "".join(written) == TEXT + "\n"
 
 
 def test_quiet_says_nothing(sage):

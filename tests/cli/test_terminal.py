@@ -20,6 +20,7 @@ import pytest
 from tests.cli.fake import scripted, word
 
 ROOT = Path(__file__).parents[2]
+ENDLESS = {"FAKE_STEPS": "5000", "FAKE_PAUSE": "0.03"}  # to be interrupted, however slow we are
 PROGRAM = [sys.executable, "-m", "tests.cli.fake"]
 
 
@@ -80,10 +81,8 @@ def after_the_view(shown: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", left)
 
 
-def test_text_streams_to_a_terminal():
-    terminal = Terminal("caption", "a.png", "--no-live", FAKE_STEPS="6", FAKE_PAUSE="0.05")
-    terminal.read(until="large")
-    assert text(6) not in terminal.shown  # it came in parts
+def test_without_the_view_a_terminal_gets_plain_text():
+    terminal = Terminal("caption", "a.png", "--no-live", FAKE_STEPS="6")
     assert terminal.finish() == 0
     assert text(6) in terminal.shown
     assert "\x1b[?1049h" not in terminal.shown
@@ -101,12 +100,14 @@ def test_the_view_is_shown_and_the_text_left():
 
 @pytest.mark.parametrize("columns", [30, 200])
 def test_the_view_in_other_widths_and_through_a_resize(columns):
-    terminal = Terminal("caption", "a.png", columns=columns, rows=20, FAKE_STEPS="60",
-                        FAKE_PAUSE="0.03")  # fmt: skip
+    terminal = Terminal("caption", "a.png", columns=columns, rows=20, **ENDLESS)
     terminal.read(until="step [0-9]+")
     terminal.resize(50, 10)
-    assert terminal.finish() == 0
-    assert text(60)[:40] in after_the_view(terminal.shown)
+    seen = len(terminal.shown)
+    terminal.read(until=rf"(?s)^.{{{seen}}}.*step [0-9]+")
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.finish() == 130
+    assert text(6)[:40] in after_the_view(terminal.shown)
 
 
 def test_no_view_for_a_pipe_or_a_dumb_terminal_or_when_told():
@@ -136,7 +137,7 @@ def test_the_view_can_be_asked_for_beside_a_pipe():
 
 @pytest.mark.parametrize("arguments", [(), ("--no-live",)])
 def test_ctrl_c_keeps_the_text_so_far_and_restores_the_screen(arguments):
-    terminal = Terminal("caption", "a.png", *arguments, FAKE_STEPS="400", FAKE_PAUSE="0.03")
+    terminal = Terminal("caption", "a.png", *arguments, **ENDLESS)
     terminal.read(until="circle")
     os.killpg(terminal.process.pid, signal.SIGINT)
     assert terminal.finish() == 130
@@ -148,18 +149,20 @@ def test_ctrl_c_keeps_the_text_so_far_and_restores_the_screen(arguments):
 
 
 def test_suspension_gives_the_screen_back_and_takes_it_again():
-    terminal = Terminal("caption", "a.png", FAKE_STEPS="60", FAKE_PAUSE="0.05")
+    terminal = Terminal("caption", "a.png", **ENDLESS)
     terminal.read(until="circle")
     terminal.process.send_signal(signal.SIGTSTP)
     # A session of its own has no shell to wait for it: the default action does not stop it, and
     # the view goes on; with a shell the two halves happen at stop and continuation.
-    assert terminal.finish() == 0
+    terminal.read(until=r"(?s)\[\?1049l.*\[\?1049h.*step [0-9]+")
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.finish() == 130
     codes = re.findall(r"\x1b\[\?1049[hl]", terminal.shown)
     assert codes == ["\x1b[?1049h", "\x1b[?1049l"] * 2
 
 
 def test_termination_restores_the_screen():
-    terminal = Terminal("caption", "a.png", FAKE_STEPS="400", FAKE_PAUSE="0.03")
+    terminal = Terminal("caption", "a.png", **ENDLESS)
     terminal.read(until="circle")
     terminal.process.terminate()
     assert terminal.finish() == 128 + signal.SIGTERM
