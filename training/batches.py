@@ -26,7 +26,8 @@ class BatchConfig:
 
     rows: int = 10
     length: int = 384
-    extra: int = 16  # pictures for the tower and the projector alone
+    short: float = 2.5  # weight of answers of fewer than 40 tokens
+    extra: int = 8  # pictures for the tower and the projector alone
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Batch:
     segments: np.ndarray  # (rows, length)
     positions: np.ndarray  # (rows, length)
     said: np.ndarray  # (rows, length), whether the token is the model's to say
+    weights: np.ndarray  # (rows, length), how much the token counts
     pixels: np.ndarray  # (pictures, 3, 96, 96)
     targets: np.ndarray  # (pictures, 36, targets)
     kinds: tuple[tuple[str, int], ...]  # per row: "image", "images" or "video", and its pictures
@@ -66,6 +68,7 @@ def make_batch(
     shape = (config.rows, config.length)
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     segments, said = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    weights = np.ones(shape, np.float32)
     pixels, targets, kinds = [], [], []
     for row in range(config.rows):
         scene = random_scene(rng, easy)
@@ -80,7 +83,7 @@ def make_batch(
         fill = start = len(prefix)
         ids[row, :fill], segments[row, :fill], positions[row, :fill] = prefix, 0, np.arange(fill)
         segment = 0
-        for talk in conversations(rng, scene, 2 if rng.random() < 0.6 else 1, 14):
+        for talk in conversations(rng, scene, 2 if rng.random() < 0.15 else 1, 18):
             new, answer = talk_ids(tokenizer, talk)
             end = fill + len(new)
             if end > config.length:
@@ -88,6 +91,7 @@ def make_batch(
             segment += 1
             ids[row, fill:end], said[row, fill:end] = new, answer
             segments[row, fill:end] = segment
+            weights[row, fill:end] = config.short if sum(answer) < 40 else 1.0
             positions[row, fill:end] = np.arange(start, start + len(new))
             fill = end
     if config.extra:
@@ -99,6 +103,7 @@ def make_batch(
         segments,
         positions,
         said,
+        weights,
         np.concatenate(pixels),
         np.concatenate(targets),
         tuple(kinds),

@@ -39,13 +39,13 @@ Conversation = tuple[Turn, ...]
 def random_scene(rng: np.random.Generator, easy: bool = False) -> Scene:
     """A scene of any kind in training's proportions; easy ones hold few shapes."""
     kind = rng.random()
-    if kind < 0.32:
+    if kind < 0.2:
         return random_shapes(rng, 1, 3 if easy else 6)
-    if kind < 0.51:
+    if kind < 0.31:
         return random_chart(rng)
-    if kind < 0.67:
+    if kind < 0.43:
         return random_words(rng)
-    return random_clip(rng) if kind < 0.92 else random_pair(rng)
+    return random_clip(rng) if kind < 0.9 else random_pair(rng)
 
 
 def caption_turn(rng: np.random.Generator, scene: Scene) -> Turn:

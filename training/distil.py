@@ -118,6 +118,7 @@ def train_draft(
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
         draft.load_state_dict(state["model"])
+        draft.model.vision_tower.load_state_dict(target.model.vision_tower.state_dict())
         spent, step = state["spent"], state["step"]
         log.line(f"draft resumed step={step} time={spent:.0f}")
     optimizer = Optimizer([(1.0, list(draft.named_parameters()))], config.rates, group)

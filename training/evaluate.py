@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,17 @@ def in_batches(
     return out
 
 
+def remembered(path: Path | None, compute: Callable[[], list[list[int]]]) -> list[list[int]]:
+    """The tokens in a file, or those computed, then written there."""
+    if path and path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    tokens = compute()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(tokens), encoding="utf-8")
+    return tokens
+
+
 def decode_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     return tokenizer.decode([t for t in tokens if t > END], skip_special_tokens=True)
 
@@ -66,11 +77,12 @@ def captions_report(
     target: LlavaOnevisionForConditionalGeneration,
     draft: LlavaOnevisionForConditionalGeneration,
     scenes: Sequence[Scene],
+    cache: Path | None = None,
 ) -> dict[str, object]:
     """Facts right by kind of scene and slot, accepted lengths, and some texts."""
     prompts = [VIDEO_PROMPT if isinstance(s, Clip) else IMAGE_PROMPT for s in scenes]
     requests = [Request.make(tokenizer, s, p) for s, p in zip(scenes, prompts, strict=True)]
-    texts = in_batches(target, requests, 320)
+    texts = remembered(cache, lambda: in_batches(target, requests, 320))
     right_by: dict[str, int] = defaultdict(int)
     all_by: dict[str, int] = defaultdict(int)
     errors: list[str] = []
@@ -118,10 +130,11 @@ def answers_report(
     tokenizer: Tokenizer,
     target: LlavaOnevisionForConditionalGeneration,
     asked: Sequence[tuple[Scene, Answered]],
+    cache: Path | None = None,
 ) -> dict[str, object]:
     """Answers right by kind of question."""
     requests = [Request.make(tokenizer, scene, item.question) for scene, item in asked]
-    texts = in_batches(target, requests, 120)
+    texts = remembered(cache, lambda: in_batches(target, requests, 120))
     verdicts: dict[str, list[bool]] = defaultdict(list)
     errors = []
     for (_, item), tokens in zip(asked, texts, strict=True):
@@ -185,7 +198,7 @@ def markdown(report: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(pair: Path, scenes: int, seed: int) -> dict[str, object]:
+def evaluate(pair: Path, scenes: int, seed: int, cache: Path | None = None) -> dict[str, object]:
     rng = np.random.default_rng([_REALM, seed])
     tokenizer = Tokenizer.from_file(str(pair / "target" / "tokenizer.json"))
     target, draft = load(pair / "target"), load(pair / "draft")
@@ -202,8 +215,10 @@ def evaluate(pair: Path, scenes: int, seed: int) -> dict[str, object]:
         "draft_parameters": sum(p.numel() for p in draft.parameters()),
         "target_ms": pass_milliseconds(target),
         "draft_ms": pass_milliseconds(draft),
-        "captions": captions_report(tokenizer, target, draft, captioned),
-        "answers": answers_report(tokenizer, target, asked),
+        "captions": captions_report(
+            tokenizer, target, draft, captioned, cache and cache / "captions.json"
+        ),
+        "answers": answers_report(tokenizer, target, asked, cache and cache / "answers.json"),
     }
 
 
@@ -213,8 +228,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("training/results"))
+    parser.add_argument("--cache", type=Path, help="folder that keeps the target's tokens")
     arguments = parser.parse_args()
-    report = evaluate(arguments.pair, arguments.scenes, arguments.seed)
+    report = evaluate(arguments.pair, arguments.scenes, arguments.seed, arguments.cache)
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     (arguments.out / "evaluation.json").write_text(text, encoding="utf-8")

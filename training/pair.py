@@ -192,6 +192,8 @@ def save_model(
             "vision_aspect_ratio": "anyres_max_9",
         },
     )
+    for path in scratch.iterdir():
+        path.chmod(0o644)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

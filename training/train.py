@@ -21,7 +21,7 @@ from training.parallel import Group
 from training.tokens import fact_weights, name_tokens, train_tokenizer
 from training.vision import PatchHead, VisionConfig, align_loss, train_vision
 
-SHARES = {"vision": 0.115, "target": 0.745, "draft": 0.14}
+SHARES = {"vision": 0.105, "target": 0.79, "draft": 0.092}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Tensors:
     mask: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor  # (rows, length), -100 where nothing is to be learnt
+    weights: torch.Tensor  # (rows, length), of the labels
     pixels: torch.Tensor
     targets: torch.Tensor
     kinds: tuple[tuple[str, int], ...]
@@ -58,11 +59,13 @@ def to_device(batch: Batch, device: torch.device) -> Tensors:
     said = torch.from_numpy(batch.said)
     labels = torch.full_like(ids, -100)
     labels[:, :-1] = ids[:, 1:].masked_fill(~said[:, 1:], -100)
+    weights = torch.from_numpy(batch.weights).roll(-1, dims=1)
     return Tensors(
         ids.to(device),
         block_mask(torch.from_numpy(batch.segments).to(device)),
         torch.from_numpy(batch.positions).to(device),
         labels.to(device),
+        weights.to(device),
         torch.from_numpy(batch.pixels).to(device),
         torch.from_numpy(batch.targets).to(device),
         batch.kinds,
@@ -97,14 +100,14 @@ def target_loss(
     wanted = data.labels[known]
     logits = model.lm_head(hidden[known]).float()
     each = F.cross_entropy(logits, wanted, reduction="none")
-    weight = weights[wanted]
+    weight = weights[wanted] * data.weights[known]
     loss = (each * weight).sum() / weight.sum()
     patches = head.loss(features, data.targets)
     aligned = align_loss(model, features, data.targets, names)
     total = loss + config.patches * patches + config.aligned * aligned
     with torch.no_grad():
         right = (logits.argmax(-1) == wanted).float()
-        facts = weight > 1
+        facts = weights[wanted] > 1
         shown = {"patches": float(patches.detach()), "aligned": float(aligned.detach())}
         shown |= {"loss": float(each.mean()), "right": float(right.mean())}
         if facts.any():
@@ -183,7 +186,7 @@ def train_target(
     model.train()
     while (done := group.agree((time.time() - begin) / (60 * config.minutes))) < 1:
         data = to_device(next(stream), device)
-        weights = facts if done < 0.8 else torch.ones_like(facts).where(facts == 1, 1.25)
+        weights = facts if done < 0.97 else torch.ones_like(facts).where(facts == 1, 1.25)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             loss, shown = target_loss(model, head, data, weights, names, config)
         loss.backward()

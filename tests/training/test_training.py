@@ -99,7 +99,7 @@ def test_visual_tokens_are_the_models_own(tokenizer: Tokenizer, make: object) ->
 
 
 def test_conversations_see_the_picture_and_themselves_only(tokenizer: Tokenizer) -> None:
-    batch = make_batch(np.random.default_rng(2), tokenizer, BatchConfig(2, 320, 0))
+    batch = make_batch(np.random.default_rng(2), tokenizer, BatchConfig(2, 320, extra=0))
     mask = block_mask(torch.from_numpy(batch.segments))[0, 0] == 0
     segments = torch.from_numpy(batch.segments[0])
     last = int((segments == 2).nonzero()[-1])
@@ -118,7 +118,7 @@ def test_three_steps_of_target_and_draft(tokenizer: Tokenizer, tmp_path: Path) -
     named = [*target.named_parameters(), *head.named_parameters()]
     optimizer = Optimizer([(1.0, named)], Rates())
     rng, losses = np.random.default_rng(3), []
-    data = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, 2)), device)
+    data = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, extra=2)), device)
     for _ in range(3):
         loss, shown = target_loss(target, head, data, weights, names, TargetConfig(1.0))
         loss.backward()
@@ -127,7 +127,7 @@ def test_three_steps_of_target_and_draft(tokenizer: Tokenizer, tmp_path: Path) -
     assert losses[-1] < losses[0]
     target.eval().requires_grad_(False)
     copy_start(target, draft)
-    plain = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, 0)), device)
+    plain = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, extra=0)), device)
     taught = lesson(target, plain)
     optimizer = Optimizer([(1.0, list(draft.named_parameters()))], Rates())
     divergences = []
