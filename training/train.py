@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,6 +235,9 @@ def prepare(arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sizes, minutes, seed = PairConfig(), arguments.minutes, arguments.seed
     tokenizer_path, vision_path = out / "tokenizer.json", out / "vision.pt"
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.start and not tokenizer_path.exists():
+        shutil.copy(arguments.start / "target" / "tokenizer.json", tokenizer_path)
     if not tokenizer_path.exists():
         train_tokenizer(seed).save(str(tokenizer_path))
     if vision_path.exists():
@@ -243,10 +247,21 @@ def prepare(arguments: argparse.Namespace) -> None:
     head = PatchHead(sizes.vision_hidden)
     for module in (target, head):
         torch.nn.Module.to(module, device)
-    config = VisionConfig(minutes=minutes * SHARES["vision"])
-    train_vision(target, head, config, seed, device, log.text)
+    if arguments.start:
+        _load_start(target, arguments.start)
+    else:
+        config = VisionConfig(minutes=minutes * SHARES["vision"])
+        train_vision(target, head, config, seed, device, log.text)
     state = {"tower": target.model.vision_tower.state_dict(), "head": head.state_dict()}
     torch.save(state, vision_path)
+
+
+def _load_start(target: LlavaOnevisionForConditionalGeneration, pair: Path) -> None:
+    """Continue from the target of a saved pair."""
+    saved = LlavaOnevisionForConditionalGeneration.from_pretrained(
+        pair / "target", dtype=torch.float32
+    )
+    target.load_state_dict(saved.state_dict())
 
 
 def stages(rank: int, arguments: argparse.Namespace) -> None:
@@ -268,6 +283,8 @@ def stages(rank: int, arguments: argparse.Namespace) -> None:
     state = torch.load(out / "vision.pt", map_location=device, weights_only=True)
     target.model.vision_tower.load_state_dict(state["tower"])
     head.load_state_dict(state["head"])
+    if arguments.start:
+        _load_start(target, arguments.start)
     config = TargetConfig(minutes * SHARES["target"])
     train_target(target, head, tokenizer, config, seed, device, out, log, group)
     if group.first:
@@ -294,6 +311,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=95.0, help="wall-clock time of all stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="2 on a CPU of two cores")
+    parser.add_argument("--start", type=Path, help="continue from this pair instead of nothing")
     run(parser.parse_args())
 
 
