@@ -60,7 +60,7 @@ def in_batches(
 def remembered(path: Path | None, compute: Callable[[], list[list[int]]]) -> list[list[int]]:
     """The tokens in a file, or those computed, then written there."""
     if path and path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))
     tokens = compute()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
