@@ -17,7 +17,9 @@ def describe(module: str) -> dict[str, Any]:
     """Date, command, machine and versions, as plain data. ``module`` is what was run."""
     import torch
 
-    names = ("sage-vlm", "torch", "transformers", "numpy")
+    import sage_core
+
+    names = ("torch", "transformers", "numpy")
     described: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
@@ -25,7 +27,7 @@ def describe(module: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in names},
+        "versions": {"sage": sage_core.__version__} | {name: _version(name) for name in names},
     }
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
