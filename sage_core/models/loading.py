@@ -11,7 +11,6 @@ from sage_core.errors import ModelError
 from sage_core.models import catalog, devices, hub
 from sage_core.models.families import Family, find_family
 from sage_core.models.quiet import is_memory_error, memory_errors, quiet
-from sage_core.vision import find_tower
 
 Progress = Callable[[str, float], None]
 
@@ -252,6 +251,8 @@ def share_vision(target: Any, draft: Any) -> bool:
     Saves the memory of one tower, and the engine encodes a picture once for a shared one.
     """
     import torch
+
+    from sage_core.vision import find_tower
 
     theirs, name = find_tower(draft)
     mine, own_name = find_tower(target)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,13 @@ class Loads:
 
 
 @pytest.fixture(autouse=True)
-def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings of the person who runs the tests; a fresh working folder with two files."""
+def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings of the person who runs the tests; a fresh working folder with two files.
+
+    Afterwards what ``--verbose`` said to this process's loggers is forgotten.
+    """
+    loggers = [logging.getLogger(name) for name in ("sage_core", "transformers")]
+    levels = [logger.level for logger in loggers]
     for name in list(os.environ):
         if name.startswith("SAGE_"):
             monkeypatch.delenv(name)
@@ -45,6 +51,9 @@ def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     for name in ("a.png", "b.png"):
         Path(name).write_bytes(b"a picture, as far as the fake is concerned")
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
