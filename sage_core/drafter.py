@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sage_core.policies.base import Growth, Level, Shaper
-from sage_core.prepare import prepare_draft
+from sage_core.prepare import on_device, prepare_draft
 from sage_core.runner import Runner
 from sage_core.steps import Shape
 from sage_core.text import Text
@@ -91,10 +91,7 @@ class ModelDrafter:
         self._columns: dict[int, int] = {}
 
     def prefill(self, first: int) -> None:
-        inputs = {
-            name: value.to(self._runner.device) if isinstance(value, Tensor) else value
-            for name, value in self._inputs.items()
-        }
+        inputs = on_device(self._inputs, self._runner.device)
         with self._vision.replaying():
             self._runner.prefill(prepare_draft(self._runner.model, inputs), self._room)
         self._pending = [first]

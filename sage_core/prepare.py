@@ -43,6 +43,11 @@ class Prepared:
         return int(self.input_ids.shape[1])
 
 
+def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The inputs with every tensor on ``device``; everything else as it is."""
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
 def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
     """Ask ``model.generate`` what it would do with ``inputs`` (processor output and options).
 

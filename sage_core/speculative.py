@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sage_core.decode import decode
@@ -15,7 +14,7 @@ from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
 from sage_core.errors import OptionError
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.policies import Policy, parse
-from sage_core.prepare import prepare
+from sage_core.prepare import on_device, prepare
 from sage_core.runner import Runner
 from sage_core.stats import Stats
 from sage_core.steps import Step
@@ -84,7 +83,7 @@ class Stream(Iterator[Step]):
     def __init__(self, decoder: SpeculativeDecoder, inputs: dict[str, Any]) -> None:
         self._decoder = decoder
         self._target = Runner(decoder.target)
-        self._inputs = _on_device(inputs, self._target.device)
+        self._inputs = on_device(inputs, self._target.device)
         self._run = self._decode()
         self._steps: list[Step] = []
         self._text: Text | None = None
@@ -144,7 +143,3 @@ class Stream(Iterator[Step]):
             first, seconds=replace(seconds, prefill_target=seconds.prefill_target + preparing)
         )
         yield from steps
-
-
-def _on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.batches import BatchConfig, batches, embed, encode_pictures
+from training.batches import BatchConfig, batches, encode_pictures
 from training.optim import Optimizer, Rates
 from training.parallel import Group
-from training.train import Log, Tensors, factor, mean_values, to_device
+from training.train import Log, Tensors, factor, hidden_states, mean_values, to_device
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,7 @@ def logits_at(
     features: torch.Tensor,
 ) -> torch.Tensor:
     """(n, vocabulary) float32 logits at the learnt positions."""
-    embedded = embed(model, data.ids, features, data.kinds)
-    hidden = model.model.language_model(
-        inputs_embeds=embedded,
-        attention_mask=data.mask.to(embedded.dtype),
-        position_ids=data.positions,
-        use_cache=False,
-    ).last_hidden_state
+    hidden = hidden_states(model, data, features)
     return model.lm_head(hidden[data.labels >= 0]).float()
 
 

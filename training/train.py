@@ -79,6 +79,20 @@ def factor(done: float, warm: float = 0.015) -> float:
     return min(1.0, done / warm + 0.05, 1.6 * (1.0 - done) + 0.005)
 
 
+def hidden_states(
+    model: LlavaOnevisionForConditionalGeneration, data: Tensors, features: torch.Tensor
+) -> torch.Tensor:
+    """(rows, length, hidden): what the language model makes of the packed rows."""
+    embedded = embed(model, data.ids, features, data.kinds)
+    hidden: torch.Tensor = model.model.language_model(
+        inputs_embeds=embedded,
+        attention_mask=data.mask.to(embedded.dtype),
+        position_ids=data.positions,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
+
+
 def target_loss(
     model: LlavaOnevisionForConditionalGeneration,
     head: PatchHead,
@@ -90,13 +104,7 @@ def target_loss(
     """Weighted cross-entropy on answers plus the losses on patches; and what to log."""
     features = encode_pictures(model, data.pixels)
     inside = features[: len(features) - data.extra]
-    embedded = embed(model, data.ids, inside, data.kinds)
-    hidden = model.model.language_model(
-        inputs_embeds=embedded,
-        attention_mask=data.mask.to(embedded.dtype),
-        position_ids=data.positions,
-        use_cache=False,
-    ).last_hidden_state
+    hidden = hidden_states(model, data, inside)
     known = data.labels >= 0
     wanted = data.labels[known]
     logits = model.lm_head(hidden[known]).float()
