@@ -9,7 +9,7 @@ import numpy as np
 
 from training.facts import thing_slots
 from training.phrases import NUMBERS, PLACES, upper
-from training.scenes import COLORS, SHAPES, choose
+from training.scenes import COLORS, DIRECTIONS, SHAPES, choose
 
 Rng = np.random.Generator
 
@@ -77,5 +77,15 @@ def right(text: str, item: Answered) -> bool:
         cells = {slot.split()[1] for slot in thing_slots(text)}
         return cells == set(key.split())
     if kind == "motion":
-        return text.rstrip(".").endswith(key)
-    return key in text.lower()  # order, who
+        return _deed(text) == key
+    if kind == "order":
+        name = " ".join(key.split()[:2])
+        return name in text.lower() and key == f"{name} {_deed(text)}"
+    return key in text.lower()  # who
+
+
+def _deed(text: str) -> str:
+    """The last thing that an answer tells of: a direction, 'appears' or 'leaves'."""
+    ways = "|".join(sorted(DIRECTIONS, key=len, reverse=True))
+    found = re.findall(rf"\b(?:moves|moving) ({ways})\b|\b(appears|leaves)\b", text.lower())
+    return "".join(found[-1]) if found else ""

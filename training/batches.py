@@ -12,22 +12,23 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.dialogue import conversations, random_scene
+from training.dialogue import captioned, conversations, random_scene
 from training.pair import tower_features
 from training.render import PATCHES, draw, patch_targets, pixel_values, placed_at
 from training.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
 from training.tokens import prefix_ids, talk_ids
 from training.vision import picture_batch
+from training.witness import lessons
 
 
 @dataclass(frozen=True)
 class BatchConfig:
     """Rows in a batch and tokens in a row."""
 
-    rows: int = 10
-    length: int = 384
+    rows: int = 5
+    length: int = 320
     short: float = 2.5  # weight of answers of fewer than 40 tokens
-    extra: int = 8  # pictures for the tower and the projector alone
+    extra: int = 4  # pictures for the tower and the projector alone
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Batch:
     pixels: np.ndarray  # (pictures, 3, 96, 96)
     targets: np.ndarray  # (pictures, 36, targets)
     kinds: tuple[tuple[str, int], ...]  # per row: "image", "images" or "video", and its pictures
+    witness: np.ndarray  # (visual tokens of all rows, lessons)
     extra: int = 0  # how many of the last pictures belong to no row
 
 
@@ -69,7 +71,7 @@ def make_batch(
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     segments, said = np.full(shape, -1, np.int64), np.zeros(shape, bool)
     weights = np.ones(shape, np.float32)
-    pixels, targets, kinds = [], [], []
+    pixels, targets, kinds, witness = [], [], [], []
     for row in range(config.rows):
         scene = random_scene(rng, easy)
         frames = CLIP_FRAMES
@@ -79,11 +81,12 @@ def make_batch(
         pixels.append(shown)
         targets.append(facts)
         kinds.append((scene_kind(scene), len(shown)))
+        witness.append(lessons(scene, frames))
         prefix = prefix_ids(tokenizer, scene, frames)
         fill = start = len(prefix)
         ids[row, :fill], segments[row, :fill], positions[row, :fill] = prefix, 0, np.arange(fill)
         segment = 0
-        for talk in conversations(rng, scene, 2 if rng.random() < 0.15 else 1, 18):
+        for talk in conversations(rng, scene, captioned(rng, scene), 24):
             new, answer = talk_ids(tokenizer, talk)
             end = fill + len(new)
             if end > config.length:
@@ -107,6 +110,7 @@ def make_batch(
         np.concatenate(pixels),
         np.concatenate(targets),
         tuple(kinds),
+        np.concatenate(witness),
         config.extra,
     )
 
@@ -154,6 +158,11 @@ def _pool(frames: torch.Tensor) -> torch.Tensor:
     return small.permute(0, 2, 3, 1).reshape(count, -1, hidden)
 
 
+def visual(model: LlavaOnevisionForConditionalGeneration, ids: torch.Tensor) -> torch.Tensor:
+    """(rows, length) bool: which tokens stand for pictures."""
+    return (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
+
+
 def embed(
     model: LlavaOnevisionForConditionalGeneration,
     ids: torch.Tensor,
@@ -161,11 +170,9 @@ def embed(
     kinds: tuple[tuple[str, int], ...],
 ) -> torch.Tensor:
     """(rows, length, hidden) input embeddings with the visual tokens in their places."""
-    table = model.get_input_embeddings()
-    visual = (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
-    embedded = table(ids)
+    embedded = model.get_input_embeddings()(ids)
     tokens = visual_tokens(model, features, kinds).to(embedded.dtype)
-    return embedded.masked_scatter(visual[..., None].expand_as(embedded), tokens)
+    return embedded.masked_scatter(visual(model, ids)[..., None].expand_as(embedded), tokens)
 
 
 def encode_pictures(

@@ -259,8 +259,17 @@ def event_text(rng: Rng, clip: Clip, event: Event, cell: int) -> str:
         verb = choose(rng, ("leaves", "leaves", "exits"))
         return f"the {name} {verb} the {choose(rng, ('picture', 'scene'))} {_side(event.direction)}"
     verb = choose(rng, ("moves", "moves", "slides", "travels"))
-    end = clip_cell(cell, event)
-    return f"the {name} {verb} {event.direction} to the {place(rng, end)}"
+    return f"the {name} {verb} {move_text(rng, event, cell)}"
+
+
+def move_text(rng: Rng, event: Event, cell: int) -> str:
+    """Whence, whither and which way; the ends first, as the way follows from them."""
+    start, end = place(rng, cell), place(rng, clip_cell(cell, event))
+    style = rng.random()
+    if style < 0.25:
+        return f"{event.direction} to the {end}"
+    way = f", moving {event.direction}" if style < 0.7 else ""
+    return f"from the {start} to the {end}{way}"
 
 
 def _side(direction: str) -> str:

@@ -39,13 +39,20 @@ Conversation = tuple[Turn, ...]
 def random_scene(rng: np.random.Generator, easy: bool = False) -> Scene:
     """A scene of any kind in training's proportions; easy ones hold few shapes."""
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.22:
         return random_shapes(rng, 1, 3 if easy else 6)
-    if kind < 0.31:
+    if kind < 0.38:
         return random_chart(rng)
-    if kind < 0.43:
+    if kind < 0.48:
         return random_words(rng)
-    return random_clip(rng) if kind < 0.9 else random_pair(rng)
+    return random_clip(rng) if kind < 0.88 else random_pair(rng)
+
+
+def captioned(rng: np.random.Generator, scene: Scene) -> int:
+    """How many captions a row of training holds; the rest of it is questions."""
+    if isinstance(scene, Pair):
+        return 0
+    return int(rng.random() < (0.5 if isinstance(scene, Clip) else 0.35))
 
 
 def caption_turn(rng: np.random.Generator, scene: Scene) -> Turn:

@@ -59,7 +59,7 @@ def logits_at(
     features: torch.Tensor,
 ) -> torch.Tensor:
     """(n, vocabulary) float32 logits at the learnt positions."""
-    hidden = hidden_states(model, data, features)
+    hidden = hidden_states(model, data, features)[-1]
     return model.lm_head(hidden[data.labels >= 0]).float()
 
 

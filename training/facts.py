@@ -40,6 +40,10 @@ _WORD = (
 )
 _WAYS = "|".join(sorted(DIRECTIONS, key=len, reverse=True))
 _MOVE = re.compile(rf"the ([a-z]+ [a-z]+) (?:moves|slides|travels) ({_WAYS}) to the ({_PLACE})\b")
+_FROM_TO = re.compile(
+    rf"the ([a-z]+ [a-z]+) (?:moves|slides|travels) from the ({_PLACE}) to the ({_PLACE})\b"
+    rf"(?:, moving ({_WAYS})\b)?"
+)
 _LEAVE = re.compile(r"the ([a-z]+ [a-z]+) (?:leaves|exits) the (?:picture|scene)")
 _APPEAR = re.compile(rf"{_THING} (?:appears|shows up|pops up) in the (?P<place>{_PLACE})\b")
 Slots = dict[str, str]
@@ -66,7 +70,9 @@ def caption_slots(text: str, kind: str) -> Slots:
     if count:
         out["count"] = count[1].lower()
     if kind in ("shapes", "clip"):
-        events = [m for p in (_MOVE, _LEAVE, _APPEAR) for m in p.finditer(_lower_starts(text))]
+        events = [
+            m for p in (_MOVE, _FROM_TO, _LEAVE, _APPEAR) for m in p.finditer(_lower_starts(text))
+        ]
         start = text
         if kind == "clip":
             clauses = [c for c in text.split(". ") if not _is_event(c)]
@@ -97,7 +103,7 @@ _STARTERS = re.compile(
 
 def _is_event(clause: str) -> bool:
     """A sentence with a starter whose verb is that of an event (a first mention is no event)."""
-    if _MOVE.search(clause) or _LEAVE.search(clause):
+    if any(pattern.search(clause) for pattern in (_MOVE, _FROM_TO, _LEAVE)):
         return True
     return bool(_STARTERS.match(clause) and _APPEAR.search(clause) and " a " in f" {clause}")
 
@@ -112,9 +118,24 @@ def _lower_starts(text: str) -> str:
 def _event_slot(match: re.Match[str]) -> str:
     if match.re is _MOVE:
         return f"{match[1]} moves {match[2]} to {_CELL[match[3]]}"
+    if match.re is _FROM_TO:
+        start, end = _CELL[match[2]], _CELL[match[3]]
+        way = way_between(start, end)
+        if match[4] not in (None, way):
+            way = f"{match[4]}, not {way},"
+        return f"{match[1]} moves {way} to {end}"
     if match.re is _LEAVE:
         return f"{match[1]} leaves"
     return f"{match['color']} {match['shape']} appears in {_CELL[match['place']]}"
+
+
+def way_between(start: int, end: int) -> str:
+    """The direction from one cell to another: 'left', 'diagonally up and right'; '' if none."""
+    across, down = end % 3 - start % 3, end // 3 - start // 3
+    if across and down and abs(across) != abs(down):
+        return ""
+    sign = ((across > 0) - (across < 0), (down > 0) - (down < 0))
+    return next((way for way, step in DIRECTIONS.items() if step == sign), "")
 
 
 def _true_things(things: list[Thing]) -> Slots:

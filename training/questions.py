@@ -34,7 +34,7 @@ def _count(rng: Rng, things: list[Thing]) -> Answered:
         rng, f"How many {asked} are there?", f"How many {asked} can you see?", f"Count the {asked}."
     )
     answer = number(rng, len(chosen), noun)
-    if rng.random() < 0.4:
+    if rng.random() < 0.6:
         question += " " + choose(rng, EXPLAIN)
         named = (
             listing([f"the {plain(t)} in the {place(rng, t.cell)}" for t in chosen])
@@ -120,7 +120,7 @@ def _relation(rng: Rng, things: list[Thing]) -> Answered:
     true = (a < b) == (asked == 0)
     answer = "Yes." if true else "No."
     question = f"Is the {plain(one)} {words[asked]} the {plain(two)}?"
-    if rng.random() < 0.5:
+    if rng.random() < 0.75:
         question += " " + choose(rng, EXPLAIN)
         where = [f"the {plain(t)} is in the {place(rng, t.cell)}" for t in (one, two)]
         answer = f"{upper(where[0])} and {where[1]}, so {'yes' if true else 'no'}."

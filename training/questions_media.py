@@ -32,7 +32,7 @@ def ask_chart(rng: Rng, scene: Chart) -> Answered:
             rng, f"Which bar is the {choose(rng, word)}?", f"Which label has the {word[0]} value?"
         )
         answer = f"{one.label}."
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             question += " " + choose(rng, EXPLAIN)
             values = listing([f"{b.label} is {b.value}" for b in bars])
             answer = f"{values}, so the {word[0]} is {one.label}."
@@ -46,7 +46,7 @@ def ask_chart(rng: Rng, scene: Chart) -> Answered:
             f"Is {one.label} or {two.label} the taller bar?",
         )
         answer = f"{best.label}."
-        if rng.random() < 0.5:
+        if rng.random() < 0.7:
             question += " " + choose(rng, EXPLAIN)
             answer = (
                 f"{one.label} is {one.value} and {two.label} is {two.value}, so it is {best.label}."
@@ -121,43 +121,47 @@ def ask_words(rng: Rng, scene: Words) -> Answered:
     )
 
 
-def _happening(clip: Clip) -> list[tuple[str, str, str]]:
-    """(subject, what it did, key) of each event."""
+def _happening(rng: Rng, clip: Clip) -> list[tuple[str, str, str, str]]:
+    """(subject, what it did, the kind, the key) of each event."""
     at, out = [t.cell for t in clip.things], []
     for event in clip.events:
-        name = plain(clip.things[event.who])
-        at[event.who] = clip_cell(at[event.who], event)
-        verb = {"move": f"moves {event.direction}", "appear": "appears", "leave": "leaves"}[
-            event.kind
-        ]
-        out.append((name, verb, event.kind))
+        name, cell = plain(clip.things[event.who]), at[event.who]
+        verb, key = {"appear": "appears", "leave": "leaves"}.get(event.kind, ""), event.direction
+        if event.kind == "move":
+            way = event.direction
+            if rng.random() < 0.7:
+                end = place(rng, clip_cell(cell, event))
+                way = f"from the {place(rng, cell)} to the {end}, moving {event.direction}"
+            verb = f"moves {way}"
+        at[event.who] = clip_cell(cell, event)
+        out.append((name, verb, event.kind, key if event.kind == "move" else verb))
     return out
 
 
 def ask_clip(rng: Rng, clip: Clip) -> Answered:
-    done, style = _happening(clip), rng.random()
+    done, style = _happening(rng, clip), rng.random()
     who = int(rng.integers(len(clip.things)))
     thing = clip.things[who]
     if style < 0.25 and done:
         i = int(rng.integers(len(done)))
-        name, verb, _ = done[i]
-        if [n for n, _, _ in done].count(name) == 1:
+        name, verb, _, key = done[i]
+        if [d[0] for d in done].count(name) == 1:
             question = one_of(rng, f"What does the {name} do?", f"What happens to the {name}?")
             return Answered(
-                question, f"{choose(rng, ('It', f'The {name}'))} {verb}.", "motion", verb
+                question, f"{choose(rng, ('It', f'The {name}'))} {verb}.", "motion", key
             )
     if style < 0.45 and len(done) > 1:
         last = rng.random() < 0.5
-        name, verb, _ = done[-1 if last else 0]
+        name, verb, _, key = done[-1 if last else 0]
         word = "last" if last else "first"
         question = one_of(rng, f"What happens {word}?", f"What is the {word} event?")
         article_ = "a" if verb == "appears" else "the"
-        return Answered(question, f"{upper(article_)} {name} {verb}.", "order", f"{name} {verb}")
+        return Answered(question, f"{upper(article_)} {name} {verb}.", "order", f"{name} {key}")
     if style < 0.6:
         moving = {plain(clip.things[e.who]) for e in clip.events if e.kind == "move"}
         question = one_of(rng, f"Does the {plain(thing)} move?", f"Is the {plain(thing)} moving?")
         key = "yes" if plain(thing) in moving else "no"
-        verbs = [v for n, v, _ in done if n == plain(thing)]
+        verbs = [d[1] for d in done if d[0] == plain(thing)]
         more = [v for v in verbs if v.startswith("moves")]
         if more and rng.random() < 0.5:
             return Answered(question, f"Yes, it {listing(more)}.", "yes or no", key)
@@ -170,7 +174,7 @@ def ask_clip(rng: Rng, clip: Clip) -> Answered:
         return Answered(question, number(rng, end, "shape"), "counting", NUMBERS[end])
     if style < 0.8:
         kind = choose(rng, ("move", "appear", "leave"))
-        named = [n for n, _, k in done if k == kind]
+        named = [d[0] for d in done if d[2] == kind]
         verb = {"move": "moves", "appear": "appears", "leave": "leaves"}[kind]
         question = one_of(rng, f"Which shape {verb}?", f"What {verb}?")
         if len(set(named)) == 1:
@@ -202,7 +206,7 @@ def ask_pair(rng: Rng, scene: Pair) -> Answered:
             rng, f"Which picture has {word} shapes?", f"In which picture are there {word} shapes?"
         )
         answer = f"The {names[best]} picture."
-        if rng.random() < 0.5:
+        if rng.random() < 0.7:
             question += " " + choose(rng, EXPLAIN)
             counts = [NUMBERS[len(side)] for side in sides]
             found = f"The first has {counts[0]} and the second has {counts[1]}"

@@ -96,11 +96,12 @@ def fact_weights(tokenizer: Tokenizer, weight: float) -> np.ndarray:
     facts = {*COLORS, *SHAPES, "top", "middle", "bottom", "left", "right", "center"}
     facts |= {"upper", "lower", "small", "large", "big", "tiny", "little", "up", "down"}
     facts |= {"one", "two", "three", "four", "five", "six", "appears", "leaves", "moves"}
+    facts |= {"yes", "no", "zero", "first", "second", "seven", "eight", "nine"}
     out = np.ones(tokenizer.get_vocab_size(), np.float32)
     for token, i in tokenizer.get_vocab().items():
         text = token.lstrip("Ġ")
         if (
-            text in facts
+            text.lower() in facts
             or text.isdigit()
             or text in LEXICON
             or (len(text) == 1 and text.isupper())

@@ -15,12 +15,13 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.batches import Batch, BatchConfig, batches, block_mask, embed, encode_pictures
+from training.batches import Batch, BatchConfig, batches, block_mask, embed, encode_pictures, visual
 from training.optim import Optimizer, Rates
 from training.pair import PairConfig, build_draft, build_target, save_model, wrap_tokenizer
 from training.parallel import Group
 from training.tokens import fact_weights, name_tokens, train_tokenizer
 from training.vision import PatchHead, VisionConfig, align_loss, train_vision
+from training.witness import Witness
 
 SHARES = {"vision": 0.105, "target": 0.79, "draft": 0.092}
 
@@ -31,11 +32,12 @@ class TargetConfig:
 
     minutes: float
     batch: BatchConfig = field(default_factory=BatchConfig)
-    rates: Rates = field(default_factory=lambda: Rates(2.5e-3, 2e-3))
+    rates: Rates = field(default_factory=lambda: Rates(1.3e-3, 1.0e-3))
     tower_scale: float = 0.1
     facts: float = 2.0
     patches: float = 0.1
     aligned: float = 0.1
+    witness: float = 0.1
     easy_steps: int = 80
     save_minutes: float = 4.0
 
@@ -51,6 +53,7 @@ class Tensors:
     weights: torch.Tensor  # (rows, length), of the labels
     pixels: torch.Tensor
     targets: torch.Tensor
+    witness: torch.Tensor  # (visual tokens, lessons)
     kinds: tuple[tuple[str, int], ...]
     extra: int
 
@@ -69,6 +72,7 @@ def to_device(batch: Batch, device: torch.device) -> Tensors:
         weights.to(device),
         torch.from_numpy(batch.pixels).to(device),
         torch.from_numpy(batch.targets).to(device),
+        torch.from_numpy(batch.witness).to(device),
         batch.kinds,
         batch.extra,
     )
@@ -81,21 +85,22 @@ def factor(done: float, warm: float = 0.015) -> float:
 
 def hidden_states(
     model: LlavaOnevisionForConditionalGeneration, data: Tensors, features: torch.Tensor
-) -> torch.Tensor:
-    """(rows, length, hidden): what the language model makes of the packed rows."""
+) -> tuple[torch.Tensor, ...]:
+    """(rows, length, hidden) after the embeddings, after each layer, and last after the norm."""
     embedded = embed(model, data.ids, features, data.kinds)
-    hidden: torch.Tensor = model.model.language_model(
+    hidden: tuple[torch.Tensor, ...] = model.model.language_model(
         inputs_embeds=embedded,
         attention_mask=data.mask.to(embedded.dtype),
         position_ids=data.positions,
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    ).hidden_states
     return hidden
 
 
 def target_loss(
     model: LlavaOnevisionForConditionalGeneration,
-    head: PatchHead,
+    heads: Heads,
     data: Tensors,
     weights: torch.Tensor,
     names: dict[str, torch.Tensor],
@@ -104,24 +109,36 @@ def target_loss(
     """Weighted cross-entropy on answers plus the losses on patches; and what to log."""
     features = encode_pictures(model, data.pixels)
     inside = features[: len(features) - data.extra]
-    hidden = hidden_states(model, data, inside)
+    layers = hidden_states(model, data, inside)
+    hidden, middle = layers[-1], layers[len(layers) // 2]
     known = data.labels >= 0
     wanted = data.labels[known]
     logits = model.lm_head(hidden[known]).float()
     each = F.cross_entropy(logits, wanted, reduction="none")
     weight = weights[wanted] * data.weights[known]
     loss = (each * weight).sum() / weight.sum()
-    patches = head.loss(features, data.targets)
+    patches = heads.patches.loss(features, data.targets)
+    witness, seen = heads.witness.loss(middle[visual(model, data.ids)], data.witness)
     aligned = align_loss(model, features, data.targets, names)
-    total = loss + config.patches * patches + config.aligned * aligned
+    total = loss + config.patches * patches + config.aligned * aligned + config.witness * witness
     with torch.no_grad():
         right = (logits.argmax(-1) == wanted).float()
         facts = weights[wanted] > 1
         shown = {"patches": float(patches.detach()), "aligned": float(aligned.detach())}
+        shown |= {"witness": float(witness.detach()), "witness_did": seen}
         shown |= {"loss": float(each.mean()), "right": float(right.mean())}
         if facts.any():
             shown |= {"facts": float(each[facts].mean()), "facts_right": float(right[facts].mean())}
     return total, shown
+
+
+class Heads(torch.nn.Module):
+    """What is trained along and not saved with the pair."""
+
+    def __init__(self, sizes: PairConfig) -> None:
+        super().__init__()
+        self.patches = PatchHead(sizes.vision_hidden)
+        self.witness = Witness(sizes.hidden)
 
 
 class Log:
@@ -162,7 +179,7 @@ def mean_values(history: list[dict[str, float]]) -> dict[str, float]:
 
 def train_target(
     model: LlavaOnevisionForConditionalGeneration,
-    head: PatchHead,
+    heads: Heads,
     tokenizer: Tokenizer,
     config: TargetConfig,
     seed: int,
@@ -172,16 +189,17 @@ def train_target(
     group: Group,
 ) -> None:
     """Train by wall clock; resumes from OUT/target.pt, which it writes every few minutes."""
-    tower = [*model.model.vision_tower.named_parameters(), *head.named_parameters()]
+    tower = [*model.model.vision_tower.named_parameters(), *heads.patches.named_parameters()]
     inside = {id(p) for _, p in tower}
-    rest = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
+    both = [*model.named_parameters(), *heads.witness.named_parameters()]
+    rest = [(name, p) for name, p in both if id(p) not in inside]
     optimizer = Optimizer([(1.0, rest), (config.tower_scale, tower)], config.rates, group)
     spent, step, tokens = 0.0, 0, 0
     state_path = out / "target.pt"
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        head.load_state_dict(state["head"])
+        heads.load_state_dict(state["heads"])
         moments = out / f"moments{group.rank}.pt"
         if moments.exists():
             optimizer.load_state_dict(torch.load(moments, map_location=device, weights_only=True))
@@ -197,7 +215,7 @@ def train_target(
         data = to_device(next(stream), device)
         weights = facts if done < 0.97 else torch.ones_like(facts).where(facts == 1, 1.25)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss, shown = target_loss(model, head, data, weights, names, config)
+            loss, shown = target_loss(model, heads, data, weights, names, config)
         loss.backward()
         optimizer.step(factor(done))
         history.append(shown)
@@ -208,17 +226,17 @@ def train_target(
         if group.agree(time.time() - saved) > 60 * config.save_minutes:
             torch.save(optimizer.state_dict(), out / f"moments{group.rank}.pt")
             if group.first:
-                _save_state(state_path, model, head, time.time() - begin, step, tokens)
+                _save_state(state_path, model, heads, time.time() - begin, step, tokens)
             saved = time.time()
     stream.close()  # type: ignore[attr-defined]
     if group.first:
-        _save_state(state_path, model, head, time.time() - begin, step, tokens)
+        _save_state(state_path, model, heads, time.time() - begin, step, tokens)
 
 
 def _save_state(
     path: Path,
     model: LlavaOnevisionForConditionalGeneration,
-    head: PatchHead,
+    heads: Heads,
     spent: float,
     step: int,
     tokens: int,
@@ -226,7 +244,7 @@ def _save_state(
     """Write beside, then rename, so that a crash leaves the last good state."""
     state = {
         "model": model.state_dict(),
-        "head": head.state_dict(),
+        "heads": heads.state_dict(),
         "spent": spent,
         "step": step,
         "tokens": tokens,
@@ -256,7 +274,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     for module in (target, head):
         torch.nn.Module.to(module, device)
     if arguments.start:
-        _load_start(target, arguments.start)
+        _load_start(target, arguments.start / "target")
     else:
         config = VisionConfig(minutes=minutes * SHARES["vision"])
         train_vision(target, head, config, seed, device, log.text)
@@ -264,12 +282,10 @@ def prepare(arguments: argparse.Namespace) -> None:
     torch.save(state, vision_path)
 
 
-def _load_start(target: LlavaOnevisionForConditionalGeneration, pair: Path) -> None:
-    """Continue from the target of a saved pair."""
-    saved = LlavaOnevisionForConditionalGeneration.from_pretrained(
-        pair / "target", dtype=torch.float32
-    )
-    target.load_state_dict(saved.state_dict())
+def _load_start(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> None:
+    """Continue from a saved model."""
+    saved = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(saved.state_dict())
 
 
 def stages(rank: int, arguments: argparse.Namespace) -> None:
@@ -285,16 +301,20 @@ def stages(rank: int, arguments: argparse.Namespace) -> None:
     wrapped, size = wrap_tokenizer(tokenizer, sizes), tokenizer.get_vocab_size()
     target = build_target(sizes, size, seed)
     draft = build_draft(sizes, size, seed)
-    head = PatchHead(sizes.vision_hidden)
-    for module in (target, draft, head):
+    heads = Heads(sizes)
+    for module in (target, draft, heads):
         torch.nn.Module.to(module, device)
+    if device.type == "cpu":  # the plain attention is faster there, backwards above all
+        for model in (target, draft):
+            model.set_attn_implementation("eager")
     state = torch.load(out / "vision.pt", map_location=device, weights_only=True)
     target.model.vision_tower.load_state_dict(state["tower"])
-    head.load_state_dict(state["head"])
+    heads.patches.load_state_dict(state["head"])
     if arguments.start:
-        _load_start(target, arguments.start)
+        _load_start(target, arguments.start / "target")
+        _load_start(draft, arguments.start / "draft")
     config = TargetConfig(minutes * SHARES["target"])
-    train_target(target, head, tokenizer, config, seed, device, out, log, group)
+    train_target(target, heads, tokenizer, config, seed, device, out, log, group)
     if group.first:
         save_model(target, wrapped, out / "pair" / "target")
     drafting = DraftConfig(minutes * SHARES["draft"])

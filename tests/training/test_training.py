@@ -27,8 +27,7 @@ from training.pair import (
 from training.render import draw, pixel_values
 from training.scenes import Clip, Scene, random_clip, random_pair, random_shapes
 from training.tokens import fact_weights, name_tokens, prompt_ids, train_tokenizer, visual_count
-from training.train import TargetConfig, target_loss, to_device
-from training.vision import PatchHead
+from training.train import Heads, TargetConfig, target_loss, to_device
 
 TINY = PairConfig(
     hidden=32,
@@ -112,15 +111,15 @@ def test_conversations_see_the_picture_and_themselves_only(tokenizer: Tokenizer)
 def test_three_steps_of_target_and_draft(tokenizer: Tokenizer, tmp_path: Path) -> None:
     size, device = tokenizer.get_vocab_size(), torch.device("cpu")
     target, draft = build_target(TINY, size, 0), build_draft(TINY, size, 0)
-    head = PatchHead(TINY.vision_hidden)
+    heads = Heads(TINY)
     weights = torch.from_numpy(fact_weights(tokenizer, 2.0))
     names = {name: torch.from_numpy(ids) for name, ids in name_tokens(tokenizer).items()}
-    named = [*target.named_parameters(), *head.named_parameters()]
+    named = [*target.named_parameters(), *heads.named_parameters()]
     optimizer = Optimizer([(1.0, named)], Rates())
     rng, losses = np.random.default_rng(3), []
     data = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, extra=2)), device)
     for _ in range(3):
-        loss, shown = target_loss(target, head, data, weights, names, TargetConfig(1.0))
+        loss, shown = target_loss(target, heads, data, weights, names, TargetConfig(1.0))
         loss.backward()
         optimizer.step(1.0)
         losses.append(shown["loss"])
@@ -129,10 +128,10 @@ def test_three_steps_of_target_and_draft(tokenizer: Tokenizer, tmp_path: Path) -
     copy_start(target, draft)
     plain = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, extra=0)), device)
     taught = lesson(target, plain)
-    optimizer = Optimizer([(1.0, list(draft.named_parameters()))], Rates())
+    optimizer = Optimizer([(1.0, list(draft.named_parameters()))], Rates(2e-4, 2e-4))
     divergences = []
     for _ in range(3):
-        loss, shown = draft_loss(draft, taught, 0.1)
+        loss, shown = draft_loss(draft, taught, 0.0)
         loss.backward()
         optimizer.step(1.0)
         divergences.append(shown["divergence"])
