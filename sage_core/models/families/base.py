@@ -7,7 +7,8 @@ import inspect
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,15 @@ from sage_core.models.catalog import reading_json
 from sage_core.models.quiet import quiet
 
 Media = Picture | Clip
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What a user shows and says, and the answer that it got, if it got one."""
+
+    media: tuple[Media, ...]
+    text: str
+    answer: str | None = None
 
 
 class Family(ABC):
@@ -45,7 +55,32 @@ class Family(ABC):
         """How clips are sampled when the caller does not say."""
         return Sampling(frames=8)
 
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """The tokens that stand for pictures and clips in a prompt."""
+        return ()
+
     @abstractmethod
+    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+        """Media as keyword arguments of the model's forward; empty without media.
+
+        The tensors are on the CPU, pixels in float32.
+
+        Raises:
+            InputError: the models of this family cannot look at such media.
+        """
+
+    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+        """``text`` with each placeholder as often as its picture or clip has tokens.
+
+        ``looked`` is what `look` gave for ``media``, which come in the order of the placeholders.
+        """
+        return text
+
+    def complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """``inputs`` with what else the model's forward wants to know of their ``input_ids``."""
+        return inputs
+
     def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
         """The keyword arguments of the model's forward for one user turn.
 
@@ -57,20 +92,37 @@ class Family(ABC):
             InputError: the models of this family cannot look at such media.
             OptionError: the prompt holds a placeholder of the family's own.
         """
+        self.refuse_placeholders(prompt)
+        looked = self.look(media)
+        return self.read(self.render([Turn(tuple(media), prompt)]), media, looked)
 
-    def chat(self, parts: Iterable[dict[str, str]]) -> str:
-        """The checkpoint's chat template around one user turn of ``parts``, ready to answer."""
-        content = list(parts)
+    def read(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of the model's forward for a rendered text with its media."""
+        return self.complete(self.encode(self.fill(text, media, looked)) | looked)
+
+    def render(self, turns: Sequence[Turn]) -> str:
+        """The checkpoint's chat template around ``turns``, ready for the next answer."""
         if self.chat_template is None:  # a base model: the text alone
-            return "\n".join(part["text"] for part in content if part["type"] == "text")
+            said = [text for turn in turns for text in (turn.text, turn.answer) if text is not None]
+            return "\n".join(said)
+        messages: list[dict[str, Any]] = []
+        for turn in turns:
+            messages.append({"role": "user", "content": self.content(turn.text, turn.media)})
+            if turn.answer is not None:
+                messages.append({"role": "assistant", "content": self.content(turn.answer)})
         return str(
             self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
+                messages,
                 chat_template=self.chat_template,
                 tokenize=False,
                 add_generation_prompt=True,
             )
         )
+
+    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
+        """One message's content as the chat templates of this family take it."""
+        kinds = [{"type": "image" if isinstance(m, Picture) else "video"} for m in media]
+        return [*kinds, {"type": "text", "text": text}]
 
     def encode(self, text: str) -> dict[str, Any]:
         """Token ids and mask, int64 of shape (1, tokens); special tokens as the template has them.
@@ -82,9 +134,9 @@ class Family(ABC):
         encoded = self.tokenizer(text, return_tensors="pt", add_special_tokens=plain)
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
-    def refuse_placeholders(self, prompt: str, placeholders: Iterable[str]) -> None:
+    def refuse_placeholders(self, prompt: str) -> None:
         """Refuse a prompt that would be taken for a picture where it only talks about one."""
-        for placeholder in placeholders:
+        for placeholder in self.placeholders:
             if placeholder in prompt:
                 raise OptionError(f"the prompt may not contain {placeholder}: write it otherwise")
 

@@ -31,18 +31,29 @@ class Llava(Family):
         pixels = int(self.config.vision_config.image_size)
         return Sampling(frames=4, frame_pixels=(4 * pixels) ** 2)
 
-    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
-        self.refuse_placeholders(prompt, (self.image_token,))
-        images: list[Any] = []
-        for item in media:
-            images.extend([item.image] if isinstance(item, Picture) else item.frames)
-        parts = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
-        text = expand(
-            self.chat(parts), self.image_token, [self.picture_tokens] * len(images), "pictures"
-        )
-        inputs = self.encode(text)
-        if images:
-            with quiet():
-                batch = self.image_processor(images, return_tensors="pt")
-            inputs["pixel_values"] = batch["pixel_values"]  # (pictures, 3, side, side) float32
-        return inputs
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return (self.image_token,)
+
+    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+        images = _images(media)
+        if not images:
+            return {}
+        with quiet():
+            batch = self.image_processor(images, return_tensors="pt")
+        return {"pixel_values": batch["pixel_values"]}  # (pictures, 3, side, side) float32
+
+    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
+        return [*({"type": "image"} for _ in _images(media)), {"type": "text", "text": text}]
+
+    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+        counts = [self.picture_tokens] * len(_images(media))
+        return expand(text, self.image_token, counts, "pictures")
+
+
+def _images(media: Sequence[Media]) -> list[Any]:
+    """Pictures, and the frames of clips as pictures, in their order."""
+    images: list[Any] = []
+    for item in media:
+        images.extend([item.image] if isinstance(item, Picture) else item.frames)
+    return images

@@ -41,28 +41,23 @@ class LlavaOnevision(Family):
     def sampling(self) -> Sampling:
         return Sampling(frames=8, frame_pixels=(DECODE_FACTOR * self.pixels) ** 2)
 
-    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
-        self.refuse_placeholders(prompt, (self.image_token, self.video_token))
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return (self.image_token, self.video_token)
+
+    def look(self, media: Sequence[Media]) -> dict[str, Any]:
         pictures, clips = split_media(media)
-        inputs: dict[str, Any] = {}
-        image_tokens: list[int] = []
-        video_tokens: list[int] = []
-        if pictures:
-            inputs |= self._pictures(pictures)
-            image_tokens = [self.picture_tokens(p.size, len(pictures)) for p in pictures]
+        looked = self._pictures(pictures) if pictures else {}
         if clips:
-            inputs["pixel_values_videos"] = self._clips(clips)
-            frames = inputs["pixel_values_videos"].shape[1]
-            video_tokens = [self.clip_tokens(frames)] * len(clips)
-        text = self.chat(
-            [
-                *({"type": "image" if isinstance(m, Picture) else "video"} for m in media),
-                {"type": "text", "text": prompt},
-            ]
-        )
+            looked["pixel_values_videos"] = self._clips(clips)
+        return looked
+
+    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+        pictures, clips = split_media(media)
+        image_tokens = [self.picture_tokens(p.size, len(pictures)) for p in pictures]
         text = expand(text, self.image_token, image_tokens, "pictures")
-        text = expand(text, self.video_token, video_tokens, "clips")
-        return self.encode(text) | inputs
+        frames = looked["pixel_values_videos"].shape[1] if clips else 0
+        return expand(text, self.video_token, [self.clip_tokens(frames)] * len(clips), "clips")
 
     def picture_tokens(self, size: tuple[int, int], pictures: int) -> int:
         """Tokens of one of ``pictures`` pictures whose ``size`` is (width, height).

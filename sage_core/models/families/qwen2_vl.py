@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sage_core.media.types import Clip, Picture, Sampling
+from sage_core.media.types import Clip, Sampling
 from sage_core.models.families.base import (
     Family,
     Media,
@@ -44,31 +44,30 @@ class Qwen2VL(Family):
         """16 frames; none larger than the model family's own tools would show it."""
         return Sampling(frames=16, frame_pixels=self.video_pixels["longest_edge"])
 
-    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
-        self.refuse_placeholders(prompt, (self.image_token, self.video_token))
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return (self.image_token, self.video_token)
+
+    def look(self, media: Sequence[Media]) -> dict[str, Any]:
         pictures, clips = split_media(media)
-        inputs: dict[str, Any] = {}
-        image_tokens: list[int] = []
+        looked: dict[str, Any] = {}
         if pictures:
             with quiet():
-                inputs |= self.image_processor([p.image for p in pictures], return_tensors="pt")
-            image_tokens = [self._tokens(grid) for grid in inputs["image_grid_thw"]]
+                looked |= self.image_processor([p.image for p in pictures], return_tensors="pt")
         if clips:
-            inputs |= self._clips(clips)
-        text = self.chat(
-            [
-                *({"type": "image" if isinstance(m, Picture) else "video"} for m in media),
-                {"type": "text", "text": prompt},
-            ]
-        )
+            looked |= self._clips(clips)
+        return looked
+
+    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+        image_tokens = [self._tokens(grid) for grid in looked.get("image_grid_thw", ())]
         text = expand(text, self.image_token, image_tokens, "pictures")
-        text = self._expand_clips(text, clips, inputs)
-        inputs = self.encode(text) | inputs
+        return self._expand_clips(text, split_media(media)[1], looked)
+
+    def complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs["input_ids"]
         # 1 at picture tokens, 2 at clip tokens, 0 at text: the rotary positions follow it.
         seen = (ids == self.config.image_token_id).int() + 2 * (ids == self.config.video_token_id)
-        inputs["mm_token_type_ids"] = seen.int()
-        return inputs
+        return inputs | {"mm_token_type_ids": seen.int()}
 
     def _expand_clips(self, text: str, clips: Sequence[Clip], inputs: dict[str, Any]) -> str:
         counts = [self._tokens(grid) for grid in inputs["video_grid_thw"]] if clips else []

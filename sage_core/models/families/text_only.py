@@ -15,20 +15,10 @@ class TextOnly(Family):
     def matches(cls, config: Any) -> bool:
         return not hasattr(config, "vision_config")
 
-    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
+    def look(self, media: Sequence[Media]) -> dict[str, Any]:
         refuse_media(media, f"{self.config.model_type} models see no pictures: choose a VLM")
-        return self.encode(self.chat([{"type": "text", "text": prompt}]))
+        return {}
 
-    def chat(self, parts: Any) -> str:
+    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         """Templates of language models take a plain string, not a list of parts."""
-        text = "\n".join(part["text"] for part in parts)
-        if self.chat_template is None:
-            return text
-        return str(
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        )
+        return text
