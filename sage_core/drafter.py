@@ -14,6 +14,7 @@ from torch import Tensor
 from sage_core.policies.base import Growth, Level, Shaper
 from sage_core.prepare import on_device, prepare_draft
 from sage_core.runner import Runner
+from sage_core.sight import Sight
 from sage_core.steps import Shape
 from sage_core.text import Text
 from sage_core.tree import ROOT, TokenTree, TreeBuilder
@@ -72,6 +73,7 @@ class ModelDrafter:
             one are never drafted.
         room: cache slots to reserve behind the prompt.
         vision: what the target's vision tower has computed, if the draft shares it.
+        sight: what the draft sees of the prompt.
     """
 
     def __init__(
@@ -81,20 +83,42 @@ class ModelDrafter:
         vocab_size: int,
         room: int,
         vision: SharedVision,
+        sight: Sight,
     ) -> None:
         self._runner = runner
         self._inputs = inputs
         self._vocab = vocab_size
         self._room = room
         self._vision = vision
+        self._sight = sight
         self._pending: list[int] = []
         self._columns: dict[int, int] = {}
 
     def prefill(self, first: int) -> None:
+        if self.started:
+            self._read_pending()
+            self._pending = [first]
+            return
         inputs = on_device(self._inputs, self._runner.device)
         with self._vision.replaying():
-            self._runner.prefill(prepare_draft(self._runner.model, inputs), self._room)
+            prepared = prepare_draft(self._runner.model, inputs)
+            self._runner.prefill(prepared, self._room, self._sight.positions())
         self._pending = [first]
+
+    @property
+    def started(self) -> bool:
+        """Whether the draft has read a prompt."""
+        return self._runner.committed > 0
+
+    def follow(self, lost: int, new: Sequence[int]) -> None:
+        """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
+
+        They are read by the next `prefill`.
+        """
+        unread = len(self._pending)
+        self._runner.forget(max(0, lost - unread))
+        self._pending = [*self._pending[: max(0, unread - lost)], *new]
+        self._columns = {}
 
     def propose(self, shaper: Shaper, text: Text) -> Proposal:
         started = perf_counter()
@@ -140,13 +164,10 @@ class ModelDrafter:
 
     def _read_pending(self) -> Tensor:
         """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
-        n = len(self._pending)
-        causal = np.tril(np.ones((n, n), dtype=bool))
         # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
         # behind it get worse, the output stays what it is.
         known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
-        logits, _ = self._runner.forward(known, range(n), causal, last=1)
-        self._runner.commit(range(n))
+        logits = self._runner.read(known)
         self._pending = []
         self._columns = {}
         return logits

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from sage_core.cache import TreeCache
 from sage_core.errors import UnsupportedError
+from sage_core.partial import reading_only
 from sage_core.prepare import Prepared
+
+READ_TOKENS = 512
+"""Most tokens of further text in one pass, so that the mask stays small."""
 
 
 class Runner:
@@ -36,20 +40,28 @@ class Runner:
         _refuse_model(model, self._config)
 
     @property
+    def decoder(self) -> Any:
+        """The language model inside, a transformers module."""
+        return self._decoder
+
+    @property
     def vocab_size(self) -> int:
         return int(self._head.weight.shape[0])
 
     @torch.inference_mode()
-    def prefill(self, prepared: Prepared, room: int) -> Tensor:
+    def prefill(self, prepared: Prepared, room: int, positions: np.ndarray | None = None) -> Tensor:
         """Read the prompt through the whole model; ``room`` is the slots to reserve behind it.
+
+        With ``positions``, int64 ascending, the decoder reads only the prompt's tokens there, the
+        last among them; slots then count the tokens read, and rotary positions stay the prompt's.
 
         Returns the logits after the last prompt token, (1, vocabulary).
         """
-        n = prepared.prompt_tokens
+        n = prepared.prompt_tokens if positions is None else len(positions)
         devices = set((getattr(self.model, "hf_device_map", None) or {}).values())
         layers = int(self._config.num_hidden_layers)
         self.cache = TreeCache(layers, n + room, shared=len(devices) < 2)
-        self._offset = prepared.position_offset
+        self._offset = prepared.position_offset + prepared.prompt_tokens - n
         self._mask = torch.zeros((0, 0), device=self.device)
         self._dirty = 0
         inputs = self.model.prepare_inputs_for_generation(
@@ -57,7 +69,8 @@ class Runner:
             is_first_iteration=True,
             **{**prepared.model_inputs, "past_key_values": self.cache, "use_cache": True},
         )
-        logits = self.model(**inputs, return_dict=True).logits
+        with reading_only(self._decoder, positions, prepared.prompt_tokens):
+            logits = self.model(**inputs, return_dict=True).logits
         self.committed = n
         return logits[:, -1]
 
@@ -93,6 +106,20 @@ class Runner:
         """Make the given tree columns (ascending, a path) part of the text; forget the others."""
         self.cache.keep(self.committed, [self.committed + column for column in columns])
         self.committed += len(columns)
+
+    def read(self, tokens: Sequence[int]) -> Tensor:
+        """Read more text behind what is committed; (1, vocabulary) logits after its last token."""
+        for start in range(0, len(tokens), READ_TOKENS):
+            part = tokens[start : start + READ_TOKENS]
+            causal = np.tril(np.ones((len(part), len(part)), dtype=bool))
+            logits, _ = self.forward(part, range(len(part)), causal, last=1)
+            self.commit(range(len(part)))
+        return logits
+
+    def forget(self, count: int) -> None:
+        """Drop the last ``count`` committed slots, which hold text only."""
+        self.committed -= count
+        self.cache.keep(self.committed, [])
 
     def _tree_mask(self, visible: np.ndarray) -> Tensor:
         """The additive mask (1, 1, n, committed + columns): 0 where seen, else the least value.

@@ -15,7 +15,9 @@ from sage_core.errors import OptionError
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.policies import Policy, parse
 from sage_core.prepare import on_device, prepare
+from sage_core.pruning import Pruning
 from sage_core.runner import Runner
+from sage_core.sight import Sight
 from sage_core.stats import Stats
 from sage_core.steps import Step
 from sage_core.text import Text
@@ -41,14 +43,22 @@ class SpeculativeDecoder:
         target: a loaded transformers model with a `generate` method, in evaluation mode.
         draft: a smaller one with the same tokenizer; None allows only ``autoregressive``.
         policy: a name or spec such as ``"sage-paper:dmax=12"``, or a `Policy`.
+        pruning: what the draft sees of the visual tokens; it changes speed only.
 
     Raises:
         OptionError: unknown policy, or a drafting policy without a draft.
         UnsupportedError: a model whose attention or logits a tree pass cannot reproduce.
     """
 
-    def __init__(self, target: Any, draft: Any = None, policy: str | Policy = "sage") -> None:
+    def __init__(
+        self,
+        target: Any,
+        draft: Any = None,
+        policy: str | Policy = "sage",
+        pruning: Pruning | None = None,
+    ) -> None:
         self.policy = parse(policy)
+        self.pruning = pruning or Pruning()
         if draft is None and self.policy.drafts:
             raise OptionError(
                 f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
@@ -87,6 +97,7 @@ class Stream(Iterator[Step]):
         self._run = self._decode()
         self._steps: list[Step] = []
         self._text: Text | None = None
+        self._sight: Sight | None = None
         self._wall = 0.0
 
     def __next__(self) -> Step:
@@ -111,9 +122,12 @@ class Stream(Iterator[Step]):
 
     def stats(self) -> Stats:
         """Totals of the steps so far; ``wall_seconds`` leaves out what the caller did between."""
+        drafts = self._decoder.draft is not None
         return Stats.from_steps(
             self._steps,
             prompt_tokens=self._text.prompt_tokens if self._text else 0,
+            visual_tokens=self._sight.visual_tokens if self._sight else 0,
+            draft_visual_tokens=self._sight.kept_tokens if self._sight and drafts else 0,
             wall_seconds=self._wall,
             peak_memory=peak_memory(self._target.device),
         )
@@ -130,13 +144,16 @@ class Stream(Iterator[Step]):
             # Behind the prompt: the text itself, and one whole tree with its root.
             room = max(0, text.remaining) + policy.max_nodes + 1
             drafter: Drafter = NoDrafter()
+            pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
+            self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
                 drafter = ModelDrafter(
-                    Runner(draft), self._inputs, self._target.vocab_size, room, vision
+                    Runner(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
             shaper = policy.shaper()
             steps = decode(self._target, prepared, drafter, shaper, text, room=room)
-            first = next(steps)
+            with sight.watching(self._target.decoder):
+                first = next(steps)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds
         yield replace(

@@ -21,6 +21,10 @@ class Stats:
 
     new_tokens: int = 0
     prompt_tokens: int = 0
+    visual_tokens: int = 0
+    """Tokens of the prompt that stand for pictures and frames."""
+    draft_visual_tokens: int = 0
+    """How many of them the draft has seen; 0 without a draft."""
     steps: int = 0
     draft_passes: int = 0
     nodes_verified: int = 0
@@ -40,6 +44,8 @@ class Stats:
         steps: Iterable[Step],
         *,
         prompt_tokens: int = 0,
+        visual_tokens: int = 0,
+        draft_visual_tokens: int = 0,
         media_seconds: float = 0.0,
         wall_seconds: float = 0.0,
         peak_memory: int = 0,
@@ -59,6 +65,8 @@ class Stats:
         return cls(
             new_tokens=new,
             prompt_tokens=prompt_tokens,
+            visual_tokens=visual_tokens,
+            draft_visual_tokens=draft_visual_tokens,
             steps=sum(histogram.values()),
             draft_passes=passes,
             nodes_verified=nodes,

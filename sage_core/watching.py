@@ -1,0 +1,160 @@
+"""What the target's own prefill tells of the visual tokens, gathered as it runs.
+
+No second pass and no attention matrix of the prompt: while the decoder reads the prompt, a
+`TorchFunctionMode` sees each call of scaled dot-product attention and computes besides only the
+rows of the text behind the visual tokens, a few heads at a time. The model itself is unchanged,
+and so is what it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+BUDGET = 64 * 1024**2
+"""Most bytes of attention weights held at once."""
+
+
+class AttentionScores:
+    """Mean attention from the text behind the visual tokens to each of them (stage I of SpecVLM).
+
+    The mean is over layers, heads and those query tokens, of the softmax over all that they see.
+
+    Args:
+        visual: int64 (n,) ascending positions of the visual tokens in the prompt.
+        prompt_tokens: length of the prompt; the query rows are those behind the last of
+            ``visual``.
+    """
+
+    def __init__(self, visual: Tensor, prompt_tokens: int) -> None:
+        self._visual = visual.cpu()
+        self._length = prompt_tokens
+        self._first = int(visual[-1]) + 1
+        self._sum = torch.zeros(len(visual))
+        self._layers = 0
+
+    @property
+    def scores(self) -> Tensor | None:
+        """float32 (n,) on the CPU; None where no attention could be seen."""
+        return self._sum / self._layers if self._layers else None
+
+    @contextmanager
+    def watching(self, decoder: Any) -> Iterator[None]:
+        """While open, scores add up whenever ``decoder`` reads the prompt."""
+        mode = _Watch(self)
+        entered: list[bool] = []
+
+        def enter(_module: Any, _args: Any) -> None:
+            mode.__enter__()
+            entered.append(True)
+
+        def leave(_module: Any, _args: Any, _output: Any) -> None:
+            entered.pop()
+            mode.__exit__(None, None, None)
+
+        handles = [
+            decoder.register_forward_pre_hook(enter),
+            decoder.register_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            if entered:  # the decoder failed before its hook could be called
+                mode.__exit__(None, None, None)
+
+    def add(self, query: Tensor, key: Tensor, scale: float | None) -> None:
+        """Take one layer's (1, heads, n, size) queries and keys, after rotation."""
+        if query.shape[-2] != self._length or key.shape[-2] != self._length:
+            return
+        rows = query[0, :, self._first :].float()
+        heads, count, size = rows.shape
+        group = heads // key.shape[1]
+        visual = self._visual.to(query.device)
+        ahead = torch.ones(count, count, dtype=torch.bool, device=query.device).triu(1)
+        total = torch.zeros(len(visual), device=query.device)
+        step = max(1, BUDGET // (4 * self._length * group))
+        for shared, keys in enumerate(key[0]):
+            asking = rows[shared * group : (shared + 1) * group] * (scale or size**-0.5)
+            across = keys.float().T
+            for start in range(0, count, step):
+                part = slice(start, start + step)
+                weights = asking[:, part] @ across
+                weights[..., self._first :].masked_fill_(ahead[part], -torch.inf)
+                total += weights.softmax(dim=-1)[..., visual].sum(dim=(0, 1))
+        self._sum += (total / (heads * count)).cpu()
+        self._layers += 1
+
+
+class _Watch(TorchFunctionMode):
+    """Shows every call of scaled dot-product attention to the scores, then makes it."""
+
+    def __init__(self, scores: AttentionScores) -> None:
+        super().__init__()
+        self._scores = scores
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            named = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            self._scores.add(named["query"], named["key"], kwargs.get("scale"))
+        return func(*args, **kwargs)
+
+
+class AlignmentScores:
+    """How much each visual token's likeness to the text grows through the layers.
+
+    After ParallelVLM (arXiv 2603.19610): raw attention favours some positions whatever they show,
+    and a bias that is there in every layer cancels in a difference. The likeness is the cosine
+    between a visual token's hidden state and the mean of the text behind the visual tokens, after
+    the mean visual state is taken off; the score is its mean over the last third of the layers
+    less that over the first third. Arguments as for `AttentionScores`.
+    """
+
+    def __init__(self, visual: Tensor, prompt_tokens: int) -> None:
+        self._visual = visual.cpu()
+        self._length = prompt_tokens
+        self._first = int(visual[-1]) + 1
+        self._likeness: list[Tensor] = []
+
+    @property
+    def scores(self) -> Tensor | None:
+        """float32 (n,) on the CPU; None where no layer could be seen."""
+        third = len(self._likeness) // 3
+        if not third:
+            return None
+        late, early = self._likeness[-third:], self._likeness[:third]
+        return torch.stack(late).mean(0) - torch.stack(early).mean(0)
+
+    @contextmanager
+    def watching(self, decoder: Any) -> Iterator[None]:
+        """While open, likenesses are noted whenever ``decoder`` reads the prompt."""
+
+        def note(_module: Any, args: Any, kwargs: Any) -> None:
+            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            if hidden.shape[1] == self._length:
+                self._likeness.append(self._alike(hidden[0]))
+
+        handles = [
+            layer.register_forward_pre_hook(note, with_kwargs=True) for layer in decoder.layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _alike(self, hidden: Tensor) -> Tensor:
+        shown = hidden[self._visual.to(hidden.device)].float()
+        mean = shown.mean(dim=0)
+        text = hidden[self._first :].float().mean(dim=0) - mean
+        return F.cosine_similarity(shown - mean, text[None], dim=-1).cpu()
