@@ -308,6 +308,8 @@ class _Job:
             "start": options.start,
             "end": options.end,
             "max_pixels": options.max_pixels,
+            "draft_pruning": options.draft_pruning,
+            "draft_pruning_method": options.draft_pruning_method,
             "seed": options.seed,
         }
         if options.repetition_penalty is not None:

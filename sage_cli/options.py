@@ -182,6 +182,30 @@ class RunOptions:
             show_default="the model's own",
         ),
     ] = None
+    draft_pruning: Annotated[
+        float | None,
+        _setting(
+            "--draft-pruning",
+            "Share of the visual tokens that the draft does without, 0 to 0.95. The text is the "
+            "same with any.",
+            _DECODING,
+            min=0.0,
+            max=0.95,
+            metavar="RATIO",
+            show_default="0.9 for clips and 0.8 for pictures from 2,048 visual tokens on, else 0",
+        ),
+    ] = None
+    draft_pruning_method: Annotated[
+        Literal["verifier", "alignment", "uniform", "random", "none"] | None,
+        _setting(
+            "--draft-pruning-method",
+            "How they are chosen: by the target's attention (verifier), by its growing likeness "
+            "to the text (alignment), uniform, random, or none.",
+            _DECODING,
+            metavar="METHOD",
+            show_default="verifier",
+        ),
+    ] = None
     seed: Annotated[
         int, _setting("--seed", "Seed of everything random.", _DECODING, min=0, metavar="N")
     ] = 0

@@ -14,6 +14,7 @@ from sage_core.media import Clip, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.loading import MEMORY_ADVICE, LoadedPair, load_pair
 from sage_core.models.quiet import memory_errors, quiet
+from sage_core.pruning import Pruning
 from sage_core.stats import Stats
 from sage_core.steps import Step
 
@@ -28,7 +29,8 @@ class Options:
     ``frames``, ``fps``, ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with
     neither ``frames`` nor ``fps`` the model family's own count is used. ``generation`` holds
     further fields of transformers' `GenerationConfig`. ``seed`` is there for sampling; greedy
-    decoding draws nothing.
+    decoding draws nothing. ``draft_pruning`` is the share of the visual tokens that the draft
+    does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
 
     Raises:
         OptionError: a value that makes no sense, or an unknown generation field.
@@ -42,6 +44,8 @@ class Options:
     end: float | None = None
     max_pixels: int | None = None
     seed: int = 0
+    draft_pruning: float | None = None
+    draft_pruning_method: str = "verifier"
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,6 +54,7 @@ class Options:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise OptionError(f"{name} must be a whole number of at least {least}: {value!r}")
         self.sampling()
+        self.pruning()
         if self.generation:
             _check_generation(self.generation)
 
@@ -61,6 +66,10 @@ class Options:
             if name not in valid:
                 raise OptionError(f"unknown option {name!r}: choose from {', '.join(valid)}")
         return cls(**given)
+
+    def pruning(self) -> Pruning:
+        """What the draft sees of the visual tokens."""
+        return Pruning(self.draft_pruning, self.draft_pruning_method, seed=self.seed)
 
     def sampling(self, defaults: Sampling | None = None) -> Sampling:
         """How clips are sampled, with a family's ``defaults`` for what is not set."""
@@ -190,7 +199,7 @@ class Stream(Iterator[Step]):
         policy = options.policy
         if pair.draft is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
-        decoder = SpeculativeDecoder(pair.target, pair.draft, policy)
+        decoder = SpeculativeDecoder(pair.target, pair.draft, policy, options.pruning())
         self.policy = spec(decoder.policy)
         settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
         if "stop_strings" in settings:

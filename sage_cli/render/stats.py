@@ -30,6 +30,7 @@ def _rows(stats: Stats) -> list[tuple[str, str]]:
         ("speed, decoding", f"{stats.tokens_per_second:.1f} tokens/s"),
         ("speed, end to end", f"{stats.end_to_end_tokens_per_second:.1f} tokens/s"),
         ("tokens", f"{stats.new_tokens} new, {stats.prompt_tokens} in the prompt"),
+        ("visual tokens", f"{stats.visual_tokens}, {stats.draft_visual_tokens} seen by the draft"),
         ("steps", f"{stats.steps}, {stats.tokens_per_step:.2f} tokens each"),
         ("accepted (τ)", f"{stats.mean_accepted:.2f} of {stats.nodes_per_step:.1f} nodes a step"),
         ("accepted:steps", histogram or "none"),

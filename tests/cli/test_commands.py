@@ -78,6 +78,7 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         *("--dtype", "bfloat16", "--policy", "sage-paper:dmax=12", "--max-new-tokens", "7"),
         *("--repetition-penalty", "1.2", "--seed", "3", "--frames", "4"),
         *("--start", "1:02.5", "--end", "1:01:00", "--max-pixels", "100"),
+        *("--draft-pruning", "0.5", "--draft-pruning-method", "uniform"),
     )
     (load,) = loads.calls
     assert (load["target"], load["draft"], load["device"], load["dtype"]) == (
@@ -93,6 +94,8 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         "start": 62.5,
         "end": 3660.0,
         "max_pixels": 100,
+        "draft_pruning": 0.5,
+        "draft_pruning_method": "uniform",
     }
 
 
