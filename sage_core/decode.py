@@ -58,7 +58,7 @@ def _prefill(
 ) -> Step:
     """Read the prompt with both models; the target's own next token is the first of the text."""
     clock = _Clock(target)
-    logits = target.prefill(prepared, room)
+    logits = target.read(prepared.unread) if prepared.read else target.prefill(prepared, room)
     prefill_target = clock.lap()
     first = accept(TokenTree(), logits, text).tokens
     accepting = clock.lap()

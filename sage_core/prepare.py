@@ -37,10 +37,18 @@ class Prepared:
     """Keyword arguments of the model's forward for the prefill, without a cache."""
     position_offset: int
     """Rotary position of a text token minus its cache slot (Qwen's `rope_deltas`)."""
+    read: int = 0
+    """Tokens at the prompt's beginning that the target's cache holds from an earlier text."""
 
     @property
     def prompt_tokens(self) -> int:
         return int(self.input_ids.shape[1])
+
+    @property
+    def unread(self) -> list[int]:
+        """The ids behind what is held already."""
+        ids: list[int] = self.input_ids[0, self.read :].tolist()
+        return ids
 
 
 def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
 from sage_core.errors import OptionError
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.policies import Policy, parse
-from sage_core.prepare import on_device, prepare
+from sage_core.prepare import on_device
 from sage_core.pruning import Pruning
+from sage_core.reading import Reading
 from sage_core.runner import Runner
 from sage_core.sight import Sight
 from sage_core.stats import Stats
@@ -66,10 +67,12 @@ class SpeculativeDecoder:
         self.target = target
         self.draft = draft if self.policy.drafts else None
 
-    def stream(self, **inputs: Any) -> Stream:
+    def stream(self, *, reading: Reading | None = None, **inputs: Any) -> Stream:
         """Start decoding; iterate the result for a `Step` for the prefill and one per step.
 
         Args:
+            reading: what the models hold from an earlier text that this one may go on from; the
+                inputs are the whole of it all the same.
             inputs: what the processor returned, and any argument of `generate` that sets the
                 generation config: ``max_new_tokens``, ``repetition_penalty``, a
                 ``generation_config``, ``logits_processor``, ``stopping_criteria``...
@@ -77,7 +80,7 @@ class SpeculativeDecoder:
         Raises:
             UnsupportedError: the arguments ask for what cannot be followed exactly.
         """
-        return Stream(self, inputs)
+        return Stream(self, inputs, reading or Reading())
 
     def generate(self, **inputs: Any) -> DecodeOutput:
         """Decode to the end. Takes what `stream` takes."""
@@ -90,9 +93,12 @@ class SpeculativeDecoder:
 class Stream(Iterator[Step]):
     """One decoding under way: iterate for steps; `output` then gives sequences and totals."""
 
-    def __init__(self, decoder: SpeculativeDecoder, inputs: dict[str, Any]) -> None:
+    def __init__(
+        self, decoder: SpeculativeDecoder, inputs: dict[str, Any], reading: Reading
+    ) -> None:
         self._decoder = decoder
-        self._target = Runner(decoder.target)
+        self._reading = reading
+        self._target = reading.runner(decoder.target, decoder.draft)
         self._inputs = on_device(inputs, self._target.device)
         self._run = self._decode()
         self._steps: list[Step] = []
@@ -138,7 +144,7 @@ class Stream(Iterator[Step]):
         vision = SharedVision(self._decoder.target, draft)
         with vision.recording():
             started = perf_counter()
-            prepared = prepare(self._decoder.target, self._inputs)
+            prepared = self._reading.prepare(self._inputs)
             preparing = perf_counter() - started
             self._text = text = Text(prepared)
             # Behind the prompt: the text itself, and one whole tree with its root.
@@ -147,11 +153,12 @@ class Stream(Iterator[Step]):
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
-                drafter = ModelDrafter(
+                drafter = self._reading.drafter or ModelDrafter(
                     Runner(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
             shaper = policy.shaper()
             steps = decode(self._target, prepared, drafter, shaper, text, room=room)
+            steps = self._reading.following(steps, text, drafter)
             with sight.watching(self._target.decoder):
                 first = next(steps)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.

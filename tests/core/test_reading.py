@@ -1,0 +1,193 @@
+"""Texts that go on from one another: only new tokens are read, and the output is `generate`'s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.oracle import first_mismatch, reference
+from sage_core.pruning import Pruning
+from sage_core.reading import Reading
+from sage_core.speculative import SpeculativeDecoder
+from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft
+from tests.tiny.families import FIRST_WORD, VOCAB
+
+POLICIES = ("autoregressive", "chain", "static", "sage")
+NEW = 14
+
+
+def going_on(inputs: dict[str, Any], ids: torch.Tensor, words: int, seed: int) -> dict[str, Any]:
+    """The inputs with ``ids`` and then further words in place of the prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    more = torch.randint(FIRST_WORD, VOCAB, (1, words), generator=generator)
+    whole = torch.cat([ids, more], dim=1)
+    longer = inputs | {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+    if "mm_token_type_ids" in inputs:
+        types = torch.zeros_like(whole, dtype=torch.int32)
+        types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
+        longer["mm_token_type_ids"] = types
+    return longer
+
+
+def turn(
+    decoder: SpeculativeDecoder, reading: Reading, inputs: dict[str, Any], **options: Any
+) -> Any:
+    """One text under the same reading, compared with the oracle on the whole of it."""
+    stream = decoder.stream(reading=reading, **inputs, **options)
+    for _ in stream:
+        pass
+    expected = reference(decoder.target, inputs, **options)
+    found = stream.output().sequences
+    assert first_mismatch(decoder.target, inputs, expected, found, **options) is None
+    return found
+
+
+CASES = [
+    (family, kind, policy)
+    for number, (family, spec) in enumerate(FAMILIES.items())
+    for place, kind in enumerate(spec.kinds)
+    for policy in {POLICIES[(number + place) % 4], "sage"}
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "policy"), CASES)
+def test_every_turn_is_the_target_s_own(family: str, kind: str, policy: str) -> None:
+    target, draft = build_pair(family)
+    decoder = SpeculativeDecoder(target, draft, policy)
+    reading = Reading()
+    inputs = first = make_inputs(target, family, kind, length=9)
+    held = 0
+    for number, words in enumerate((7, 1, 30)):
+        ids = turn(decoder, reading, inputs, max_new_tokens=NEW)
+        assert reading.reused == held
+        held = ids.shape[1] - 1
+        inputs = going_on(first, ids, words, seed=number)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_draft_goes_on_from_the_same_text(family: str) -> None:
+    """A draft that is the target's twin is right in every turn, if it has read the same."""
+    target, _ = build_pair(family)
+    decoder = SpeculativeDecoder(target, perfect_draft(target), "chain:length=4")
+    reading = Reading()
+    inputs = first = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
+    for number in range(3):
+        stream = decoder.stream(reading=reading, **inputs, max_new_tokens=16)
+        accepted = [len(step.accepted) for step in stream]
+        assert accepted == [0, 4, 4, 4]
+        inputs = going_on(first, stream.output().sequences, 6, seed=number)
+
+
+def test_ends_and_penalties_are_those_of_the_whole_text() -> None:
+    """Processors see the whole history; texts end inside paths, at once, and at the limit."""
+    target, draft = build_pair("qwen2_5_vl")
+    first = make_inputs(target, "qwen2_5_vl", "mixed", length=9)
+    plain = reference(target, first, max_new_tokens=40)[0, first["input_ids"].shape[1] :].tolist()
+    reading, inputs = Reading(), first
+    decoder = SpeculativeDecoder(target, draft, "sage")
+    for number, end in enumerate((plain[6], plain[9], plain[2])):
+        options = {"eos_token_id": end, "repetition_penalty": 1.2, "max_new_tokens": 30}
+        ids = turn(decoder, reading, inputs, **options)
+        inputs = going_on(first, ids, 5, seed=number)
+        assert number == 0 or reading.reused > first["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("first_turn", [True, False])
+def test_a_text_of_one_token(first_turn: bool) -> None:
+    """The draft has not read the prompt of a text that ends at once; the next turn sees to it."""
+    target, draft = build_pair("qwen3_vl")
+    first = make_inputs(target, "qwen3_vl", "video", length=9)
+    reading, inputs = Reading(), first
+    decoder = SpeculativeDecoder(target, draft, "sage")
+    for number in range(4):
+        new = 1 if number == (0 if first_turn else 1) else 20
+        ids = turn(decoder, reading, inputs, max_new_tokens=new)
+        inputs = going_on(first, ids, 3, seed=number)
+    assert reading.reused > first["input_ids"].shape[1]
+
+
+def test_what_differs_is_read_again() -> None:
+    """Other words late in the text: from there. Other pictures, or words before them: all."""
+    target, draft = build_pair("llava_onevision")
+    decoder = SpeculativeDecoder(target, draft, "sage")
+    reading = Reading()
+    first = make_inputs(target, "llava_onevision", "image", length=9)
+    prompt = first["input_ids"].shape[1]
+    ids = turn(decoder, reading, first, max_new_tokens=NEW)
+    turn(decoder, reading, going_on(first, ids[:, : prompt + 4], 6, 1), max_new_tokens=NEW)
+    assert reading.reused == prompt + 4
+    shorter = going_on(first, ids[:, : prompt - 2], 1, 2)
+    turn(decoder, reading, shorter, max_new_tokens=NEW)
+    assert reading.reused == prompt - 2
+    other = first | {"input_ids": first["input_ids"].clone()}
+    other["input_ids"][0, 1] = FIRST_WORD + (int(first["input_ids"][0, 1]) == FIRST_WORD)
+    turn(decoder, reading, other, max_new_tokens=NEW)
+    assert reading.reused == 0
+    bright = other | {"pixel_values": other["pixel_values"] + 1}
+    turn(decoder, reading, bright, max_new_tokens=NEW)
+    assert reading.reused == 0
+    turn(decoder, reading, make_inputs(target, "llava_onevision", "text"), max_new_tokens=NEW)
+    assert reading.reused == 0
+    same = first | {"pixel_values": first["pixel_values"].clone()}
+    ids = turn(decoder, reading, same, max_new_tokens=NEW)
+    turn(decoder, reading, going_on(first, ids, 2, 3), max_new_tokens=NEW)
+    assert reading.reused == prompt + NEW - 1
+
+
+@pytest.mark.parametrize("place", ["between steps", "in the target", "in the draft"])
+def test_a_text_that_breaks_off_does_no_harm(place: str) -> None:
+    target, draft = build_pair("qwen2_vl")
+    decoder = SpeculativeDecoder(target, draft, "sage")
+    reading = Reading()
+    first = make_inputs(target, "qwen2_vl", "image", length=9)
+    stream = decoder.stream(reading=reading, **first, max_new_tokens=40)
+    for _ in range(3):
+        next(stream)
+    if place != "between steps":
+        module = (target if place == "in the target" else draft).model.language_model
+
+        def fail(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        handle = module.layers[0].register_forward_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        handle.remove()
+    ids = stream.output().sequences
+    turn(decoder, reading, going_on(first, ids, 4, 0), max_new_tokens=NEW)
+    assert (reading.reused > 0) == (place == "between steps")
+
+
+def test_a_text_under_way_ends_when_the_next_begins() -> None:
+    target, draft = build_pair("llama")
+    decoder = SpeculativeDecoder(target, draft, "chain")
+    reading = Reading()
+    first = make_inputs(target, "llama", "text", length=9)
+    old = decoder.stream(reading=reading, **first, max_new_tokens=40)
+    next(old)
+    turn(decoder, reading, first, max_new_tokens=NEW)
+    with pytest.raises(RuntimeError, match="another text has been started"):
+        next(old)
+
+
+def test_another_draft_begins_anew() -> None:
+    target, draft = build_pair("llama")
+    first = make_inputs(target, "llama", "text", length=9)
+    reading = Reading()
+    turn(SpeculativeDecoder(target, draft, "chain"), reading, first, max_new_tokens=NEW)
+    turn(SpeculativeDecoder(target, None, "autoregressive"), reading, first, max_new_tokens=NEW)
+    assert reading.reused == 0
+
+
+@pytest.mark.parametrize("method", ["verifier", "uniform"])
+def test_a_draft_that_sees_less(method: str) -> None:
+    target, draft = build_pair("qwen2_5_vl")
+    decoder = SpeculativeDecoder(target, draft, "sage", Pruning(0.5, method))
+    reading = Reading()
+    inputs = first = make_inputs(target, "qwen2_5_vl", "mixed", length=9)
+    for number in range(3):
+        ids = turn(decoder, reading, inputs, max_new_tokens=NEW)
+        inputs = going_on(first, ids[:, :-3] if number == 1 else ids, 5, number)
+    assert reading.reused > first["input_ids"].shape[1]
