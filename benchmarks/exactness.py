@@ -22,6 +22,7 @@ from benchmarks import environment
 from benchmarks.items import items
 from benchmarks.oracle import check_steps, first_mismatch, reference
 from sage_core.models.loading import load_pair
+from sage_core.pruning import Pruning
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
@@ -40,6 +41,8 @@ PAIR_POLICIES = ("autoregressive", "chain", "static", "sage-paper", "sage")
 NEW_TOKENS = (1, 2, 7, 40)
 PAIR_NEW_TOKENS = (256, 1, 144, 2, 89, 3, 55, 7, 34, 13, 21)
 """The limits of the items in turn; their number shares no factor with that of the categories."""
+PRUNING = (0.0, 0.5, 0.9)
+"""Shares of the visual tokens that the draft does without."""
 LENGTHS = (1, 12, 60, 200)
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -83,6 +86,7 @@ class Case:
     draft: Any
     inputs: dict[str, Any]
     options: dict[str, Any]
+    pruning: float = 0.0
 
 
 def run(cases: Iterator[Case], policies: tuple[str, ...]) -> dict[str, dict[str, Tally]]:
@@ -105,7 +109,7 @@ def _short(policy: str) -> str:
 
 
 def _decode(case: Case, policy: str, expected: torch.Tensor, tally: Tally) -> None:
-    decoder = SpeculativeDecoder(case.target, case.draft, policy)
+    decoder = SpeculativeDecoder(case.target, case.draft, policy, Pruning(case.pruning))
     output = decoder.generate(**case.inputs, **case.options)
     prompt = case.inputs["input_ids"].shape[1]
     check_steps(output.steps, output.sequences[0, prompt:].tolist())
@@ -136,13 +140,20 @@ def tiny_cases(full: bool, device: str, dtype: torch.dtype) -> Iterator[Case]:
                     for setting, options in settings.items():
                         if setting != "plain" and limit != limits[-1]:
                             continue
-                        name = f"{family} {kind} prompt={length} new={limit} {setting}"
                         chosen = {"max_new_tokens": limit, **options}
-                        yield Case(name, family, pair[0], pair[1], inputs, chosen)
+                        # Where there is something to leave out, and a text long enough to differ.
+                        prunes = kind != "text" and setting == "plain" and limit == limits[-1]
+                        for ratio in PRUNING if prunes else PRUNING[:1]:
+                            name = f"{family} {kind} prompt={length} new={limit} {setting}"
+                            name += f" pruning={ratio}" if ratio else ""
+                            yield Case(name, family, pair[0], pair[1], inputs, chosen, ratio)
 
 
 def pair_cases(arguments: argparse.Namespace, dtype: torch.dtype) -> Iterator[Case]:
-    """Held-out pictures and clips on a trained pair, every fifth with a repetition penalty."""
+    """Held-out pictures and clips on a trained pair, every fifth with a repetition penalty.
+
+    The draft sees all, half and a tenth of the visual tokens in turn.
+    """
     folder = Path(arguments.pair) if arguments.pair else None
     pair = load_pair(
         folder / "target" if folder else None,
@@ -157,8 +168,9 @@ def pair_cases(arguments: argparse.Namespace, dtype: torch.dtype) -> Iterator[Ca
             options["repetition_penalty"] = 1.1
         inputs = pair.family.prepare(item.media, item.prompt)
         inputs = {name: _moved(value, pair.device, dtype) for name, value in inputs.items()}
-        name = f"{item.name} new={limit} {item.prompt}"
-        yield Case(name, item.kind, pair.target, pair.draft, inputs, options)
+        ratio = PRUNING[number // 3 % len(PRUNING)]  # the kinds of items come in threes
+        name = f"{item.name} new={limit} pruning={ratio} {item.prompt}"
+        yield Case(name, item.kind, pair.target, pair.draft, inputs, options, ratio)
 
 
 def _moved(value: Any, device: str, dtype: torch.dtype) -> Any:
