@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sage_core.errors import InputError
-from sage_core.media.types import Sampling
+from sage_core.media.types import Rate, Sampling
 
 DEFAULT_FRAMES = 8
 MAX_FRAMES = 2048
@@ -42,8 +42,9 @@ def choose_frames(
 
     ``timestamps`` is float of shape (frames,), seconds from the beginning, increasing. With
     ``frames`` they are spread evenly over the frames within [start, end), first and last
-    included, as LLaVA-OneVision samples; with ``fps`` each is the one shown at start + k / fps.
-    A clip with fewer frames than asked for gives all it has.
+    included, as LLaVA-OneVision samples; with ``fps`` each is the one shown at start + k / fps;
+    with ``rate`` as `Rate` says, by the clock. A clip with fewer frames than asked for gives all
+    it has.
 
     Raises:
         InputError: start lies beyond the end, or fps asks for more than `MAX_FRAMES`.
@@ -64,14 +65,34 @@ def choose_frames(
     if last <= first:
         first = max(0, last - 1)
         last = first + 1
+    if sampling.fps is None and sampling.frames is None and sampling.rate is not None:
+        return _by_rate(timestamps, first, last, (start, end), sampling.rate)
     if sampling.fps is None:
         wanted = min(sampling.frames or DEFAULT_FRAMES, last - first)
         _check_count(wanted, name)
         return np.linspace(first, last - 1, wanted).astype(np.int64)
     _check_count((end - start) * sampling.fps, name)
     times = start + np.arange(max(1, int(np.ceil((end - start) * sampling.fps)))) / sampling.fps
+    return _shown_at(timestamps, times)
+
+
+def _shown_at(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Indices of the frames on screen at ``times``, each once."""
     shown = np.searchsorted(timestamps, times + 1e-6, side="right") - 1
     return np.unique(np.clip(shown, 0, len(timestamps) - 1)).astype(np.int64)
+
+
+def _by_rate(
+    timestamps: np.ndarray, first: int, last: int, part: tuple[float, float], rate: Rate
+) -> np.ndarray:
+    """Frames of [first, last) at the rate's own places in ``part``, which is in seconds."""
+    start, end = part
+    count = rate.count(end - start, last - first)
+    if not rate.ends:
+        return _shown_at(timestamps, start + (end - start) * np.arange(count) / count)
+    times = np.linspace(timestamps[first], timestamps[last - 1], count)
+    nearest = np.interp(times, timestamps[first:last], np.arange(first, last))
+    return np.unique(np.round(nearest.round(6))).astype(np.int64)
 
 
 def _check_count(wanted: float, name: str) -> None:

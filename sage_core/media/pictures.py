@@ -87,11 +87,12 @@ def _animation(image: Image.Image, sampling: Sampling, name: str) -> Clip:
         durations.append(seconds if seconds > 0 else DEFAULT_FRAME_SECONDS)
     times = np.concatenate([[0.0], np.cumsum(durations)])
     chosen = choose_frames(times[:-1], float(times[-1]), sampling, name)
+    most = sampling.largest_frame(len(chosen))
     frames = []
     for index in chosen:
         image.seek(int(index))
         frame = to_rgb(image)
-        size = fit(*frame.size, sampling.largest_frame)
+        size = fit(*frame.size, most)
         if size != frame.size:
             frame = frame.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
         frames.append(np.asarray(frame))

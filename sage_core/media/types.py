@@ -15,14 +15,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How many frames a model family takes of a clip when nobody says.
+
+    ``fps`` a second of the clip, but at least ``least``, at most ``most`` and no more than there
+    are, brought down to a multiple of ``multiple``. They stand at the beginnings of equal parts,
+    or, with ``ends``, from the first frame to the last.
+
+    Raises:
+        OptionError: a value that makes no sense.
+    """
+
+    fps: float
+    least: int = 1
+    most: int = 2048
+    multiple: int = 1
+    ends: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.fps > 0 and 1 <= self.least <= self.most and self.multiple >= 1):
+            raise OptionError(f"no rate of frames: {self}")
+
+    def count(self, seconds: float, frames: int) -> int:
+        """How many of the ``frames`` of ``seconds`` to take, at least 1."""
+        most = self.most // self.multiple * self.multiple
+        wanted = math.floor(min(max(seconds * self.fps, self.least), most, frames) + 1e-6)
+        return max(1, wanted // self.multiple * self.multiple or wanted)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Which frames of a clip are looked at, and how large.
 
-    ``frames`` is how many, spread evenly; ``fps`` is how many a second instead. Both count within
-    [``start``, ``end``) in seconds from the clip's beginning. ``max_pixels`` bounds the pixels of
-    a picture or of a frame, which are shrunk to it with their shape kept. ``frame_pixels`` bounds
-    frames alone: a family sets it to what its model can use, so that frames are decoded no larger.
-    Pictures ignore everything but ``max_pixels``.
+    ``frames`` is how many, spread evenly; ``fps`` is how many a second instead. With neither,
+    ``rate`` says: a model family's own rule. All count within [``start``, ``end``) in seconds from
+    the clip's beginning. ``max_pixels`` bounds the pixels of a picture or of a frame, which are
+    shrunk to it with their shape kept. ``frame_pixels`` bounds frames alone and ``clip_pixels``
+    all sampled frames together: a family sets them to what its model can use, so that frames are
+    decoded no larger. Pictures ignore everything but ``max_pixels``.
 
     Raises:
         OptionError: a value that makes no sense, or both ``frames`` and ``fps``.
@@ -34,9 +64,11 @@ class Sampling:
     end: float | None = None
     max_pixels: int | None = None
     frame_pixels: int | None = None
+    clip_pixels: int | None = None
+    rate: Rate | None = None
 
     def __post_init__(self) -> None:
-        for name in ("frames", "max_pixels", "frame_pixels"):
+        for name in ("frames", "max_pixels", "frame_pixels", "clip_pixels"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and (not whole or value < 1):
@@ -56,10 +88,10 @@ class Sampling:
         if self.end is not None and self.end <= (self.start or 0):
             raise OptionError(f"end ({self.end!r} s) must come after start ({self.start or 0!r} s)")
 
-    @property
-    def largest_frame(self) -> int | None:
-        """The bound on a frame's pixels, the smaller of the two that are set."""
-        bounds = [b for b in (self.max_pixels, self.frame_pixels) if b is not None]
+    def largest_frame(self, frames: int) -> int | None:
+        """The bound on the pixels of one of ``frames`` frames, the least of those that are set."""
+        share = None if self.clip_pixels is None else max(1, self.clip_pixels // frames)
+        bounds = [b for b in (self.max_pixels, self.frame_pixels, share) if b is not None]
         return min(bounds, default=None)
 
 
