@@ -104,6 +104,11 @@ def _load(options: RunOptions) -> Pipeline:
             None if options.draft == "none" else options.draft,
             device=options.device,
             dtype=options.dtype,
+            quantization=options.quantization,
+            revision=options.revision,
+            draft_revision=options.draft_revision,
+            draft_device=options.draft_device,
+            trust_remote_code=options.trust_remote_code,
             progress=progress,
         )
     if pipeline.note and not options.quiet:

@@ -120,7 +120,8 @@ class RunOptions:
         str | None,
         _setting(
             "--model",
-            "The target model: a folder, or a name in the local cache or on the hub.",
+            "The target model: a folder, or a name in the local cache or on the hub, perhaps with "
+            "@REVISION.",
             _MODELS,
             metavar="MODEL",
             show_default="the bundled sage-tiny",
@@ -130,17 +131,42 @@ class RunOptions:
         str,
         _setting(
             "--draft",
-            "The draft model: 'auto' for the known partner, 'none' to decode without one, "
-            "or as --model.",
+            "The draft model: 'auto' for the known partner (the best that is cached, if one is), "
+            "'none' to decode without one, or as --model.",
             _MODELS,
             metavar="MODEL",
         ),
     ] = "auto"
+    revision: Annotated[
+        str | None,
+        _setting(
+            "--revision", "Branch, tag or commit of --model on the hub.", _MODELS, metavar="REV"
+        ),
+    ] = None
+    draft_revision: Annotated[
+        str | None,
+        _setting(
+            "--draft-revision",
+            "Branch, tag or commit of --draft on the hub.",
+            _MODELS,
+            metavar="REV",
+        ),
+    ] = None
     device: Annotated[
         str,
         _setting(
             "--device",
-            "Where to run: 'auto', 'cpu', 'cuda', 'cuda:1'...",
+            "Where to run: 'auto' (one GPU if the pair fits, else several, else the CPU), 'cpu', "
+            "'cuda', 'cuda:1', 'mps'.",
+            _MODELS,
+            metavar="DEVICE",
+        ),
+    ] = "auto"
+    draft_device: Annotated[
+        str,
+        _setting(
+            "--draft-device",
+            "Where the draft runs: 'auto' (beside the target if there is room), or as --device.",
             _MODELS,
             metavar="DEVICE",
         ),
@@ -149,12 +175,30 @@ class RunOptions:
         Literal["auto", "float32", "bfloat16", "float16"],
         _setting(
             "--dtype",
-            "Number format of the weights: auto (float32 on a CPU, the checkpoint's own on a GPU), "
-            "float32, bfloat16 or float16.",
+            "Number format of the weights: auto (the checkpoint's own on a GPU; float32 on a CPU, "
+            "or the checkpoint's own where that does not fit), float32, bfloat16 or float16.",
             _MODELS,
             metavar="FORMAT",
         ),
     ] = "auto"
+    quantization: Annotated[
+        Literal["none", "8bit", "4bit", "int8", "int4"],
+        _setting(
+            "--quantization",
+            "Shrink the target's weights while loading: 8bit or 4bit (bitsandbytes), int8 or int4 "
+            "(torchao), or none.",
+            _MODELS,
+            metavar="METHOD",
+        ),
+    ] = "none"
+    trust_remote_code: Annotated[
+        bool,
+        _once(
+            "--trust-remote-code",
+            "Run code that comes with the checkpoints. Read it first.",
+            _MODELS,
+        ),
+    ] = False
 
     policy: Annotated[
         str | None,

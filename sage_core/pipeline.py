@@ -75,13 +75,13 @@ class Options:
         """How clips are sampled, with a family's ``defaults`` for what is not set."""
         defaults = defaults or Sampling()
         chosen = self.frames is not None or self.fps is not None
-        return Sampling(
+        return replace(
+            defaults,
             frames=self.frames if chosen else defaults.frames,
             fps=self.fps if chosen else defaults.fps,
             start=self.start,
             end=self.end,
             max_pixels=self.max_pixels or defaults.max_pixels,
-            frame_pixels=defaults.frame_pixels,
         )
 
 
@@ -269,21 +269,50 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     *,
+    quantization: str | None = None,
+    revision: str | None = None,
+    draft_revision: str | None = None,
+    draft_device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Pipeline:
     """Load a target and its draft.
 
+    Configurations and tokenizers are fetched and compared first and the pair is measured; weights
+    are downloaded and read only when both fit each other and the machine.
+
     Args:
-        target: a hub id, the folder of a checkpoint or of a pair; None is the bundled pair.
-        draft: the same; ``auto`` is the one known for the target; None goes without, which
-            allows only autoregressive decoding.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:N``.
-        dtype: ``auto`` (float32 on the CPU, the checkpoint's own on a GPU) or its name.
+        target: a hub id (``owner/name`` or ``owner/name@revision``), the folder of a checkpoint
+            or of a pair; None is the bundled pair.
+        draft: the same; ``auto`` is the one known for the target, the best that is cached if one
+            is; None goes without, which allows only autoregressive decoding.
+        device: ``auto`` (one GPU if the pair fits, else several, else the CPU), ``cpu``,
+            ``cuda``, ``cuda:N``, ``mps``.
+        dtype: ``auto`` (the checkpoint's own on a GPU; float32 on the CPU, or the checkpoint's
+            own where that does not fit) or its name. The draft takes the target's.
+        quantization: how to shrink the target's weights while loading: ``8bit`` or ``4bit``
+            (bitsandbytes), ``int8`` or ``int4`` (torchao); None or ``none`` leaves them.
+        revision: branch, tag or commit of the target on the hub.
+        draft_revision: the same of the draft.
+        draft_device: ``auto`` (beside the target if there is room), or as ``device``.
+        trust_remote_code: let modules run that come with the checkpoints.
         progress: called with a message and the fraction done, from 0 to 1, as loading goes on.
 
     Raises:
         ModelError: not found, damaged, of an unknown kind, or no pair.
-        OptionError: an unknown or absent device, or an unknown dtype.
-        MemoryExhaustedError: it does not fit.
+        OptionError: an unknown or absent device, or an unknown dtype or quantization.
+        MemoryExhaustedError: it does not fit; says what it needs and what would fit.
     """
-    return Pipeline(load_pair(target, draft, device, dtype, progress))
+    pair = load_pair(
+        target,
+        draft,
+        device,
+        dtype,
+        progress,
+        quantization=quantization,
+        revision=revision,
+        draft_revision=draft_revision,
+        draft_device=draft_device,
+        trust_remote_code=trust_remote_code,
+    )
+    return Pipeline(pair)

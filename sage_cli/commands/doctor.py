@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from sage_cli.options import InfoOptions, takes_options
+
+if TYPE_CHECKING:
+    from sage_core.models.quantization import Method
 
 __all__ = ["doctor"]
 
@@ -21,6 +25,7 @@ def doctor(*, options: InfoOptions) -> None:
 
     set_verbosity(options.verbose)
     from sage_core.models.devices import report
+    from sage_core.models.quantization import METHODS
 
     found = report()
     settings = default_path()
@@ -38,7 +43,17 @@ def doctor(*, options: InfoOptions) -> None:
     )
     rows = [("sage", version())]
     rows += [(name, version or "not installed") for name, version in found.versions.items()]
+    rows += [(f"quantization {m.name}", _available(m)) for m in METHODS]
     rows.append(("video", found.video))
+    rows.append(("models", found.cache))
     rows.append(("settings", f"{settings}{'' if settings.is_file() else ' (not there)'}"))
     rows.append(("will use", found.chosen.note))
     print_table(("", ""), rows)
+
+
+def _available(method: Method) -> str:
+    from sage_core.models.quantization import is_installed
+
+    if is_installed(method):
+        return method.about
+    return f"not available: pip install 'sage-vlm[{method.package}]'"

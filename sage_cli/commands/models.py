@@ -1,32 +1,58 @@
-"""``sage models``: what can be loaded without a download."""
+"""``sage models``: what can be loaded now, and the known pairs."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from sage_cli.options import InfoOptions, takes_options
+
+if TYPE_CHECKING:
+    from sage_core.models.catalog import ModelEntry, PairEntry
 
 __all__ = ["models"]
 
 
 @takes_options(InfoOptions)
 def models(*, options: InfoOptions) -> None:
-    """List the models that can be loaded now: the bundled pair and the local cache."""
+    """List the models that can be loaded now, and the known pairs that would be downloaded."""
     from sage_cli.console import set_verbosity
     from sage_cli.render.jsonout import SCHEMA
     from sage_cli.render.stats import size
     from sage_cli.render.tables import print_json, print_table
 
     set_verbosity(options.verbose)
-    from sage_core.models.catalog import list_models
+    from sage_core.models.catalog import list_models, list_pairs
 
     entries = list_models()
+    pairs = list_pairs(entries)
     if options.json:
         listed = [{**asdict(entry), "path": str(entry.path)} for entry in entries]
-        print_json({"schema": SCHEMA, "models": listed})
+        known = [asdict(pair) for pair in pairs]
+        print_json({"schema": SCHEMA, "models": listed, "known_pairs": known})
         return
     print_table(
         ("model", "where", "architecture", "size", "draft"),
-        [(e.id, e.kind, e.architecture, size(e.bytes), e.draft or "none known") for e in entries],
+        [(e.id, e.kind, e.architecture, size(e.bytes), _draft(e)) for e in entries],
         empty="no model can be loaded: the bundled pair is missing and the local cache is empty",
     )
+    print_table(
+        ("known pair", "target", "draft", "to download"),
+        [
+            (pair.series, pair.target, pair.draft, _missing(pair))
+            for pair in pairs
+            if pair.target_cached or not pair.quantized
+        ],
+    )
+    print("Quantized forms (AWQ, GPTQ) of these targets are known too: --json lists them.")
+
+
+def _draft(entry: ModelEntry) -> str:
+    if entry.draft is None:
+        return "none known"
+    return entry.draft if entry.draft_cached else f"{entry.draft} (not here)"
+
+
+def _missing(pair: PairEntry) -> str:
+    parts = [("target", pair.target_cached), ("draft", bool(pair.drafts_cached))]
+    return " and ".join(name for name, here in parts if not here)

@@ -1,30 +1,25 @@
-"""What can be loaded without a download: the bundled pair and the local hub cache."""
+"""What can be loaded: the bundled pair, the local hub cache, and known pairs on the hub."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from sage_core.errors import ModelError
+from sage_core.models.pairs import KNOWN, drafts_for
 
 BUNDLED = "sage-tiny"
 """Name of the pair that comes with the package."""
 BUNDLED_VARIABLE = "SAGE_BUNDLED_PAIR"
 """Environment variable: another directory with target/ and draft/ to use as the bundled pair."""
 
-KNOWN_DRAFTS = {
-    "llava-hf/llava-onevision-qwen2-72b-ov-hf": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-    "llava-hf/llava-onevision-qwen2-72b-ov-chat-hf": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-    "llava-hf/llava-onevision-qwen2-7b-ov-hf": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-    "llava-hf/llava-onevision-qwen2-7b-ov-chat-hf": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-}
-"""Hub ids of targets and the draft that ``draft="auto"`` means for them."""
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,24 @@ class ModelEntry:
     """Size of the weights on disk."""
     draft: str | None
     """What ``--draft auto`` would choose for it."""
+    draft_cached: bool = False
+    """True if that draft needs no download."""
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """One known pair that is not whole on this machine."""
+
+    target: str
+    series: str
+    draft: str
+    """What ``--draft auto`` would choose."""
+    drafts: tuple[str, ...]
+    """All drafts that fit, best first."""
+    target_cached: bool
+    drafts_cached: tuple[str, ...]
+    quantized: bool
+    """The target is another's weights in fewer bits."""
 
 
 def bundled_folder() -> Path:
@@ -67,17 +80,41 @@ def bundled_folder() -> Path:
 def list_models() -> list[ModelEntry]:
     """The bundled pair's target first, then complete models in the hub cache, by id."""
     entries: list[ModelEntry] = []
-    try:
+    with suppress(ModelError):
         target = bundled_folder() / "target"
-        config = read_config(target)
+        kind = architecture(read_config(target))
         entries.append(
-            ModelEntry(
-                BUNDLED, "bundled", target, architecture(config), weight_bytes(target), "bundled"
+            ModelEntry(BUNDLED, "bundled", target, kind, weight_bytes(target), "bundled", True)
+        )
+    return entries + sorted(_cached(), key=lambda entry: entry.id.lower())
+
+
+def list_pairs(models: Sequence[ModelEntry]) -> list[PairEntry]:
+    """The known pairs, but for those whose target and chosen draft are both in ``models``."""
+    cached = {entry.id for entry in models}
+    entries = []
+    for pair in KNOWN.values():
+        here = tuple(draft for draft in pair.drafts if draft in cached)
+        if pair.target in cached and here:
+            continue
+        draft = choose_draft(pair.drafts, cached)
+        entries.append(
+            PairEntry(
+                pair.target,
+                pair.series,
+                draft,
+                pair.drafts,
+                pair.target in cached,
+                here,
+                pair.quantized,
             )
         )
-    except ModelError:
-        pass
-    return entries + sorted(_cached(), key=lambda entry: entry.id.lower())
+    return entries
+
+
+def choose_draft(drafts: Sequence[str], cached: Container[str]) -> str:
+    """The best of ``drafts`` that needs no download; the best of all if each does."""
+    return next((draft for draft in drafts if draft in cached), drafts[0])
 
 
 def _cached() -> list[ModelEntry]:
@@ -88,27 +125,22 @@ def _cached() -> list[ModelEntry]:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):
         return []
-    entries = []
+    found: dict[str, tuple[Path, str]] = {}
     for repo in repos:
         if repo.repo_type != "model" or not repo.revisions:
             continue
         newest = max(repo.revisions, key=lambda r: r.last_modified)
         folder = Path(newest.snapshot_path)
-        try:
-            config = read_config(folder)
-        except ModelError:
-            continue
-        if not is_complete(folder):
-            continue
+        with suppress(ModelError):
+            kind = architecture(read_config(folder))
+            if is_complete(folder):
+                found[repo.repo_id] = (folder, kind)
+    entries = []
+    for name, (folder, kind) in found.items():
+        drafts = drafts_for(name)
+        draft = choose_draft(drafts, found) if drafts else None
         entries.append(
-            ModelEntry(
-                repo.repo_id,
-                "cached",
-                folder,
-                architecture(config),
-                weight_bytes(folder),
-                KNOWN_DRAFTS.get(repo.repo_id),
-            )
+            ModelEntry(name, "cached", folder, kind, weight_bytes(folder), draft, draft in found)
         )
     return entries
 
@@ -158,6 +190,33 @@ def weight_files(folder: Path) -> list[Path]:
     with reading_json(index):
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     return [folder / shard for shard in shards]
+
+
+def check_weights(folder: Path, name: str, there: Collection[str] = ()) -> None:
+    """Refuse a checkpoint without config.json or with weights missing, before anything is loaded.
+
+    Args:
+        folder: the checkpoint.
+        name: what the user calls it.
+        there: names of the files that the hub has of it, if that is where it is.
+
+    Raises:
+        ModelError: no config.json, a file of the weights is missing, or they are pickled.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name}: is no model: it has no config.json (give a transformers checkpoint)"
+        )
+    # A link into the hub's cache may lead nowhere, so a name alone is not enough.
+    files = there or {path.name for path in folder.iterdir() if path.is_file()}
+    missing = [path.name for path in weight_files(folder) if path.name not in files]
+    if not missing:
+        return
+    if any(file.endswith(_PICKLES) for file in files):
+        raise ModelError(
+            f"{name}: has pickled weights only, which are not opened: convert them to safetensors"
+        )
+    raise ModelError(f"{name}: {missing[0]} is missing: get a whole copy of the model")
 
 
 def is_complete(folder: Path) -> bool:

@@ -1,18 +1,25 @@
-"""Which device and dtype to run on, and what this machine has."""
+"""What this machine has to run on, and what can be installed beside it."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from sage_core.errors import OptionError
 
+AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "decord")
-_OPTIONAL = ("av", "torchvision", "accelerate")
+_PACKAGES = (
+    *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "accelerate"),
+    *("numpy", "pillow", "decord"),
+)
+_OPTIONAL = ("av", "torchvision", "bitsandbytes", "torchao", "gptqmodel", "optimum", "triton")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Device:
     """One device that torch can use here."""
 
     name: str
-    """As given to ``device``: ``cpu``, ``cuda:0``."""
+    """As given to ``device``: ``cpu``, ``cuda:0``, ``mps``."""
     description: str
     memory: int
     """Bytes in all; 0 if the platform does not tell."""
@@ -46,84 +53,83 @@ class DeviceReport:
     """Package or platform part and its version, None where it is not installed."""
     devices: tuple[Device, ...]
     chosen: Choice
+    """For a pair that fits; a larger one may be spread over GPUs or go to the CPU."""
     video: str
     """How videos would be decoded, or what is missing for it."""
+    cache: str
+    """The folder that models are downloaded to."""
 
 
-def choose(device: str = "auto", dtype: str = "auto") -> Choice:
-    """Pick the device (``auto``: the first GPU, else the CPU) and the dtype.
+def find_devices() -> tuple[Device, ...]:
+    """The CPU first, then every GPU, with their memory as it is now."""
+    import torch
 
-    ``dtype`` ``auto`` is float32 on the CPU and the checkpoint's own on a GPU.
+    cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    found = [Device("cpu", cores, *_host_memory(), dtypes=("float32", "bfloat16"))]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            dtypes = DTYPES if torch.cuda.is_bf16_supported() else ("float32", "float16")
+            found.append(Device(f"cuda:{index}", name, total, free, dtypes))
+    if torch.backends.mps.is_available():  # it shares the host's memory
+        found.append(Device("mps", "Apple GPU", found[0].memory, found[0].free, DTYPES))
+    return tuple(found)
+
+
+def check_device(device: str, found: Sequence[Device]) -> str:
+    """The full name of a device that is among ``found``, or ``auto``.
 
     Raises:
-        OptionError: an unknown name, or a device that is not on this machine.
+        OptionError: an unknown name, or a device that is not here.
     """
-    import torch
+    if device == AUTO:
+        return AUTO
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise OptionError(f"unknown device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
+    name = "cuda:0" if device == "cuda" else device
+    names = [one.name for one in found]
+    if name in names:
+        return name
+    gpus = sum(one.startswith("cuda") for one in names)
+    here = f"only {gpus} here" if gpus else "there is no GPU that torch can use"
+    here = here if name != "mps" else "it is Apple's"
+    raise OptionError(f"device {device!r} is not available: {here}: use auto or cpu")
 
-    if dtype not in ("auto", *DTYPES):
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a number format of no known name.
+
+    Raises:
+        OptionError: it is neither ``auto`` nor one of `DTYPES`.
+    """
+    if dtype not in (AUTO, *DTYPES):
         raise OptionError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
-    if device == "auto":
-        picked = "cuda:0" if torch.cuda.is_available() else "cpu"
-        why = (
-            f"using the GPU ({torch.cuda.get_device_name(0)})"
-            if picked != "cpu"
-            else "no GPU found: running on the CPU"
-        )
-    else:
-        picked = _check_device(device)
-        why = f"running on {'the CPU' if picked == 'cpu' else picked} as asked"
-    if dtype == "auto":
-        dtype = "float32" if picked == "cpu" else "checkpoint"
-    shown = "the checkpoint's own dtype" if dtype == "checkpoint" else dtype
-    return Choice(picked, dtype, f"{why} in {shown}")
 
 
-def _check_device(device: str) -> str:
-    import torch
-
-    try:
-        parsed = torch.device(device)
-    except RuntimeError as error:
-        raise OptionError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N") from error
-    if parsed.type == "cpu":
-        return "cpu"
-    if parsed.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise OptionError("device mps is not available here: use --device auto")
-        return "mps"
-    if parsed.type != "cuda":
-        raise OptionError(f"device {device!r} is not supported: choose auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (parsed.index or 0) >= count:
-        here = f"only {count} here" if count else "there is no GPU that torch can use"
-        raise OptionError(f"device {device!r} is not available: {here}: use auto or cpu")
-    return f"cuda:{parsed.index or 0}"
+def choose(found: Sequence[Device]) -> Choice:
+    """What ``auto`` means here for a pair that fits: the first GPU, else the CPU."""
+    gpu = next((one for one in found if one.name.startswith("cuda")), None)
+    if gpu is None:
+        return Choice("cpu", "float32", "no GPU found: running on the CPU in float32")
+    note = f"using the GPU: {gpu.name} ({gpu.description}) in the checkpoint's own dtype"
+    return Choice(gpu.name, "checkpoint", note)
 
 
 def report() -> DeviceReport:
     """Versions, devices and what would be chosen; for ``sage doctor``."""
     import torch
+    from huggingface_hub import constants
 
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions["platform"] = platform.platform(terse=True)
     for package in (*_PACKAGES, *_OPTIONAL):
         versions[package] = _version(package)
     versions["cuda"] = torch.version.cuda
-    devices = [
-        Device(
-            "cpu",
-            f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-            *_host_memory(),
-            dtypes=("float32", "bfloat16"),
-        )
-    ]
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            name = torch.cuda.get_device_name(index)
-            dtypes = DTYPES if torch.cuda.is_bf16_supported() else ("float32", "float16")
-            devices.append(Device(f"cuda:{index}", name, total, free, dtypes))
-    return DeviceReport(versions, tuple(devices), choose(), _video(versions))
+    found = find_devices()
+    return DeviceReport(
+        versions, found, choose(found), _video(versions), str(constants.HF_HUB_CACHE)
+    )
 
 
 def _video(versions: dict[str, str | None]) -> str:
@@ -147,12 +153,26 @@ def _version(package: str) -> str | None:
 
 
 def _host_memory() -> tuple[int, int]:
-    """Total and available bytes of the host, zeros where the platform does not tell."""
+    """Total and available bytes of the host, or of the container that this runs in."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, free = int(memory.total), int(memory.available)
+    limit, used = _container_memory()
+    if limit and limit < total:
+        return limit, min(free, limit - used)
+    return total, free
+
+
+def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Limit of a Linux container and what it uses but for file caches; zeros without a limit."""
     try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
+        limit = int((root / "memory.max").read_text())
+        used = int((root / "memory.current").read_text())
+        kept = re.search(r"^inactive_file (\d+)$", (root / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # another platform, or "max": no limit
         return 0, 0
+    return limit, max(0, used - int(kept[1] if kept else 0))
 
 
 def torch_dtype(name: str) -> Any:

@@ -1,108 +1,186 @@
-"""From a path or a hub id to a local folder that holds a whole checkpoint."""
+"""From a path or a hub id to a checkpoint: its small files first, its weights when wanted."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sage_core.errors import ModelError
-from sage_core.models.catalog import is_complete, weight_files
+from sage_core.models.catalog import check_weights, is_complete, weight_bytes, weight_files
+from sage_core.models.progress import Progress, gib
 from sage_core.models.quiet import quiet
 
-FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
-"""What is downloaded of a hub repository: never pickles, never code."""
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+"""What is fetched of a hub repository at first: configurations and tokenizers."""
+CODE_FILES = ("*.py",)
+"""Fetched as well where the checkpoint's own code may run."""
 TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-Progress = Callable[[str, float], None]
 
 
-def resolve(name: str | Path, progress: Progress | None = None) -> Path:
-    """The local folder of a checkpoint, downloaded first if it is a hub id that is not cached.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose configuration and tokenizer are on this machine."""
 
-    A cached checkpoint is used without asking the network.
+    name: str
+    """As the user gave it."""
+    folder: Path
+    repo: str | None = None
+    """The hub id that its weights are still to be fetched from; None if they are here."""
+    revision: str | None = None
+    """The commit of ``repo`` that ``folder`` is a copy of."""
+    bytes: int = 0
+    """Size of the weights, here or still to be fetched; 0 if the hub does not tell."""
+
+
+def split_revision(name: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
+    """``owner/name@revision`` in two. A folder's name may hold an @; nothing is split then.
+
+    Raises:
+        ModelError: two different revisions are asked for.
+    """
+    if isinstance(name, Path) or "@" not in name or Path(name).expanduser().exists():
+        return name, revision
+    bare, _, pinned = name.partition("@")
+    if not _HUB_ID.fullmatch(bare) or not pinned:
+        return name, revision
+    if revision not in (None, pinned):
+        raise ModelError(f"{name}: asks for one revision and --revision {revision} for another")
+    return bare, pinned
+
+
+def find(
+    name: str | Path,
+    revision: str | None = None,
+    *,
+    code: bool = False,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """A checkpoint's small files, downloaded first if ``name`` is a hub id that is not cached.
+
+    What is cached completely is used without asking the network. ``code`` fetches the
+    repository's own modules too.
 
     Raises:
         ModelError: no such folder, no checkpoint in it, only pickled weights, not on the hub, or
             the hub cannot be reached.
     """
+    name, revision = split_revision(name, revision)
     path = Path(name).expanduser()
     if path.is_dir():
-        return check_folder(path, str(name))
+        if revision is not None:
+            raise ModelError(f"{name}: is a folder, which has no revisions: leave --revision out")
+        check_weights(path, str(name))
+        return Checkpoint(str(name), path, bytes=weight_bytes(path))
     if path.exists():
         raise ModelError(f"{name}: is a file: give the folder of a transformers checkpoint")
-    text = os.fspath(name)
-    if isinstance(name, Path) or not _HUB_ID.fullmatch(text):
+    repo = os.fspath(name)
+    if isinstance(name, Path) or not _HUB_ID.fullmatch(repo):
         raise ModelError(
             f"{name}: no such folder, and not a hub id either (owner/name): check the name"
         )
-    cached = _cached(text)
-    if cached is not None:
-        return check_folder(cached, text)
-    return check_folder(_download(text, progress), text)
+    folder = cached_folder(repo, revision)
+    if folder is not None and is_complete(folder):
+        return Checkpoint(repo, folder, bytes=weight_bytes(folder))
+    return _fetch_small_files(repo, revision, (*SMALL_FILES, *(CODE_FILES if code else ())))
 
 
-def check_folder(folder: Path, name: str) -> Path:
-    """Refuse a folder that is no whole safetensors checkpoint, before anything is loaded.
+def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoint:
+    """The checkpoint with all of its weights on this machine.
+
+    ``progress`` hears how many bytes have come.
 
     Raises:
-        ModelError: see `resolve`.
+        ModelError: the hub cannot be reached or refuses, or the cache cannot be written.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{name}: is no model: it has no config.json (give a transformers checkpoint)"
-        )
-    if is_complete(folder):
-        return folder
-    missing = [path.name for path in weight_files(folder) if not path.is_file()]
-    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
-        raise ModelError(
-            f"{name}: has pickled weights only, which are not opened: convert them to safetensors"
-        )
-    raise ModelError(f"{name}: {missing[0]} is missing: get a whole copy of the model")
-
-
-def _cached(repo: str) -> Path | None:
-    """The cached snapshot of a hub id if it is complete."""
+    if checkpoint.repo is None:
+        return checkpoint
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    names = [path.name for path in weight_files(checkpoint.folder) if not path.is_file()]
+    with _hub_errors(checkpoint.repo), quiet():
+        snapshot_download(
+            checkpoint.repo,
+            revision=checkpoint.revision,
+            allow_patterns=names,
+            etag_timeout=TIMEOUT,
+            tqdm_class=_bar(checkpoint, progress),
+        )
+    check_weights(checkpoint.folder, checkpoint.name)
+    return replace(checkpoint, repo=None, bytes=weight_bytes(checkpoint.folder))
+
+
+def cached_folder(repo: str, revision: str | None = None) -> Path | None:
+    """The cached snapshot of a hub id with a config.json, whether or not its weights are there."""
+    from huggingface_hub import try_to_load_from_cache
 
     try:
-        with quiet():
-            folder = Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, ValueError):
+        found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    except (OSError, ValueError):
         return None
-    whole = (folder / "config.json").is_file() and is_complete(folder)
-    return folder if whole else None
+    return Path(found).parent if isinstance(found, str) else None
 
 
-def _download(repo: str, progress: Progress | None) -> Path:
+def is_cached(repo: str) -> bool:
+    """True if a hub id can be loaded without a download."""
+    folder = cached_folder(repo)
+    return folder is not None and is_complete(folder)
+
+
+def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Checkpoint:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    if progress is not None:
-        progress(f"downloading {repo}", 0.0)
+    with _hub_errors(repo), quiet():
+        # Asked first, as only this call gives up in time when a network swallows everything.
+        info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
+        folder = Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=list(patterns), etag_timeout=TIMEOUT
+            )
+        )
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    check_weights(folder, repo, there=frozenset(sizes))
+    total = sum(sizes[path.name] for path in weight_files(folder))
+    return Checkpoint(repo, folder, repo, revision=folder.name, bytes=total)
+
+
+@contextmanager
+def _hub_errors(repo: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one line that says what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     try:
-        with quiet():
-            # Asked first, as only this call gives up in time when a network swallows everything.
-            HfApi().model_info(repo, timeout=TIMEOUT)
-            return Path(snapshot_download(repo, allow_patterns=FILES, etag_timeout=TIMEOUT))
+        yield
+    except ModelError:
+        raise
     except GatedRepoError as error:
-        raise ModelError(
-            f"{repo}: its owner asks for consent: accept on the hub, then run: hf auth login"
-        ) from error
+        raise ModelError(f"{repo}: its owner asks for consent: {_consent()}") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{repo}: has no such revision: check --revision") from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"{repo}: not on the hub, or private: check the name, or run: hf auth login"
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(f"{repo}: the hub refused the download: try again later") from error
+        status = getattr(error.response, "status_code", 0)
+        if status in (401, 403):
+            raise ModelError(f"{repo}: the hub denies access: {_consent()}") from error
+        raise ModelError(
+            f"{repo}: the hub refused the download (HTTP {status}): try again later"
+        ) from error
     except Exception as error:  # the network's own errors differ by version of the hub's client
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise ModelError(
@@ -112,3 +190,35 @@ def _download(repo: str, progress: Progress | None) -> Path:
             f"{repo}: not in the local cache, and the hub cannot be reached: connect once, or give "
             "the path of a local copy"
         ) from error
+
+
+def _consent() -> str:
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return "accept on the hub, then run: hf auth login (no token is set)"
+    return "the token that is set has none: accept on the hub with its account, or set another"
+
+
+def _bar(checkpoint: Checkpoint, progress: Progress | None) -> Any:
+    """A tqdm that draws nothing and tells ``progress`` the bytes that have come.
+
+    The hub's client makes several bars; those in bytes count what is on disk.
+    """
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._in_bytes = options.get("unit") == "B"
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if progress is None or not self._in_bytes:
+                return
+            whole = max(checkpoint.bytes, self.total or 0, self.n, 1)
+            progress(
+                f"downloading {checkpoint.name}: {gib(self.n)} of {gib(whole)}", self.n / whole
+            )
+
+    return Bar

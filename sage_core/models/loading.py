@@ -1,20 +1,37 @@
-"""Loading a target with its draft: checked before weights are read, quiet, safetensors only."""
+"""Loading a target with its draft: checked and measured before any weights are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sage_core.errors import ModelError
-from sage_core.models import catalog, devices, hub
+from sage_core.models import catalog, hub
+from sage_core.models.devices import check_device, check_dtype, find_devices
 from sage_core.models.families import Family, find_family
-from sage_core.models.quiet import is_memory_error, memory_errors, quiet
+from sage_core.models.hub import Checkpoint
+from sage_core.models.matching import check_pair
+from sage_core.models.pairs import drafts_for, smallest_of
+from sage_core.models.placement import PairSize, Placement, place
+from sage_core.models.progress import Progress, stage
+from sage_core.models.quantization import Method, check_ready_made, find_method
+from sage_core.models.quiet import quiet
+from sage_core.models.sizes import Size, measure
+from sage_core.models.weights import MEMORY_ADVICE, load_weights
 
-Progress = Callable[[str, float], None]
-
-MEMORY_ADVICE = "choose a smaller model, another --device, or --dtype bfloat16"
+__all__ = [
+    "MEMORY_ADVICE",
+    "LoadedPair",
+    "PairNames",
+    "Progress",
+    "find_pair",
+    "load_config",
+    "load_model",
+    "load_pair",
+    "load_tokenizer",
+    "share_vision",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +44,20 @@ class LoadedPair:
     target_id: str
     draft_id: str | None
     device: str
+    """The target's: a name, or several with commas between."""
     dtype: str
     """The dtype of the target's weights: ``float32``, ``bfloat16``, ``float16``."""
     note: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One model of a pair before its weights are read."""
+
+    checkpoint: Checkpoint
+    config: Any
+    tokenizer: Any
+    size: Size
 
 
 def load_pair(
@@ -38,47 +66,138 @@ def load_pair(
     device: str = "auto",
     dtype: str = "auto",
     progress: Progress | None = None,
+    *,
+    quantization: str | None = None,
+    revision: str | None = None,
+    draft_revision: str | None = None,
+    draft_device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> LoadedPair:
     """Find, check and load a pair. Arguments as `sage_core.load`'s.
 
+    Configurations and tokenizers are fetched and compared first, then the pair is measured and
+    placed; only then are weights downloaded and read.
+
     Raises:
         ModelError: not found, no checkpoint, damaged, of an unknown kind, or no pair.
-        OptionError: an unknown or absent device, or an unknown dtype.
-        MemoryExhaustedError: it does not fit.
+        OptionError: an unknown or absent device, or an unknown dtype or quantization.
+        MemoryExhaustedError: it does not fit; says what would.
     """
-    say = progress or (lambda message, fraction: None)
+    say = stage(progress, 0.0, 1.0)
     say("finding the models", 0.0)
+    method = find_method(quantization)
+    check_dtype(dtype)
+    found = find_devices()
+    for name in (device, draft_device):
+        check_device(name, found)
     names = find_pair(target, draft)
-    choice = devices.choose(device, dtype)
-    folder = hub.resolve(names.target, progress)
-    draft_folder = None if names.draft is None else hub.resolve(names.draft, progress)
-    say("reading the tokenizers", 0.1)
-    config = load_config(folder)
-    family_class = find_family(config)
-    tokenizer = load_tokenizer(folder)
-    if draft_folder is not None:
-        load_config(draft_folder)
-        check_same_tokenizer(tokenizer, load_tokenizer(draft_folder))
-    family = family_class(folder, config, tokenizer)
-    say(f"loading {names.target_id}", 0.2)
-    target_model = load_model(folder, choice.device, choice.dtype)
-    draft_model = None
-    if draft_folder is not None:
-        say(f"loading the draft {names.draft_id}", 0.8)
-        draft_model = load_model(draft_folder, choice.device, choice.dtype)
-        share_vision(target_model, draft_model)
-    say("ready", 1.0)
+    ours = _look(names.target, names.target_id, revision, trust_remote_code, method)
+    family_class = find_family(ours.config)
+    names, theirs = _look_at_draft(names, ours, draft_revision, trust_remote_code)
+    family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
+
+    say("making room", 0.05)
+    pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)
+    placement = place(pair_size, found, device, draft_device, dtype)
+    say(placement.note, 0.06)
+    ours = _fetched(ours, stage(progress, 0.06, 0.5))
+    if theirs is not None:
+        theirs = _fetched(theirs, stage(progress, 0.5, 0.6))
+
+    say(f"loading {names.target_id}", 0.6)
+    bar = stage(progress, 0.6, 0.9)
+    target_model = _read(ours, placement, trust_remote_code, bar, method)
     loaded = str(target_model.dtype).removeprefix("torch.")
-    note = choice.note.replace("the checkpoint's own dtype", loaded)
+    draft_model = None
+    if theirs is not None:
+        say(f"loading the draft {names.draft_id}", 0.9)
+        # Both read the same pixels, so both compute in the target's number format.
+        alone = replace(placement, target=placement.draft, dtype=loaded, budgets=None)
+        draft_model = _read(theirs, alone, trust_remote_code, stage(progress, 0.9, 1.0))
+        if method is None:
+            share_vision(target_model, draft_model)
+    say("ready", 1.0)
     return LoadedPair(
         target_model,
         draft_model,
         family,
         names.target_id,
         names.draft_id,
-        choice.device,
+        placement.target,
         loaded,
-        note + names.note,
+        placement.note + names.note,
+    )
+
+
+def _look(
+    name: str | Path, shown: str, revision: str | None, code: bool, method: Method | None = None
+) -> _Part:
+    """A model without its weights."""
+    checkpoint = hub.find(name, revision, code=code)
+    config = load_config(checkpoint.folder, code=code)
+    check_ready_made(shown, config, method)
+    find_family(config)
+    tokenizer = load_tokenizer(checkpoint.folder, code=code)
+    size = measure(shown, config, checkpoint.bytes, code=code)
+    return _Part(replace(checkpoint, name=shown), config, tokenizer, size)
+
+
+def _look_at_draft(
+    names: PairNames, target: _Part, revision: str | None, code: bool
+) -> tuple[PairNames, _Part | None]:
+    """The draft, if there is one and it fits; the names say so if one that is known does not.
+
+    Raises:
+        ModelError: a draft that was asked for does not fit or is not there.
+    """
+    if names.draft is None:
+        if names.unknown:
+            note = f"; no draft is known for {names.target_id}: decoding without one"
+            names = replace(names, note=note + _suggestion(target))
+        return names, None
+    assert names.draft_id is not None
+    try:
+        draft = _look(names.draft, names.draft_id, revision, code)
+        check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
+    except ModelError as error:
+        if not names.known:
+            raise
+        note = f"; decoding without a draft ({error})"
+        return replace(names, draft=None, draft_id=None, note=note), None
+    return names, draft
+
+
+def _suggestion(target: _Part) -> str:
+    """What would fit a target of no known pair: smaller models of its kind."""
+    kind = catalog.architecture(target.config.to_dict())
+    cached = [
+        entry.id
+        for entry in catalog.list_models()
+        if entry.architecture == kind and 0 < entry.bytes < target.checkpoint.bytes
+    ]
+    fitting = [*cached, *smallest_of(target.config.model_type)]
+    such = f", such as {fitting[0]}" if fitting else ""
+    return f" (a smaller {target.config.model_type} model with its tokenizer would fit{such})"
+
+
+def _fetched(part: _Part, progress: Progress) -> _Part:
+    return replace(part, checkpoint=hub.fetch(part.checkpoint, progress))
+
+
+def _read(
+    part: _Part, placement: Placement, code: bool, progress: Progress, method: Method | None = None
+) -> Any:
+    return load_weights(
+        part.checkpoint.folder,
+        part.config,
+        name=part.checkpoint.name,
+        device=placement.target,
+        dtype=placement.dtype,
+        method=method,
+        budgets=placement.budgets,
+        code=code,
+        size=part.size,
+        progress=progress,
     )
 
 
@@ -91,12 +210,17 @@ class PairNames:
     draft: str | Path | None
     draft_id: str | None
     note: str = ""
+    known: bool = False
+    """The draft was chosen among the known ones: without it the target goes alone."""
+    unknown: bool = False
+    """A draft was wanted and none is known."""
 
 
 def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
     """What ``target`` and ``draft`` mean, before anything is looked up outside this machine.
 
-    A folder that holds ``target`` and ``draft`` stands for both.
+    A folder that holds ``target`` and ``draft`` stands for both. Of the drafts known for a target
+    the best that is cached is chosen; if none is, the best of all.
 
     Raises:
         ModelError: the bundled pair is not there.
@@ -116,16 +240,15 @@ def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
         return PairNames(where, name, draft, str(draft))
     if pair is not None:
         return PairNames(where, name, pair / "draft", f"{name}/draft")
-    known = catalog.KNOWN_DRAFTS.get(str(target))
-    if known is not None:
-        return PairNames(where, name, known, known)
-    return PairNames(
-        where, name, None, None, f"; no draft is known for {name}: decoding without one"
-    )
+    drafts = drafts_for(str(hub.split_revision(where, None)[0]))
+    if not drafts:
+        return PairNames(where, name, None, None, unknown=True)
+    chosen = catalog.choose_draft(drafts, [one for one in drafts if hub.is_cached(one)])
+    return PairNames(where, name, chosen, chosen, known=True)
 
 
-def load_config(folder: Path) -> Any:
-    """The transformers configuration of a local checkpoint.
+def load_config(folder: Path, *, code: bool = False) -> Any:
+    """The transformers configuration of a local checkpoint; ``code`` lets its own modules run.
 
     Raises:
         ModelError: damaged, or an architecture that this version of transformers does not know.
@@ -135,18 +258,21 @@ def load_config(folder: Path) -> Any:
     kind = catalog.read_config(folder)["model_type"]
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True)
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if "auto_map" in str(error) or "remote code" in str(error):
-            raise ModelError(f"{folder}: needs code of its own, which is not run") from error
+        if not code and ("auto_map" in str(error) or "trust_remote_code" in str(error)):
+            raise ModelError(
+                f"{folder}: needs code of its own, which is not run: if you have read that code "
+                "and trust it, use --trust-remote-code"
+            ) from error
         raise ModelError(
             f"{folder}: transformers does not know models of type {kind}, or its config.json is "
             "damaged: choose another model, or a newer transformers"
         ) from error
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a local checkpoint.
+def load_tokenizer(folder: Path, *, code: bool = False) -> Any:
+    """The tokenizer of a local checkpoint; ``code`` lets its own modules run.
 
     Raises:
         ModelError: missing or damaged.
@@ -155,94 +281,32 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=code
+            )
     except Exception as error:  # the Rust library raises bare Exceptions on damaged files
         raise ModelError(
             f"{folder}: its tokenizer cannot be loaded: get a whole copy of the model"
         ) from error
 
 
-def check_same_tokenizer(target: Any, draft: Any) -> None:
-    """Refuse a pair whose tokens differ: a drafted id must mean the same to both models.
-
-    Sizes may differ where one model pads its vocabulary; tokens may not.
-
-    Raises:
-        ModelError: naming the first id that differs.
-    """
-    ours = {index: token for token, index in target.get_vocab().items()}
-    theirs = {index: token for token, index in draft.get_vocab().items()}
-    for index in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(index), theirs.get(index)
-        if mine == other:
-            continue
-        raise ModelError(
-            f"target and draft have different tokenizers: token {index} is "
-            f"{_shown(mine)} to the target and {_shown(other)} to the draft: choose a draft of the "
-            "target's own family"
-        )
-
-
-def _shown(token: str | None) -> str:
-    return "nothing" if token is None else repr(token)
-
-
-def load_model(name: str | Path, device: str = "cpu", dtype: str = "float32") -> Any:
+def load_model(
+    name: str | Path, device: str = "cpu", dtype: str = "float32", *, quantization: str = "none"
+) -> Any:
     """One transformers model from a folder or hub id, in evaluation mode on ``device``.
 
     ``dtype`` is a name of `devices.DTYPES`, or ``checkpoint``.
 
     Raises:
         ModelError: not found, damaged, incomplete, or of a kind that cannot be loaded.
+        OptionError: an unknown quantization, or its package is not installed.
         MemoryExhaustedError: it does not fit.
     """
-    from transformers import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
+    method = find_method(quantization)
+    folder = hub.fetch(hub.find(name)).folder
+    return load_weights(
+        folder, load_config(folder), name=str(name), device=device, dtype=dtype, method=method
     )
-
-    folder = hub.resolve(name)
-    config = load_config(folder)
-    seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    auto: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
-    with memory_errors(f"while loading {name}", MEMORY_ADVICE):
-        try:
-            with quiet():
-                model, info = auto.from_pretrained(
-                    folder,
-                    dtype=devices.torch_dtype(dtype),
-                    attn_implementation="sdpa",
-                    use_safetensors=True,
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
-        except MemoryError:
-            raise
-        except Exception as error:
-            if isinstance(error, RuntimeError) and is_memory_error(error):
-                raise
-            raise ModelError(_why(folder, error)) from error
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ModelError(
-                f"{folder}: its weights lack {missing[0]} and {len(missing) - 1} more: get a whole "
-                "copy of the model"
-            )
-        return model.to(device).eval()
-
-
-def _why(folder: Path, error: Exception) -> str:
-    """One line for what transformers and safetensors raise over a bad checkpoint."""
-    kind = type(error).__name__
-    text = " ".join(str(error).split())
-    if "Safetensor" in kind or "safetensors" in text or "ignore_mismatched_sizes" in text:
-        return f"{folder}: its weights are damaged: get a whole copy of the model"
-    if "Unrecognized configuration class" in text:
-        return f"{folder}: is no model that writes text: choose another"
-    if "does not support an attention" in text or "sdpa" in text:
-        return f"{folder}: its attention cannot verify a tree (no sdpa): choose another model"
-    return f"{folder}: cannot be loaded ({kind}: {text[:160]}): check the model"
 
 
 def share_vision(target: Any, draft: Any) -> bool:

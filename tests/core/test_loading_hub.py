@@ -16,6 +16,7 @@ import pytest
 import sage_core
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
+from sage_core.models.pairs import drafts_for
 from tests.core.saved_pair import save_pair
 
 
@@ -30,7 +31,7 @@ from sage_core.errors import ModelError
 from sage_core.models import hub
 started = time.monotonic()
 try:
-    hub.resolve("owner/name")
+    hub.find("owner/name")
 except ModelError as error:
     print(error)
 sys.exit(time.monotonic() - started > 40)  # an answer, not a hang
@@ -123,15 +124,15 @@ def test_cached_models_are_used_and_listed_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     repo = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
-    draft = catalog.KNOWN_DRAFTS[repo]
+    (draft,) = drafts_for(repo)
     snapshot = cached(tmp_path, repo, pair / "target")
     cached(tmp_path, draft, pair / "draft")
     cached(tmp_path, "someone/broken", pair / "draft").joinpath("model.safetensors").unlink()
-    assert hub.resolve(repo) == snapshot
+    assert hub.find(repo).folder == snapshot
     pipeline = sage_core.load(repo)
     assert (pipeline.target_id, pipeline.draft_id) == (repo, draft)
     entries = [entry for entry in catalog.list_models() if entry.kind == "cached"]
     assert [entry.id for entry in entries] == sorted([repo, draft])
     assert {entry.id: entry.draft for entry in entries} == {repo: draft, draft: None}
     with pytest.raises(ModelError, match="someone/broken"):
-        hub.resolve("someone/broken")
+        hub.find("someone/broken")

@@ -5,9 +5,7 @@ Their frames tell which way is up, and which frame they are: see `painted`.
 
 from __future__ import annotations
 
-import io
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
 
 FRAMES = 12
 RATE = 8
@@ -23,7 +20,7 @@ RATE = 8
 CLOCK = Fraction(1, 1000)
 
 TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-"""The first four numbers (a, b, c, d) of a track's matrix for a turn of so many degrees clockwise."""
+"""The numbers a, b, c, d of a track's matrix, by the degrees that it turns clockwise."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from sage_core.models.quiet import quiet
 Pixels = dict[str, int]
 """``shortest_edge`` and ``longest_edge``: least and most pixels, as transformers names them."""
 
+CLIP_PIXELS = int(0.9 * 128_000) * 2 * 28**2
+"""qwen-vl-utils lets a clip fill nine tenths of a context of 128,000 tokens, each 2 x 28 x 28."""
+
 
 class Qwen2VL(Family):
     """Qwen2-VL and Qwen2.5-VL."""
@@ -41,8 +44,12 @@ class Qwen2VL(Family):
 
     @property
     def sampling(self) -> Sampling:
-        """16 frames; none larger than the model family's own tools would show it."""
-        return Sampling(frames=16, frame_pixels=self.video_pixels["longest_edge"])
+        """Two frames a second within limits of number and size, as qwen-vl-utils has it."""
+        return Sampling(
+            rate=Rate(fps=2.0, least=4, most=768, multiple=2),
+            frame_pixels=self.video_pixels["longest_edge"],
+            clip_pixels=CLIP_PIXELS,
+        )
 
     @property
     def placeholders(self) -> tuple[str, ...]:

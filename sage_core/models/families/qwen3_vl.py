@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sage_core.media.types import Clip, Sampling
+from sage_core.media.types import Clip, Rate, Sampling
 from sage_core.models.families.base import expand
 from sage_core.models.families.qwen2_vl import Pixels, Qwen2VL
 
@@ -20,7 +20,12 @@ class Qwen3VL(Qwen2VL):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(frames=16, frame_pixels=FRAME_PIXELS)
+        """Two frames a second, the last one too; the checkpoint bounds the pixels of the clip."""
+        return Sampling(
+            rate=Rate(fps=2.0, least=4, most=768, ends=True),
+            frame_pixels=FRAME_PIXELS,
+            clip_pixels=self.clip_pixels["longest_edge"],
+        )
 
     def _expand_clips(self, text: str, clips: Sequence[Clip], inputs: dict[str, Any]) -> str:
         """Each clip's placeholder becomes ``<0.5 seconds>`` and a group's tokens, group by group.

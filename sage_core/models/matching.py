@@ -1,0 +1,123 @@
+"""Whether a draft fits its target, told from configurations and tokenizers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_core.errors import ModelError
+from sage_core.models.families import Family, find_family
+
+_VISION = (
+    *("image_size", "patch_size", "temporal_patch_size", "spatial_merge_size"),
+    *("image_grid_pinpoints", "vision_aspect_ratio", "vision_feature_select_strategy"),
+)
+"""What decides how many tokens a picture becomes, in the configuration or its vision part."""
+
+
+def check_pair(
+    target: Any, draft: Any, target_tokenizer: Any, draft_tokenizer: Any
+) -> type[Family]:
+    """Refuse a draft that reads a prompt otherwise than its target; gives their family.
+
+    Args:
+        target: transformers configuration of the target.
+        draft: of the draft.
+        target_tokenizer: the target's tokenizer.
+        draft_tokenizer: the draft's.
+
+    Raises:
+        ModelError: naming the first thing that differs.
+    """
+    family = find_family(target)
+    theirs = find_family(draft)
+    if theirs is not family:
+        raise ModelError(
+            f"a {draft.model_type} draft does not read what a {target.model_type} target does: "
+            "choose a draft of the target's own family"
+        )
+    check_same_tokenizer(target_tokenizer, draft_tokenizer)
+    check_same_placeholders(target, draft)
+    _check_same_pictures(target, draft)
+    _check_known_tokens(target, draft, draft_tokenizer)
+    return family
+
+
+def check_same_tokenizer(target: Any, draft: Any) -> None:
+    """Refuse a pair whose tokens differ: a drafted id must mean the same to both models.
+
+    Sizes may differ where one model pads its vocabulary; tokens may not.
+
+    Raises:
+        ModelError: naming the first id that differs.
+    """
+    ours = {index: token for token, index in target.get_vocab().items()}
+    theirs = {index: token for token, index in draft.get_vocab().items()}
+    if ours == theirs:
+        return
+    for index in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(index), theirs.get(index)
+        if mine == other:
+            continue
+        raise ModelError(
+            f"target and draft have different tokenizers: token {index} is "
+            f"{_shown(mine)} to the target and {_shown(other)} to the draft: choose a draft of the "
+            "target's own family"
+        )
+
+
+def check_same_placeholders(target: Any, draft: Any) -> None:
+    """Refuse a pair to which a picture or clip stands under different ids in the prompt.
+
+    Raises:
+        ModelError: naming the first that differs.
+    """
+    for key in sorted({*_ids(target), *_ids(draft)}):
+        mine, other = _ids(target).get(key), _ids(draft).get(key)
+        if mine != other:
+            raise ModelError(
+                f"{key} is {mine} to the target and {other} to the draft: choose a draft of the "
+                "target's own family"
+            )
+
+
+def _ids(config: Any) -> dict[str, int]:
+    """The ids that a configuration gives to pictures, clips and what surrounds them."""
+    seen = ("image", "video", "vision")
+    return {
+        key: value
+        for key, value in vars(config).items()
+        if key.startswith(seen) and key.endswith(("_token_id", "_token_index"))
+    }
+
+
+def _check_same_pictures(target: Any, draft: Any) -> None:
+    for key in _VISION:
+        mine, other = _vision(target, key), _vision(draft, key)
+        if mine != other:
+            raise ModelError(
+                f"target and draft cut pictures into different tokens: {key} is {mine} to the "
+                f"target and {other} to the draft: choose a draft of the target's own family"
+            )
+
+
+def _vision(config: Any, key: str) -> Any:
+    vision = getattr(config, "vision_config", None)
+    return getattr(config, key, getattr(vision, key, None))
+
+
+def _check_known_tokens(target: Any, draft: Any, tokenizer: Any) -> None:
+    """A token of the prompt beyond the draft's embedding would break its first pass."""
+    most = draft.get_text_config(decoder=True).vocab_size
+    if target.get_text_config(decoder=True).vocab_size <= most:
+        return
+    ids = [*tokenizer.get_vocab().values(), *_ids(target).values()]
+    beyond = min((index for index in ids if index is not None and index >= most), default=None)
+    if beyond is not None:
+        raise ModelError(
+            f"the draft has {most} tokens and cannot read token {beyond}, which prompts may "
+            "hold: choose another draft"
+        )
+
+
+def _shown(token: str | None) -> str:
+    return "nothing" if token is None else repr(token)

@@ -1,0 +1,242 @@
+"""Which device each model of a pair goes to, decided before any weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sage_core.errors import MemoryExhaustedError
+from sage_core.models.devices import Device, check_device, check_dtype
+from sage_core.models.progress import gib
+from sage_core.models.quantization import METHODS, Method
+from sage_core.models.sizes import DTYPE_BYTES, Need, Size
+
+AUTO = "auto"
+MARGIN: Mapping[str, int] = {"cpu": 2**28, "gpu": 2**30}
+"""Bytes of a device that are left alone: libraries, fragments, and what an estimate forgets."""
+
+
+@dataclass(frozen=True)
+class PairSize:
+    """Sizes of a target and its draft, and how the target is quantized."""
+
+    target: Size
+    draft: Size | None = None
+    method: Method | None = None
+
+    def needs(self, dtype: str) -> tuple[Need, Need]:
+        """Of the target and of the draft, both in ``dtype``; the draft is never quantized."""
+        nothing = Need(0, 0, 0)
+        dtype = self.target.own_dtype if dtype == "checkpoint" else dtype
+        draft = self.draft.need(dtype) if self.draft is not None else nothing
+        return self.target.need(dtype, self.method), draft
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where both models go, in which number format, and why."""
+
+    target: str
+    """A device's name, or several with commas between."""
+    draft: str
+    dtype: str
+    """``float32``, ``bfloat16``, ``float16``, or ``checkpoint``."""
+    note: str
+    budgets: Mapping[int, int] | None = None
+    """For a target on several GPUs: bytes of weights that each may hold, by its index."""
+
+
+def place(
+    pair: PairSize,
+    found: Sequence[Device],
+    device: str = AUTO,
+    draft_device: str = AUTO,
+    dtype: str = AUTO,
+) -> Placement:
+    """Find room for a pair with its caches.
+
+    ``auto`` tries one GPU for both, then one for each, then the target spread over all of them,
+    then the CPU. A device whose memory the platform does not tell is taken to have room.
+
+    Args:
+        pair: what is to be placed.
+        found: the devices of this machine, the CPU first.
+        device: ``auto``, or the target's device.
+        draft_device: ``auto`` (with the target if there is room), or the draft's device.
+        dtype: ``auto`` (float32 on the CPU if it fits, else the checkpoint's own), or a name.
+
+    Raises:
+        OptionError: an unknown dtype, or an unknown or absent device.
+        MemoryExhaustedError: it fits nowhere; says what would.
+    """
+    check_dtype(dtype)
+    device = check_device(device, found)
+    draft_device = check_device(draft_device, found)
+    placement = _search(pair, found, device, draft_device, dtype)
+    if placement is None:
+        raise MemoryExhaustedError(_refusal(pair, found, device, draft_device, dtype))
+    return placement
+
+
+def _search(
+    pair: PairSize, found: Sequence[Device], device: str, draft_device: str, dtype: str
+) -> Placement | None:
+    host, gpus = found[0], [one for one in found if one.name.startswith("cuda")]
+    if device == AUTO:
+        placement = _on_gpus(pair, found, gpus, draft_device, dtype)
+        if placement is not None:
+            return placement
+        why = "no GPU has room for the pair" if gpus else "no GPU found"
+        return _on(pair, found, host.name, _or(draft_device, host.name), dtype, f"{why}: running")
+    return _on(pair, found, device, _or(draft_device, device), dtype, "running", " as asked")
+
+
+def _or(device: str, other: str) -> str:
+    return other if device == AUTO else device
+
+
+def _on_gpus(
+    pair: PairSize, found: Sequence[Device], gpus: Sequence[Device], draft_device: str, dtype: str
+) -> Placement | None:
+    """One GPU for both, one for each, or the target over all."""
+    names = [gpu.name for gpu in gpus]
+    together = [(name, _or(draft_device, name)) for name in names]
+    apart = [(one, two) for one in names for two in names if one != two]
+    for target, draft in together + (apart if draft_device == AUTO and pair.draft else []):
+        placement = _on(pair, found, target, draft, dtype, "using the GPU:")
+        if placement is not None:
+            return placement
+    if len(gpus) < 2:
+        return None
+    return _spread(pair, gpus, draft_device, "checkpoint" if dtype == AUTO else dtype)
+
+
+def _on(
+    pair: PairSize,
+    found: Sequence[Device],
+    target: str,
+    draft: str,
+    dtype: str,
+    how: str,
+    ending: str = "",
+) -> Placement | None:
+    """The placement on two given devices, or None if there is no room."""
+    by_name = {one.name: one for one in found}
+    for chosen in _dtypes(pair, target, dtype):
+        needs: dict[str, int] = {}
+        for name, need in zip((target, draft), pair.needs(chosen), strict=True):
+            needs[name] = needs.get(name, 0) + need.total
+        if all(_room(by_name[name]) >= needed for name, needed in needs.items()):
+            where = "the CPU" if target == "cpu" else _described(by_name[target])
+            where = f"on {where}" if how.endswith("running") else where
+            used = _told(by_name[target], needs[target])
+            note = f"{how} {where}{ending} in {_format(pair, chosen)}{used}"
+            if draft != target and pair.draft is not None:
+                note += f", the draft on {draft}{_told(by_name[draft], needs[draft])}"
+            return Placement(target, draft, chosen, note)
+    return None
+
+
+def _spread(
+    pair: PairSize, gpus: Sequence[Device], draft_device: str, dtype: str
+) -> Placement | None:
+    """The target over all GPUs, the draft whole on the emptiest of them or where it is asked."""
+    target, draft = pair.needs(dtype)
+    home = _or(draft_device, max(gpus, key=_room).name)
+    share = (target.cache + target.work) // len(gpus)
+    budgets = {}
+    for gpu in gpus:
+        room = _room(gpu) - share - (draft.total if gpu.name == home else 0)
+        if room <= 0:
+            return None
+        budgets[int(gpu.name.removeprefix("cuda:"))] = int(room)
+    # Layers are not divided, so some of each GPU stays empty.
+    if target.weights > 0.95 * sum(budgets.values()):
+        return None
+    names = ",".join(gpu.name for gpu in gpus)
+    free = sum(gpu.free for gpu in gpus)
+    needed = (target + draft).total
+    note = (
+        f"spread over {len(gpus)} GPUs, as one has no room, in {_format(pair, dtype)}: "
+        f"about {gib(needed)} of {gib(free)} free"
+    )
+    return Placement(names, home, dtype, note, budgets)
+
+
+def _dtypes(pair: PairSize, device: str, dtype: str) -> tuple[str, ...]:
+    """Number formats to try on a device, the best first."""
+    if dtype != AUTO:
+        return (dtype,)
+    if device != "cpu" or pair.target.ready_made:
+        return ("checkpoint",)
+    # Halves are slow on many CPUs, and float32 knows hardly any near ties.
+    half = DTYPE_BYTES[pair.target.own_dtype] < 4
+    return ("float32", "checkpoint") if half else ("float32",)
+
+
+def _room(device: Device) -> float:
+    """Bytes that models may take there."""
+    if not device.memory:
+        return float("inf")
+    return device.free - MARGIN["gpu" if device.name.startswith("cuda") else "cpu"]
+
+
+def _format(pair: PairSize, dtype: str) -> str:
+    name = pair.target.own_dtype if dtype == "checkpoint" else dtype
+    return name if pair.method is None else f"{name}, quantized to {pair.method.name}"
+
+
+def _described(device: Device) -> str:
+    return f"{device.name} ({device.description})" if "cuda" in device.name else device.name
+
+
+def _told(device: Device, needed: int) -> str:
+    free = f" of {gib(device.free)} free" if device.memory else ""
+    return f": about {gib(needed)}{free}"
+
+
+def _refusal(
+    pair: PairSize, found: Sequence[Device], device: str, draft_device: str, dtype: str
+) -> str:
+    """One line: what is needed, what there is, and what would fit."""
+    places = [one for one in found if device in (AUTO, one.name)]
+    if device == AUTO and len(places) > 1:
+        places = places[1:]
+    tried = _dtypes(pair, places[0].name, dtype)[-1]
+    target, draft = pair.needs(tried)
+    need = target + draft
+    text = (
+        f"the {'pair' if pair.draft else 'model'} needs about {gib(need.total)} in "
+        f"{_format(pair, tried)} ({gib(need.weights)} of weights, {gib(need.cache)} of caches, "
+        f"{gib(need.work)} to work in), and there is {_free(places)} free"
+    )
+    advice = [
+        f"{option} (about {gib(sum(n.total for n in other.needs(_own(other, form))))})"
+        for option, other, form in _alternatives(pair, dtype, on_cpu=places[0].name == "cpu")
+        if _search(other, found, device, draft_device, form) is not None
+    ]
+    if not advice:
+        advice = [f"a smaller model, or {gib(need.total)} on one GPU or several"]
+    return f"{text}: try {', or '.join(advice)}"
+
+
+def _free(places: Sequence[Device]) -> str:
+    return ", ".join(f"{gib(one.free)} on {one.name}" for one in places)
+
+
+def _own(pair: PairSize, dtype: str) -> str:
+    return pair.target.own_dtype if dtype in (AUTO, "checkpoint") else dtype
+
+
+def _alternatives(pair: PairSize, dtype: str, on_cpu: bool) -> list[tuple[str, PairSize, str]]:
+    """Other ways to load the pair: the option, the pair as it then is, and the dtype."""
+    found: list[tuple[str, PairSize, str]] = []
+    if dtype == "float32":
+        found.append(("--dtype bfloat16", pair, "bfloat16"))
+    if pair.method is None and not pair.target.ready_made:
+        for method in METHODS:
+            if (method.package == "torchao") == on_cpu and method.name != "int4":
+                found.append((f"--quantization {method.name}", replace(pair, method=method), dtype))
+    if pair.draft is not None:
+        found.append(("a smaller --draft, or --draft none", replace(pair, draft=None), dtype))
+    return found

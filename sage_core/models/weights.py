@@ -1,0 +1,134 @@
+"""Weights into a model: read once, straight to their device, with progress in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sage_core.errors import ModelError
+from sage_core.models.devices import torch_dtype
+from sage_core.models.progress import Progress, gib
+from sage_core.models.quantization import Method, config_for
+from sage_core.models.quiet import is_memory_error, memory_errors, quiet
+from sage_core.models.sizes import DTYPE_BYTES, Size, auto_class
+
+MEMORY_ADVICE = "choose a smaller model, another --device, --dtype bfloat16, or --quantization 4bit"
+
+
+def load_weights(
+    folder: Path,
+    config: Any,
+    *,
+    name: str,
+    device: str,
+    dtype: str,
+    method: Method | None = None,
+    budgets: Mapping[int, int] | None = None,
+    code: bool = False,
+    size: Size | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """The model of a local checkpoint, in evaluation mode.
+
+    Only safetensors are opened. The model is built without memory; each weight then goes from
+    the file to its device, so that the host never holds a second copy.
+
+    Args:
+        folder: the checkpoint.
+        config: its transformers configuration.
+        name: what the user calls it.
+        device: one device, unless ``budgets`` are given.
+        dtype: a name of `devices.DTYPES`, or ``checkpoint``.
+        method: how to quantize it while loading.
+        budgets: bytes of weights that each of several GPUs may hold.
+        code: whether the checkpoint's own code may run.
+        size: what `sizes.measure` found, for progress in bytes.
+        progress: called as the weights are read.
+
+    Raises:
+        ModelError: damaged, incomplete, or of a kind that cannot be loaded.
+        MemoryExhaustedError: it does not fit.
+    """
+    options: dict[str, Any] = {
+        "device_map": {"": device} if budgets is None else "sequential",
+        "max_memory": None if budgets is None else dict(budgets),
+        "quantization_config": None if method is None else config_for(method, _computed(dtype)),
+    }
+    with memory_errors(f"while loading {name}", MEMORY_ADVICE):
+        try:
+            with quiet(), _bytes_told(name, size, dtype, progress):
+                model, info = auto_class(config).from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=torch_dtype(dtype),
+                    attn_implementation="sdpa",
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=code,
+                    output_loading_info=True,
+                    **{key: value for key, value in options.items() if value is not None},
+                )
+        except MemoryError:
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and is_memory_error(error):
+                raise
+            raise ModelError(_why(name, error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{name}: its weights lack {missing[0]} and {len(missing) - 1} more: get a whole copy "
+            "of the model"
+        )
+    return model.eval()
+
+
+def _computed(dtype: str) -> str:
+    return "bfloat16" if dtype == "checkpoint" else dtype
+
+
+@contextmanager
+def _bytes_told(
+    name: str, size: Size | None, dtype: str, progress: Progress | None
+) -> Iterator[None]:
+    """Have transformers' own loop over the weights tell ``progress`` how far it is."""
+    from transformers.utils import logging as library
+
+    if size is None or progress is None:
+        yield
+        return
+    sizes = size.parameters
+    width = DTYPE_BYTES[size.own_dtype if dtype == "checkpoint" else dtype]
+    whole = max(1, width * sum(sizes.values()))
+
+    def count(bar: Any) -> Iterator[Any]:
+        done = 0
+        for item in bar:
+            yield item
+            done += width * sizes.get(item[0], 0)
+            progress(f"loading {name}: {gib(done)} of {gib(whole)}", done / whole)
+
+    def hook(factory: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
+        bar = factory(*args, **options)
+        return count(bar) if options.get("desc") == "Loading weights" else bar
+
+    before = library.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        library.set_tqdm_hook(before)
+
+
+def _why(name: str, error: Exception) -> str:
+    """One line for what transformers and safetensors raise over a bad checkpoint."""
+    kind = type(error).__name__
+    text = " ".join(str(error).split())
+    if "Safetensor" in kind or "safetensors" in text or "ignore_mismatched_sizes" in text:
+        return f"{name}: its weights are damaged: get a whole copy of the model"
+    if "Unrecognized configuration class" in text:
+        return f"{name}: is no model that writes text: choose another"
+    if "does not support an attention" in text or "sdpa" in text:
+        return f"{name}: its attention cannot verify a tree (no sdpa): choose another model"
+    return f"{name}: cannot be loaded ({kind}: {text[:160]}): check the model"
