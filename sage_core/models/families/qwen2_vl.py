@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sage_core.media.types import Clip, Sampling
+from sage_core.media.types import Clip, Rate, Sampling
 from sage_core.models.families.base import (
     Family,
     Media,
