@@ -80,8 +80,12 @@ class Optimizer:
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Take up the moments again; the rates stay this optimizer's own."""
         for optimizer, state in zip(self._all, states, strict=True):
+            peaks = [group["peak"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak"] = peak
 
 
 def _is_table(name: str) -> bool:
