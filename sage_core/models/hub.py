@@ -167,7 +167,9 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except ModelError:
         raise
     except GatedRepoError as error:
-        raise ModelError(f"{repo}: its owner asks for consent: {_consent()}") from error
+        raise ModelError(
+            f"{repo}: its owner asks for consent: accept on the hub, then {_log_in()}"
+        ) from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{repo}: has no such revision: check --revision") from error
     except RepositoryNotFoundError as error:
@@ -177,7 +179,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
-            raise ModelError(f"{repo}: the hub denies access: {_consent()}") from error
+            raise ModelError(f"{repo}: the hub denies access: {_log_in()}") from error
         raise ModelError(
             f"{repo}: the hub refused the download (HTTP {status}): try again later"
         ) from error
@@ -192,12 +194,12 @@ def _hub_errors(repo: str) -> Iterator[None]:
         ) from error
 
 
-def _consent() -> str:
+def _log_in() -> str:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        return "accept on the hub, then run: hf auth login (no token is set)"
-    return "the token that is set has none: accept on the hub with its account, or set another"
+        return "run: hf auth login (no token is set)"
+    return "try again, or set another token (the one that is set does not suffice)"
 
 
 def _bar(checkpoint: Checkpoint, progress: Progress | None) -> Any:
