@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_core.errors import OptionError
 from sage_core.media import Clip, Picture, Sampling, open_media
@@ -17,6 +17,10 @@ from sage_core.models.quiet import memory_errors, quiet
 from sage_core.pruning import Pruning
 from sage_core.stats import Stats
 from sage_core.steps import Step
+
+if TYPE_CHECKING:
+    from sage_core.conversation import Conversation
+    from sage_core.reading import Reading
 
 IMAGE_PROMPT = "Describe this image in detail."
 VIDEO_PROMPT = "Describe this video in detail."
@@ -150,15 +154,13 @@ class Pipeline:
         """
         chosen = Options.of(options)
         started = perf_counter()
-        sampling = chosen.sampling(self._pair.family.sampling)
-        sources = [files] if _is_one(files) else list(files)
-        with memory_errors("while opening the files", "give fewer or smaller ones"):
-            media = [open_media(source, sampling) for source in sources]
-            if prompt is None:
-                if not media:
-                    raise OptionError("nothing to describe: give a file, or a prompt")
-                clip = any(isinstance(item, Clip) for item in media)
-                prompt = VIDEO_PROMPT if clip else IMAGE_PROMPT
+        media = open_files(files, chosen.sampling(self._pair.family.sampling))
+        if prompt is None:
+            if not media:
+                raise OptionError("nothing to describe: give a file, or a prompt")
+            clip = any(isinstance(item, Clip) for item in media)
+            prompt = VIDEO_PROMPT if clip else IMAGE_PROMPT
+        with memory_errors("while preparing the files", "give fewer or smaller ones"):
             inputs = self._pair.family.prepare(media, prompt)
         return Stream(
             self._pair,
@@ -168,6 +170,29 @@ class Pipeline:
             prompt,
             perf_counter() - started,
         )
+
+    def chat(self, files: Any = (), **options: Any) -> Conversation:
+        """Start a conversation about all ``files``; its turns read only what is new.
+
+        Options are `Options`' fields and hold for all turns.
+
+        Raises:
+            InputError, OptionError.
+        """
+        from sage_core.conversation import Conversation
+
+        return Conversation(self._pair, files, Options.of(options))
+
+
+def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
+    """Open one file or several, of the kinds that `Pipeline.stream` takes.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    sources = [files] if _is_one(files) else list(files)
+    with memory_errors("while opening the files", "give fewer or smaller ones"):
+        return [open_media(source, sampling) for source in sources]
 
 
 def _is_one(files: Any) -> bool:
@@ -186,6 +211,7 @@ class Stream(Iterator[Step]):
         files: tuple[str, ...],
         prompt: str,
         media_seconds: float,
+        reading: Reading | None = None,
     ) -> None:
         from sage_core.policies import spec
         from sage_core.speculative import SpeculativeDecoder
@@ -204,14 +230,24 @@ class Stream(Iterator[Step]):
         settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
         if "stop_strings" in settings:
             settings["tokenizer"] = self._tokenizer
-        inputs = {k: _cast(v, pair.target) for k, v in inputs.items()}
-        self._run = decoder.stream(**inputs, **settings)
+        inputs = {k: cast(v, pair.target) for k, v in inputs.items()}
+        self._run = decoder.stream(reading=reading, **inputs, **settings)
         self._closed = False
 
     @property
     def text(self) -> str:
         """The text so far, without special tokens; an incomplete character is held back."""
         return self._detokenizer.text
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Ids of the new tokens so far."""
+        return tuple(token for step in self._steps for token in step.tokens)
+
+    @property
+    def finish_reason(self) -> str:
+        """As `Result.finish_reason`; ``stop`` while the text goes on."""
+        return self._run.finish_reason or "stop"
 
     def token_text(self, token_id: int) -> str:
         """One token as text, for drawing trees; special tokens by their names."""
@@ -242,12 +278,12 @@ class Stream(Iterator[Step]):
             pass
         return Result(
             text=self.text,
-            tokens=tuple(token for step in self._steps for token in step.tokens),
+            tokens=self.tokens,
             stats=replace(self._run.stats(), media_seconds=self._media_seconds),
             steps=tuple(self._steps),
             files=self.files,
             prompt=self.prompt,
-            finish_reason=self._run.finish_reason or "stop",
+            finish_reason=self.finish_reason,
             policy=self.policy,
         )
 
@@ -257,7 +293,7 @@ class Stream(Iterator[Step]):
         self._detokenizer.finish()
 
 
-def _cast(value: Any, model: Any) -> Any:
+def cast(value: Any, model: Any) -> Any:
     """Pixels in the model's own dtype; ids and sizes as they are."""
     floating = hasattr(value, "is_floating_point") and value.is_floating_point()
     return value.to(model.dtype) if floating else value

@@ -103,8 +103,7 @@ class Family(ABC):
     def render(self, turns: Sequence[Turn]) -> str:
         """The checkpoint's chat template around ``turns``, ready for the next answer."""
         if self.chat_template is None:  # a base model: the text alone
-            said = [text for turn in turns for text in (turn.text, turn.answer) if text is not None]
-            return "\n".join(said)
+            return "\n".join(turn.text + (turn.answer or "") for turn in turns)
         messages: list[dict[str, Any]] = []
         for turn in turns:
             messages.append({"role": "user", "content": self.content(turn.text, turn.media)})
@@ -133,6 +132,26 @@ class Family(ABC):
         plain = self.chat_template is None or not (bos and text.startswith(bos))
         encoded = self.tokenizer(text, return_tensors="pt", add_special_tokens=plain)
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def encode_more(self, text: str) -> list[int]:
+        """Token ids of a text that stands behind other text.
+
+        Encoded behind a letter, as some tokenizers put a space or a token before what they take
+        for a beginning.
+        """
+        letter = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer("a" + text, add_special_tokens=False)["input_ids"]
+        if ids[: len(letter)] == letter:
+            return ids[len(letter) :]
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode_more(self, ids: Sequence[int]) -> str:
+        """The text of token ids that stand behind other text, its leading space included."""
+        letter = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        text = self.tokenizer.decode(
+            [*letter, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text).removeprefix("a")
 
     def refuse_placeholders(self, prompt: str) -> None:
         """Refuse a prompt that would be taken for a picture where it only talks about one."""

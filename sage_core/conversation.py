@@ -1,0 +1,201 @@
+"""Questions and answers about the same files: each turn reads only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sage_core.errors import OptionError
+from sage_core.media import Clip, Picture
+from sage_core.models.families.base import Turn
+from sage_core.models.quiet import memory_errors
+from sage_core.pipeline import Options, Result, Stream, cast, open_files
+
+if TYPE_CHECKING:
+    from sage_core.models.loading import LoadedPair
+
+NEW_FILES = "new files: the conversation is read again from its start"
+REWRITTEN = "the model's chat template has an earlier answer otherwise: it is read again"
+
+
+@dataclass(frozen=True, eq=False)
+class _UnderWay:
+    """An answer that is being written: its question, and its prompt as text and as ids."""
+
+    stream: Stream
+    asked: Turn
+    rendered: str
+    prompt: list[int]
+
+
+class Conversation:
+    """A model's answers to one question after another. Made by `Pipeline.chat`.
+
+    Both models keep their caches from turn to turn. An answer stays as the token ids that the
+    model wrote, and what the chat template puts behind it, the next question included, is
+    appended. So each answer is what `generate` would give for the whole conversation. Where that
+    cannot be, because there are new files or because the template rewrites earlier answers, the
+    conversation is tokenized anew and read again from where it differs; `note` then says so.
+
+    An answer that was cut short, by its length limit or by `Stream.close`, stays in the
+    conversation as far as it came; a question that got no token is forgotten.
+    """
+
+    def __init__(self, pair: LoadedPair, files: Any, options: Options) -> None:
+        from sage_core.reading import Reading
+
+        self._pair = pair
+        self._options = options
+        self._sampling = options.sampling(pair.family.sampling)
+        self._reading = Reading()
+        self._turns: list[Turn] = []
+        self._new: list[Picture | Clip] = []
+        self._looked: dict[str, Any] | None = None
+        self._media_seconds = 0.0
+        self._written = ""
+        """The prompt of the latest answer and that answer, without a special token at its end."""
+        self._ids: list[int] = []
+        """The same as ids; none if it cannot be gone on from."""
+        self._under_way: _UnderWay | None = None
+        self.note = ""
+        """Why the latest turn read earlier ones again; empty if it did not."""
+        self.add(files)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files so far, in their order."""
+        return tuple(item.name for item in self._media())
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """Questions and answers so far."""
+        self._settle()
+        return tuple((turn.text, turn.answer or "") for turn in self._turns)
+
+    @property
+    def reused(self) -> int:
+        """Tokens of the latest turn's prompt that the target had read in earlier turns."""
+        return self._reading.reused
+
+    def add(self, files: Any) -> None:
+        """Show more files, with the next question. They are opened here.
+
+        Raises:
+            InputError: one cannot be read, or the model cannot look at it; none is added then.
+        """
+        started = perf_counter()
+        new = open_files(files, self._sampling)
+        if not new:
+            return
+        self._settle()
+        looked = self._look([*self._media(), *new])
+        self._new += new
+        self._looked = looked
+        self._media_seconds += perf_counter() - started
+
+    def reset(self) -> None:
+        """Forget all questions and answers; the files stay."""
+        self._settle()
+        self._new = self._media()
+        self._turns, self._written, self._ids = [], "", []
+
+    def ask(self, question: str) -> Result:
+        """Answer the next question. Raises what `stream` and its steps do."""
+        return self.stream(question).result()
+
+    def stream(self, question: str) -> Stream:
+        """Start answering the next question; iterate the result for steps.
+
+        An answer still under way ends here.
+
+        Raises:
+            OptionError: an empty question, or one that holds a placeholder of the model's own.
+            UnsupportedError: generation options that cannot be followed exactly.
+        """
+        if not question.strip():
+            raise OptionError("the question is empty: ask something")
+        self._settle()
+        started = perf_counter()
+        self._pair.family.refuse_placeholders(question)
+        asked = Turn(tuple(self._new), question)
+        rendered, inputs = self._inputs([*self._turns, asked])
+        stream = Stream(
+            self._pair,
+            inputs,
+            self._options,
+            self.files,
+            question,
+            self._media_seconds + perf_counter() - started,
+            self._reading,
+        )
+        prompt = inputs["input_ids"][0].tolist()
+        self._under_way = _UnderWay(stream, asked, rendered, prompt)
+        self._new, self._media_seconds = [], 0.0
+        return stream
+
+    def _settle(self) -> None:
+        """Take what the latest answer came to into the conversation."""
+        if self._under_way is None:
+            return
+        now, self._under_way = self._under_way, None
+        now.stream.close()
+        tokens, family = list(now.stream.tokens), self._pair.family
+        if not tokens:
+            self._new = [*now.asked.media, *self._new]
+            return
+        self._turns.append(replace(now.asked, answer=now.stream.text))
+        # The chat template has an end of its own behind an answer, or none: never a second one.
+        ended = now.stream.finish_reason == "eos"
+        if ended and tokens[-1] in family.tokenizer.all_special_ids:
+            tokens.pop()
+        self._written = now.rendered + family.decode_more(tokens)
+        self._ids = now.prompt + tokens
+        if set(tokens) & set(family.tokenizer.convert_tokens_to_ids(list(family.placeholders))):
+            self._ids = []  # it would be taken for a picture
+
+    def _media(self) -> list[Picture | Clip]:
+        turns = [*self._turns, *([self._under_way.asked] if self._under_way else [])]
+        return [*(item for turn in turns for item in turn.media), *self._new]
+
+    def _look(self, media: Sequence[Picture | Clip]) -> dict[str, Any]:
+        """What the model's forward takes of the media, on its device, once for all turns."""
+        target = self._pair.target
+        device = target.get_input_embeddings().weight.device
+        with memory_errors("while preparing the files", "give fewer or smaller ones"):
+            looked = self._pair.family.look(media)
+            return {
+                name: cast(value, target).to(device) if hasattr(value, "to") else value
+                for name, value in looked.items()
+            }
+
+    def _inputs(self, turns: Sequence[Turn]) -> tuple[str, dict[str, Any]]:
+        """The rendered conversation, and what the model's forward takes of it."""
+        family = self._pair.family
+        looked = self._looked or {}
+        rendered = family.render(turns)
+        self.note = ""
+        if len(turns) > 1:
+            if turns[-1].media:
+                self.note = NEW_FILES
+            else:
+                ids = self._appended(rendered)
+                if ids is not None:
+                    return rendered, family.complete(_as_inputs(ids) | looked)
+                self.note = REWRITTEN
+        media = [item for turn in turns for item in turn.media]
+        return rendered, family.read(rendered, media, looked)
+
+    def _appended(self, rendered: str) -> list[int] | None:
+        """The ids so far with those of what ``rendered`` has behind them; None if it differs."""
+        if not self._ids or not rendered.startswith(self._written):
+            return None
+        return self._ids + self._pair.family.encode_more(rendered[len(self._written) :])
+
+
+def _as_inputs(ids: list[int]) -> dict[str, Any]:
+    import torch
+
+    whole = torch.tensor([ids])
+    return {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
