@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sage_core.media import Clip, Picture
-from training.heldout import HeldOutItem, item
+from sage_core.world.heldout import HeldOutItem, item
 
 FPS = 4.0
 """Of the rendered clips; the models see frames only."""

@@ -67,8 +67,8 @@ def clips(count: int, frames: int, seed: int) -> Iterator[Clip]:
     """Held-out clips of the pair's own world, drawn at ``frames`` frames."""
     import numpy as np
 
-    from training.render import draw
-    from training.scenes import random_clip
+    from sage_core.world.render import draw
+    from sage_core.world.scenes import random_clip
 
     for index in range(count):
         rng = np.random.default_rng([90_001, seed, 77, index])

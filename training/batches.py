@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.dialogue import captioned, conversations, random_scene
+from sage_core.world.dialogue import captioned, conversations, random_scene
+from sage_core.world.render import PATCHES, draw, patch_targets, pixel_values, placed_at
+from sage_core.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
 from training.pair import tower_features
-from training.render import PATCHES, draw, patch_targets, pixel_values, placed_at
-from training.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
 from training.tokens import prefix_ids, talk_ids
 from training.vision import picture_batch
 from training.witness import lessons

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from training.render import draw_frame, draw_picture
-from training.scenes import (
+from sage_core.world.render import draw_frame, draw_picture
+from sage_core.world.scenes import (
     Bar,
     Chart,
     Clip,

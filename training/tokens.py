@@ -7,10 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training.dialogue import IMAGE_PROMPT, VIDEO_PROMPT, Conversation, conversations, random_scene
-from training.pair import SPECIAL
-from training.render import PATCHES
-from training.scenes import (
+from sage_core.world.dialogue import (
+    IMAGE_PROMPT,
+    VIDEO_PROMPT,
+    Conversation,
+    conversations,
+    random_scene,
+)
+from sage_core.world.render import PATCHES
+from sage_core.world.scenes import (
     CLIP_FRAMES,
     COLORS,
     LABELS,
@@ -22,6 +27,7 @@ from training.scenes import (
     Pair,
     Scene,
 )
+from training.pair import SPECIAL
 
 HEAD = "<|im_start|>user "
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"

@@ -14,9 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.optim import Optimizer, Rates
-from training.pair import tower_features
-from training.render import (
+from sage_core.world.render import (
     TARGETS,
     Placed,
     draw_frame,
@@ -25,7 +23,9 @@ from training.render import (
     pixel_values,
     placed_at,
 )
-from training.scenes import Picture, random_chart, random_clip, random_shapes, random_words
+from sage_core.world.scenes import Picture, random_chart, random_clip, random_shapes, random_words
+from training.optim import Optimizer, Rates
+from training.pair import tower_features
 
 Batch = tuple[np.ndarray, np.ndarray]  # (n, 3, 96, 96) in [-1, 1] and (n, 36, targets)
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from training.render import PATCHES, placed_at
-from training.scenes import COLORS, DIRECTIONS, SHAPES, Clip, Event, Pair, Scene, Shapes
+from sage_core.world.render import PATCHES, placed_at
+from sage_core.world.scenes import COLORS, DIRECTIONS, SHAPES, Clip, Event, Pair, Scene, Shapes
 
 CELLS = ((PATCHES + 1) // 2) ** 2
 LESSONS = {

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from training.answers import right
-from training.captions import caption
-from training.facts import score
-from training.heldout import CATEGORIES, item, items
-from training.questions import ask
-from training.render import (
+from sage_core.world.answers import right
+from sage_core.world.captions import caption
+from sage_core.world.facts import score
+from sage_core.world.heldout import CATEGORIES, item, items
+from sage_core.world.questions import ask
+from sage_core.world.render import (
     PATCHES,
     TARGETS,
     draw,
@@ -20,7 +20,7 @@ from training.render import (
     patch_targets,
     pixel_values,
 )
-from training.scenes import (
+from sage_core.world.scenes import (
     Clip,
     Scene,
     random_chart,

@@ -9,9 +9,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from sage_core.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
+from sage_core.world.render import draw, pixel_values
+from sage_core.world.scenes import Clip, Scene, random_clip, random_pair, random_shapes
 from training.batches import BatchConfig, block_mask, embed, make_batch, scene_kind
 from training.decode import Request, agreement, chain_lengths, greedy
-from training.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
 from training.distil import copy_start, draft_loss, lesson
 from training.optim import Optimizer, Rates
 from training.pair import (
@@ -24,8 +26,6 @@ from training.pair import (
     tower_features,
     wrap_tokenizer,
 )
-from training.render import draw, pixel_values
-from training.scenes import Clip, Scene, random_clip, random_pair, random_shapes
 from training.tokens import fact_weights, name_tokens, prompt_ids, train_tokenizer, visual_count
 from training.train import Heads, TargetConfig, target_loss, to_device
 

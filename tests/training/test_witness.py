@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.scenes import Clip, Event, Pair, Shapes, Thing, random_chart, random_clip
+from sage_core.world.scenes import Clip, Event, Pair, Shapes, Thing, random_chart, random_clip
 from training.tokens import visual_count
 from training.witness import CELLS, LESSONS, Witness, lessons
 

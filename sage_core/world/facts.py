@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import re
 
-from training.captions import clip_cell
-from training.phrases import NUMBERS, PLACES, ROWS, SIZE_WORDS, size_of
-from training.scenes import COLORS, DIRECTIONS, SHAPES, Chart, Clip, Picture, Shapes, Thing, Words
+from sage_core.world.captions import clip_cell
+from sage_core.world.phrases import NUMBERS, PLACES, ROWS, SIZE_WORDS, size_of
+from sage_core.world.scenes import (
+    COLORS,
+    DIRECTIONS,
+    SHAPES,
+    Chart,
+    Clip,
+    Picture,
+    Shapes,
+    Thing,
+    Words,
+)
 
 _CELL = {name: cell for cell, names in enumerate(PLACES) for name in names}
 _PLACE = "|".join(sorted(_CELL, key=len, reverse=True))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.captions import caption
-from training.phrases import CAPTION_PROMPTS, VIDEO_PROMPTS
-from training.questions import ask
-from training.scenes import (
+from sage_core.world.captions import caption
+from sage_core.world.phrases import CAPTION_PROMPTS, VIDEO_PROMPTS
+from sage_core.world.questions import ask
+from sage_core.world.scenes import (
     Clip,
     Pair,
     Scene,

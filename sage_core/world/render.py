@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.scenes import (
+from sage_core.world.scenes import (
     CLIP_FRAMES,
     COLORS,
     DIRECTIONS,

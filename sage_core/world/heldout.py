@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from training.answers import Answered
-from training.captions import caption
-from training.dialogue import IMAGE_PROMPT, VIDEO_PROMPT, Turn
-from training.facts import Slots, scene_slots
-from training.questions import ask, ask_shapes
-from training.render import draw
-from training.scenes import (
+from sage_core.world.answers import Answered
+from sage_core.world.captions import caption
+from sage_core.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT, Turn
+from sage_core.world.facts import Slots, scene_slots
+from sage_core.world.questions import ask, ask_shapes
+from sage_core.world.render import draw
+from sage_core.world.scenes import (
     CLIP_FRAMES,
     Clip,
     Pair,

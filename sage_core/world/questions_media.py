@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.answers import Answered, number, one_of
-from training.captions import clip_cell, mention
-from training.phrases import EXPLAIN, NUMBERS, ROWS, article, listing, place, plain, upper
-from training.scenes import Chart, Clip, Pair, Words, choose
+from sage_core.world.answers import Answered, number, one_of
+from sage_core.world.captions import clip_cell, mention
+from sage_core.world.phrases import EXPLAIN, NUMBERS, ROWS, article, listing, place, plain, upper
+from sage_core.world.scenes import Chart, Clip, Pair, Words, choose
 
 Rng = np.random.Generator
 

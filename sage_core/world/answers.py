@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.facts import thing_slots
-from training.phrases import NUMBERS, PLACES, upper
-from training.scenes import COLORS, DIRECTIONS, SHAPES, choose
+from sage_core.world.facts import thing_slots
+from sage_core.world.phrases import NUMBERS, PLACES, upper
+from sage_core.world.scenes import COLORS, DIRECTIONS, SHAPES, choose
 
 Rng = np.random.Generator
 

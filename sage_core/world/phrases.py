@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.scenes import SIZES, Thing, choose
+from sage_core.world.scenes import SIZES, Thing, choose
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLACES: tuple[tuple[str, ...], ...] = (

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from training.phrases import (
+from sage_core.world.phrases import (
     NUMBERS,
     ROWS,
     article,
@@ -17,7 +17,7 @@ from training.phrases import (
     plural,
     upper,
 )
-from training.scenes import DIRECTIONS, Chart, Clip, Event, Shapes, Thing, Words, choose
+from sage_core.world.scenes import DIRECTIONS, Chart, Clip, Event, Shapes, Thing, Words, choose
 
 Rng = np.random.Generator
 

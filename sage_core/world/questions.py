@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 
-from training.answers import Answered, many, number, one_of
-from training.phrases import EXPLAIN, NUMBERS, article, listing, place, plain, upper
-from training.questions_media import ask_chart, ask_clip, ask_pair, ask_words
-from training.scenes import COLORS, SHAPES, Chart, Clip, Scene, Shapes, Thing, Words, choose
+from sage_core.world.answers import Answered, many, number, one_of
+from sage_core.world.phrases import EXPLAIN, NUMBERS, article, listing, place, plain, upper
+from sage_core.world.questions_media import ask_chart, ask_clip, ask_pair, ask_words
+from sage_core.world.scenes import COLORS, SHAPES, Chart, Clip, Scene, Shapes, Thing, Words, choose
 
 Rng = np.random.Generator
 
