@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -92,8 +93,9 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
     text = config.get_text_config(decoder=True)
     try:
         with quiet(), torch.device("meta"):
+            # A copy, as building writes the number format into its configuration.
             model = auto_class(config).from_config(
-                config, dtype=torch.float32, trust_remote_code=code
+                deepcopy(config), dtype=torch.float32, trust_remote_code=code
             )
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
