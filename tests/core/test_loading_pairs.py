@@ -1,0 +1,179 @@
+"""Which draft goes with which target: the table, what must be equal, and what may differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sage_core
+from sage_core.errors import ModelError
+from sage_core.models import catalog, hub, loading
+from sage_core.models.matching import check_pair, check_same_tokenizer
+from sage_core.models.pairs import KNOWN, SERIES, drafts_for, smallest_of
+from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
+from tests.tiny.families import FAMILIES
+
+PUBLISHED = {
+    "llava-hf/llava-onevision-qwen2-72b-ov-hf": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "Qwen/Qwen2.5-VL-72B-Instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "Qwen/Qwen2.5-VL-32B-Instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "Qwen/Qwen2.5-VL-7B-Instruct-AWQ": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "Qwen/Qwen2-VL-72B-Instruct": "Qwen/Qwen2-VL-7B-Instruct",
+    "Qwen/Qwen2-VL-7B-Instruct-GPTQ-Int4": "Qwen/Qwen2-VL-2B-Instruct",
+    "Qwen/Qwen3-VL-235B-A22B-Instruct": "Qwen/Qwen3-VL-8B-Instruct",
+    "Qwen/Qwen3-VL-30B-A3B-Thinking": "Qwen/Qwen3-VL-2B-Thinking",
+    "Qwen/Qwen3-VL-8B-Instruct": "Qwen/Qwen3-VL-2B-Instruct",
+    "llava-hf/llava-1.5-13b-hf": "mjbooo/lvlm160m-bf16",
+    "llava-hf/llava-1.5-7b-hf": "mjbooo/lvlm68m",
+    "meta-llama/Llama-3.1-70B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.1-8B-Instruct": "meta-llama/Llama-3.2-1B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct": "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen3-32B": "Qwen/Qwen3-1.7B",
+}
+
+
+def test_the_table() -> None:
+    assert {target: drafts_for(target)[0] for target in PUBLISHED} == PUBLISHED
+    assert drafts_for("Qwen/Qwen2.5-VL-3B-Instruct") == ()
+    for pair in KNOWN.values():
+        assert pair.target not in pair.drafts
+        assert len(set(pair.drafts)) == len(pair.drafts)
+        assert all(draft.count("/") == 1 and "{" not in draft for draft in pair.drafts)
+    assert len({series.name for series in SERIES}) == len(SERIES)
+
+
+def test_every_kind_of_target_has_a_family() -> None:
+    known = {kind for series in SERIES for kind in series.model_types}
+    assert known <= {*FAMILIES, "qwen3", "qwen3_moe"}
+    assert smallest_of("qwen2_5_vl") == ("Qwen/Qwen2.5-VL-3B-Instruct",)
+    assert smallest_of("martian") == ()
+
+
+def test_a_cached_draft_goes_before_a_better_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = "Qwen/Qwen2.5-VL-72B-Instruct"
+    cached: list[str] = []
+    monkeypatch.setattr(hub, "is_cached", lambda repo: repo in cached)
+    assert loading.find_pair(target, "auto").draft == "Qwen/Qwen2.5-VL-7B-Instruct"
+    cached.append("Qwen/Qwen2.5-VL-3B-Instruct")
+    assert loading.find_pair(target, "auto").draft == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert loading.find_pair(target + "@main", "auto").draft == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert loading.find_pair(target, "own/choice").draft == "own/choice"
+    assert loading.find_pair(target, None).draft is None
+
+
+def test_the_list_says_what_is_missing() -> None:
+    target, draft = "Qwen/Qwen2-VL-72B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"
+
+    def entry(name: str) -> catalog.ModelEntry:
+        return catalog.ModelEntry(name, "cached", Path("x"), "A", 1, None)
+
+    def listed(*names: str) -> dict[str, catalog.PairEntry]:
+        return {pair.target: pair for pair in catalog.list_pairs([entry(name) for name in names])}
+
+    assert set(listed()) == set(KNOWN)
+    pair = listed(draft)[target]
+    assert (pair.draft, pair.drafts_cached, pair.target_cached) == (draft, (draft,), False)
+    assert listed(target)[target].target_cached
+    assert target not in listed(target, draft)
+
+
+class Vocabulary:
+    def __init__(self, *tokens: str) -> None:
+        self._tokens = tokens
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self._tokens)}
+
+
+def test_the_first_difference_of_two_tokenizers_is_named() -> None:
+    check_same_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b"))
+    with pytest.raises(ModelError, match="token 1 is 'b' to the target and 'x' to the draft"):
+        check_same_tokenizer(Vocabulary("a", "b", "c"), Vocabulary("a", "x", "y"))
+    with pytest.raises(ModelError, match="token 2 is nothing to the target and 'c' to the draft"):
+        check_same_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b", "c"))
+
+
+def family_config(name: str, **changes: Any) -> Any:
+    config = FAMILIES[name].config(1)
+    for key, value in changes.items():
+        part, _, field = key.rpartition("__")
+        setattr(getattr(config, part) if part else config, field, value)
+    return config
+
+
+FITTING = [
+    ("llava", "llava", {}, 160),
+    ("qwen3_vl_moe", "qwen3_vl", {}, 160),
+    ("qwen2_5_vl", "qwen2_5_vl", {"text_config__vocab_size": 200}, 160),
+    ("qwen2_5_vl", "qwen2_5_vl", {"text_config__vocab_size": 140}, 140),
+    ("llama", "qwen2", {}, 160),
+]
+
+
+@pytest.mark.parametrize(("target", "draft", "changes", "tokens"), FITTING, ids=str)
+def test_drafts_that_fit(target: str, draft: str, changes: dict[str, Any], tokens: int) -> None:
+    vocabulary = Vocabulary(*map(str, range(tokens)))
+    check_pair(family_config(target), family_config(draft, **changes), vocabulary, vocabulary)
+
+
+NOT_FITTING = [
+    ("qwen2_5_vl", "llama", {}, "a llama draft does not read what a qwen2_5_vl target does"),
+    ("llava_onevision", "llava", {}, "choose a draft of the target's own family"),
+    ("qwen2_vl", "qwen2_vl", {"video_token_id": 9}, "video_token_id is 4 to the target and 9"),
+    ("qwen2_vl", "qwen2_vl", {"vision_config__patch_size": 8}, "patch_size is 4 to the target"),
+    ("llava", "llava", {"vision_config__image_size": 32}, "image_size is 16 to the target"),
+    (
+        "qwen2_vl",
+        "qwen2_vl",
+        {"text_config__vocab_size": 100},
+        "the draft has 100 tokens and cannot read token 100",
+    ),
+    ("llava", "llava", {"text_config__vocab_size": 3}, "cannot read token 3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "changes", "says"), NOT_FITTING, ids=[case[3] for case in NOT_FITTING]
+)
+def test_drafts_that_do_not_fit(
+    target: str, draft: str, changes: dict[str, Any], says: str
+) -> None:
+    vocabulary = Vocabulary(*map(str, range(140)))
+    with pytest.raises(ModelError, match=says):
+        check_pair(family_config(target), family_config(draft, **changes), vocabulary, vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("target_tokens", "draft_tokens"),
+    [(264, 320), (320, 264), (152_064, 151_936)],
+    ids=["the draft padded", "the target padded", "Qwen's own"],
+)
+def test_padded_vocabularies_of_different_sizes(
+    target_tokens: int, draft_tokens: int, tmp_path: Path
+) -> None:
+    """The random target also writes tokens that exist by padding alone: the draft lacks them."""
+    for part, layers, tokens in (("target", 2, target_tokens), ("draft", 1, draft_tokens)):
+        model = make_model(make_config(layers, tokens), 3)
+        if part == "target" and tokens > draft_tokens:  # no fair chance for a few in so many
+            with torch.no_grad():
+                louder = 1.5 if tokens < 1000 else 4.0
+                model.get_input_embeddings().weight[draft_tokens:].mul_(louder)
+        save(tmp_path / part, model, make_tokenizer())
+    pipeline = sage_core.load(tmp_path)
+    target, draft = pipeline._pair.target, pipeline._pair.draft
+    ids = torch.tensor([[1, 40, 41, 42, 43]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    expected = target.generate(**inputs, max_new_tokens=40, do_sample=False)
+    decoder = sage_core.SpeculativeDecoder(target, draft, policy="static")
+    output = decoder.generate(**inputs, max_new_tokens=40)
+    assert output.sequences.tolist() == expected.tolist()
+    drafted = {token for step in output.steps for token in step.tree.tokens}
+    assert drafted
+    assert max(drafted) < min(target_tokens, draft_tokens)
+    if target_tokens > draft_tokens:
+        assert int(expected.max()) >= draft_tokens, "the case does not test what it should"
