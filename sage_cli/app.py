@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from sage_cli import version
 from sage_cli.commands.ask import ask
 from sage_cli.commands.caption import caption
+from sage_cli.commands.chat import chat
 from sage_cli.commands.doctor import doctor
 from sage_cli.commands.models import models
 from sage_cli.console import complain, say
@@ -63,7 +64,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, ask, models, doctor):
+for command in (caption, ask, chat, models, doctor):
     app.command()(command)
 
 

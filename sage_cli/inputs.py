@@ -55,11 +55,13 @@ def read_stdin() -> bytes:
     return data
 
 
-def collect(arguments: Sequence[str], files_from: str | None) -> tuple[Source, ...]:
+def collect(
+    arguments: Sequence[str], files_from: str | None, *, least: int = 1
+) -> tuple[Source, ...]:
     """Inputs in the order given: the arguments, then those of ``--files-from``.
 
     Raises:
-        OptionError: nothing given, or standard input asked for twice or at a terminal.
+        OptionError: fewer than ``least`` given, or standard input asked for twice or at a terminal.
         InputError: the list of names cannot be read or is empty.
     """
     names = list(arguments)
@@ -67,7 +69,7 @@ def collect(arguments: Sequence[str], files_from: str | None) -> tuple[Source, .
     if files_from is not None:
         names += _names(files_from)
         _check_stdin(names, files_from)
-    if not names:
+    if len(names) < least:
         raise OptionError("no files: name at least one, or use --files-from")
     if STDIN in names and is_terminal(sys.stdin):
         raise OptionError("'-' reads a picture or clip from standard input, but that is a terminal")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from sage_core import Pipeline, Result, Stream
     from sage_core.steps import Step
 
-__all__ = ["Request", "run"]
+__all__ = ["Job", "Request", "Watcher", "check", "load", "run"]
+
+Watcher = Callable[["Step", "Stream"], None]
+"""Called after each step."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Request:
 
     @property
     def label(self) -> str:
-        return ", ".join(source.label for source in self.sources)
+        """What people see where the result needs a name."""
+        return ", ".join(source.label for source in self.sources) or "the question"
 
 
 def run(requests: Sequence[Request], options: RunOptions) -> ExitCode:
@@ -57,13 +61,14 @@ def run(requests: Sequence[Request], options: RunOptions) -> ExitCode:
     Raises:
         SageError: something that concerns all of them, such as an option or the model.
     """
-    policy = check(requests, options)
+    several = len(requests) > 1
+    policy = check(options, several=several)
     set_verbosity(options.verbose)
-    pipeline = _load(options)
-    return _Job(options, pipeline, policy, several=len(requests) > 1).run(requests)
+    pipeline = load(options)
+    return Job(options, pipeline, policy, several=several).run(requests)
 
 
-def check(requests: Sequence[Request], options: RunOptions) -> str:
+def check(options: RunOptions, *, several: bool) -> str:
     """Refuse what cannot work before anything is loaded; returns the policy to use.
 
     Raises:
@@ -83,8 +88,8 @@ def check(requests: Sequence[Request], options: RunOptions) -> str:
         from sage_cli.render.page import check_view_path
 
         check_view_path(options.save_view)
-        if len(requests) > 1:
-            raise OptionError("--save-view keeps one result: caption one file at a time")
+        if several:
+            raise OptionError("--save-view keeps one result: one file at a time, no conversation")
         if options.output is not None and options.output.resolve() == options.save_view.resolve():
             raise OptionError("--output and --save-view name the same file")
     default = "autoregressive" if options.draft == "none" else "sage"
@@ -92,7 +97,7 @@ def check(requests: Sequence[Request], options: RunOptions) -> str:
     return policies.spec(policies.parse(policy))
 
 
-def _load(options: RunOptions) -> Pipeline:
+def load(options: RunOptions) -> Pipeline:
     """The pipeline, with progress on a terminal and one line on what was chosen."""
     with loading_progress(is_terminal(sys.stderr) and not options.quiet) as progress:
         # Imported under the progress bar: it takes seconds by itself.
@@ -116,11 +121,17 @@ def _load(options: RunOptions) -> Pipeline:
     return pipeline
 
 
-class _Job:
+class Job:
     """What stays the same from request to request."""
 
     def __init__(
-        self, options: RunOptions, pipeline: Pipeline, policy: str, *, several: bool
+        self,
+        options: RunOptions,
+        pipeline: Pipeline,
+        policy: str,
+        *,
+        several: bool,
+        headed: bool = True,
     ) -> None:
         self._options = options
         self._pipeline = pipeline
@@ -130,14 +141,16 @@ class _Job:
         self._to_terminal = self._file is None and is_terminal(sys.stdout)
         self._live = self._wants_live()
         self._write: Callable[[str], None] = write
-        self._codes: list[ExitCode] = []
+        self.codes: list[ExitCode] = []
         self._writer: Writer
         if options.json:
             self._writer = JsonWhole(write, several=several)
         elif options.jsonl:
             self._writer = JsonLines(write)
         else:
-            self._writer = PlainText(write, several=several, for_terminal=self._to_terminal)
+            self._writer = PlainText(
+                write, several=several and headed, for_terminal=self._to_terminal
+            )
 
     def _wants_live(self) -> bool:
         """``--live`` if given, else when both streams are terminals and nobody asked for quiet."""
@@ -149,20 +162,26 @@ class _Job:
         return self._options.live and able
 
     def run(self, requests: Sequence[Request]) -> ExitCode:
-        """All requests in order. What is finished is kept, whatever ends the run."""
-        try:
+        """All requests in order; the worst of their exit codes."""
+        with self.keeping():
             for request in requests:
-                self._codes.append(self._one(request))
+                self.codes.append(self._one(request))
+        return worst(self.codes)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Results are made within. What is finished is kept, whatever ends the run."""
+        try:
+            yield
             self._writer.close()
         except BaseException:
             self._keep_finished()
             raise
         if self._file is not None:
-            if all(self._codes) and not (self._options.json or self._options.jsonl):
+            if all(self.codes) and not (self._options.json or self._options.jsonl):
                 self._keep_finished()  # not one text: an older file is worth more than an empty one
             else:
                 self._file.commit()
-        return worst(self._codes)
 
     def _keep_finished(self) -> None:
         """After a run that broke off: finished results are printed, or left beside --output."""
@@ -176,22 +195,27 @@ class _Job:
 
     def _one(self, request: Request) -> ExitCode:
         """One request; failures that concern it alone are told and counted."""
+
+        def start() -> Stream:
+            files = [source.open() for source in request.sources]
+            return self._pipeline.stream(files, request.prompt, **self.decoding())
+
         try:
-            result = self._decode(request)
+            self.decode(request, start)
         except (OptionError, BrokenPipeError):
             raise
         except Exception as error:
-            self._writer.failure(request.label, failure_object(error, files=request.names))
-            complain(error, name=request.label, verbose=self._options.verbose)
-            return code_of(error)
-        if self._options.stats:
-            from sage_cli.render.stats import print_stats
-
-            print_stats(result.stats, request.label)
+            return self.fail(request, error)
         return ExitCode.OK
 
-    def _decode(self, request: Request) -> Result:
-        """Decode with whatever watches, and write the result."""
+    def fail(self, request: Request, error: Exception) -> ExitCode:
+        """Tell that there is no result, and why; its exit code."""
+        self._writer.failure(request.label, failure_object(error, files=request.names))
+        complain(error, name=request.label, verbose=self._options.verbose)
+        return code_of(error)
+
+    def decode(self, request: Request, start: Callable[[], Stream], *also: Watcher) -> Result:
+        """Decode what ``start`` starts with whatever watches, and write the result."""
         from sage_cli.render.frame import History
 
         history = History(request.label, self._policy, self._options.max_new_tokens)
@@ -200,13 +224,9 @@ class _Job:
         stream: Stream | None = None
         try:
             with ExitStack() as stack:
-                stream = self._pipeline.stream(
-                    [source.open() for source in request.sources],
-                    request.prompt,
-                    **self._decoding(),
-                )
+                stream = start()
                 stack.callback(stream.close)
-                watchers = self._watchers(stack, request, history, streamer, saved)
+                watchers = [*self._watchers(stack, request, history, streamer, saved), *also]
                 for step in stream:
                     history.add(step)
                     for watch in watchers:
@@ -222,6 +242,10 @@ class _Job:
         finally:
             if saved is not None:
                 self._save(saved)
+        if self._options.stats:
+            from sage_cli.render.stats import print_stats
+
+            print_stats(result.stats, request.label)
         return result
 
     def _watchers(
@@ -231,9 +255,9 @@ class _Job:
         history: History,
         streamer: Streamer | None,
         saved: SavedView | None,
-    ) -> list[Callable[[Step, Stream], None]]:
+    ) -> list[Watcher]:
         """What looks at each step: the live view or the text on the terminal, and a saved view."""
-        watchers: list[Callable[[Step, Stream], None]] = []
+        watchers: list[Watcher] = []
         if self._live:
             from sage_cli.render.live import LiveView
 
@@ -272,7 +296,7 @@ class _Job:
                 say(f"view saved in {self._options.save_view}")
         except OSError as error:  # the text is worth having without its view
             complain(error, name="--save-view", verbose=self._options.verbose)
-            self._codes.append(code_of(error))
+            self.codes.append(code_of(error))
 
     def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
         if streamer is not None:
@@ -302,7 +326,7 @@ class _Job:
             self._writer.begin(request.label)
             self._writer.end(clean(text))
 
-    def _decoding(self) -> dict[str, Any]:
+    def decoding(self) -> dict[str, Any]:
         """Options of the pipeline, those given only."""
         options = self._options
         values: dict[str, Any] = {

@@ -24,6 +24,9 @@ sage caption *.jpg --jsonl --output captions.jsonl      # many, a line each
 find . -name '*.png' -print0 | sage caption --files-from - --jsonl
 curl -s https://example.org/cat.webp | sage caption -   # from a pipe
 sage ask before.png after.png "What has changed?"       # seen together
+sage ask "What is a spandrel?"                          # no file at all
+sage chat before.png after.png                          # one question after another
+printf '%s\n' "What is it?" "What colour?" | sage chat photo.jpg --jsonl
 sage caption photo.jpg --policy sage-paper:dmax=12,nmax=32 --stats
 sage caption clip.mp4 --save-view run.html              # a page to step through the run
 ```
@@ -41,6 +44,28 @@ captions are headed by `==> NAME <==`, as `head` does it. [output.md](output.md)
 
 `--output FILE` grows as `FILE.partial` and takes its name when everything is done; if the run
 breaks off, FILE is as it was and what was finished stays in `FILE.partial`.
+
+## Conversations
+
+`sage chat` loads the models once and keeps what both have read: an answer reads only its question.
+On a terminal each line typed at the prompt is a question; otherwise the lines of standard input
+are, and with `--jsonl` each answer is one object. A line that begins with `/` is a command:
+
+| command | |
+|---|---|
+| `/add FILE...` | show more files with the next question; everything is then read again |
+| `/reset` | forget the questions and answers, keep the files |
+| `/stats` | speed and acceptance of the last answer |
+| `/help` | the commands |
+| `/quit` | end; so does Ctrl-D |
+
+Ctrl-C stops an answer, not the conversation, and what was written of it stays; pressed twice it
+stops at once, and the next question reads the conversation again. Answers stay as the model wrote
+them, token by token, and what the model's chat template puts around them is added, so that each
+answer is the one that the model alone gives to the whole conversation. Some templates have earlier
+answers otherwise, without the model's thoughts for instance: then what has changed is read again,
+and that is said. On a terminal the exit code is 0; with questions from a pipe it is the worst of
+theirs. The live view is shown with `--live` only.
 
 ## The live view
 
@@ -91,7 +116,7 @@ def _command(name: str, command: Any) -> str:
     shared = {field.name for field in fields(RunOptions)}
     if shared <= {p.name for p in options}:
         options = [p for p in options if p.name not in shared]
-        lines += ["Options: those [below](#options-of-caption-and-ask)"]
+        lines += ["Options: those [below](#options-of-caption-ask-and-chat)"]
         lines[-1] += ", and" if options else "."
     if options:
         lines += [*([""] if lines[-1] else []), *_HEAD, *map(_row, options)]
@@ -100,7 +125,7 @@ def _command(name: str, command: Any) -> str:
 
 def _shared(command: Any) -> str:
     """The options of the commands that run a model, once."""
-    lines = ["## Options of caption and ask"]
+    lines = ["## Options of caption, ask and chat"]
     shared = {field.name for field in fields(RunOptions)}
     panels: dict[str, list[Any]] = {}
     for param in command.params:

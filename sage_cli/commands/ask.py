@@ -1,4 +1,4 @@
-"""``sage ask``: one answer about pictures and clips seen together."""
+"""``sage ask``: one answer about pictures and clips seen together, or to a question alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures and clips; '-' reads one from standard input.",
+            help="Pictures and clips; '-' reads one from standard input. None: a question alone.",
             show_default=False,
         ),
     ] = None,
@@ -36,7 +36,7 @@ def ask(
     ],
     options: RunOptions,
 ) -> int:
-    """Answer a question about pictures and clips, seen together."""
+    """Answer a question about pictures and clips, seen together, or about nothing but itself."""
     from sage_cli.job import Request, run
 
     if not question.strip():
@@ -46,7 +46,7 @@ def ask(
             f"the last argument is the question, but {display_name(question)} is a file: "
             'sage ask FILE... "question"'
         )
-    sources = collect(files or [], options.files_from)
+    sources = collect(files or [], options.files_from, least=0)
     return run([Request(sources, question)], options)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import sleep
 from typing import Any
 
+from sage_core.errors import InputError
 from sage_core.stats import Stats
 from sage_core.steps import PhaseSeconds, Shape, Step
 from sage_core.tree import TokenTree
@@ -92,6 +93,8 @@ class FakeStream(Iterator[Step]):
         return word(token_id)
 
     def __next__(self) -> Step:
+        if self.closed:
+            raise StopIteration
         if not self._left:
             if self._script.error is not None:
                 raise self._script.error
@@ -140,6 +143,31 @@ class FakePipeline:
         names = tuple(file if isinstance(file, str) else "<bytes>" for file in files)
         self.streams.append(FakeStream(script, names, prompt or "Describe this."))
         return self.streams[-1]
+
+    def chat(self, files: Any, **options: Any) -> FakeConversation:
+        self.calls.append({"chat": list(files), **options})
+        return FakeConversation(self, [str(file) for file in files])
+
+
+class FakeConversation:
+    """Plays the pipeline's scripts; a file called ``none.png`` cannot be added."""
+
+    def __init__(self, pipeline: FakePipeline, files: list[str]) -> None:
+        self._pipeline = pipeline
+        self.files = files
+        self.note = ""
+
+    def add(self, files: list[str]) -> None:
+        if "none.png" in files:
+            raise InputError("none.png: no such file: check the path")
+        self.files += files
+        self.note = "new files: read again"
+
+    def reset(self) -> None:
+        self._pipeline.calls.append({"reset": True})
+
+    def stream(self, question: str) -> FakeStream:
+        return self._pipeline.stream(list(self.files), question)
 
 
 def as_program() -> None:

@@ -58,6 +58,14 @@ def test_the_streams_are_closed(sage, pipeline):
     assert [stream.closed for stream in pipeline.streams] == [True, True]
 
 
+def test_ask_needs_no_file(sage, pipeline):
+    result = sage("ask", "What is a spandrel?")
+    assert result.exit_code == 0, result.stderr
+    assert pipeline.calls[0]["files"] == []
+    assert pipeline.calls[0]["prompt"] == "What is a spandrel?"
+    assert result.stdout.strip()
+
+
 def test_ask_sees_all_files_together(sage, pipeline):
     result = sage("ask", "a.png", "b.png", "Which is red?")
     assert result.stdout == TEXT + "\n"
@@ -156,7 +164,6 @@ USAGE = [
     (("caption",), "no files"),
     (("caption", "-", "-"), "only once"),
     (("caption", "-", "--files-from", "-"), "only once"),
-    (("ask", "What?"), "no files"),
     (("ask", "a.png"), "is a file"),
     (("ask", "a.png", " "), "question is empty"),
     (("ask",), "QUESTION"),

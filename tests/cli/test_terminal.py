@@ -48,6 +48,9 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     def read(self, until: str | None = None, seconds: float = 60) -> str:
         """All that is shown from now until ``until`` is, or the program has ended."""
         end = time.monotonic() + seconds
