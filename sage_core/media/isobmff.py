@@ -14,6 +14,8 @@ FIRST = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 """Boxes that files without ``ftyp`` begin with."""
 
 LARGEST_MOOV = 256 * 2**20
+MOST_KEYS = 20_000
+MOST_UNITS = 64
 MOST_SAMPLES = 10_000_000
 """Headers that claim more are not believed: memory would go."""
 
@@ -29,7 +31,8 @@ def read_tracks(file: BinaryIO, size: int) -> tuple[Track, ...]:
         return ()
     fragmented = _child(moov, b"mvex") is not None
     scale = _scale(_child(moov, b"mvhd"))
-    return tuple(_track(body, fragmented, scale) for kind, body in _boxes(moov) if kind == b"trak")
+    traks = [body for kind, body in _boxes(moov) if kind == b"trak"]
+    return tuple(_track(file, trak, fragmented, scale) for trak in traks)
 
 
 def _find_moov(file: BinaryIO, size: int) -> bytes | None:
@@ -76,7 +79,7 @@ def _child(data: bytes, *path: bytes) -> bytes | None:
     return data
 
 
-def _track(trak: bytes, fragmented: bool, movie_scale: int) -> Track:
+def _track(file: BinaryIO, trak: bytes, fragmented: bool, movie_scale: int) -> Track:
     handler = _child(trak, b"mdia", b"hdlr")
     if handler is None or handler[8:12] != b"vide":
         return Track(video=False)
@@ -89,12 +92,15 @@ def _track(trak: bytes, fragmented: bool, movie_scale: int) -> Track:
     boxes = dict(_boxes(tables))
     order, last = _shown(boxes)
     keys = _keys(boxes, len(order))
+    starts, sizes = _places(boxes)
+    end = int(np.max(starts + sizes, initial=0))
     if keys is None or not len(keys) or not len(order):
-        return Track(True, turn, edited=edits is not None, end=_end(boxes))
+        return Track(True, turn, edited=edits is not None, end=end)
     stamps = _stamps(trak, order, keys, last, movie_scale)
     closed = stamps is not None and _is_closed(order, keys)
-    edited = stamps is None and edits is not None
-    return Track(True, turn, closed, stamps, edited, _end(boxes))
+    if closed and boxes.get(b"stsd", b"")[12:16] in (b"avc1", b"avc3"):
+        closed = len(starts) == len(order) and _all_clear(file, boxes[b"stsd"], starts[keys])
+    return Track(True, turn, closed, stamps, stamps is None and edits is not None, end)
 
 
 def _stamps(
@@ -190,24 +196,51 @@ def _edit(edits: bytes | None) -> tuple[int | None, int]:
     return (start, length) if start >= 0 else (None, 0)
 
 
-def _end(boxes: dict[bytes, bytes]) -> int:
-    """The end of the last chunk: no sample lies beyond it if the file is whole."""
-    sizes = boxes.get(b"stsz")
-    if sizes is None or b"stsc" not in boxes:
-        return 0
-    same = int.from_bytes(sizes[4:8], "big")
-    count = int.from_bytes(sizes[8:12], "big")
+def _places(boxes: dict[bytes, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Where each sample lies in the file, and its bytes: int64 of shape (samples,) each."""
+    box = boxes.get(b"stsz", bytes(12))
+    same, count = struct.unpack_from(">II", box, 4)
+    if count > MOST_SAMPLES:
+        raise ValueError("more samples than can be")
+    sizes = np.full(count, same) if same else _table(box, 1, 12)[:, 0]
     if b"co64" in boxes:
         wide = _table(boxes[b"co64"], 2)
-        starts = (wide[:, 0] << 32) + wide[:, 1]
+        chunks = (wide[:, 0] << 32) + wide[:, 1]
     else:
-        starts = _table(boxes.get(b"stco"), 1)[:, 0]
-    if not len(starts) or count > MOST_SAMPLES:
-        return 0
-    each = np.full(count, same) if same else _table(sizes, 1, 12)[:, 0]
-    runs = _table(boxes[b"stsc"], 3)  # from this chunk on (counted from 1), so many samples
-    per_chunk = runs[np.searchsorted(runs[:, 0], np.arange(1, len(starts) + 1), "right") - 1, 1]
-    borders = np.minimum(np.cumsum(per_chunk), count)
-    totals = np.concatenate([[0], np.cumsum(each)])
-    held = totals[borders] - totals[np.concatenate([[0], borders[:-1]])]
-    return int(np.max(starts + held))
+        chunks = _table(boxes.get(b"stco"), 1)[:, 0]
+    runs = _table(boxes.get(b"stsc"), 3)  # from this chunk on, counted from 1: so many samples
+    if not len(runs) or not len(chunks) or not count:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    numbers = np.arange(1, len(chunks) + 1)
+    held = runs[np.searchsorted(runs[:, 0], numbers, side="right") - 1, 1]
+    first = np.minimum(np.concatenate([[0], np.cumsum(held)]), count)  # sample of each chunk
+    before = np.concatenate([[0], np.cumsum(sizes)])  # bytes before each sample
+    chunk = np.repeat(np.arange(len(chunks)), np.diff(first))
+    samples = np.arange(len(chunk))
+    return chunks[chunk] + before[samples] - before[first[chunk]], sizes[samples]
+
+
+def _all_clear(file: BinaryIO, description: bytes, starts: np.ndarray) -> bool:
+    """True if all H.264 keyframes at ``starts`` clear the decoder (IDR), as MP4 wants of them.
+
+    Some are mere points of recovery: with a periodic refresh nothing is whole until later.
+    """
+    if len(starts) > MOST_KEYS:
+        return False
+    at = description.find(b"avcC")
+    width = (description[at + 8] & 3) + 1 if 0 < at < len(description) - 8 else 4
+    return all(_is_clear(file, int(start), width) for start in starts)
+
+
+def _is_clear(file: BinaryIO, at: int, width: int) -> bool:
+    """Pass over a sample's units (H.264, table 7-1) up to its first slice."""
+    for _ in range(MOST_UNITS):
+        file.seek(at)
+        head = file.read(width + 1)
+        if len(head) <= width:
+            return False
+        kind = head[width] & 31
+        if 1 <= kind <= 5:
+            return kind == 5
+        at += width + int.from_bytes(head[:width], "big")
+    return False

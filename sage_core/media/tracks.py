@@ -15,12 +15,6 @@ class Turn:
     """Quarter turns clockwise, 0 to 3."""
     mirrored: bool = False
 
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """``frame`` (height, width, 3) upright, contiguous."""
-        if self.mirrored:
-            frame = frame[:, ::-1]
-        return np.ascontiguousarray(np.rot90(frame, -self.quarters))
-
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of frames once they are upright."""
         return (height, width) if self.quarters % 2 else (width, height)
@@ -50,7 +44,7 @@ class Track:
     video: bool
     turn: Turn = UPRIGHT
     closed: bool = False
-    """Known: no frame that follows a keyframe in the file is shown before it."""
+    """Known: at each keyframe decoding can start anew, and nothing after it is shown before it."""
     stamps: Stamps | None = None
     """When its frames are shown, where the headers say so."""
     edited: bool = False

@@ -23,6 +23,14 @@ JUMPS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 COUNTED = ("avi",)
 """Those whose frames have no times of their own: the clock is steady and frames are counted."""
 
+TURNS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (),
+    (("transpose", "clock"),),
+    (("hflip", ""), ("vflip", "")),
+    (("transpose", "cclock"),),
+)
+"""FFmpeg's filters for none to three quarter turns clockwise."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Index:
@@ -197,29 +205,35 @@ class _Upright:
         self._graphs: dict[tuple[int, int, str], Any] = {}
 
     def __call__(self, frame: Any) -> np.ndarray:
-        kind = (frame.width, frame.height, frame.format.name)
-        if self._size is None:  # frames after a change of size follow the first
-            self._size = fit(frame.width, frame.height, self._most)
-        if kind not in self._graphs:
-            self._graphs[kind] = self._graph(frame, *self._size)
-        graph = self._graphs[kind]
-        graph.push(frame)
         turn = self._turn
         if turn is None:
             turn = Turn(round(-getattr(frame, "rotation", 0) / 90) % 4)
-        return turn.apply(graph.pull().to_ndarray())
+        if self._size is None:  # frames after a change of size follow the first
+            self._size = fit(*turn.size(frame.width, frame.height), self._most)
+        kind = (frame.width, frame.height, frame.format.name)
+        if kind not in self._graphs:
+            self._graphs[kind] = self._graph(frame, turn, *self._size)
+        graph = self._graphs[kind]
+        graph.push(frame)
+        return np.ascontiguousarray(graph.pull().to_ndarray())
 
-    def _graph(self, frame: Any, width: int, height: int) -> Any:
+    def _graph(self, frame: Any, turn: Turn, width: int, height: int) -> Any:
         graph = self._av.filter.Graph()
-        graph.link_nodes(
-            graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=frame.time_base or Fraction(1, 1000),
-            ),
-            graph.add("scale", f"w={width}:h={height}:flags=bilinear"),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ).configure()
+        source = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=frame.time_base or Fraction(1, 1000),
+        )
+        steps = [
+            *([("hflip", "")] if turn.mirrored else []),
+            *TURNS[turn.quarters],
+            ("scale", f"w={width}:h={height}:flags=bilinear"),
+            ("format", "rgb24"),
+            ("buffersink", ""),
+        ]
+        nodes = [
+            graph.add(name, options) if options else graph.add(name) for name, options in steps
+        ]
+        graph.link_nodes(source, *nodes).configure()
         return graph

@@ -11,9 +11,9 @@ from PIL import Image
 
 from sage_core.errors import InputError
 from sage_core.media import Clip, Picture, Sampling, open_media
+from tests.core.damage import DAMAGES, damaged
 from tests.core.media_files import encoded, write_clip
 
-DAMAGES = ("cut", "flip", "header", "hole", "insert")
 ROUNDS = 4
 
 
@@ -26,26 +26,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")):
         whole[name] = write_clip(folder / name, codec=codec).read_bytes()
     return whole
-
-
-def damaged(data: bytes, how: str, dice: random.Random) -> bytes:
-    broken = bytearray(data)
-    if how == "cut":
-        return bytes(broken[: dice.randrange(1, len(broken))])
-    if how == "flip":
-        for _ in range(dice.choice((1, 5, 50))):
-            broken[dice.randrange(len(broken))] ^= 1 << dice.randrange(8)
-    elif how == "header":
-        for _ in range(dice.choice((1, 4, 16))):
-            broken[dice.randrange(min(1000, len(broken)))] = dice.randrange(256)
-    elif how == "hole":
-        at = dice.randrange(len(broken))
-        stretch = len(broken[at : at + dice.randrange(1, len(broken))])
-        broken[at : at + stretch] = bytes(stretch)
-    else:
-        at = dice.randrange(len(broken))
-        broken[at:at] = broken[: dice.randrange(1, len(broken))]
-    return bytes(broken)
 
 
 @pytest.mark.parametrize("how", DAMAGES)

@@ -23,6 +23,10 @@ TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1
 """The numbers a, b, c, d of a track's matrix, by the degrees that it turns clockwise."""
 
 
+UNEVEN = (0.0, 0.1, 0.2, 0.9, 1.0, 1.1, 1.9, 2.0, 2.5, 2.6, 2.7, 3.3)
+"""A clock that hurries and waits, as of a phone in the dark or a recorded screen."""
+
+
 @dataclass(frozen=True)
 class Video:
     """One kind of file. ``size`` is of the stored frames, before any rotation."""
@@ -39,9 +43,74 @@ class Video:
     """Degrees clockwise that a player turns the frames by; stored turned back."""
     options: dict[str, str] = field(default_factory=dict)
     mux: dict[str, str] = field(default_factory=dict)
-    interlaced: bool = False
     sound: bool = False
-    full_range: bool = False
+    note: str = ""
+    """What is special about it."""
+    only_pyav: bool = False
+    """decord cannot open it, or must not."""
+
+
+_GROUPS = {"g": "4", "bf": "2"}
+_OPEN_264 = {"bf": "2", "x264-params": "open_gop=1:keyint=4:min-keyint=4:scenecut=0"}
+_OPEN_265 = {"x265-params": "keyint=4:min-keyint=4:open-gop=1:bframes=2:log-level=none"}
+_CLOSED_265 = {"x265-params": "keyint=4:open-gop=0:log-level=none"}
+_FIELDS = {"flags": "+ildct+ilme"}
+_PIECES = {"movflags": "frag_keyframe+empty_moov"}
+
+KINDS = (
+    Video("h264.mp4", options=_GROUPS),
+    Video("h264.mov", options=_GROUPS),
+    Video("h264.mkv", options=_GROUPS),
+    Video("h264.avi", options={"g": "4", "bf": "0"}, only_pyav=True),
+    Video("h264-b.avi", options=_GROUPS, only_pyav=True, note="B-frames, without times"),
+    Video("h264.ts", container="mpegts", options=_GROUPS, only_pyav=True),
+    Video("h264.flv", options=_GROUPS, only_pyav=True),
+    Video("h264-open.mp4", options=_OPEN_264, note="open groups of pictures"),
+    Video("h264-pieces.mp4", options=_GROUPS, mux=_PIECES, note="fragmented"),
+    Video("h264-fields.mp4", options=_FIELDS, size=(64, 64), note="interlaced"),
+    Video("h264-422.mp4", pixels="yuv422p"),
+    Video("h264-444-odd.mp4", pixels="yuv444p", size=(65, 49), note="odd size"),
+    Video("h264-10bit.mp4", pixels="yuv420p10le", note="10 bits"),
+    Video("h264-full.mp4", pixels="yuvj420p", note="full range"),
+    Video("h264-sound.mp4", options=_GROUPS, sound=True, note="with sound"),
+    Video("h264-narrow.mp4", size=(48, 64), note="48 pixels wide"),
+    Video("h264-one.mp4", frames=1, note="one frame"),
+    Video("hevc.mp4", "libx265", options=_CLOSED_265),
+    Video("hevc.mkv", "libx265", options=_CLOSED_265),
+    Video("hevc-open.mp4", "libx265", options=_OPEN_265, note="open groups of pictures"),
+    Video("hevc-open.mkv", "libx265", options=_OPEN_265, note="open groups of pictures"),
+    Video("hevc-10bit.mp4", "libx265", pixels="yuv420p10le", options=_CLOSED_265, note="10 bits"),
+    Video("vp8.webm", "libvpx", options={"g": "4"}),
+    Video("vp9.webm", "libvpx-vp9", options={"g": "4"}),
+    Video("vp9-odd.webm", "libvpx-vp9", size=(65, 49), note="odd size"),
+    Video("vp9-alpha.webm", "libvpx-vp9", pixels="yuva420p", note="transparency, ignored"),
+    Video("vp9-one.webm", "libvpx-vp9", frames=1, note="one frame"),
+    Video("av1.mp4", "libsvtav1", only_pyav=True),
+    Video("av1.mkv", "libsvtav1", only_pyav=True),
+    Video("av1.webm", "libsvtav1", only_pyav=True),
+    Video("mpeg4.mp4", "mpeg4", options=_GROUPS),
+    Video("mpeg4.avi", "mpeg4", options={"g": "4"}, only_pyav=True),
+    Video("mpeg4-b.avi", "mpeg4", options=_GROUPS, only_pyav=True, note="B-frames, without times"),
+    Video("mpeg2.mkv", "mpeg2video", options=_GROUPS, note="open groups of pictures"),
+    Video("mpeg2.ts", "mpeg2video", "mpegts", options=_GROUPS, only_pyav=True),
+    Video("mpeg2.mpg", "mpeg2video", "mpeg", options=_GROUPS, only_pyav=True),
+    Video("h263.3gp", "h263", size=(176, 144)),
+    Video("mjpeg.avi", "mjpeg", pixels="yuvj420p", only_pyav=True),
+    Video("prores-alpha.mov", "prores_ks", pixels="yuva444p10le", note="transparency, ignored"),
+    Video("qtrle-alpha.mov", "qtrle", pixels="argb", note="transparency, ignored"),
+    Video("ffv1-odd.mkv", "ffv1", pixels="yuv444p", size=(65, 49), note="odd size, lossless"),
+    Video("wmv2.wmv", "wmv2", options={"g": "4"}, only_pyav=True),
+    Video("uneven.mp4", times=UNEVEN, options=_GROUPS, note="variable frame rate"),
+    Video("uneven.mov", times=UNEVEN, options=_GROUPS, note="variable frame rate"),
+    Video("uneven.mkv", times=UNEVEN, options=_GROUPS, note="variable frame rate"),
+    Video("uneven.webm", "libvpx-vp9", times=UNEVEN, note="variable frame rate"),
+    Video("uneven-hevc.mp4", "libx265", times=UNEVEN, options=_CLOSED_265, note="the same"),
+    Video("turned-90.mp4", turn=90, options=_GROUPS, note="turned by 90 degrees"),
+    Video("turned-180.mov", turn=180, options=_GROUPS, note="turned by 180 degrees"),
+    Video("turned-270.mp4", "libx265", turn=270, options=_CLOSED_265, note="turned by 270 degrees"),
+    Video("turned-av1.mp4", "libsvtav1", turn=90, only_pyav=True, note="turned by 90 degrees"),
+    Video("turned-open.mp4", turn=90, options=_OPEN_264, note="turned, open groups"),
+)
 
 
 def painted(index: int, frames: int, size: tuple[int, int]) -> np.ndarray:
@@ -59,11 +128,11 @@ def painted(index: int, frames: int, size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
-def index_of(frame: np.ndarray, frames: int) -> int:
-    """Which frame of `painted` an upright ``frame`` is, from its white quarter."""
+def index_of(frame: np.ndarray, frames: int) -> float:
+    """Which frame of `painted` an upright ``frame`` is, from its white quarter; not rounded."""
     height, width = frame.shape[:2]
     white = frame[height * 5 // 8 : height * 7 // 8, width * 5 // 8 : width * 7 // 8]
-    return round((float(white.mean()) - 60) / 180 * max(1, frames - 1))
+    return (float(white.mean()) - 60) / 180 * max(1, frames - 1)
 
 
 def is_upright(frame: np.ndarray) -> bool:
@@ -108,10 +177,7 @@ def _frame(video: Video, index: int) -> av.VideoFrame:
     width, height = video.size
     upright = (height, width) if video.turn in (90, 270) else (width, height)
     pixels = np.rot90(painted(index, video.frames, upright), video.turn // 90)
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    if video.full_range:
-        return frame.reformat(format=video.pixels, dst_color_range="JPEG")
-    return frame
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
 
 
 def write_silence(out: Any, stream: Any, blocks: int) -> None:
@@ -136,4 +202,64 @@ def turned(data: bytes, degrees: int) -> bytes:
         numbers = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
         changed[matrix : matrix + 36] = struct.pack(">9i", *numbers)
         at = data.find(b"tkhd", at + 4)
+    return bytes(changed)
+
+
+SOUNDS = {
+    "sound.mp4": "aac",
+    "sound.mov": "aac",
+    "sound.mkv": "aac",
+    "sound.webm": "libopus",
+    "sound.avi": "aac",
+    "sound.ts": "aac",
+    "sound.flv": "aac",
+}
+"""Containers of video that hold sound only, with its codec."""
+
+
+def write_sound_only(path: Path) -> Path:
+    """A second of silence in a container that could hold video."""
+    rate = 48000 if SOUNDS[path.name] == "libopus" else 16000
+    with av.open(str(path), "w", format="mpegts" if path.suffix == ".ts" else None) as out:
+        stream = out.add_stream(SOUNDS[path.name], rate=rate)
+        samples = 960 if rate == 48000 else 1024
+        for index in range(rate // samples):
+            silence = np.zeros((1, samples), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            frame.rate, frame.pts = rate, index * samples
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def write_cover(path: Path, with_video: bool) -> Path:
+    """An MP4 with sound and a cover, with or without video."""
+    with av.open(str(path), "w") as out:
+        sound = out.add_stream("aac", rate=16000)
+        video = out.add_stream("libx264", rate=RATE) if with_video else None
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 96, 96, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        if video is not None:
+            video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(painted(0, 2, (96, 96)), format="rgb24")
+        out.mux(cover.encode(picture))
+        out.mux(cover.encode(None))
+        for index in range(FRAMES) if video is not None else ():
+            frame = av.VideoFrame.from_ndarray(painted(index, FRAMES, (64, 48)), format="rgb24")
+            out.mux(video.encode(frame))
+        if video is not None:
+            out.mux(video.encode(None))
+        write_silence(out, sound, 16)
+    return path
+
+
+def edited(data: bytes, start: int = 0, seconds: float | None = None) -> bytes:
+    """An MP4 whose edit list begins ``start`` units later, or shows ``seconds`` only."""
+    changed = bytearray(data)
+    at = data.index(b"elst") + 12
+    length, begin, rate = struct.unpack_from(">Iii", data, at)
+    if seconds is not None:
+        length = round(seconds * 1000)  # FFmpeg's units of a whole movie
+    changed[at : at + 12] = struct.pack(">Iii", length, begin + start, rate)
     return bytes(changed)
