@@ -1,53 +1,19 @@
-"""What a measurement ran on: written beside every result."""
+"""What a measurement ran on, as Markdown, and results written beside it."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import shlex
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from sage_core.bench import environment
 
 
 def describe(module: str) -> dict[str, Any]:
     """Date, command, machine and versions, as plain data. ``module`` is what was run."""
-    import torch
-
-    import sage_core
-
-    names = ("torch", "transformers", "numpy")
-    described: dict[str, Any] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {"sage": sage_core.__version__} | {name: _version(name) for name in names},
-    }
-    if torch.cuda.is_available():
-        described["gpu"] = torch.cuda.get_device_name()
-    return described
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
+    return environment.describe(shlex.join(["python", "-m", module, *sys.argv[1:]]))
 
 
 def as_markdown(environment: dict[str, Any]) -> list[str]:

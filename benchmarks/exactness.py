@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import environment
 from benchmarks.items import items
-from benchmarks.oracle import check_steps, first_mismatch, reference
+from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.models.loading import load_pair
 from sage_core.pruning import Pruning
 from sage_core.speculative import SpeculativeDecoder
