@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sage_core.conversation import Conversation
     from sage_core.errors import (
         InputError,
         MemoryExhaustedError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clip",
+    "Conversation",
     "DecodeOutput",
     "InputError",
     "MemoryExhaustedError",
@@ -54,6 +56,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "sage_core.conversation": ("Conversation",),
     "sage_core.errors": (
         "InputError",
         "MemoryExhaustedError",
