@@ -1,0 +1,96 @@
+"""Every family with every mixture of media: exact, and in the order of transformers' processors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sage_core
+from sage_core.errors import InputError
+from sage_core.pipeline import Pipeline
+from tests.core.saved_families import SAVED, VISION, clip, picture, save_pair
+
+MEDIA: dict[str, list[Any]] = {
+    "two pictures": [picture(), picture(16, 64, 1)],
+    "three pictures of one size": [picture(seed=i) for i in range(3)],
+    "two clips": [clip(), clip(3, 16, 32, 1)],
+    "a picture, then a clip": [picture(), clip()],
+    "a clip, then a picture": [clip(), picture()],
+    "all in turn": [clip(2), picture(), clip(5, 20, 20, 3), picture(24, 24, 4)],
+}
+POLICIES = ("sage", "static", "chain")
+NEW = 16
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> dict[str, Pipeline]:
+    return {}
+
+
+@pytest.fixture
+def pipeline(request: Any, pipelines: Any, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    name = request.param
+    if name not in pipelines:
+        pipelines[name] = sage_core.load(save_pair(tmp_path_factory.mktemp(name), name))
+    return pipelines[name]
+
+
+def reference(pipeline: Pipeline, inputs: dict[str, Any]) -> list[int]:
+    whole = pipeline._pair.target.generate(**inputs, do_sample=False, max_new_tokens=NEW)
+    return whole[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("media", MEDIA)
+@pytest.mark.parametrize("pipeline", VISION, indirect=True)
+def test_the_text_is_the_targets_own(pipeline: Pipeline, media: str) -> None:
+    items = MEDIA[media]
+    inputs = pipeline._pair.family.prepare(items, "What is this?")
+    policy = POLICIES[list(MEDIA).index(media) % len(POLICIES)]
+    result = pipeline.ask(items, "What is this?", policy=policy, max_new_tokens=NEW)
+    assert list(result.tokens) == reference(pipeline, inputs)
+    # Another order shows the model something else, or the test would show little.
+    if len({type(item) for item in items}) == 1:
+        turned = pipeline._pair.family.prepare(items[::-1], "What is this?")
+        assert not all(torch.equal(inputs[k], turned[k]) for k in inputs if inputs[k].ndim)
+
+
+@pytest.mark.parametrize("media", MEDIA)
+@pytest.mark.parametrize("pipeline", VISION, indirect=True)
+def test_media_stand_where_the_template_puts_them(pipeline: Pipeline, media: str) -> None:
+    """Runs of placeholders, picture by picture: as many as there are media, in their order."""
+    family, items = pipeline._pair.family, MEDIA[media]
+    ids = family.prepare(items, "What is this?")["input_ids"][0].tolist()
+    image = family.config.image_token_id
+    video = getattr(family.config, "video_token_id", None)
+    kinds = [i for i in ids if i in (image, video)]
+    order = [k for i, k in enumerate(kinds) if i == 0 or kinds[i - 1] != k]
+    wanted = [image if isinstance(item, sage_core.Picture) else video for item in items]
+    if video is None:  # LLaVA-1.5 sees a clip as its frames
+        wanted = [image]
+    elif family.config.model_type == "llava_onevision":  # its template has pictures first
+        wanted = sorted(wanted)
+    expected = [k for i, k in enumerate(wanted) if i == 0 or wanted[i - 1] != k]
+    assert order == expected
+
+
+@pytest.mark.parametrize("pipeline", SAVED, indirect=True)
+def test_a_question_alone(pipeline: Pipeline) -> None:
+    """No file: for models with eyes and without, with their templates and special tokens."""
+    family = pipeline._pair.family
+    inputs = family.prepare([], "What is a spandrel?")
+    for policy in ("sage", "autoregressive"):
+        result = pipeline.ask([], "What is a spandrel?", policy=policy, max_new_tokens=NEW)
+        assert list(result.tokens) == reference(pipeline, inputs)
+    assert result.files == ()
+    text = family.tokenizer.decode(inputs["input_ids"][0])
+    assert text.count("What is a spandrel?") == 1
+    bos = family.tokenizer.bos_token
+    assert bos is None or (text.startswith(bos) and text.count(bos) == 1)
+
+
+@pytest.mark.parametrize("pipeline", [n for n in SAVED if n not in VISION], indirect=True)
+def test_models_without_eyes_refuse_files(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match="see no pictures: choose a VLM"):
+        pipeline.ask([picture()], "What is this?")
