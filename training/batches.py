@@ -15,8 +15,9 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from sage_core.world.dialogue import captioned, conversations, random_scene
 from sage_core.world.render import PATCHES, draw, patch_targets, pixel_values, placed_at
 from sage_core.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
+from training.drills import drill
 from training.pair import tower_features
-from training.tokens import prefix_ids, talk_ids
+from training.tokens import drill_ids, prefix_ids, talk_ids
 from training.vision import picture_batch
 from training.witness import lessons
 
@@ -28,6 +29,7 @@ class BatchConfig:
     rows: int = 5
     length: int = 320
     short: float = 2.5  # weight of answers of fewer than 40 tokens
+    drills: int = 1  # conclusions without a picture
     extra: int = 4  # pictures for the tower and the projector alone
 
 
@@ -86,8 +88,10 @@ def make_batch(
         fill = start = len(prefix)
         ids[row, :fill], segments[row, :fill], positions[row, :fill] = prefix, 0, np.arange(fill)
         segment = 0
-        for talk in conversations(rng, scene, captioned(rng, scene), 24):
-            new, answer = talk_ids(tokenizer, talk)
+        offered = conversations(rng, scene, captioned(rng, scene), 24)
+        talks = [talk_ids(tokenizer, talk) for talk in offered]
+        talks[1:1] = [drill_ids(tokenizer, drill(rng)) for _ in range(config.drills)]
+        for new, answer in talks:
             end = fill + len(new)
             if end > config.length:
                 continue

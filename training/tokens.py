@@ -27,6 +27,7 @@ from sage_core.world.scenes import (
     Pair,
     Scene,
 )
+from training.drills import Drill
 from training.pair import SPECIAL
 
 HEAD = "<|im_start|>user "
@@ -88,6 +89,13 @@ def talk_ids(tokenizer: Tokenizer, talk: Conversation) -> tuple[list[int], list[
             ids += new
             said += [answer] * len(new)
     return ids, said
+
+
+def drill_ids(tokenizer: Tokenizer, item: Drill) -> tuple[list[int], list[bool]]:
+    """As `talk_ids`, with only the conclusion to be learnt."""
+    given = tokenizer.encode(f"\n{item.question}{ASSISTANT}{item.given}").ids
+    last = tokenizer.encode(f"{item.conclusion}<|im_end|>").ids
+    return given + last, [False] * len(given) + [True] * len(last)
 
 
 def prompt_ids(

@@ -32,7 +32,7 @@ class TargetConfig:
 
     minutes: float
     batch: BatchConfig = field(default_factory=BatchConfig)
-    rates: Rates = field(default_factory=lambda: Rates(1.3e-3, 1.0e-3))
+    rates: Rates = field(default_factory=lambda: Rates(0.8e-3, 0.6e-3))
     tower_scale: float = 0.1
     facts: float = 2.0
     patches: float = 0.1

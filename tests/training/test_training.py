@@ -15,6 +15,7 @@ from sage_core.world.scenes import Clip, Scene, random_clip, random_pair, random
 from training.batches import BatchConfig, block_mask, embed, make_batch, scene_kind
 from training.decode import Request, agreement, chain_lengths, greedy
 from training.distil import copy_start, draft_loss, lesson
+from training.drills import drill
 from training.optim import Optimizer, Rates
 from training.pair import (
     CHAT_TEMPLATE,
@@ -26,7 +27,14 @@ from training.pair import (
     tower_features,
     wrap_tokenizer,
 )
-from training.tokens import fact_weights, name_tokens, prompt_ids, train_tokenizer, visual_count
+from training.tokens import (
+    drill_ids,
+    fact_weights,
+    name_tokens,
+    prompt_ids,
+    train_tokenizer,
+    visual_count,
+)
 from training.train import Heads, TargetConfig, target_loss, to_device
 
 TINY = PairConfig(
@@ -106,6 +114,20 @@ def test_conversations_see_the_picture_and_themselves_only(tokenizer: Tokenizer)
     assert not bool(mask[last][segments == 1].any())
     starts = [int((segments == s).nonzero()[0]) for s in (1, 2)]
     assert batch.positions[0, starts[0]] == batch.positions[0, starts[1]]
+
+
+def test_drills_teach_the_conclusion_only(tokenizer: Tokenizer) -> None:
+    rng = np.random.default_rng(5)
+    kinds = set()
+    for _ in range(30):
+        item = drill(rng)
+        ids, said = drill_ids(tokenizer, item)
+        learnt = tokenizer.decode([i for i, s in zip(ids, said, strict=True) if s])
+        assert learnt == item.conclusion and item.question in tokenizer.decode(ids)
+        whole = tokenizer.encode(f"{item.given}{item.conclusion}<|im_end|>").ids
+        assert ids[-len(whole) :] == whole  # cut where the tokenizer cuts
+        kinds.add(item.conclusion.strip(" .").isdigit())
+    assert kinds == {True, False}
 
 
 def test_three_steps_of_target_and_draft(tokenizer: Tokenizer, tmp_path: Path) -> None:
