@@ -1,4 +1,4 @@
-"""Host memory while a checkpoint is loaded: ``python -m benchmarks.loading --output FILE.md``.
+"""Host memory while a checkpoint is loaded: ``python -m benchmarks.loading --output FILE``.
 
 A checkpoint of random weights is written, and a process of its own loads it and reports its peak.
 Weights are mapped from their file, so pages of the file count as resident until the system takes
@@ -12,9 +12,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.environment import as_markdown, describe, write
 
 MIB = 2**20
 
@@ -102,9 +104,18 @@ def measure(folder: Path, file: int, dtype: str) -> Peak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=7, help="34 million parameters each")
-    parser.add_argument("--output", type=Path, help="write the table here")
+    parser.add_argument("--output", help="write FILE.json and FILE.md")
     options = parser.parse_args()
+    environment = describe("benchmarks.loading")
+    peaks: list[dict[str, Any]] = []
     rows = [
+        "# Host memory while a checkpoint is loaded",
+        "",
+        *as_markdown(environment),
+        "",
+        "Above what the process held before. Weights are mapped from their file: its pages count",
+        "as resident until the system takes them back. A second copy would show in the last column.",
+        "",
         "| file | loaded as | file, MiB | weights, MiB | peak resident, MiB | of it own, MiB |",
         "|---|---|---|---|---|---|",
     ]
@@ -120,9 +131,8 @@ def main() -> None:
         rows.append(
             f"| {stored} | {loaded} | " + " | ".join(f"{n / MIB:.0f}" for n in counts) + " |"
         )
-        print(rows[-1], flush=True)
-    if options.output:
-        options.output.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        peaks.append({"stored": stored, "loaded": loaded, **asdict(peak)})
+    write(options.output, {"environment": environment, "peaks": peaks}, "\n".join(rows))
 
 
 if __name__ == "__main__":

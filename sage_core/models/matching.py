@@ -68,11 +68,14 @@ def check_same_tokenizer(target: Any, draft: Any) -> None:
 def check_same_placeholders(target: Any, draft: Any) -> None:
     """Refuse a pair to which a picture or clip stands under different ids in the prompt.
 
+    Ids that only one of the configurations names are not used by the family.
+
     Raises:
         ModelError: naming the first that differs.
     """
-    for key in sorted({*_ids(target), *_ids(draft)}):
-        mine, other = _ids(target).get(key), _ids(draft).get(key)
+    ours, theirs = _ids(target), _ids(draft)
+    for key in sorted(ours.keys() & theirs.keys()):
+        mine, other = ours[key], theirs[key]
         if mine != other:
             raise ModelError(
                 f"{key} is {mine} to the target and {other} to the draft: choose a draft of the "
@@ -86,7 +89,9 @@ def _ids(config: Any) -> dict[str, int]:
     return {
         key: value
         for key, value in vars(config).items()
-        if key.startswith(seen) and key.endswith(("_token_id", "_token_index"))
+        if key.startswith(seen)
+        and key.endswith(("_token_id", "_token_index"))
+        and value is not None
     }
 
 
@@ -111,7 +116,7 @@ def _check_known_tokens(target: Any, draft: Any, tokenizer: Any) -> None:
     if target.get_text_config(decoder=True).vocab_size <= most:
         return
     ids = [*tokenizer.get_vocab().values(), *_ids(target).values()]
-    beyond = min((index for index in ids if index is not None and index >= most), default=None)
+    beyond = min((index for index in ids if index >= most), default=None)
     if beyond is not None:
         raise ModelError(
             f"the draft has {most} tokens and cannot read token {beyond}, which prompts may "
