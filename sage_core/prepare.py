@@ -67,7 +67,7 @@ def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
         OptionError: transformers itself refuses the options.
     """
     options = dict(inputs)
-    _refuse_arguments(options)
+    _refuse_arguments(model, options)
     _take_stop_strings(model, options)
     given = options.get("generation_config")
     if given is None or not given.do_sample:
@@ -180,7 +180,7 @@ def _quiet_generation_warnings() -> Iterator[None]:
         utils.setLevel(levels[1])
 
 
-def _refuse_arguments(options: dict[str, Any]) -> None:
+def _refuse_arguments(model: Any, options: dict[str, Any]) -> None:
     names = (
         "assistant_model",
         "custom_generate",
@@ -193,6 +193,9 @@ def _refuse_arguments(options: dict[str, Any]) -> None:
         if options.get(name) is not None:
             raise UnsupportedError(f"{name} is not supported: leave it out")
     given = options.get("generation_config")
+    for source in (given, model.generation_config):
+        if getattr(source, "is_assistant", False) or options.get("is_assistant"):
+            raise UnsupportedError("generation option is_assistant is not supported: clear it")
     several = options.get("num_return_sequences") or getattr(given, "num_return_sequences", 1)
     if (several or 1) > 1:
         raise UnsupportedError("generation option num_return_sequences is not supported: one text")
@@ -205,11 +208,15 @@ def _refuse_config(config: Any) -> None:
         ("num_beams", (config.num_beams or 1) > 1, "beam search is not supported"),
         ("num_return_sequences", (config.num_return_sequences or 1) > 1, "one text a prompt"),
         ("guidance_scale", (config.guidance_scale or 1) != 1, "guidance needs a second prompt"),
-        ("penalty_alpha", bool(getattr(config, "penalty_alpha", None)), "contrastive search"),
-        ("dola_layers", bool(getattr(config, "dola_layers", None)), "DoLa reads inner layers"),
+        ("penalty_alpha", bool(_of(config, "penalty_alpha")), "contrastive search"),
+        ("dola_layers", bool(_of(config, "dola_layers")), "DoLa reads inner layers"),
         ("watermarking_config", bool(config.watermarking_config), "watermarks are not supported"),
         ("token_healing", bool(config.token_healing), "it rewrites the prompt"),
         ("prompt_lookup_num_tokens", bool(config.prompt_lookup_num_tokens), "use a policy"),
+        ("constraints", bool(_of(config, "constraints")), "constrained beam search"),
+        ("force_words_ids", bool(_of(config, "force_words_ids")), "constrained beam search"),
+        ("use_mtp", bool(_of(config, "use_mtp")), "use a policy"),
+        ("assistant_early_exit", bool(_of(config, "assistant_early_exit")), "use a policy"),
         ("prefill_chunk_size", bool(config.prefill_chunk_size), "the prompt is read in one pass"),
     ]
     for name, unwanted, reason in refusals:
@@ -221,6 +228,11 @@ def _refuse_config(config: Any) -> None:
         raise UnsupportedError(
             f"generation option {wanted[0]} is not supported: only ids come back"
         )
+
+
+def _of(config: Any, name: str) -> Any:
+    """A field that not every version of transformers has."""
+    return getattr(config, name, None)
 
 
 def _refuse_batch(input_ids: Tensor, kwargs: dict[str, Any]) -> None:
