@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ LARGEST_FILE = 256 * 2**20
 
 _STDERR = threading.Lock()
 """Held while file descriptor 2 points elsewhere."""
+_NATIVE = re.compile(rb"(?m)^\[(\d\d:\d\d:\d\d|[\w,]+ @ 0x[0-9a-f]+)\] .*\n?")
+"""A line of decord's, ``[12:00:00] video_reader.cc:7: ...``, or FFmpeg's, ``[mov @ 0x1f] ...``."""
+_MADE_UP = b"recovered from nearest frames"
 
 
 def is_exact(facts: Facts) -> bool:
@@ -48,13 +53,17 @@ def read(source: Path | bytes, facts: Facts, sampling: Sampling, name: str) -> C
 
     if facts.kind == "other" or any(t.edited or t.turn.mirrored for t in facts.tracks):
         raise UnreadableError("this kind of clip needs PyAV: pip install av", final=True)
-    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's own lines on descriptor 2
+    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's own lines
+    # Frames that it cannot decode decord replaces by others. It says so on descriptor 2 alone.
+    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "0.0")
     failures = (RuntimeError, decord.DECORDError, AssertionError, IndexError, StopIteration)
     reader: Any = None
+    said = bytearray()
     try:
         reader = _open(decord, source)
-        times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
-        height, width = _tight(reader[0]).shape[:2]
+        with _heard_stderr(said):
+            times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
+            height, width = _tight(reader[0]).shape[:2]
     except failures as error:
         raise UnreadableError(_reason(error), final=reader is not None) from error
     check_shape(width, height, name)
@@ -65,9 +74,13 @@ def read(source: Path | bytes, facts: Facts, sampling: Sampling, name: str) -> C
     try:
         if size != (width, height):
             reader = _open(decord, source, *size)
-        frames = list(_jumping(reader, chosen) if is_exact(facts) else _in_order(reader, chosen))
+        with _heard_stderr(said):
+            found = _jumping(reader, chosen) if is_exact(facts) else _in_order(reader, chosen)
+            frames = list(found)
     except failures as error:
         raise UnreadableError(_reason(error), final=True) from error
+    if _MADE_UP in said:
+        raise UnreadableError(DAMAGED, final=True)
     return Clip(np.stack(frames), starts[chosen], fps, duration, name)
 
 
@@ -77,7 +90,7 @@ def _open(decord: Any, source: Path | bytes, width: int = -1, height: int = -1) 
     if isinstance(opened, str) and not _is_utf8(opened):
         opened = io.BytesIO(Path(opened).read_bytes())
     threads = min(4, os.cpu_count() or 1)
-    with _silent_stderr():
+    with _heard_stderr(bytearray()):
         return decord.VideoReader(opened, width=width, height=height, num_threads=threads)
 
 
@@ -90,26 +103,28 @@ def _is_utf8(path: str) -> bool:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Point file descriptor 2 at nothing: decord's native code logs there, past `sys.stderr`.
+def _heard_stderr(said: bytearray) -> Iterator[None]:
+    """Collect in ``said`` what native code writes to file descriptor 2, past `sys.stderr`.
 
-    The descriptor belongs to the whole process, so this is held only while a file is opened, which
-    is when decord logs, and by one thread at a time.
+    The descriptor belongs to the whole process: one thread at a time, and what others write
+    meanwhile is passed on afterwards.
     """
-    with _STDERR:
+    with _STDERR, tempfile.TemporaryFile() as page:
         try:
             saved = os.dup(2)
-        except OSError:  # closed already: nothing to silence
+        except OSError:  # closed already: nobody listens
             yield
             return
-        nothing = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(nothing, 2)
+            os.dup2(page.fileno(), 2)
             yield
         finally:
             os.dup2(saved, 2)
+            page.seek(0)
+            said += page.read()
+            with suppress(OSError):
+                os.write(saved, _NATIVE.sub(b"", said))
             os.close(saved)
-            os.close(nothing)
 
 
 def _check_count(times: np.ndarray, facts: Facts) -> None:
