@@ -1,0 +1,139 @@
+"""Reading what the command names: pictures, clips, folders, MMSpec's format and a JSONL of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_core.bench.items import Files, Item, Problem
+from sage_core.errors import InputError
+from sage_core.media.sniff import HEAD, kind_of
+
+__all__ = ["MMSPEC", "read_data"]
+
+MMSPEC = "mmspec.jsonl"
+_ENDING = ".jsonl"
+
+
+def read_data(names: Sequence[str], prompt: str | None) -> tuple[list[Item], list[Problem]]:
+    """The items of all ``names`` in order, and what could not be used.
+
+    A name is a picture, a clip, a ``.jsonl`` file, or a folder: of MMSpec if ``mmspec.jsonl`` is
+    in it, of pictures and clips otherwise, at any depth. ``prompt`` is for those that bring none.
+
+    Raises:
+        InputError: a name that is not there, or a folder or list with nothing in it.
+    """
+    items: list[Item] = []
+    problems: list[Problem] = []
+    for name in names:
+        for found in _read(name, prompt):
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif any(found.id == other.id for other in items):
+                problems.append(Problem(found.id, "this id was there before: it is left out"))
+            else:
+                items.append(found)
+    return items, problems
+
+
+def _read(name: str, prompt: str | None) -> Iterator[Item | Problem]:
+    path = Path(name)
+    if path.is_dir() and (path / MMSPEC).is_file():
+        return _read_lines(path / MMSPEC, prompt)
+    if path.is_dir():
+        return _read_folder(path, prompt)
+    if path.suffix.lower() == _ENDING:
+        return _read_lines(path, prompt)
+    if not path.exists():
+        raise InputError(f"{name}: no such file: check the path")
+    return iter([Item(name, Files((name,)), (prompt,), "files")])
+
+
+def _read_folder(folder: Path, prompt: str | None) -> Iterator[Item]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_media(path))
+    if not files:
+        raise InputError(f"{folder}: there is no picture and no clip in this folder")
+    for path in files:
+        yield Item(str(path), Files((str(path),)), (prompt,), path.parent.name)
+
+
+def _is_media(path: Path) -> bool:
+    """Whether the content is that of a picture or a clip, whatever the name says."""
+    if path.name.startswith("."):
+        return False
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(HEAD)) in ("picture", "video")
+    except OSError:
+        return False
+
+
+def _read_lines(path: Path, prompt: str | None) -> Iterator[Item | Problem]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text: {error}") from error
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path}: there is nothing in this list")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _read_line(path, number, line, prompt)
+
+
+def _read_line(path: Path, number: int, line: str, prompt: str | None) -> Item | Problem:
+    where = f"{path}:{number}"
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        return Problem(where, f"is no JSON: {error}")
+    if not isinstance(data, dict):
+        return Problem(where, "is no JSON object")
+    try:
+        if "image" in data or "turns" in data:
+            return _mmspec(path.parent, number, data)
+        return _ours(path.parent, number, data, prompt)
+    except ValueError as error:
+        return Problem(where, str(error))
+
+
+def _mmspec(folder: Path, number: int, data: dict[str, Any]) -> Item:
+    """``{"id", "image", "turns": [...], "category", "topic"}``, images in ``images/``."""
+    images = _texts(data, "image", optional=True)
+    return Item(
+        id=str(data.get("id", number)),
+        source=Files(tuple(str(folder / "images" / image) for image in images)),
+        prompts=_texts(data, "turns"),
+        category=str(data.get("category", "")),
+    )
+
+
+def _ours(folder: Path, number: int, data: dict[str, Any], prompt: str | None) -> Item:
+    """``{"id", "file" or "files", "prompt", "category"}``, files beside the list."""
+    if "file" in data and "files" in data:
+        raise ValueError("file and files exclude each other: give one of them")
+    name = "files" if "files" in data else "file"
+    files = _texts(data, name)
+    own = data.get("prompt", prompt)
+    if own is not None and not isinstance(own, str):
+        raise ValueError(f"prompt must be a text, not {own!r}")
+    identity = data.get("id", f"{number}")
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        raise ValueError(f"id must be a text or a whole number, not {identity!r}")
+    paths = tuple(str(folder / file) for file in files)
+    return Item(str(identity), Files(paths), (own,), str(data.get("category", "")))
+
+
+def _texts(data: dict[str, Any], name: str, *, optional: bool = False) -> tuple[str, ...]:
+    """A field that holds a text or a list of texts."""
+    value = data.get(name)
+    if value is None and optional:
+        return ()
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"{name} must be a text or a list of texts, not {value!r}")
+    return tuple(values)

@@ -1,0 +1,155 @@
+"""How each method decodes: the engine under a policy, and transformers' `generate`."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from sage_core.bench.measure import Decoded, Input, Watch
+from sage_core.bench.records import Counts
+from sage_core.memory import peak_memory, reset_peak_memory
+from sage_core.models.loading import LoadedPair
+from sage_core.policies import Policy
+from sage_core.pruning import Pruning
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.stats import Stats
+from sage_core.steps import PhaseSeconds, Step
+
+__all__ = ["ByEngine", "ByTransformers"]
+
+
+class ByEngine:
+    """A policy of the engine."""
+
+    def __init__(self, name: str, pair: LoadedPair, policy: Policy, pruning: Pruning) -> None:
+        self.name = name
+        self._decoder = SpeculativeDecoder(pair.target, pair.draft, policy, pruning)
+
+    def decode(self, item: Input, watch: Watch) -> Decoded:
+        stream = self._decoder.stream(**item.inputs, **item.options)
+        next(stream)
+        watch.first(1)
+        for _ in stream:
+            pass
+        watch.end()
+        output = stream.output()
+        new = output.sequences[0, item.prompt_tokens :].tolist()
+        return Decoded(
+            tuple(new),
+            _phases(output.stats),
+            _counts(output.steps, output.stats),
+            output.stats.peak_memory,
+            output.steps,
+        )
+
+
+def _phases(stats: Stats) -> dict[str, float]:
+    return {field.name: getattr(stats.seconds, field.name) for field in fields(PhaseSeconds)}
+
+
+def _counts(steps: tuple[Step, ...], stats: Stats) -> Counts:
+    drafted = Counter(step.tree.depth for step in steps if not step.is_prefill)
+    return Counts(
+        stats.steps,
+        dict(stats.accepted_histogram),
+        dict(sorted(drafted.items())),
+        stats.nodes_verified,
+        stats.draft_passes,
+    )
+
+
+class ByTransformers:
+    """`generate`, plain or assisted.
+
+    Args:
+        name: of the method.
+        pair: the loaded models.
+        arguments: of `generate`, in addition to the item's.
+        draft: the assistant, if there is one.
+        settings: fields of the assistant's generation config, in place of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pair: LoadedPair,
+        arguments: Mapping[str, Any] | None = None,
+        draft: Any = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self._target = pair.target
+        self._arguments = dict(arguments or {})
+        self._draft = draft
+        self._settings = dict(settings or {})
+        self._drafts = draft is not None or bool(self._arguments)
+
+    def decode(self, item: Input, watch: Watch) -> Decoded:
+        reset_peak_memory(self._target.device)
+        commits = _Commits(watch)
+        arguments = {**self._arguments}
+        with _settings(self._draft, self._settings):
+            if self._draft is not None:
+                arguments["assistant_model"] = self._draft
+            ids = self._target.generate(
+                **item.inputs,
+                **{"do_sample": False, **item.options},
+                **arguments,
+                streamer=commits,
+            )
+        watch.end()
+        tokens = tuple(ids[0, item.prompt_tokens :].tolist())
+        counts = commits.counts() if self._drafts else None
+        return Decoded(tokens, counts=counts, peak_memory=peak_memory(self._target.device))
+
+
+class _Commits(BaseStreamer):
+    """Is told the prompt and then the tokens of each round; presses the watch at the first."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._prompt = True
+        self._sizes: list[int] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt:
+            self._prompt = False
+            return
+        self._sizes.append(int(value.numel()))
+        self._watch.first(self._sizes[0])
+
+    def end(self) -> None:
+        pass
+
+    def counts(self) -> Counts:
+        """Rounds after the first. Each commits the accepted tokens and one of the target's own.
+
+        A round that ends on an accepted end token counts it as the target's.
+        """
+        rounds = self._sizes[1:]
+        return Counts(len(rounds), dict(sorted(Counter(size - 1 for size in rounds).items())))
+
+
+@contextmanager
+def _settings(draft: Any, settings: Mapping[str, Any]) -> Iterator[None]:
+    """The assistant with a copy of its generation config, where `generate` reads its settings.
+
+    A copy even without settings: the heuristic schedule writes to it what it has learnt.
+    """
+    if draft is None:
+        yield
+        return
+    own = draft.generation_config
+    draft.generation_config = copy.deepcopy(own)
+    draft.generation_config.update(**settings)
+    try:
+        yield
+    finally:
+        draft.generation_config = own

@@ -1,0 +1,198 @@
+"""The loaded pair as a measurement uses it: inputs, methods, explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from sage_core.bench import calibration
+from sage_core.bench.calibration import FixedTree
+from sage_core.bench.decoders import ByEngine, ByTransformers
+from sage_core.bench.items import Request
+from sage_core.bench.measure import Input, Method, Watch
+from sage_core.bench.methods import (
+    Assisted,
+    AssistedBest,
+    BestStaticTree,
+    Lookup,
+    Spec,
+    parse,
+    spec,
+)
+from sage_core.bench.oracle import first_mismatch
+from sage_core.errors import OptionError, SageError
+from sage_core.media import Clip
+from sage_core.models.detokenize import Detokenizer
+from sage_core.models.families.base import Turn
+from sage_core.models.loading import LoadedPair
+from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
+from sage_core.policies import Policy
+
+__all__ = ["PairEngine"]
+
+
+class PairEngine:
+    """A loaded pair, and how texts are to be decoded.
+
+    ``options`` are those of the pipeline; their policy is not looked at.
+    """
+
+    def __init__(self, pair: LoadedPair, options: Options) -> None:
+        self._pair = pair
+        self._options = options
+        self.target_id = pair.target_id
+        self.draft_id = pair.draft_id
+        self.device = pair.device
+        self.dtype = pair.dtype
+        self._ends = _end_tokens(pair.target)
+
+    def prepare(self, request: Request) -> Input:
+        """Open the media, render the conversation, and put the tensors where they are needed."""
+        started = perf_counter()
+        family = self._pair.family
+        media = request.source.open(self._options.sampling(family.sampling))
+        prompt = request.prompt
+        if prompt is None:
+            clip = any(isinstance(one, Clip) for one in media)
+            prompt = VIDEO_PROMPT if clip else IMAGE_PROMPT
+        said = [*request.history, (prompt, None)]
+        for text, _ in said:
+            family.refuse_placeholders(text)
+        turns = [
+            Turn(media if index == 0 else (), text, answer)
+            for index, (text, answer) in enumerate(said)
+        ]
+        inputs = family.read(family.render(turns), media, family.look(media))
+        target = self._pair.target
+        inputs = {
+            name: cast(value, target).to(target.device)
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in inputs.items()
+        }
+        limit = self._options.max_new_tokens
+        settings = {**self._options.generation, "max_new_tokens": limit}
+        return Input(
+            request.id,
+            request.category,
+            inputs,
+            settings,
+            limit,
+            self._ends,
+            int(inputs["input_ids"].shape[1]),
+            perf_counter() - started,
+        )
+
+    def method(self, name: str, setting: Mapping[str, Any] | None = None) -> Method:
+        """The method of a spec; ``setting`` is what `calibrate` chose for it.
+
+        Raises:
+            OptionError: unknown, or it needs a draft and there is none.
+        """
+        wanted = parse(name)
+        pair = self._pair
+        if wanted.drafts and pair.draft is None:
+            raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
+        if isinstance(wanted, Policy):
+            return ByEngine(name, pair, wanted, self._options.pruning())
+        if isinstance(wanted, BestStaticTree):
+            paths = tuple(tuple(path) for path in (setting or {})["tree"])
+            return ByEngine(name, pair, FixedTree(paths), self._options.pruning())
+        if isinstance(wanted, AssistedBest):
+            wanted = parse((setting or {})["setting"])
+        if isinstance(wanted, Assisted):
+            return ByTransformers(name, pair, draft=pair.draft, settings=wanted.settings())
+        if isinstance(wanted, Lookup):
+            arguments = {
+                "prompt_lookup_num_tokens": wanted.tokens,
+                "max_matching_ngram_size": wanted.ngram,
+            }
+            return ByTransformers(name, pair, arguments)
+        return ByTransformers(name, pair)
+
+    def calibrate(self, method: Spec, items: Sequence[Input]) -> dict[str, Any]:
+        """What a method that calibrates chooses on ``items``, as plain data.
+
+        Raises:
+            SageError: the items say nothing, for instance because their texts are too short.
+        """
+        if isinstance(method, AssistedBest):
+            return self._best_assisted(items)
+        if isinstance(method, BestStaticTree):
+            return self._best_static(method.nodes, items)
+        raise ValueError(f"{spec(method)} chooses nothing")
+
+    def _best_assisted(self, items: Sequence[Input]) -> dict[str, Any]:
+        methods = [
+            ByTransformers(name, self._pair, draft=self._pair.draft, settings=setting.settings())
+            for name, setting in calibration.grid()
+        ]
+        best, rates = calibration.fastest(methods, items, self._watch)
+        return {"setting": best.name, "tokens_per_second": rates}
+
+    def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
+        probe = self._tree("probe", calibration.PROBE)
+        steps = [step for item in items for step in probe.decode(item, self._watch()).steps]
+        accepted = calibration.acceptance(steps)
+        if not accepted:
+            raise SageError("the calibration items' texts are too short to say what is accepted")
+        trees = {
+            f"depth {depth}": calibration.best_tree(accepted, nodes, depth)
+            for depth in calibration.DEPTHS
+        }
+        # Each with all its nodes. Where no deeper level is worth one, two limits give one tree.
+        different = {paths: name for name, paths in reversed(trees.items()) if len(paths) == nodes}
+        methods = [self._tree(name, paths) for paths, name in different.items()]
+        best, rates = calibration.fastest(methods, items, self._watch)
+        return {
+            "tree": [list(path) for path in trees[best.name]],
+            "depth": max(len(path) for path in trees[best.name]),
+            "tokens_per_second": rates,
+            "acceptance": calibration.plain(accepted),
+        }
+
+    def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:
+        return ByEngine(name, self._pair, FixedTree(paths), self._options.pruning())
+
+    def _watch(self) -> Watch:
+        return Watch(wait=self.wait)
+
+    def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
+        """(position, expected id, other id, margin, near tie) of the first difference."""
+        prompt = item.inputs["input_ids"]
+
+        def whole(tokens: Sequence[int]) -> torch.Tensor:
+            new = torch.tensor([list(tokens)], dtype=prompt.dtype, device=prompt.device)
+            return torch.cat([prompt, new], dim=1)
+
+        inputs, options = dict(item.inputs), dict(item.options)
+        found = first_mismatch(self._pair.target, inputs, whole(expected), whole(got), **options)
+        if found is None:
+            raise ValueError("the texts are equal")
+        return found.position, found.expected, found.got, found.margin, found.near_tie
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Ids as text, without special tokens."""
+        detokenizer = Detokenizer(self._pair.family.tokenizer)
+        detokenizer.push(tuple(tokens))
+        detokenizer.finish()
+        return detokenizer.text
+
+    def words(self) -> Callable[[int], str]:
+        """One token as text, for drawing trees."""
+        return Detokenizer(self._pair.family.tokenizer).token_text
+
+    def wait(self) -> None:
+        """Block until the device has finished."""
+        if self._pair.target.device.type == "cuda":
+            torch.cuda.synchronize(self._pair.target.device)
+
+
+def _end_tokens(target: Any) -> frozenset[int]:
+    ends = target.generation_config.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)

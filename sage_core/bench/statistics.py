@@ -1,0 +1,60 @@
+"""Medians over items, ratios of paired medians, and bootstrap intervals of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["LEVEL", "RESAMPLES", "interval", "median", "paired_interval", "paired_ratio"]
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+def median(values: Sequence[float]) -> float | None:
+    """The median; None of nothing."""
+    return float(np.median(values)) if len(values) else None
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """The median of ``ours`` over the median of ``theirs``: a ratio of paired medians.
+
+    Both hold one value an item, the same items in the same order. It is the ratio of two typical
+    speeds, which a mean of ratios is not: there, one item of few tokens can outweigh the rest.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} values cannot be paired with {len(theirs)}")
+    return float(np.median(ours) / np.median(theirs)) if len(ours) else None
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of the median over items, `LEVEL` of it."""
+    if not len(values):
+        return None
+    drawn = np.asarray(values)[_resamples(len(values), seed)]
+    return _percentiles(np.median(drawn, axis=1))
+
+
+def paired_interval(
+    ours: Sequence[float], theirs: Sequence[float], seed: int = 0
+) -> tuple[float, float] | None:
+    """The same of `paired_ratio`: items are drawn with both their values, so that pairs stay."""
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} values cannot be paired with {len(theirs)}")
+    if not len(ours):
+        return None
+    drawn = _resamples(len(ours), seed)
+    above = np.median(np.asarray(ours)[drawn], axis=1)
+    return _percentiles(above / np.median(np.asarray(theirs)[drawn], axis=1))
+
+
+def _resamples(items: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, items) int: which items each resample drew, with replacement."""
+    return np.random.default_rng(seed).integers(0, items, (RESAMPLES, items))
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    rest = 50 * (1 - LEVEL)
+    low, high = np.percentile(values, (rest, 100 - rest))
+    return float(low), float(high)
