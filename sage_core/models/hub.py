@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.errors import ModelError
-from sage_core.models.catalog import check_weights, is_complete, weight_bytes, weight_files
+from sage_core.models.catalog import (
+    check_weights,
+    is_complete,
+    read_config,
+    weight_bytes,
+    weight_files,
+)
 from sage_core.models.progress import Progress, gib
 from sage_core.models.quiet import quiet
 
@@ -88,7 +94,7 @@ def find(
             f"{name}: no such folder, and not a hub id either (owner/name): check the name"
         )
     folder = cached_folder(repo, revision)
-    if folder is not None and is_complete(folder):
+    if folder is not None and is_complete(folder) and not (code and _lacks_code(folder)):
         return Checkpoint(repo, folder, bytes=weight_bytes(folder))
     return _fetch_small_files(repo, revision, (*SMALL_FILES, *(CODE_FILES if code else ())))
 
@@ -127,6 +133,11 @@ def cached_folder(repo: str, revision: str | None = None) -> Path | None:
     except (OSError, ValueError):
         return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _lacks_code(folder: Path) -> bool:
+    """True if a checkpoint runs on modules of its own that were not fetched with it."""
+    return "auto_map" in read_config(folder) and not any(folder.glob("*.py"))
 
 
 def is_cached(repo: str) -> bool:

@@ -44,17 +44,19 @@ def load_weights(
         method: how to quantize it while loading.
         budgets: bytes of weights that each of several GPUs may hold.
         code: whether the checkpoint's own code may run.
-        size: what `sizes.measure` found, for progress in bytes.
+        size: what `sizes.measure` found, for progress in bytes and the checkpoint's own dtype.
         progress: called as the weights are read.
 
     Raises:
         ModelError: damaged, incomplete, or of a kind that cannot be loaded.
         MemoryExhaustedError: it does not fit.
     """
+    own = size.own_dtype if size is not None else "bfloat16"
+    computed = own if dtype == "checkpoint" else dtype
     options: dict[str, Any] = {
         "device_map": {"": device} if budgets is None else "sequential",
         "max_memory": None if budgets is None else dict(budgets),
-        "quantization_config": None if method is None else config_for(method, _computed(dtype)),
+        "quantization_config": None if method is None else config_for(method, computed),
     }
     with memory_errors(f"while loading {name}", MEMORY_ADVICE):
         try:
@@ -83,10 +85,6 @@ def load_weights(
             "of the model"
         )
     return model.eval()
-
-
-def _computed(dtype: str) -> str:
-    return "bfloat16" if dtype == "checkpoint" else dtype
 
 
 @contextmanager
