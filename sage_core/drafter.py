@@ -110,6 +110,11 @@ class ModelDrafter:
         """Whether the draft has read a prompt."""
         return self._runner.committed > 0
 
+    @property
+    def length(self) -> int:
+        """Tokens of the text that are in the cache or will be read next; pruned ones left out."""
+        return self._runner.committed + len(self._pending)
+
     def follow(self, lost: int, new: Sequence[int]) -> None:
         """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
 

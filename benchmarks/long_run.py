@@ -1,0 +1,123 @@
+"""Long texts on tiny models of every family: exact, and nothing drifts.
+
+    python -m benchmarks.long_run --output benchmarks/results/long-run
+
+Each family writes 1,024 tokens about a picture and a clip (or what it takes) with the default
+policy. The text is compared with `generate`'s. At the end the caches must hold as many tokens as
+the text has, in the buffer that was reserved at the start, and the logits of one more pass over
+them are compared with those of transformers' own forward over the whole text at once: positions
+or slots that had drifted would show there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.environment import as_markdown, describe, write
+from sage_core.bench.oracle import first_mismatch, reference
+from sage_core.memory import peak_memory
+from sage_core.prepare import prepare
+from sage_core.reading import Reading
+from sage_core.runner import Runner
+from sage_core.speculative import SpeculativeDecoder
+from tests.tiny import FAMILIES, build_pair, make_inputs
+
+
+def run(family: str, new: int, policy: str) -> dict[str, Any]:
+    """One family's text of ``new`` tokens, as plain data."""
+    target, draft = build_pair(family)
+    kind = FAMILIES[family].kinds[-1]
+    inputs = make_inputs(target, family, kind, length=20)
+    reading = Reading()
+    stream = SpeculativeDecoder(target, draft, policy).stream(
+        reading=reading, **inputs, max_new_tokens=new
+    )
+    memory, buffer = 0, None
+    for step in stream:
+        if step.is_prefill:
+            memory = peak_memory(torch.device("cpu"))
+            buffer = _buffer(reading.runner(target, draft))
+    grown = peak_memory(torch.device("cpu")) - memory
+    ids = stream.output().sequences
+    runner = reading.runner(target, draft)
+    expected = reference(target, inputs, max_new_tokens=new)
+    mismatch = first_mismatch(target, inputs, expected, ids, max_new_tokens=new)
+    assert reading.drafter is not None
+    if runner.committed == ids.shape[1]:  # the text ended on an accepted path
+        runner.forget(1)
+    return {
+        "family": family,
+        "media": kind,
+        "prompt_tokens": stream.stats().prompt_tokens,
+        "new_tokens": stream.stats().new_tokens,
+        "distinct_tokens": len(set(ids[0].tolist())),
+        "mean_accepted": stream.stats().mean_accepted,
+        "difference": None if mismatch is None else str(mismatch),
+        "cache_is_the_text": runner.committed + 1 == ids.shape[1] == reading.drafter.length,
+        "buffer_stayed": _buffer(runner) == buffer,
+        "logit_drift": drift(target, runner, inputs, ids),
+        "memory_grown": grown,
+    }
+
+
+def _buffer(runner: Runner) -> tuple[int, ...]:
+    """Where the cache's first layer lies, and its capacity."""
+    keys = runner.cache.layers[0].keys
+    return keys.untyped_storage().data_ptr(), keys.untyped_storage().nbytes()
+
+
+def drift(target: Any, runner: Runner, inputs: dict[str, Any], ids: torch.Tensor) -> float:
+    """Greatest difference of the next token's logits from those of one forward over it all."""
+    mine, _ = runner.forward([int(ids[0, -1])], [0], np.ones((1, 1), dtype=bool))
+    whole = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in inputs:
+        types = torch.zeros_like(ids, dtype=torch.int32)
+        types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
+        whole["mm_token_type_ids"] = types
+    theirs = Runner(target).prefill(prepare(target, whole), 0)
+    return float((mine - theirs).abs().max())
+
+
+def report(rows: list[dict[str, Any]], environment: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Long texts",
+        "",
+        "Tiny random models, float32. Exact: the ids of `generate`. Cache: those of both models "
+        "hold the text, in the buffer reserved at the start. Drift: greatest difference of the logits "
+        "behind the text from those of one forward over all of it. Memory: peak of the process "
+        "after the prefill.",
+        "",
+        *as_markdown(environment),
+        "",
+        "| family | media | prompt | new tokens | distinct | τ | exact | cache | drift | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cache = "yes" if row["cache_is_the_text"] and row["buffer_stayed"] else "NO"
+        lines.append(
+            f"| {row['family']} | {row['media']} | {row['prompt_tokens']} | {row['new_tokens']} "
+            f"| {row['distinct_tokens']} | {row['mean_accepted']:.2f} "
+            f"| {row['difference'] or 'yes'} | {cache} | {row['logit_drift']:.1e} "
+            f"| +{row['memory_grown'] / 2**20:.0f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--new-tokens", type=int, default=1024)
+    parser.add_argument("--policy", default="sage")
+    parser.add_argument("--output", help="write OUTPUT.json and OUTPUT.md")
+    options = parser.parse_args()
+    rows = [run(family, options.new_tokens, options.policy) for family in FAMILIES]
+    environment = describe("benchmarks.long_run")
+    write(options.output, {"environment": environment, "runs": rows}, report(rows, environment))
+
+
+if __name__ == "__main__":
+    main()
