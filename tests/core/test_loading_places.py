@@ -12,7 +12,7 @@ from sage_core.models import devices
 from sage_core.models.devices import Device
 from sage_core.models.placement import PairSize, Placement, place
 from sage_core.models.quantization import METHODS
-from sage_core.models.sizes import Size, measure
+from sage_core.models.sizes import Size, auto_class, measure
 
 GIB = 2**30
 BY_NAME = {method.name: method for method in METHODS}
@@ -243,6 +243,25 @@ def test_a_spread_target_leaves_room_for_caches_and_the_draft() -> None:
         rest = share + (draft.total if index == 0 else 0) + 1 * GIB
         assert budget == found[index + 1].free - rest
     assert sum(placement.budgets.values()) > target.weights
+
+
+@pytest.mark.parametrize("gpus", [(9, 9, 9), (12, 6, 8), (8, 8, 8, 8)], ids=str)
+def test_the_budgets_of_a_spread_target_hold_all_of_its_layers(gpus: tuple[float, ...]) -> None:
+    """accelerate, which spreads the layers, finds room for each without the CPU or the disk."""
+    import torch
+    from accelerate import infer_auto_device_map
+
+    config = qwen2_5_vl_7b()
+    pair = PairSize(measure("target", config), measure("draft", llava_onevision_half_b()))
+    placement = place(pair, machine(*gpus, host=1))
+    assert placement.budgets is not None
+    with torch.device("meta"):
+        model = auto_class(config).from_config(config, dtype=torch.bfloat16)
+    spread = infer_auto_device_map(
+        model, dict(placement.budgets), no_split_module_classes=list(model._no_split_modules)
+    )
+    assert set(spread.values()) <= set(placement.budgets)
+    assert len(set(spread.values())) > 1
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
