@@ -2,6 +2,7 @@
 
 python -m benchmarks.media --output benchmarks/results/media         a minute or two
 python -m benchmarks.media --no-long                                 without the hour-long files
+python -m benchmarks.media --docs docs/media.md                      the tables in the manual, too
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.core.video_files import (
 READERS = {"decord": with_decord.read, "PyAV": with_pyav.read}
 SAMPLINGS: tuple[dict[str, Any], ...] = ({}, {"frames": 99}, {"frames": 2}, {"fps": 3.0})
 HOUR = 3600
+BEGIN, END = "<!-- tables of benchmarks.media -->", "<!-- end of tables -->"
 
 
 def read_by(reader: str, path: Path, video: Video) -> dict[str, Any]:
@@ -206,9 +208,14 @@ def try_hours(folder: Path) -> list[dict[str, Any]]:
 
 
 def as_markdown(data: dict[str, Any]) -> str:
-    lines = ["# Which files are read", "", *environment.as_markdown(data["environment"]), ""]
+    lines = ["# Which files are read", "", *environment.as_markdown(data["environment"])]
     lines += [f"- decord {data['decord']}, PyAV {data['PyAV']}", ""]
-    lines += ["| file | codec | pixels | | tried first | decord | PyAV | apart | smaller |"]
+    return "\n".join([*lines, *tables(data)])
+
+
+def tables(data: dict[str, Any]) -> list[str]:
+    """The three tables, as lines of Markdown."""
+    lines = ["| file | codec | pixels | | tried first | decord | PyAV | apart | smaller |"]
     lines += ["|---|---|---|---|---|---|---|--:|--:|"]
     for row in data["kinds"]:
         apart = row.get("apart")
@@ -236,13 +243,22 @@ def as_markdown(data: dict[str, Any]) -> str:
                 f"| {row['file']} | {row['MB']:.0f} | {row['note']} | {row['seconds']:.1f} "
                 f"| {memory:.0f} | {row['MB read']:.1f} |"
             ]
-    return "\n".join(lines)
+    return lines
+
+
+def write_docs(path: Path, data: dict[str, Any]) -> None:
+    """Put the tables between their marks in a page of the manual."""
+    text = path.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    path.write_text("\n".join([before + BEGIN, *tables(data), END]) + after, encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-long", action="store_true", help="without the hour-long files")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
+    parser.add_argument("--docs", help="a page whose tables are replaced")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -260,6 +276,8 @@ def main() -> None:
         "hours": hours,
     }
     environment.write(given.output, data, as_markdown(data))
+    if given.docs:
+        write_docs(Path(given.docs), data)
 
 
 if __name__ == "__main__":
