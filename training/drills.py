@@ -40,5 +40,8 @@ def drill(rng: np.random.Generator) -> Drill:
         for _ in range(20):
             item = ask(rng, scene)
             if item.kind == kind and mark in item.answer:
-                given, _, last = item.answer.rpartition(" ")
-                return Drill(item.question, given, " " + last)
+                given, found, last = item.answer.partition(" That is")
+                if not found:
+                    given, found, last = item.answer.rpartition(" ")
+                    return Drill(item.question, given, found + last)
+                return Drill(item.question, given + found, last)

@@ -34,7 +34,7 @@ def _count(rng: Rng, things: list[Thing]) -> Answered:
         rng, f"How many {asked} are there?", f"How many {asked} can you see?", f"Count the {asked}."
     )
     answer = number(rng, len(chosen), noun)
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         question += " " + choose(rng, EXPLAIN)
         named = (
             listing([f"the {plain(t)} in the {place(rng, t.cell)}" for t in chosen])
@@ -98,7 +98,12 @@ def _yes_no(rng: Rng, things: list[Thing]) -> Answered:
     question = one_of(rng, f"Is there {article(name)}?", f"Can you see {article(name)}?")
     key = "yes" if found else "no"
     answer = upper(key) + "."
-    if rng.random() < 0.6:
+    style = rng.random()
+    if style < 0.5:
+        question += " " + choose(rng, EXPLAIN)
+        alike = [f"the {plain(t)} in the {place(rng, t.cell)}" for t in things if t.color == color]
+        answer = f"I see {listing(alike) if alike else f'no {color} shape'}, so {key}."
+    elif style < 0.8:
         if found:
             answer = f"Yes, there is {article(name)} in the {place(rng, found[0].cell)}."
         else:
@@ -118,12 +123,12 @@ def _relation(rng: Rng, things: list[Thing]) -> Answered:
     words = ("left of", "right of") if columns else ("above", "below")
     asked = int(rng.integers(2))
     true = (a < b) == (asked == 0)
-    answer = "Yes." if true else "No."
     question = f"Is the {plain(one)} {words[asked]} the {plain(two)}?"
-    if rng.random() < 0.75:
+    if rng.random() < 0.5:
         question += " " + choose(rng, EXPLAIN)
-        where = [f"the {plain(t)} is in the {place(rng, t.cell)}" for t in (one, two)]
-        answer = f"{upper(where[0])} and {where[1]}, so {'yes' if true else 'no'}."
+    where = [f"the {plain(t)} is in the {place(rng, t.cell)}" for t in (one, two)]
+    found = f"{upper(where[0])} and {where[1]}. That is {words[int(a > b)]} it"
+    answer = f"{found}, so {'yes' if true else 'no'}."
     return Answered(question, answer, "relation", "yes" if true else "no")
 
 
