@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from sage_cli import version
 from sage_cli.commands.ask import ask
+from sage_cli.commands.bench import bench
 from sage_cli.commands.caption import caption
 from sage_cli.commands.chat import chat
 from sage_cli.commands.doctor import doctor
@@ -64,7 +65,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, ask, chat, models, doctor):
+for command in (caption, ask, chat, bench, models, doctor):
     app.command()(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from sage_cli.render.live import Watched
 from sage_core.errors import OptionError
 from sage_core.steps import Step
 
-__all__ = ["SUFFIXES", "SavedView", "check_view_path"]
+__all__ = ["DATA", "SUFFIXES", "SavedView", "check_view_path", "page", "step_data"]
 
 SUFFIXES = (".svg", ".html")
 _WIDTH = 110  # columns of the SVG
 _ROWS = 64 + 24  # enough for the largest tree that the paper's settings allow, and the text
-_DATA = "/*DATA*/null"
+DATA = "/*DATA*/null"
+"""Where the page's data go."""
 
 
 def check_view_path(path: Path) -> None:
@@ -100,15 +102,25 @@ class SavedView:
             "title": self._history.title,
             "policy": self._history.policy,
             "models": models,
-            "steps": [_step_data(step, text, token) for step, text in self._steps],
+            "steps": [step_data(step, text, token) for step, text in self._steps],
         }
-        # "<" is escaped so that no token can end the script it stands in.
-        inline = json.dumps(data).replace("<", "\\u003c")
-        template = files("sage_cli.render").joinpath("page.html").read_text("utf-8")
-        return template.replace(_DATA, inline)
+        return page(data)
 
 
-def _step_data(step: Step, text: str, token: Any) -> dict[str, Any]:
+def page(data: dict[str, Any] | None) -> str:
+    """The page that steps through a run: ``title``, ``policy``, ``models`` and ``steps``.
+
+    None gives the page before its data, which then stand in place of `DATA`.
+    """
+    template = files("sage_cli.render").joinpath("page.html").read_text("utf-8")
+    if data is None:
+        return template
+    # "<" is escaped so that no token can end the script it stands in.
+    return template.replace(DATA, json.dumps(data).replace("<", "\\u003c"))
+
+
+def step_data(step: Step, text: str, token: Callable[[int], str]) -> dict[str, Any]:
+    """One step as the page has it: the ``text`` so far, and tokens as ``token`` writes them."""
     root = step.root if not step.is_prefill else -1
     return {
         "index": step.index,

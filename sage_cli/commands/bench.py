@@ -1,0 +1,38 @@
+"""``sage bench``: which method is fastest on this pair, this machine and this data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from sage_cli.bench_options import BenchOptions, ModelOptions, as_run_options
+from sage_cli.options import PROMPT, takes_options
+
+__all__ = ["bench"]
+
+
+@takes_options(ModelOptions, "models")
+@takes_options(BenchOptions)
+def bench(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA",
+            help="Pictures, clips, folders of them, MMSpec folders, or lists in JSONL; or 'diff A "
+            "B' to compare the results of two runs.",
+            show_default="60 rendered scenes and clips",
+        ),
+    ] = None,
+    prompt: Annotated[str | None, PROMPT] = None,
+    *,
+    options: BenchOptions,
+    models: Any = None,
+) -> int:
+    """Measure which method decodes fastest, all in one run on the same models and inputs."""
+    from sage_cli.bench_job import diff, run
+
+    names = data or []
+    if names and names[0] == "diff":
+        return int(diff(names[1:], as_json=options.json))
+    return int(run(names, prompt, options, as_run_options(models)))

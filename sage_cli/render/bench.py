@@ -1,0 +1,232 @@
+"""A benchmark's results as a table, as CSV and as files; and what changed between two of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_cli.console import display_name, is_terminal
+from sage_cli.outputs import write_atomically
+from sage_cli.render.jsonout import dump
+from sage_cli.render.tables import print_json
+from sage_cli.render.tables import print_table as plain_table
+
+__all__ = [
+    "cells",
+    "notes",
+    "print_csv",
+    "print_diff",
+    "print_report",
+    "print_table",
+    "write_files",
+]
+
+TITLES = (
+    "method",
+    "tokens/s",
+    "95%",
+    "speed-up",
+    "95%",
+    "worst",
+    "slower",
+    "τ",
+    "nodes",
+    "drafts",
+    "exact",
+)
+"""Of the table: tokens/s and speed-up each with its interval; nodes and draft passes a step."""
+
+_CSV = (
+    "name",
+    "items",
+    "timed_items",
+    "exact",
+    "compared",
+    "failed",
+    "new_tokens",
+    "tokens_per_second",
+    "speedup",
+    "median_item_speedup",
+    "end_to_end_speedup",
+    "slower_items",
+    "worst_item",
+    "worst_item_speedup",
+    "steps",
+    "mean_accepted",
+    "nodes_per_step",
+    "draft_passes_per_step",
+    "peak_memory",
+)
+_SHOWN = 8  # differences and failures named below the table; all are in the JSON
+
+
+def cells(method: Mapping[str, Any]) -> list[str]:
+    """One row of the table, in the order of `TITLES`."""
+    slower = method["slower_items"]
+    return [
+        method["name"],
+        _number(method["tokens_per_second"], 1),
+        _range(method["tokens_per_second_interval"], 0),
+        _number(method["speedup"], 2),
+        _range(method["speedup_interval"], 2),
+        _number(method["worst_item_speedup"], 2),
+        "–" if slower is None else f"{100 * slower:.0f}%",
+        _number(method["mean_accepted"], 2),
+        _number(method["nodes_per_step"], 1),
+        _number(method["draft_passes_per_step"], 1),
+        f"{method['exact']}/{method['compared']}",
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _range(interval: Sequence[float] | None, digits: int) -> str:
+    return "–" if interval is None else f"{interval[0]:.{digits}f}–{interval[1]:.{digits}f}"
+
+
+def notes(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader must know to read the table, then what failed and what differs."""
+    models = report["models"]
+    pair = models["target"] + (f" with {models['draft']}" if models["draft"] else "")
+    settings = report["settings"]
+    most = max((m["timed_items"] for m in report["methods"]), default=0)
+    yield (
+        f"{pair}, {report['device']}, {report['dtype']}; {len(report['items'])} items, "
+        f"{most} of at least {settings['least']} tokens timed, {settings['repeats']} repeats"
+    )
+    yield (
+        f"speed-up: median tokens/s over that of {report['reference']}, same items; worst: the "
+        "item with the least of its own; slower: share of items below 1; intervals: 95%, items "
+        "resampled"
+    )
+    yield (
+        f"exact: texts equal to {report['reference']}'s id by id; nodes and draft passes a step; "
+        "decoding only, prompts and media left out"
+    )
+    yield from _failures(report)
+    for method in report["methods"]:
+        yield from _differences(method)
+
+
+def _failures(report: Mapping[str, Any]) -> Iterator[str]:
+    failures = report["failures"]
+    for failure in failures[:_SHOWN]:
+        by = f"{failure['method']}, " if failure["method"] else ""
+        yield f"failed: {by}{display_name(failure['item'])}: {failure['message']}"
+    if len(failures) > _SHOWN:
+        yield f"failed: {len(failures) - _SHOWN} more"
+
+
+def _differences(method: Mapping[str, Any]) -> Iterator[str]:
+    differences = method["differences"]
+    for found in differences[:_SHOWN]:
+        margin = found["margin"]
+        if margin is None:
+            why = "one text had ended" if None in (found["expected"], found["got"]) else "no margin"
+        else:
+            why = f"margin {margin:.2g}" + (", a near tie" if found["near_tie"] else "")
+        where = f"{display_name(found['item'])} from token {found['position']}"
+        yield f"not exact: {method['name']}, {where} ({why})"
+    if len(differences) > _SHOWN:
+        yield f"not exact: {method['name']}, {len(differences) - _SHOWN} more"
+
+
+def print_table(report: Mapping[str, Any]) -> None:
+    """The table and its notes on standard output; intervals only where there is room for them."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = is_terminal(sys.stdout)
+    console = Console(file=sys.stdout, highlight=False, width=None if terminal else 10_000)
+    wide = console.width >= 118
+    kept = [i for i, title in enumerate(TITLES) if wide or title != "95%"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i in kept:
+        table.add_column(TITLES[i], justify="left" if i == 0 else "right", overflow="fold")
+    for method in report["methods"]:
+        row = cells(method)
+        style = "bold" if method["name"].partition(":")[0] == "sage" else ""
+        table.add_row(*(Text(row[i]) for i in kept), style=style)
+    console.print(table)
+    for note in notes(report):
+        console.print(Text(note), soft_wrap=not terminal)
+    sys.stdout.flush()
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The whole report as JSON."""
+    print_json(report)
+
+
+def print_csv(report: Mapping[str, Any]) -> None:
+    """One line a method."""
+    sys.stdout.write(as_csv(report))
+    sys.stdout.flush()
+
+
+def as_csv(report: Mapping[str, Any]) -> str:
+    """The methods as CSV; phases in columns ``seconds_PHASE``, intervals as their two ends."""
+    phases = list(dict.fromkeys(p for m in report["methods"] for p in m["seconds"]))
+    ends = ("tokens_per_second_interval", "speedup_interval")
+    names = [*_CSV, *(f"{end}_{side}" for end in ends for side in ("low", "high"))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, *(f"seconds_{phase}" for phase in phases)])
+    for method in report["methods"]:
+        row = [method[name] for name in _CSV]
+        for end in ends:
+            row += method[end] or (None, None)
+        writer.writerow([*row, *(method["seconds"].get(phase) for phase in phases)])
+    return text.getvalue()
+
+
+def write_files(folder: Path, report: Mapping[str, Any]) -> None:
+    """``results.json``, ``results.csv``, ``environment.json`` and ``command.txt``."""
+    write_atomically(folder / "results.json", dump(report, indent=1) + "\n")
+    write_atomically(folder / "results.csv", as_csv(report))
+    environment = json.dumps(report["environment"], indent=1, ensure_ascii=False)
+    write_atomically(folder / "environment.json", environment + "\n")
+    write_atomically(folder / "command.txt", report["environment"]["command"] + "\n")
+
+
+def print_diff(found: Mapping[str, Any], names: Sequence[str]) -> None:
+    """What changed between two runs, as a table."""
+    rows = []
+    for change in found["changes"]:
+        low, high = change["interval"]
+        verdict = "as before"
+        if change["changed"]:
+            verdict = "more" if change["ratio"] > 1 else "less"
+        rows.append(
+            [
+                change["method"],
+                change["figure"].replace("_", " "),
+                f"{change['before']:.2f}",
+                f"{change['after']:.2f}",
+                f"{change['ratio']:.3f}",
+                f"{low:.3f}–{high:.3f}",
+                verdict,
+            ]
+        )
+    titles = ("method", "figure", "before", "after", "ratio", "95%", "")
+    plain_table(titles, rows, empty="the runs have no figure in common")
+    lines = [
+        f"before: {names[0]}, after: {names[1]}; {found['items']} items in both, paired by id",
+        "more and less: the interval of the ratio leaves out 1. Tokens per second also move with "
+        f"the machine; a speed-up is over {found['reference']} in the same run.",
+    ]
+    for change in found["texts"]:
+        what = "now equal to" if change["after"] else "no longer equal to"
+        where = display_name(change["item"])
+        lines.append(f"{change['method']}, {where}: {what} the reference's text")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
