@@ -56,8 +56,9 @@ def kind_of(head: bytes) -> Kind:
         return {b"AVI ": "video", b"WAVE": "sound", b"WEBP": "picture"}.get(head[8:12], "unknown")  # type: ignore[return-value]
     if head[:4] == b"OggS":
         return "video" if b"theora" in head[:256] else "sound"
-    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
-        return "video"  # MPEG transport stream
+    for first, step in ((0, 188), (4, 192)):  # MPEG transport stream, plain or as camcorders do
+        if head[first : first + 2 * step + 1 : step] == b"GGG":
+            return "video"
     tables: tuple[tuple[tuple[bytes, ...], Kind], ...] = (
         (_PICTURES, "picture"),
         (_VIDEOS, "video"),

@@ -228,6 +228,19 @@ def test_a_recording_that_cuts_in_between_keyframes(folder: Path) -> None:
     assert found[-1] == pytest.approx(LONG - 1, abs=1.9)
 
 
+def test_a_camcorder_s_stream(folder: Path) -> None:
+    """Packets of 188 bytes, each behind four more that tell when it came."""
+    video = next(v for v in KINDS if v.name == "h264.ts")
+    data = written(video, folder).read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    assert_right(opened(b"".join(bytes(4) + packet for packet in packets)), video)
+
+
+def test_the_manual_names_every_kind() -> None:
+    manual = Path("docs/media.md").read_text(encoding="utf-8")
+    assert [v.name for v in KINDS if f"| {v.name} |" not in manual] == []
+
+
 def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
     """Beyond decord's limit an MP4's own tables lead to the frames: the rest is never touched."""
     video = Video("large.mp4", frames=24, options={"g": "4", "bf": "2"}, mux={})

@@ -1,0 +1,73 @@
+"""The fuzz run sees what it is there to see: tracebacks, deaths, hangs and greed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from benchmarks.child import tried
+from benchmarks.media_fuzz import MEMORY, fault
+from sage_core.errors import InputError
+
+
+def fine() -> str:
+    return "Picture"
+
+
+def refused() -> None:
+    raise InputError("FILE: is empty")
+
+
+def rambling() -> None:
+    raise InputError("FILE: is\nempty")
+
+
+def broken() -> None:
+    raise ValueError("a bug")
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hung() -> None:
+    time.sleep(60)
+
+
+def greedy() -> int:
+    return len(bytearray(2**30))
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (fine, None),
+        (refused, None),
+        (rambling, "not one clear line"),
+        (broken, "ValueError: a bug"),
+        (killed, "SIGKILL"),
+        (hung, "hung"),
+        (greedy, "MemoryError"),
+    ],
+)
+def test_each_way_to_end_is_told_apart(function: Any, says: str | None) -> None:
+    outcome = tried(function, seconds=1.0 if function is hung else 30.0, memory=_room())
+    found = fault(outcome)
+    assert (found is None) == (says is None)
+    assert says is None or says in str(found)
+
+
+def _room() -> int:
+    """Half a gigabyte of addresses more than this process has by now."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + 2**29
+
+
+def test_memory_is_measured() -> None:
+    outcome = tried(lambda: len(b"x" * 2**27), seconds=30.0)
+    assert outcome.how == "done"
+    assert 2**27 <= outcome.peak < MEMORY
