@@ -69,6 +69,8 @@ def find_devices() -> tuple[Device, ...]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
+            # What torch keeps of earlier tensors is there for new ones.
+            free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
             name = torch.cuda.get_device_name(index)
             dtypes = DTYPES if torch.cuda.is_bf16_supported() else ("float32", "float16")
             found.append(Device(f"cuda:{index}", name, total, free, dtypes))

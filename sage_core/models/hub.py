@@ -199,9 +199,10 @@ def _hub_errors(repo: str) -> Iterator[None]:
             raise ModelError(
                 f"{repo}: the cache cannot be written ({error.strerror}): make room, or set HF_HOME"
             ) from error
+        here = "not" if cached_folder(repo) is None else "only in part"
         raise ModelError(
-            f"{repo}: not in the local cache, and the hub cannot be reached: connect once, or give "
-            "the path of a local copy"
+            f"{repo}: {here} in the local cache, and the hub cannot be reached: connect once, or "
+            "give the path of a local copy"
         ) from error
 
 

@@ -244,5 +244,7 @@ def test_cached_models_are_used_and_listed_without_a_network(
     entries = [entry for entry in catalog.list_models() if entry.kind == "cached"]
     assert [entry.id for entry in entries] == sorted([repo, draft])
     assert {entry.id: entry.draft for entry in entries} == {repo: draft, draft: None}
-    with pytest.raises(ModelError, match="someone/broken"):
+    with pytest.raises(
+        ModelError, match="someone/broken: only in part in the local cache, and the"
+    ):
         hub.find("someone/broken")

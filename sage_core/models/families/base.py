@@ -81,6 +81,14 @@ class Family(ABC):
         """``inputs`` with what else the model's forward wants to know of their ``input_ids``."""
         return inputs
 
+    def check(self, model: Any) -> None:
+        """Refuse a loaded ``model`` that the engine cannot decode exactly.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        return
+
     def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
         """The keyword arguments of the model's forward for one user turn.
 
@@ -256,6 +264,14 @@ def split_media(media: Sequence[Media]) -> tuple[list[Picture], list[Clip]]:
     pictures = [item for item in media if isinstance(item, Picture)]
     clips = [item for item in media if isinstance(item, Clip)]
     return pictures, clips
+
+
+def images_of(media: Sequence[Media]) -> list[Any]:
+    """Pictures, and the frames of clips as pictures, in their order."""
+    images: list[Any] = []
+    for item in media:
+        images.extend([item.image] if isinstance(item, Picture) else item.frames)
+    return images
 
 
 def refuse_media(media: Sequence[Media], reason: str) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_core.media.types import Picture, Sampling
-from sage_core.models.families.base import Family, Media, expand, load_image_processor
+from sage_core.media.types import Sampling
+from sage_core.models.families.base import Family, Media, expand, images_of, load_image_processor
 from sage_core.models.quiet import quiet
 
 
@@ -36,7 +36,7 @@ class Llava(Family):
         return (self.image_token,)
 
     def look(self, media: Sequence[Media]) -> dict[str, Any]:
-        images = _images(media)
+        images = images_of(media)
         if not images:
             return {}
         with quiet():
@@ -44,16 +44,8 @@ class Llava(Family):
         return {"pixel_values": batch["pixel_values"]}  # (pictures, 3, side, side) float32
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        return [*({"type": "image"} for _ in _images(media)), {"type": "text", "text": text}]
+        return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
 
     def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
-        counts = [self.picture_tokens] * len(_images(media))
+        counts = [self.picture_tokens] * len(images_of(media))
         return expand(text, self.image_token, counts, "pictures")
-
-
-def _images(media: Sequence[Media]) -> list[Any]:
-    """Pictures, and the frames of clips as pictures, in their order."""
-    images: list[Any] = []
-    for item in media:
-        images.extend([item.image] if isinstance(item, Picture) else item.frames)
-    return images
