@@ -112,13 +112,14 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
     from huggingface_hub import snapshot_download
 
     names = [path.name for path in weight_files(checkpoint.folder) if not path.is_file()]
+    left = checkpoint.bytes - weight_bytes(checkpoint.folder)
     with _hub_errors(checkpoint.repo), quiet():
         snapshot_download(
             checkpoint.repo,
             revision=checkpoint.revision,
             allow_patterns=names,
             etag_timeout=TIMEOUT,
-            tqdm_class=_bar(checkpoint, progress),
+            tqdm_class=_bar(checkpoint.name, left, progress),
         )
     check_weights(checkpoint.folder, checkpoint.name)
     return replace(checkpoint, repo=None, bytes=weight_bytes(checkpoint.folder))
@@ -214,8 +215,8 @@ def _log_in() -> str:
     return "try again, or set another token (the one that is set does not suffice)"
 
 
-def _bar(checkpoint: Checkpoint, progress: Progress | None) -> Any:
-    """A tqdm that draws nothing and tells ``progress`` the bytes that have come.
+def _bar(name: str, expected: int, progress: Progress | None) -> Any:
+    """A tqdm that draws nothing and tells ``progress`` how many of the bytes have come.
 
     The hub's client makes several bars; those in bytes count what is on disk.
     """
@@ -230,9 +231,7 @@ def _bar(checkpoint: Checkpoint, progress: Progress | None) -> Any:
             self.n += n or 0
             if progress is None or not self._in_bytes:
                 return
-            whole = max(checkpoint.bytes, self.total or 0, self.n, 1)
-            progress(
-                f"downloading {checkpoint.name}: {gib(self.n)} of {gib(whole)}", self.n / whole
-            )
+            whole = max(expected, self.total or 0, self.n, 1)
+            progress(f"downloading {name}: {gib(self.n)} of {gib(whole)}", self.n / whole)
 
     return Bar

@@ -13,6 +13,7 @@ from sage_core.models.devices import Device
 from sage_core.models.placement import PairSize, Placement, place
 from sage_core.models.quantization import METHODS
 from sage_core.models.sizes import Size, auto_class, measure
+from tests.tiny import FAMILIES
 
 GIB = 2**30
 BY_NAME = {method.name: method for method in METHODS}
@@ -96,6 +97,20 @@ def test_sizes_are_those_of_the_published_models(
     shrunk = size.need("bfloat16", BY_NAME["4bit"]).weights
     assert 0.25 * size.need("bfloat16").weights < shrunk
     assert (shrunk < 0.5 * size.need("bfloat16").weights) == ("moe" not in config().model_type)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_are_those_of_the_models_themselves(family: str) -> None:
+    import torch
+
+    config = FAMILIES[family].config(3)
+    told = measure("a model", config).need("float32")
+    model = FAMILIES[family].model(config).eval()
+    assert told.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+    with torch.inference_mode():
+        cache = model(input_ids=torch.tensor([[9, 10, 11, 12]]), use_cache=True).past_key_values
+    held = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in cache.layers)
+    assert told.cache == held // 4 * config.get_text_config().max_position_embeddings
 
 
 @pytest.mark.parametrize(
