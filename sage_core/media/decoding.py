@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 DAMAGED = "the clip is damaged, cut off or of an unknown format: get a whole copy or convert it"
@@ -36,3 +38,23 @@ def timeline(times: np.ndarray, end: float, fps: float) -> tuple[np.ndarray, flo
     if not last <= end < LATEST:
         end = last
     return times - first, max(end - first, last - first + 1 / fps), float(fps)
+
+
+def stacked(frames: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """``count`` frames, uint8 (height, width, 3) each, in one array without a second copy of all.
+
+    Raises:
+        UnreadableError: there are fewer, or not of one size.
+    """
+    whole: np.ndarray | None = None
+    found = 0
+    for frame in frames:
+        if whole is None:
+            whole = np.empty((count, *frame.shape), np.uint8)
+        if frame.shape != whole.shape[1:]:
+            raise UnreadableError(DAMAGED, final=True)
+        whole[found] = frame
+        found += 1
+    if whole is None or found < count:
+        raise UnreadableError(DAMAGED, final=True)
+    return whole

@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 
 from sage_core.media.container import Facts
-from sage_core.media.decoding import DAMAGED, EMPTY, NO_PICTURES, UnreadableError, timeline
+from sage_core.media.decoding import (
+    DAMAGED,
+    EMPTY,
+    NO_PICTURES,
+    UnreadableError,
+    stacked,
+    timeline,
+)
 from sage_core.media.frames import check_shape, choose_frames
 from sage_core.media.types import Clip, Sampling, fit
 
@@ -76,12 +83,12 @@ def read(source: Path | bytes, facts: Facts, sampling: Sampling, name: str) -> C
             reader = _open(decord, source, *size)
         with _heard_stderr(said):
             found = _jumping(reader, chosen) if is_exact(facts) else _in_order(reader, chosen)
-            frames = list(found)
+            frames = stacked(found, len(chosen))
     except failures as error:
         raise UnreadableError(_reason(error), final=True) from error
     if _MADE_UP in said:
         raise UnreadableError(DAMAGED, final=True)
-    return Clip(np.stack(frames), starts[chosen], fps, duration, name)
+    return Clip(frames, starts[chosen], fps, duration, name)
 
 
 def _open(decord: Any, source: Path | bytes, width: int = -1, height: int = -1) -> Any:

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from sage_core.media.container import Facts
-from sage_core.media.decoding import DAMAGED, EMPTY, NO_PICTURES, UnreadableError, timeline
+from sage_core.media.decoding import (
+    DAMAGED,
+    EMPTY,
+    NO_PICTURES,
+    UnreadableError,
+    stacked,
+    timeline,
+)
 from sage_core.media.frames import check_shape, choose_frames
 from sage_core.media.tracks import Turn
 from sage_core.media.types import Clip, Sampling, fit
@@ -74,9 +81,7 @@ def read(source: Path | bytes, facts: Facts, sampling: Sampling, name: str) -> C
         frames = _frames(av, opened, index, chosen, upright)
     except (av.FFmpegError, ValueError) as error:  # PyAV's own ValueError: a frame without data
         raise UnreadableError(DAMAGED, final=True) from error
-    if len(frames) < len(chosen):
-        raise UnreadableError(DAMAGED, final=True)
-    return Clip(np.stack(frames), times[chosen], fps, duration, name)
+    return Clip(frames, times[chosen], fps, duration, name)
 
 
 def _open(av: Any, opened: io.BytesIO | str) -> Any:
@@ -139,21 +144,19 @@ def _from_packets(container: Any, stream: Any) -> _Index:
 
 def _frames(
     av: Any, opened: io.BytesIO | str, index: _Index, chosen: np.ndarray, upright: _Upright
-) -> list[np.ndarray]:
-    """The frames ``chosen`` of ``index``, fewer if some are not there.
-
-    Each is uint8 of shape (height, width, 3), upright.
-    """
+) -> np.ndarray:
+    """The frames ``chosen`` of ``index``: uint8 of shape (chosen, height, width, 3), upright."""
     wanted = (chosen if index.counted else index.shown[chosen]).tolist()
     with _open(av, opened) as container:
         stream = _pictures(container)
         if not index.counted and container.format.name in JUMPS:
             with suppress(_MissedError):  # then the slow way, which nothing escapes
-                return list(_by_jumps(container, stream, index.keys, wanted, upright))
+                frames = _by_jumps(container, stream, index.keys, wanted, upright)
+                return stacked(frames, len(wanted))
     with _open(av, opened) as container:
         decoded = container.decode(_pictures(container))
         named = enumerate(decoded) if index.counted else ((f.pts, f) for f in decoded)
-        return _in_order(named, wanted, upright)
+        return stacked(_in_order(named, wanted, upright), len(wanted))
 
 
 def _by_jumps(
