@@ -108,7 +108,7 @@ def _on_gpus(
             return placement
     if len(gpus) < 2:
         return None
-    return _spread(pair, gpus, draft_device, "checkpoint" if dtype == AUTO else dtype)
+    return _spread(pair, found, gpus, draft_device, "checkpoint" if dtype == AUTO else dtype)
 
 
 def _on(
@@ -125,7 +125,8 @@ def _on(
     for chosen in _dtypes(pair, target, dtype):
         needs: dict[str, int] = {}
         for name, need in zip((target, draft), pair.needs(chosen), strict=True):
-            needs[name] = needs.get(name, 0) + need.total
+            if need.total:
+                needs[name] = needs.get(name, 0) + need.total
         if all(_room(by_name[name]) >= needed for name, needed in needs.items()):
             where = "the CPU" if target == "cpu" else _described(by_name[target])
             where = f"on {where}" if how.endswith("running") else where
@@ -138,26 +139,30 @@ def _on(
 
 
 def _spread(
-    pair: PairSize, gpus: Sequence[Device], draft_device: str, dtype: str
+    pair: PairSize, found: Sequence[Device], gpus: Sequence[Device], draft_device: str, dtype: str
 ) -> Placement | None:
-    """The target over all GPUs, the draft whole on the emptiest of them or where it is asked."""
+    """The target over the GPUs, the draft whole on the emptiest of them or where it is asked."""
     target, draft = pair.needs(dtype)
+    shared = target.cache + target.work
+    gpus = [gpu for gpu in gpus if _room(gpu) > shared / len(gpus)]  # but for one that is full
+    if len(gpus) < 2:
+        return None
     home = _or(draft_device, max(gpus, key=_room).name)
-    share = (target.cache + target.work) // len(gpus)
+    if draft.total > next(_room(one) for one in found if one.name == home):
+        return None
     budgets = {}
     for gpu in gpus:
-        room = _room(gpu) - share - (draft.total if gpu.name == home else 0)
-        if room <= 0:
-            return None
-        budgets[int(gpu.name.removeprefix("cuda:"))] = int(room)
+        room = _room(gpu) - shared // len(gpus) - (draft.total if gpu.name == home else 0)
+        if room > 0:
+            budgets[int(gpu.name.removeprefix("cuda:"))] = int(room)
     # Layers are not divided, so some of each GPU stays empty.
     if target.weights > 0.95 * sum(budgets.values()):
         return None
-    names = ",".join(gpu.name for gpu in gpus)
+    names = ",".join(f"cuda:{index}" for index in budgets)
     free = sum(gpu.free for gpu in gpus)
     needed = (target + draft).total
     note = (
-        f"spread over {len(gpus)} GPUs, as one has no room, in {_format(pair, dtype)}: "
+        f"spread over {len(budgets)} GPUs, as one has no room, in {_format(pair, dtype)}: "
         f"about {gib(needed)} of {gib(free)} free"
     )
     return Placement(names, home, dtype, note, budgets)

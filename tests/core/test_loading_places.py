@@ -202,6 +202,21 @@ PLACES: dict[str, tuple[dict[str, Any], tuple[str, str, str], str]] = {
         ("cuda:0,cuda:1,cuda:2", "cuda:0", "checkpoint"),
         "spread over 3 GPUs, as one has no room, in bfloat16: about 19.1 GiB of 30.0 GiB free",
     ),
+    "the target over several, the draft on the CPU": (
+        {"found": machine(10, 11, host=8), "draft_device": "cpu"},
+        ("cuda:0,cuda:1", "cpu", "checkpoint"),
+        "spread over 2 GPUs",
+    ),
+    "a full GPU is passed over": (
+        {"found": machine(12, 0.5, 12)},
+        ("cuda:0,cuda:2", "cuda:0", "checkpoint"),
+        "spread over 2 GPUs, as one has no room, in bfloat16: about 19.1 GiB of 24.0 GiB free",
+    ),
+    "a target alone": (
+        {"found": machine(19, host=0.1), "pair": PairSize(size(16)), "draft_device": "cpu"},
+        ("cuda:0", "cpu", "checkpoint"),
+        "in bfloat16: about 17.0 GiB of 19.0 GiB free",
+    ),
     "no room on the GPU": (
         {"found": machine(12)},
         ("cpu", "cpu", "float32"),
@@ -280,6 +295,10 @@ def test_the_budgets_of_a_spread_target_hold_all_of_its_layers(gpus: tuple[float
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "the draft has no place": (
+        {"found": machine(10, 11, host=1), "draft_device": "cpu"},
+        ("there is 10.0 GiB on cuda:0, 11.0 GiB on cuda:1 free",),
+    ),
     "nowhere": (
         {"found": machine(8, host=8)},
         (
