@@ -119,6 +119,8 @@ class Pipeline:
     """A loaded pair with its family. Made by `sage_core.load`."""
 
     def __init__(self, pair: LoadedPair) -> None:
+        with memory_errors("while trying the model", MEMORY_ADVICE):
+            pair.family.check(pair.target)
         self._pair = pair
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id

@@ -1,0 +1,194 @@
+"""Any other model of pictures and text, through its own processor, if a tree pass fits it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sage_core.errors import ModelError, SageError
+from sage_core.media.types import Picture, Sampling
+from sage_core.models.catalog import reading_json
+from sage_core.models.families.base import Family, Media, Turn, images_of, load_image_processor
+from sage_core.models.quiet import quiet
+
+_IDS = ("input_ids", "attention_mask")
+_MARKS = ("mm_token_type_ids", "token_type_ids")
+"""What some processors give besides: 1 where a token stands for a picture."""
+
+
+class Generic(Family):
+    """Image-text-to-text models that transformers knows and no other family prepares inputs for.
+
+    The checkpoint's processor does the work, with its image processor in the Pillow form; a clip
+    is its frames, as pictures. `check` tries a small tree before anything is decoded.
+
+    Raises:
+        ModelError: the checkpoint's processor is missing, or needs more than pictures and text.
+    """
+
+    @classmethod
+    def matches(cls, config: Any) -> bool:
+        from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+        return hasattr(config, "vision_config") and (
+            type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        )
+
+    def __init__(self, folder: Path, config: Any, tokenizer: Any) -> None:
+        super().__init__(folder, config, tokenizer)
+        self.processor = _load_processor(folder, config, tokenizer)
+        self.image_token = str(getattr(self.processor, "image_token", ""))
+        if not self.image_token:
+            raise ModelError(
+                f"{folder}: models of type {config.model_type} are not supported: their processor "
+                "names no token for pictures"
+            )
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(frames=4)
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return (self.image_token,)
+
+    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+        images = images_of(media)
+        if not images:
+            return {}
+        # What stands for a picture in the text is the template's affair.
+        batch = self._process(self.render([Turn(tuple(media), "")]), images)
+        return {name: batch[name] for name in batch if name not in _IDS + _MARKS}
+
+    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
+        return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
+
+    def read(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> dict[str, Any]:
+        """The processor repeats the placeholders, as it knows how many tokens a picture has."""
+        batch = self._process(text, images_of(media))
+        return self.complete({name: batch[name] for name in _IDS} | looked)
+
+    def complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        ids = inputs["input_ids"]
+        pictures = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).long()
+        wanted = [name for name in _MARKS if name in self.processor.model_input_names]
+        return inputs | dict.fromkeys(wanted, pictures)
+
+    def check(self, model: Any) -> None:
+        """Refuse a model whose own forward and a tree pass through its decoder disagree."""
+        try:
+            with quiet():
+                agree = _tree_agrees(model, self)
+        except SageError as error:
+            raise ModelError(
+                f"{self.config.model_type} models are not supported: {error}"
+            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ModelError(
+                f"{self.config.model_type} models are not supported: they do not follow the common "
+                f"interface ({type(error).__name__}: {reason})"
+            ) from error
+        if not agree:
+            raise ModelError(
+                f"{self.config.model_type} models are not supported: their attention depends on "
+                "more than the text before a token"
+            )
+
+    def _process(self, text: str, images: Sequence[Any]) -> dict[str, Any]:
+        bos = self.tokenizer.bos_token
+        begins = bool(self.chat_template) and bool(bos) and text.startswith(bos)
+        try:
+            with quiet():
+                batch = self.processor(
+                    text=[text],
+                    images=list(images) or None,
+                    add_special_tokens=not begins,
+                    return_tensors="pt",
+                )
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise ModelError(
+                f"the processor of {self.config.model_type} models cannot prepare this "
+                f"({' '.join(str(error).split())[:120]}): choose a model of another family"
+            ) from error
+        return dict(batch)
+
+
+def _load_processor(folder: Path, config: Any, tokenizer: Any) -> Any:
+    """The checkpoint's processor around its Pillow image processor, without a video processor.
+
+    Made here and not by `AutoProcessor`, which asks for torchvision wherever video is known.
+    """
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    settings: dict[str, Any] = {}
+    file = folder / "processor_config.json"
+    if file.is_file():
+        with reading_json(file):
+            settings = json.loads(file.read_text(encoding="utf-8"))
+    name = settings.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    kind = getattr(transformers, str(name), None)
+    unsupported = f"{folder}: models of type {config.model_type} are not supported"
+    if kind is None:
+        raise ModelError(f"{unsupported}: transformers has no processor for them")
+    if hasattr(kind, "_backends"):  # what transformers has in place of a class it cannot import
+        missing = ", ".join(kind._backends)
+        raise ModelError(f"{unsupported} here: their {name} needs {missing}")
+    takes = set(inspect.signature(kind.__init__).parameters)
+    if not takes >= {"image_processor", "tokenizer"}:
+        raise ModelError(f"{unsupported}: their {name} takes more than pictures and text")
+
+    class WithoutVideo(kind):  # type: ignore[misc, valid-type]
+        """The processor with the parts that need no torchvision."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return type(argument)
+
+    WithoutVideo.__name__ = kind.__name__
+    parts = ("image_processor", "video_processor", "tokenizer", "chat_template")
+    options = {key: value for key, value in settings.items() if key in takes and key not in parts}
+    images = load_image_processor(folder)
+    try:
+        with quiet():
+            return WithoutVideo(image_processor=images, tokenizer=tokenizer, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"{unsupported}: their {name} cannot be made ({reason})") from error
+
+
+def _tree_agrees(model: Any, family: Family) -> bool:
+    """Whether a path in a small tree has the logits that one forward over its text has.
+
+    The text is a picture with a question; the path's last node is behind another in the pass.
+    """
+    import torch
+    from PIL import Image
+
+    from sage_core.pipeline import cast
+    from sage_core.prepare import on_device, prepare
+    from sage_core.runner import Runner
+
+    shades = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    media = [Picture(Image.fromarray(shades), "a picture")]
+    inputs = family.prepare(media, "What is this?")
+    runner = Runner(model)
+    inputs = {k: cast(v, model) for k, v in on_device(inputs, runner.device).items()}
+    best = runner.prefill(prepare(model, inputs | {"max_new_tokens": 1}), 8)[0].topk(3).indices
+    root, child, aside = best.tolist()
+    sees = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
+    mine, _ = runner.forward([root, child, aside, aside], [0, 1, 1, 2], sees, last=1)
+
+    ids = torch.cat([inputs["input_ids"], best.new_tensor([[root, child, aside]])], dim=1)
+    pictures = {name: value for name, value in inputs.items() if name not in _IDS + _MARKS}
+    whole = family.complete({"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pictures)
+    theirs = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
+    bound = 1e-3 if model.dtype == torch.float32 else 0.1
+    return bool((mine - theirs).abs().max() <= bound * theirs.abs().max())
