@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from sage_core.bench.items import Item, Problem
     from sage_core.bench.measure import Measurement, Method
     from sage_core.bench.methods import Spec
+    from sage_core.bench.records import Failure
     from sage_core.bench.store import Store
 
-__all__ = ["diff", "run"]
+__all__ = ["diff", "load_engine", "read", "run"]
 
 _DEFAULT_ITEMS = 18  # of the bundled ones: an answer within minutes on two cores
 _CALIBRATION = 6  # items that settings are chosen on
@@ -53,7 +54,8 @@ def run(
             f"{', '.join(needing)}: cannot decode without a draft: leave out --draft none"
         )
     reference = next(iter(chosen))
-    items, others, problems = _data(names, prompt, options.items)
+    lend = any(getattr(method, "calibrates", False) for method in chosen.values())
+    items, others, problems = read(names, prompt, options.items, lend=lend)
     set_verbosity(models.verbose)
     store = _store(options, models, list(chosen), reference, items)
     engine = load_engine(models)
@@ -74,30 +76,32 @@ def _check(options: BenchOptions, models: RunOptions) -> None:
     Sampling(models.frames, models.fps, models.start, models.end, models.max_pixels)
 
 
-def _data(
-    names: Sequence[str], prompt: str | None, count: int | None
+def read(
+    names: Sequence[str], prompt: str | None, count: int | None, *, lend: bool
 ) -> tuple[list[Item], list[Item], list[Problem]]:
     """What is measured, what settings are chosen on, and what of the data cannot be used.
 
-    Settings are chosen on rendered items of another seed, or on a quarter of one's own data, its
-    last items, which are then not measured; on rendered ones where there are fewer than four.
+    Settings are chosen on rendered items of another seed. With ``lend``, own data lend items
+    instead: those that ``count`` leaves, or a quarter, the last ones, which are then not measured.
+    Fewer than four items lend none.
     """
     from sage_core.bench.data import read_data
     from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
 
-    rendered = list(held_out(_CALIBRATION, CALIBRATION_SEED))
+    rendered = list(held_out(_CALIBRATION, CALIBRATION_SEED)) if lend else []
     if not names:
         wanted = count or _DEFAULT_ITEMS
         if wanted > HELD_OUT:
             raise OptionError(f"--items: there are {HELD_OUT} bundled items, not {wanted}")
         return list(held_out(wanted)), rendered, []
-    if prompt is not None and not prompt.strip():
-        raise OptionError("--prompt: is empty")
     items, problems = read_data(names, prompt)
     measured = items[:count]
-    left = items[len(measured) :][-_CALIBRATION:]
+    if not lend:
+        return measured, [], problems
+    left = items[len(measured) :][:_CALIBRATION]
     if not left and len(items) >= 4:
-        left = items[-min(_CALIBRATION, len(items) // 4) :]
+        lent = min(_CALIBRATION, len(items) // 4)
+        measured, left = measured[:-lent], measured[-lent:]
     return measured, left or rendered, problems
 
 
@@ -259,7 +263,7 @@ class _Job:
                 if self._store is not None:
                     self._store.add(line)
                 if isinstance(line, Failure):
-                    progress.say(f"{display_name(line.item)}: {_by(line.method)}{line.message}")
+                    progress.say(_told(line))
                 progress.line(line, measurement.results)
         self._codes += [ExitCode[f.kind.upper()] for f in measurement.results.failures]
 
@@ -267,7 +271,7 @@ class _Job:
         """Print the results, and write them to the folder."""
         from sage_cli.render import bench as show
 
-        report = self._data(measurement)
+        report = self._results(measurement)
         if self._store is not None:
             self._write(self._store.folder, report, trees)
         if self._options.json:
@@ -277,7 +281,7 @@ class _Job:
         else:
             show.print_table(report)
 
-    def _data(self, measurement: Measurement) -> dict[str, Any]:
+    def _results(self, measurement: Measurement) -> dict[str, Any]:
         from sage_core.bench.summary import SCHEMA, SPEEDUP, summary
 
         figures = summary(
@@ -325,8 +329,11 @@ class _Job:
             say(f"results in {display_name(str(folder))}: open report.html")
 
 
-def _by(method: str) -> str:
-    return f"{method}: " if method else ""
+def _told(failure: Failure) -> str:
+    """One line on a failure: the method, and the item where the message does not name it."""
+    item = display_name(failure.item)
+    names = [failure.method, "" if item in failure.message else item, failure.message]
+    return ": ".join(name for name in names if name)
 
 
 def diff(names: Sequence[str], *, as_json: bool) -> ExitCode:

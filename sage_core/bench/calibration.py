@@ -81,6 +81,7 @@ def acceptance(steps: Sequence[Step]) -> dict[int, dict[int, float]]:
     return {
         depth: {rank: kept[depth][rank] / n for rank, n in sorted(ranks.items())}
         for depth, ranks in sorted(seen.items())
+        if ranks
     }
 
 

@@ -130,12 +130,12 @@ class PairEngine:
             ByTransformers(name, self._pair, draft=self._pair.draft, settings=setting.settings())
             for name, setting in calibration.grid()
         ]
-        best, rates = calibration.fastest(methods, items, self._watch)
+        best, rates = calibration.fastest(methods, items, self.watch)
         return {"setting": best.name, "tokens_per_second": rates}
 
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
         probe = self._tree("probe", calibration.PROBE)
-        steps = [step for item in items for step in probe.decode(item, self._watch()).steps]
+        steps = [step for item in items for step in probe.decode(item, self.watch()).steps]
         accepted = calibration.acceptance(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to say what is accepted")
@@ -146,7 +146,7 @@ class PairEngine:
         # Each with all its nodes. Where no deeper level is worth one, two limits give one tree.
         different = {paths: name for name, paths in reversed(trees.items()) if len(paths) == nodes}
         methods = [self._tree(name, paths) for paths, name in different.items()]
-        best, rates = calibration.fastest(methods, items, self._watch)
+        best, rates = calibration.fastest(methods, items, self.watch)
         return {
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
@@ -156,9 +156,6 @@ class PairEngine:
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:
         return ByEngine(name, self._pair, FixedTree(paths), self._options.pruning())
-
-    def _watch(self) -> Watch:
-        return Watch(wait=self.wait)
 
     def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
         """(position, expected id, other id, margin, near tie) of the first difference."""
@@ -185,8 +182,11 @@ class PairEngine:
         """One token as text, for drawing trees."""
         return Detokenizer(self._pair.family.tokenizer).token_text
 
-    def wait(self) -> None:
-        """Block until the device has finished."""
+    def watch(self) -> Watch:
+        """Start the clock of one decoding; it waits for the device."""
+        return Watch(wait=self._wait)
+
+    def _wait(self) -> None:
         if self._pair.target.device.type == "cuda":
             torch.cuda.synchronize(self._pair.target.device)
 

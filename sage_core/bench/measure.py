@@ -126,8 +126,8 @@ class Engine(Protocol):
     def text(self, tokens: Sequence[int]) -> str:
         """Ids as text, without special tokens."""
 
-    def wait(self) -> None:
-        """Block until the device has finished."""
+    def watch(self) -> Watch:
+        """Start the clock of one decoding."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,6 @@ class Measurement:
         plan: what to measure.
         engine: the loaded models.
         results: what was done before; it is not done again. New lines are added to it.
-        clock: seconds that go forward.
         watching: called with each new record and what the method gave back.
     """
 
@@ -178,13 +177,11 @@ class Measurement:
         plan: Plan,
         engine: Engine,
         results: Results | None = None,
-        clock: Callable[[], float] = perf_counter,
         watching: Callable[[Record, Decoded], None] = lambda record, decoded: None,
     ) -> None:
         self._plan = plan
         self._engine = engine
         self.results = results if results is not None else Results()
-        self._clock = clock
         self._watching = watching
         self._warm = False
 
@@ -233,16 +230,13 @@ class Measurement:
     def _warm_up(self, item: Input) -> None:
         for method in self._plan.methods:
             try:
-                method.decode(item.limited(_WARM), self._watch())
+                method.decode(item.limited(_WARM), self._engine.watch())
             except Exception:  # it will fail again, where it is told
                 continue
         self._warm = True
 
-    def _watch(self) -> Watch:
-        return Watch(self._clock, self._engine.wait)
-
     def _decode(self, item: Input, method: Method, repeat: int) -> Record | Failure:
-        watch = self._watch()
+        watch = self._engine.watch()
         try:
             decoded = method.decode(item, watch)
             record = Record(
@@ -311,7 +305,7 @@ def check(record: Record, limit: int, ends: frozenset[int]) -> None:
         raise SageError(f"it gave {new} tokens where at most {limit} were asked for")
     ended = next((i for i, token in enumerate(record.tokens) if token in ends), new - 1)
     if ended < new - 1:
-        raise SageError(f"it gave {new - 1 - ended} tokens behind the end of the text")
+        raise SageError(f"it goes on behind the end of the text, by {new - 1 - ended}")
     counts = record.counts
     if counts is None:
         return

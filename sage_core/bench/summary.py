@@ -158,7 +158,7 @@ def _per(total: float, steps: int) -> float | None:
 def _by_depth(accepted: Counter[int], drafted: Counter[int]) -> list[dict[str, Any]]:
     """For each depth that a tree reached: how many trees did, and the share accepted there."""
     table = []
-    for depth in range(1, max(drafted, default=0) + 1):
+    for depth in range(1, max(+drafted, default=0) + 1):  # + leaves out counts of zero
         reached = sum(n for d, n in drafted.items() if d >= depth)
         kept = sum(n for k, n in accepted.items() if k >= depth)
         table.append({"depth": depth, "steps": reached, "accepted": kept / reached})

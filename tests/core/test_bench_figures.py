@@ -1,0 +1,389 @@
+"""Statistics, names of methods, data, fixed trees, and what changed between two runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage_core.bench import methods
+from sage_core.bench.calibration import acceptance, as_words, best_tree, fastest
+from sage_core.bench.compare import compare
+from sage_core.bench.data import read_data
+from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, Files, held_out
+from sage_core.bench.measure import Measurement, Plan, Watch
+from sage_core.bench.records import (
+    Counts,
+    Difference,
+    Failure,
+    ItemInfo,
+    Record,
+    from_json,
+    to_json,
+)
+from sage_core.bench.statistics import interval, median, paired_interval, paired_ratio
+from sage_core.bench.summary import summary
+from sage_core.errors import InputError, OptionError
+from sage_core.steps import Step
+from sage_core.tree import TokenTree
+from tests.core.bench_fake import Clock, FakeEngine, FakeMethod, items
+
+# Statistics
+
+
+def test_the_ratio_of_paired_medians_is_no_mean_of_ratios():
+    ours, theirs = [2.0, 30.0, 400.0], [1.0, 10.0, 100.0]
+    assert paired_ratio(ours, theirs) == 3.0
+    assert sum(a / b for a, b in zip(ours, theirs, strict=True)) / 3 == 3.0
+    assert paired_ratio([100.0, 10.0, 10.0], [1.0, 10.0, 10.0]) == 1.0, "the mean would be 34"
+
+
+def test_intervals_hold_the_figure_and_repeat_with_their_seed():
+    values = [float(v) for v in range(1, 30)]
+    low, high = interval(values, seed=3) or (0, 0)
+    assert low < median(values) < high
+    assert interval(values, seed=3) == (low, high)
+    assert paired_interval([2 * v for v in values], values) == pytest.approx((2, 2)), (
+        "pairs stay together: what every item agrees on has no spread"
+    )
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    import numpy as np
+
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(60):
+        low, high = interval(list(rng.exponential(1.0, 40)), seed=1) or (0, 0)
+        hits += low <= np.log(2) <= high  # the median of that distribution
+    assert 50 <= hits <= 60
+
+
+def test_nothing_gives_nothing():
+    assert median([]) is interval([]) is paired_ratio([], []) is paired_interval([], []) is None
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_ratio([1.0], [])
+
+
+# Names of methods
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("static", ["static"]),
+        ("static,sage-paper:dmax=12,nmax=32", ["static", "sage-paper:dmax=12,nmax=32"]),
+        ("sage-paper:dmax=12,nmax=32,chain", ["sage-paper:dmax=12,nmax=32", "chain"]),
+        ("static:nodes=9; chain:length=2", ["static:nodes=9", "chain:length=2"]),
+        ("transformers-assisted:tokens=5,threshold=0.4", 
+         ["transformers-assisted:tokens=5,threshold=0.4"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_methods_between_commas(text, names):
+    assert methods.split(text) == names
+    assert [methods.spec(methods.parse(name)) for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nothing", "unknown method 'nothing': choose from"),
+        ("static:no=1", "has no option 'no'"),
+        ("transformers:x=1", "has no option 'x': its options are none"),
+        ("transformers-assisted:tokens=many", "option tokens needs int"),
+        ("transformers-assisted:schedule=odd", "schedule is constant"),
+        ("transformers-lookup:tokens=0", "at least 1"),
+        ("best-static:nodes=0", "at least 1"),
+    ],
+)
+def test_unknown_methods_and_options_are_refused(text, says):
+    with pytest.raises(OptionError, match=says):
+        methods.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("compare", "budget", "names"),
+    [
+        ("static", None, ["autoregressive", "static", "sage"]),
+        ("sage:dmax=9,static", None, ["autoregressive", "sage:dmax=9", "static"]),
+        ("all", None, ["autoregressive", *methods.ALL, "sage"]),
+        ("static,best-static,chain,sage-paper", 16,
+         ["autoregressive", "static:nodes=16", "best-static:nodes=16", "chain",
+          "sage-paper:nmax=16", "sage:nmax=16"]),
+        ("static,best-static,chain", 64,
+         ["autoregressive", "static:nodes=25", "best-static:nodes=64", "chain", "sage"]),
+        ("chain", 3, ["autoregressive", "chain:length=3", "sage:nmax=3"]),
+    ],
+)  # fmt: skip
+def test_the_methods_of_a_run(compare, budget, names):
+    assert list(methods.chosen(compare, "autoregressive", budget)) == names
+
+
+# Data
+
+
+def test_the_default_set_is_held_out_and_balanced():
+    default = list(held_out())
+    assert len(default) == HELD_OUT == 60
+    count: dict[str, int] = {}
+    for item in default:
+        count[item.category] = count.get(item.category, 0) + 1
+    assert count == dict.fromkeys(("captions", "charts", "counting", "text", "motion", "turns"), 10)
+    others = {item.id for item in held_out(12, CALIBRATION_SEED)}
+    assert len({item.id for item in default} | others) == 72
+    talk = next(item for item in default if item.category == "turns")
+    assert talk.history and talk.source.open(None)[0].size  # type: ignore[arg-type]
+
+
+def write(path: Path, *lines: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text(text + "\n")
+    return path
+
+
+def test_our_lists(tmp_path: Path):
+    path = write(
+        tmp_path / "mine.jsonl",
+        {"id": "one", "file": "a.png", "prompt": "What?", "category": "odd", "more": 1},
+        {"files": ["a.png", "sub/b.png"]},
+        "",
+    )
+    found, problems = read_data([str(path)], "Say.")
+    assert not problems
+    assert [(i.id, i.prompts, i.category) for i in found] == [
+        ("one", ("What?",), "odd"),
+        ("2", ("Say.",), ""),
+    ]
+    assert found[1].source == Files((str(tmp_path / "a.png"), str(tmp_path / "sub" / "b.png")))
+
+
+def test_mmspec(tmp_path: Path):
+    folder = tmp_path / "mmspec"
+    write(
+        folder / "mmspec.jsonl",
+        {"id": 7, "image": "x.png", "turns": ["First?", "Second?"], "category": "chat"},
+        {"id": 8, "image": "y.png", "turns": ["One?"], "category": "ocr", "topic": "signs"},
+    )
+    for name in (str(folder), str(folder / "mmspec.jsonl")):
+        found, problems = read_data([name], None)
+        assert not problems
+        assert [(i.id, i.ids, i.category) for i in found] == [
+            ("7", ("7#1", "7#2"), "chat"),
+            ("8", ("8",), "ocr"),
+        ]
+        assert found[0].source == Files((str(folder / "images" / "x.png"),))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "is no JSON object"),
+        ({"prompt": "What?"}, "file must be a text or a list of texts, not None"),
+        ({"file": "a", "files": ["b"]}, "exclude each other"),
+        ({"files": []}, "files must be"),
+        ({"file": "a", "prompt": 3}, "prompt must be a text"),
+        ({"file": "a", "id": [1]}, "id must be"),
+        ({"image": "a.png"}, "turns must be"),
+        ({"image": "a.png", "turns": [1]}, "turns must be"),
+        ({"file": "a", "id": "good"}, "this id was there before"),
+    ],
+)
+def test_bad_lines_are_reported_and_the_rest_is_used(tmp_path: Path, line, says):
+    path = write(tmp_path / "mine.jsonl", {"id": "good", "file": "a.png"}, line)
+    found, problems = read_data([str(path)], None)
+    assert [item.id for item in found] == ["good"]
+    assert len(problems) == 1 and says in problems[0].message
+
+
+def test_folders_hold_what_their_files_are_not_what_they_are_called(tmp_path: Path):
+    from PIL import Image
+
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "sub" / "b.dat", format="PNG")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "notes.png").write_text("notes")
+    (tmp_path / ".hidden.png").write_bytes((tmp_path / "a.png").read_bytes())
+    found, _ = read_data([str(tmp_path)], None)
+    assert [Path(item.id).name for item in found] == ["a.png", "b.dat"]
+    assert found[0].prompts == (None,), "the usual request for a caption"
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty folder", "empty list", "no text"])
+def test_data_that_is_not_there(tmp_path: Path, kind):
+    path = tmp_path / ("list.jsonl" if "list" in kind or "text" in kind else "there")
+    if kind == "empty folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(b"\n" if kind == "empty list" else b"\xff\xfe\xff")
+    with pytest.raises(InputError, match=str(path)):
+        read_data([str(path)], None)
+
+
+# Fixed trees
+
+
+def test_acceptance_is_counted_by_depth_and_rank():
+    # Two children of the root, and two of the first of them.
+    tree = TokenTree((1, 2, 3, 4), (-1, -1, 0, 0), (0.5, 0.3, 0.4, 0.2), (0, 1, 0, 1))
+    prefill = Step(0, -1, TokenTree(), (), (0,))
+    steps = [
+        prefill,
+        Step(1, 0, tree, (0, 3), (1, 4, 5)),
+        Step(2, 5, tree, (1,), (2, 6)),
+        Step(3, 6, tree, (), (7,)),
+        Step(4, 7, tree, (0,), (1,), finished=True),  # where the text ended says nothing
+    ]
+    assert acceptance(steps) == {
+        1: {0: pytest.approx(1 / 3), 1: pytest.approx(1 / 3)},
+        2: {0: 0.0, 1: 1.0},
+    }
+
+
+def test_the_best_tree_takes_the_best_nodes():
+    rates = {1: {0: 0.6, 1: 0.2, 2: 0.1}, 2: {0: 0.5, 1: 0.2}, 3: {0: 0.9}}
+    # Expected: 0 .6, 00 .3, 000 .27, 1 .2, 01 .12, 2 and 10 .1, 100 .09 and 010 .108
+    assert as_words(best_tree(rates, 4, 3)) == "0 1 00 000"
+    assert as_words(best_tree(rates, 6, 3)) == "0 1 00 01 000 010"
+    assert as_words(best_tree(rates, 4, 1)) == "0 1 2 3"
+    assert len(best_tree(rates, 60, 3)) == 60, "it has its size, whatever is expected of it"
+    assert best_tree({}, 3, 5) == ((0,), (1,), (2,))
+
+
+def test_the_best_tree_expects_more_than_any_other():
+    """Greedy against all trees of three nodes, by the sum of expected acceptance."""
+    from itertools import combinations
+
+    rates = {1: {0: 0.5, 1: 0.45, 2: 0.04}, 2: {0: 0.7, 1: 0.2, 2: 0.1}}
+    paths = [(r,) for r in range(3)] + [(r, s) for r in range(3) for s in range(3)]
+
+    def expected(tree: Any) -> float:
+        return sum(rates[1][p[0]] * (rates[2][p[1]] if len(p) == 2 else 1.0) for p in tree)
+
+    whole = [
+        tree for tree in combinations(paths, 3)
+        if all(len(p) == 1 or p[:1] in tree for p in tree)
+    ]  # fmt: skip
+    assert expected(best_tree(rates, 3, 2)) == pytest.approx(max(map(expected, whole)))
+
+
+def test_the_fastest_is_by_all_tokens_and_all_seconds():
+    clock = Clock()
+    tried = [FakeMethod("slow", clock, 5.0), FakeMethod("fast", clock, 20.0)]
+    engine = FakeEngine()
+    inputs = [engine.prepare(item.request(0, ())) for item in items("a", "b")]
+    best, rates = fastest(tried, inputs, lambda: Watch(clock))
+    assert best.name == "fast"
+    assert rates == {"slow": pytest.approx(5), "fast": pytest.approx(20)}
+
+
+# Lines, and what changed between two runs
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        Record("a", "m", 1, (3, 4), 1, 0.5, 0.25, {"verify": 0.1},
+               Counts(2, {0: 1, 3: 1}, {5: 2}, 50, 10), 4096),
+        Record("a", "m", 1, (3,), 1, 0.5, 0.0),
+        ItemInfo("a", "charts", 37, 0.25),
+        Difference("a", "m", 3, 5, None, None, False),
+        Failure("a", "", 0, "input", "gone"),
+    ],
+    ids=["run", "short run", "item", "difference", "failure"],
+)  # fmt: skip
+def test_lines_survive_json(line):
+    assert from_json(json.loads(json.dumps(to_json(line)))) == line
+
+
+def report(rates: dict[str, float], **other: Any) -> dict[str, Any]:
+    """Of a run over twelve items; each method at its rate, give or take an item's own pace."""
+    clock = Clock()
+    names = [f"item{i}" for i in range(12)]
+    tried = [
+        FakeMethod(
+            name, clock, rates={n: rate * (1 + i / 20) for i, n in enumerate(names)}, **other
+        )
+        for name, rate in rates.items()
+    ]
+    measurement = Measurement(
+        Plan(items(*names), tuple(tried), "autoregressive"), FakeEngine(clock)
+    )
+    for _ in measurement.lines():
+        pass
+    figures = summary(measurement.results, list(rates), "autoregressive")
+    return {"reference": "autoregressive", **figures}
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[tuple[str, str], bool]:
+    return {(c["method"], c["figure"]): c["changed"] for c in compare(before, after)["changes"]}
+
+
+def test_the_same_run_twice_has_not_changed():
+    once = report({"autoregressive": 10.0, "sage": 25.0}, accepted=2)
+    found = compare(once, copy.deepcopy(once))
+    assert not any(change["changed"] for change in found["changes"])
+    assert {change["ratio"] for change in found["changes"]} == {1.0}
+    assert found["texts"] == [] and found["items"] == 12
+
+
+def test_a_slower_machine_is_no_slower_method():
+    found = changes(
+        report({"autoregressive": 10.0, "sage": 25.0}),
+        report({"autoregressive": 5.0, "sage": 12.5}),
+    )
+    assert found["sage", "tokens_per_second"] is True
+    assert found["sage", "speedup"] is False
+
+
+def test_a_faster_method_is_told():
+    before = report({"autoregressive": 10.0, "sage": 25.0})
+    after = report({"autoregressive": 10.0, "sage": 28.0})
+    found = changes(before, after)
+    assert found["sage", "speedup"] is True and found["autoregressive", "speedup"] is False
+    one = next(c for c in compare(before, after)["changes"] if c["method"] == "sage")
+    assert one["ratio"] == pytest.approx(28 / 25)
+
+
+def test_noise_that_items_do_not_agree_on_is_no_change():
+    before = report({"autoregressive": 10.0, "sage": 25.0})
+    after = copy.deepcopy(before)
+    for i, item in enumerate(after["items"]):
+        item["methods"]["sage"]["rate"] *= 1.2 if i % 2 else 0.85
+    assert changes(before, after)["sage", "tokens_per_second"] is False
+
+
+def test_a_text_that_is_no_longer_exact_is_told():
+    before = report({"autoregressive": 10.0, "sage": 25.0})
+    after = copy.deepcopy(before)
+    after["items"][3]["methods"]["sage"]["exact"] = False
+    assert compare(before, after)["texts"] == [
+        {"method": "sage", "item": "item3", "before": True, "after": False}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"reference": "static"}, OptionError, "different references"),
+        ({"items": []}, OptionError, "share no item"),
+        ({"methods": []}, OptionError, "share no method"),
+        ({"methods": None}, InputError, "is no report"),
+    ],
+)
+def test_runs_that_cannot_be_compared(change, error, says):
+    before = report({"autoregressive": 10.0})
+    with pytest.raises(error, match=says):
+        compare(before, {**before, **change})
+
+
+def test_a_record_knows_its_rates():
+    record = Record("a", "m", 0, tuple(range(11)), 1, 1.0, 2.0)
+    assert (record.rate, record.whole_rate) == (5.0, 11 / 3)
+    assert replace(record, first_tokens=3).rate == 4.0, "a first round may give several"
