@@ -17,6 +17,7 @@ from tests.core.saved_families import SAVED, VISION, clip, picture, save, save_p
 
 QUESTIONS = ("What is this?", "And then?\nSay more.", "é")
 NEW = 12
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,25 @@ def test_an_answer_with_a_picture_s_token_in_it(pipeline: Pipeline) -> None:
     prompt = assert_exact(conversation, result, max_new_tokens=NEW, **generation)
     assert conversation.note == REWRITTEN
     assert prompt.count(3) == len(conversation._looked["pixel_values"]) // 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["sage", "static"])
+def test_the_bundled_pair_about_a_chart(policy: str) -> None:
+    """Answers with ends of their own; nothing is read twice."""
+    pipeline = sage_core.load(device="cpu")
+    conversation = pipeline.chat([EXAMPLES / "chart.png"], policy=policy, max_new_tokens=60)
+    said: list[tuple[str, str | None]] = []
+    for question in ("Which bar is the tallest?", "What is its value?", "Describe this image."):
+        result = conversation.ask(question)
+        prompt = assert_exact(conversation, result, max_new_tokens=60)
+        assert prompt == templated(conversation, *said, (question, None))
+        assert conversation.note == ""
+        assert not said or conversation.reused > len(prompt) - 40
+        said.append((question, result.text))
+    conversation.add(EXAMPLES / "moving.mp4")
+    result = conversation.ask("What moves?")
+    assert_exact(conversation, result, max_new_tokens=60)
 
 
 @every_family
