@@ -167,6 +167,7 @@ def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into one line that says what to do."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -201,9 +202,11 @@ def _hub_errors(repo: str) -> Iterator[None]:
                 f"{repo}: the cache cannot be written ({error.strerror}): make room, or set HF_HOME"
             ) from error
         here = "not" if cached_folder(repo) is None else "only in part"
+        reach = "the hub cannot be reached: connect once"
+        if constants.HF_HUB_OFFLINE:
+            reach = "HF_HUB_OFFLINE keeps from asking the hub: unset it once"
         raise ModelError(
-            f"{repo}: {here} in the local cache, and the hub cannot be reached: connect once, or "
-            "give the path of a local copy"
+            f"{repo}: {here} in the local cache, and {reach}, or give the path of a local copy"
         ) from error
 
 
