@@ -114,7 +114,7 @@ def main() -> None:
         *as_markdown(environment),
         "",
         "Above what the process held before. Weights are mapped from their file: its pages count",
-        "as resident until the system takes them back. A second copy would show in the last column.",
+        "as resident until the system takes them back. A second copy shows in the last column.",
         "",
         "| file | loaded as | file, MiB | weights, MiB | peak resident, MiB | of it own, MiB |",
         "|---|---|---|---|---|---|",
