@@ -67,14 +67,16 @@ def acceptance(steps: Sequence[Step]) -> dict[int, dict[int, float]]:
     """How often a node of a depth and a rank is accepted where its parent was: [depth][rank].
 
     Counted over the trees of ``steps``: of all children that an accepted node (or the root) had
-    at a rank, the share that was accepted. The last step of a text says nothing of where it ends.
+    at a rank, the share that was accepted. A text's last step does not tell what would have come
+    behind its end.
     """
     seen: dict[int, Counter[int]] = defaultdict(Counter)
     kept: dict[int, Counter[int]] = defaultdict(Counter)
     for step in steps:
-        if step.is_prefill or step.finished:
+        if step.is_prefill:
             continue
-        for depth, parent in enumerate((-1, *step.accepted), 1):
+        parents = (-1, *step.accepted)
+        for depth, parent in enumerate(parents[:-1] if step.finished else parents, 1):
             children = step.tree.children(parent)
             seen[depth].update(step.tree.ranks[node] for node in children)
             kept[depth].update(step.tree.ranks[node] for node in children if node in step.accepted)

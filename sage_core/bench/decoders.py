@@ -86,28 +86,37 @@ class ByTransformers:
     ) -> None:
         self.name = name
         self._target = pair.target
+        self._drafts = draft is not None or bool(arguments)
         self._arguments = dict(arguments or {})
+        if draft is not None:
+            self._arguments |= {"assistant_model": draft, **_tokenizers(pair)}
         self._draft = draft
         self._settings = dict(settings or {})
-        self._drafts = draft is not None or bool(self._arguments)
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
         reset_peak_memory(self._target.device)
         commits = _Commits(watch)
-        arguments = {**self._arguments}
         with _settings(self._draft, self._settings):
-            if self._draft is not None:
-                arguments["assistant_model"] = self._draft
             ids = self._target.generate(
                 **item.inputs,
                 **{"do_sample": False, **item.options},
-                **arguments,
+                **self._arguments,
                 streamer=commits,
             )
         watch.end()
         tokens = tuple(ids[0, item.prompt_tokens :].tolist())
         counts = commits.counts() if self._drafts else None
         return Decoded(tokens, counts=counts, peak_memory=peak_memory(self._target.device))
+
+
+def _tokenizers(pair: LoadedPair) -> dict[str, Any]:
+    """What assisted generation asks for where the sizes pad the vocabulary differently.
+
+    It then takes the draft's tokens to text and back, although the tokenizer is the same.
+    """
+    sizes = {m.config.get_text_config().vocab_size for m in (pair.target, pair.draft)}
+    tokenizer = pair.family.tokenizer
+    return {"tokenizer": tokenizer, "assistant_tokenizer": tokenizer} if len(sizes) > 1 else {}
 
 
 class _Commits(BaseStreamer):

@@ -238,10 +238,10 @@ def test_acceptance_is_counted_by_depth_and_rank():
         Step(1, 0, tree, (0, 3), (1, 4, 5)),
         Step(2, 5, tree, (1,), (2, 6)),
         Step(3, 6, tree, (), (7,)),
-        Step(4, 7, tree, (0,), (1,), finished=True),  # where the text ended says nothing
+        Step(4, 7, tree, (0,), (1,), finished=True),  # what came behind is unknown
     ]
     assert acceptance(steps) == {
-        1: {0: pytest.approx(1 / 3), 1: pytest.approx(1 / 3)},
+        1: {0: 2 / 4, 1: 1 / 4},
         2: {0: 0.0, 1: 1.0},
     }
 

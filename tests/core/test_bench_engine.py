@@ -1,0 +1,165 @@
+"""The methods over a real, tiny pair: same ids, counts that add up, nothing left on the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sage_core.bench import methods
+from sage_core.bench.calibration import GRID
+from sage_core.bench.engine import PairEngine
+from sage_core.bench.items import Files, Item, Rendered
+from sage_core.bench.measure import Input, Measurement, Plan, Watch
+from sage_core.bench.summary import summary
+from sage_core.errors import OptionError
+from sage_core.models.families.base import Turn
+from sage_core.models.loading import load_pair
+from sage_core.pipeline import Options
+from tests.core.media_files import card, encoded
+from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair
+
+LIMIT = 24
+TREE = {"tree": [[0], [1], [0, 0]]}
+SETTING = {"setting": "transformers-assisted:tokens=3,threshold=0.0"}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> PairEngine:
+    """Over a pair whose vocabularies have one size, as assisted generation wants it."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name, layers, seed in (("target", 2, 0), ("draft", 1, 1)):
+        save(folder / name, make_model(make_config(layers), seed), make_tokenizer())
+    pair = load_pair(folder / "target", folder / "draft", device="cpu")
+    return PairEngine(pair, Options(max_new_tokens=LIMIT))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    path = tmp_path_factory.mktemp("files") / "card.png"
+    path.write_bytes(encoded(card(), "PNG"))
+    return Files((str(path),))
+
+
+@pytest.fixture(scope="module")
+def item(engine: PairEngine, picture: Files) -> Input:
+    return engine.prepare(Item("card", picture, ("What is it?",)).request(0, ()))
+
+
+def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> None:
+    given = {"best-static:nodes=3": TREE, "transformers-assisted-best": SETTING}
+    names = [
+        "autoregressive", "sage", "static", "chain", "best-static:nodes=3", "transformers",
+        "transformers-assisted", "transformers-assisted-best", "transformers-lookup:tokens=3",
+        "transformers-assisted:tokens=2,schedule=heuristic",
+    ]  # fmt: skip
+    made = tuple(engine.method(name, given.get(name)) for name in names)
+    asked = (
+        Item("card", picture, (None, "And what else?")),
+        Item("clip", Rendered("motion", 0, 0), ("What moves?",)),
+    )
+    measurement = Measurement(Plan(asked, made, "autoregressive"), engine)
+    for _ in measurement.lines():
+        pass
+    assert not measurement.results.failures
+    report = {m["name"]: m for m in summary(measurement.results, names, names[0])["methods"]}
+    assert {name: (m["items"], m["exact"]) for name, m in report.items()} == dict.fromkeys(
+        names, (3, 3)
+    )
+    assert report["autoregressive"]["mean_accepted"] == 0
+    assert report["best-static:nodes=3"]["nodes_per_step"] <= 3
+    assert report["transformers"]["mean_accepted"] is None
+    assert report["transformers-assisted"]["steps"] > 0, "its rounds are counted"
+    assert report["transformers-assisted"]["nodes_per_step"] is None
+    seconds = report["sage"]["seconds"]
+    phases = sum(seconds[name] for name in ("draft", "plan", "verify", "accept", "commit"))
+    assert 0 < phases <= seconds["decode"]
+    assert report["sage"]["peak_memory"] > 0
+
+
+def test_later_turns_have_the_whole_conversation(engine: PairEngine, picture: Files) -> None:
+    request = Item("talk", picture, ("First?", "Second?")).request(1, ["One."])
+    found = engine.prepare(request)
+    family = engine._pair.family
+    media = picture.open(Options().sampling(family.sampling))
+    turns = [Turn(media, "First?", "One."), Turn((), "Second?")]
+    wanted = family.read(family.render(turns), media, family.look(media))
+    assert found.inputs["input_ids"].tolist() == wanted["input_ids"].tolist()
+    assert found.inputs["pixel_values"].shape == wanted["pixel_values"].shape
+    assert found.prompt_tokens == wanted["input_ids"].shape[1] and found.media_seconds > 0
+
+
+def test_nothing_is_left_on_the_draft(engine: PairEngine, item: Input) -> None:
+    draft = engine._pair.draft
+    config, before = draft.generation_config, draft.generation_config.to_dict()
+    engine.method("transformers-assisted:tokens=1,schedule=heuristic").decode(item, engine.watch())
+    with pytest.raises(AttributeError):  # also where it breaks off
+        engine.method("transformers-assisted:tokens=1").decode(item, None)  # type: ignore[arg-type]
+    assert draft.generation_config is config
+    assert draft.generation_config.to_dict() == before
+
+
+def test_assisted_settings_reach_transformers(engine: PairEngine, item: Input) -> None:
+    def longest(name: str) -> int:
+        decoded = engine.method(name).decode(item, engine.watch())
+        assert decoded.counts is not None
+        return max(decoded.counts.accepted)
+
+    assert longest("transformers-assisted:tokens=1,threshold=0") <= 1
+    same = engine.method("transformers-assisted:tokens=9,threshold=0").decode(item, engine.watch())
+    assert same.tokens == engine.method("transformers").decode(item, engine.watch()).tokens
+
+
+def test_the_watch_is_pressed_at_the_first_commit_and_at_the_end(
+    engine: PairEngine, item: Input
+) -> None:
+    for name in ("sage", "transformers", "transformers-assisted", "transformers-lookup"):
+        watch = engine.watch()
+        decoded = engine.method(name).decode(item, watch)
+        assert watch.prefill > 0 and watch.decode > 0, name
+        assert 1 <= watch.first_tokens < len(decoded.tokens), name
+    assert Watch().first_tokens == 0
+
+
+def test_what_is_chosen_on_other_items(engine: PairEngine, item: Input) -> None:
+    short = item.limited(10)
+    tree = engine.calibrate(methods.parse("best-static:nodes=5"), [short])
+    assert len(tree["tree"]) == 5 and tree["depth"] <= 5
+    made = engine.method("best-static:nodes=5", tree).decode(item, engine.watch())
+    assert all(len(step.tree) <= 5 for step in made.steps)
+    assisted = engine.calibrate(methods.parse("transformers-assisted-best"), [short])
+    assert set(assisted["tokens_per_second"]) == {methods.spec(setting) for setting in GRID}
+    assert methods.parse(assisted["setting"]) in GRID
+
+
+def test_a_difference_comes_with_the_target_s_margin(engine: PairEngine, item: Input) -> None:
+    tokens = engine.method("transformers").decode(item, engine.watch()).tokens
+    wrong = (*tokens[:3], (tokens[3] + 1) % 200, *tokens[4:])
+    position, expected, got, margin, tie = engine.explain(item, tokens, wrong)
+    assert (position, expected, got) == (3, tokens[3], wrong[3])
+    assert margin > 0 and not tie
+    assert engine.explain(item, tokens, tokens[:-1])[3] is None
+    # Where the reference itself is another text, there is no score to hold against it.
+    assert engine.explain(item, wrong, (*wrong[:6], 5, *wrong[7:]))[3] is None
+
+
+def test_sizes_that_pad_the_vocabulary_differently(tmp_path: Path, picture: Files) -> None:
+    folder = save_pair(tmp_path)
+    engine = PairEngine(
+        load_pair(folder / "target", folder / "draft", device="cpu"), Options(max_new_tokens=8)
+    )
+    given = engine.prepare(Item("card", picture).request(0, ()))
+    texts = {
+        name: engine.method(name).decode(given, engine.watch()).tokens
+        for name in ("autoregressive", "transformers-assisted")
+    }
+    assert len(set(texts.values())) == 1, texts
+
+
+def test_without_a_draft(tmp_path: Path) -> None:
+    pair = load_pair(save_pair(tmp_path) / "target", None, device="cpu")
+    alone = PairEngine(pair, Options())
+    for name in ("sage", "transformers-assisted", "best-static"):
+        with pytest.raises(OptionError, match="needs a draft"):
+            alone.method(name)
+    assert alone.method("transformers-lookup").name == "transformers-lookup"
