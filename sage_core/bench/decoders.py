@@ -114,7 +114,8 @@ def _tokenizers(pair: LoadedPair) -> dict[str, Any]:
 
     It then takes the draft's tokens to text and back, although the tokenizer is the same.
     """
-    sizes = {m.config.get_text_config().vocab_size for m in (pair.target, pair.draft)}
+    models: tuple[Any, ...] = (pair.target, pair.draft)
+    sizes = {model.config.get_text_config().vocab_size for model in models}
     tokenizer = pair.family.tokenizer
     return {"tokenizer": tokenizer, "assistant_tokenizer": tokenizer} if len(sizes) > 1 else {}
 
