@@ -138,7 +138,7 @@ def _video(versions: dict[str, str | None]) -> str:
     if versions["decord"] and versions["av"]:
         return "decord, then PyAV"
     if versions["decord"]:
-        return "decord (AV1 also needs: pip install av)"
+        return "decord (more kinds with: pip install av)"
     if versions["av"]:
         return "PyAV"
     return "no decoder: pip install decord"
