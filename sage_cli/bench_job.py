@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 from sage_cli import version
 from sage_cli.bench_options import BenchOptions
 from sage_cli.console import (
+    complain,
     display_name,
     is_terminal,
     loading_progress,
     say,
     set_verbosity,
 )
-from sage_cli.exit_codes import ExitCode, worst
+from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.options import RunOptions
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
+    from sage_cli.render.bench_trees import TreeKeeper
     from sage_core.bench.engine import PairEngine
     from sage_core.bench.items import Item, Problem
-    from sage_core.bench.measure import Measurement, Method
+    from sage_core.bench.measure import Input, Measurement, Method
     from sage_core.bench.methods import Spec
     from sage_core.bench.records import Failure
     from sage_core.bench.store import Store
@@ -45,6 +47,7 @@ def run(
     Raises:
         SageError: something that concerns the whole run, such as an option or the model.
     """
+    from sage_cli.render.bench_trees import TreeKeeper, chosen_ids
     from sage_core.bench import methods
 
     _check(options, models)
@@ -56,11 +59,13 @@ def run(
     reference = next(iter(chosen))
     lend = any(getattr(method, "calibrates", False) for method in chosen.values())
     items, others, problems = read(names, prompt, options.items, lend=lend)
+    shown = chosen_ids(options.trees, [name for item in items for name in item.ids])
     set_verbosity(models.verbose)
     store = _store(options, models, list(chosen), reference, items)
     engine = load_engine(models)
-    job = _Job(options, models, engine, chosen, reference, store)
-    job.run(items, others, problems)
+    job = _Job(options, models, engine, chosen, store)
+    trees = TreeKeeper(engine, shown, options.output)
+    job.run(items, others, problems, trees)
     return job.exit_code
 
 
@@ -185,7 +190,6 @@ class _Job:
         models: RunOptions,
         engine: PairEngine,
         chosen: Mapping[str, Spec],
-        reference: str,
         store: Store | None,
     ) -> None:
         from sage_core.bench.environment import describe
@@ -194,18 +198,25 @@ class _Job:
         self._models = models
         self._engine = engine
         self._chosen = chosen
-        self._reference = reference
+        self._reference = next(iter(chosen))
         self._store = store
         self._calibration: dict[str, Any] = store.calibration if store is not None else {}
         self._environment = describe(shlex.join(["sage", *sys.argv[1:]]))
         self._problems: list[dict[str, str]] = []
         self._codes: list[ExitCode] = []
+        self._others: list[Input] = []
 
     @property
     def exit_code(self) -> ExitCode:
         return worst(self._codes)
 
-    def run(self, items: list[Item], others: list[Item], problems: list[Problem]) -> None:
+    def run(
+        self,
+        items: list[Item],
+        others: list[Item],
+        problems: list[Problem],
+        trees: TreeKeeper,
+    ) -> None:
         """Measure; report what there is, whatever ends the run."""
         from sage_core.bench.measure import Measurement, Plan
 
@@ -217,40 +228,46 @@ class _Job:
             raise OptionError("there is nothing to measure")
         methods = self._methods(others)
         plan = Plan(tuple(items), methods, self._reference, self._options.repeats)
-        trees = self._trees(items)
         results = self._store.results if self._store is not None else None
         measurement = Measurement(plan, self._engine, results, watching=trees.watch)
         try:
             self._measure(measurement, plan.total)
         finally:
-            if measurement.results.records:
+            if measurement.results.records or measurement.results.failures:
                 self._report(measurement, trees)
             if self._store is not None:
                 self._store.close()
-        if not measurement.results.records:
-            say("nothing was measured")
 
     def _methods(self, others: list[Item]) -> tuple[Method, ...]:
-        """The methods, those that calibrate with what they chose."""
-        inputs: list[Any] = []
+        """The methods, those that calibrate with what they chose.
+
+        One that cannot choose is told and left out, unless it is the reference.
+        """
         made: list[Method] = []
         for name, method in self._chosen.items():
-            if getattr(method, "calibrates", False) and name not in self._calibration:
-                if not self._models.quiet:
-                    say(f"{name}: choosing its setting on {len(others)} other items")
-                inputs = inputs or [self._engine.prepare(i.request(0, ())) for i in others]
-                self._calibration[name] = self._engine.calibrate(method, inputs)
-                if self._store is not None:
-                    self._store.keep_calibration(self._calibration)
-            made.append(self._engine.method(name, self._calibration.get(name)))
+            try:
+                if getattr(method, "calibrates", False) and name not in self._calibration:
+                    self._calibrate(name, method, others)
+                made.append(self._engine.method(name, self._calibration.get(name)))
+            except OptionError:
+                raise
+            except Exception as error:
+                if name == self._reference:
+                    raise
+                complain(error, name=name, verbose=self._models.verbose)
+                message = " ".join(str(error).split())
+                self._problems.append({"where": name, "message": message})
+                self._codes.append(code_of(error))
         return tuple(made)
 
-    def _trees(self, items: list[Item]) -> Any:
-        from sage_cli.render.bench_trees import TreeKeeper
-
-        folder = self._options.output
-        ids = [name for item in items for name in item.ids]
-        return TreeKeeper(self._engine, self._options.trees, ids, folder)
+    def _calibrate(self, name: str, method: Spec, others: list[Item]) -> None:
+        if not self._models.quiet:
+            say(f"{name}: choosing its setting on {len(others)} other items")
+        if not self._others:
+            self._others = [self._engine.prepare(i.request(0, ())) for i in others]
+        self._calibration[name] = self._engine.calibrate(method, self._others)
+        if self._store is not None:
+            self._store.keep_calibration(self._calibration)
 
     def _measure(self, measurement: Measurement, total: int) -> None:
         from sage_cli.render.bench_progress import Progress
@@ -267,7 +284,7 @@ class _Job:
                 progress.line(line, measurement.results)
         self._codes += [ExitCode[f.kind.upper()] for f in measurement.results.failures]
 
-    def _report(self, measurement: Measurement, trees: Any) -> None:
+    def _report(self, measurement: Measurement, trees: TreeKeeper) -> None:
         """Print the results, and write them to the folder."""
         from sage_cli.render import bench as show
 
@@ -314,7 +331,7 @@ class _Job:
             **figures,
         }
 
-    def _write(self, folder: Path, report: dict[str, Any], trees: Any) -> None:
+    def _write(self, folder: Path, report: dict[str, Any], trees: TreeKeeper) -> None:
         """Everything that the folder holds besides the lines."""
         from sage_cli.render import bench as show
         from sage_cli.render.bench_html import write_html

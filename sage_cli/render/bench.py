@@ -96,10 +96,11 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
     models = report["models"]
     pair = models["target"] + (f" with {models['draft']}" if models["draft"] else "")
     settings = report["settings"]
+    times = f"{settings['repeats']} repeat" + ("s" if settings["repeats"] > 1 else "")
     most = max((m["timed_items"] for m in report["methods"]), default=0)
     yield (
         f"{pair}, {report['device']}, {report['dtype']}; {len(report['items'])} items, "
-        f"{most} of at least {settings['least']} tokens timed, {settings['repeats']} repeats"
+        f"{most} of at least {settings['least']} tokens timed, {times}"
     )
     yield (
         f"speed-up: median tokens/s over that of {report['reference']}, same items; worst: the "
@@ -118,8 +119,10 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
 def _failures(report: Mapping[str, Any]) -> Iterator[str]:
     failures = report["failures"]
     for failure in failures[:_SHOWN]:
-        by = f"{failure['method']}, " if failure["method"] else ""
-        yield f"failed: {by}{display_name(failure['item'])}: {failure['message']}"
+        item, message = display_name(failure["item"]), failure["message"]
+        names = [failure["method"], "" if item in message else item]
+        who = ", ".join(name for name in names if name)
+        yield f"failed: {who}: {message}" if who else f"failed: {message}"
     if len(failures) > _SHOWN:
         yield f"failed: {len(failures) - _SHOWN} more"
 

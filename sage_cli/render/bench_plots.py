@@ -12,6 +12,8 @@ from sage_cli.outputs import write_atomically
 __all__ = ["write_plots"]
 
 _INK, _OURS, _OTHER, _REFERENCE = "#1f2328", "#0969da", "#8c959f", "#57606a"
+_LINES = ("#bf8700", "#1a7f37", "#8250df", "#cf222e", "#6e7781", "#bf3989", "#0a7e8c", "#953800")
+"""Of methods other than `sage`, where lines must be told apart."""
 _PHASES = {
     "draft": "#54aeff",
     "plan": "#b6e3ff",
@@ -106,21 +108,30 @@ def _items(report: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _line(axes: Any, place: int, name: str, label: str, points: list[tuple[int, float]]) -> None:
+    """One method's line; `sage` in its own colour and wider."""
+    ours = name.partition(":")[0] == "sage"
+    axes.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        marker="o",
+        markersize=3,
+        linewidth=2 if ours else 1,
+        color=_OURS if ours else _LINES[place % len(_LINES)],
+        label=label,
+    )
+
+
 def _accepted(report: Mapping[str, Any]) -> Any:
     """The share of steps by accepted length."""
     methods = [m for m in report["methods"] if any(int(k) for k in m["accepted_histogram"])]
     if not methods:
         return None
     figure, axes = _figure(8)
-    for m in methods:
+    for place, m in enumerate(methods):
         histogram = {int(k): v for k, v in m["accepted_histogram"].items()}
-        lengths = range(max(histogram) + 1)
-        shares = [100 * histogram.get(k, 0) / m["steps"] for k in lengths]
-        label = f"{m['name']}, τ {m['mean_accepted']:.2f}"
-        ours = m["name"].partition(":")[0] == "sage"
-        axes.plot(
-            lengths, shares, marker="o", markersize=3, linewidth=2 if ours else 1, label=label
-        )
+        shares = [(k, 100 * histogram.get(k, 0) / m["steps"]) for k in range(max(histogram) + 1)]
+        _line(axes, place, m["name"], f"{m['name']}, τ {m['mean_accepted']:.2f}", shares)
     axes.set_xlabel("accepted length")
     axes.set_ylabel("% of steps")
     axes.legend(frameon=False)
@@ -133,21 +144,12 @@ def _depths(report: Mapping[str, Any]) -> Any:
     if not methods:
         return None
     figure, axes = _figure(8)
-    for m in methods:
-        table = m["acceptance_by_depth"]
-        shares = [100 * row["accepted"] for row in table]
-        ours = m["name"].partition(":")[0] == "sage"
-        axes.plot(
-            [row["depth"] for row in table],
-            shares,
-            marker="o",
-            markersize=3,
-            linewidth=2 if ours else 1,
-            label=m["name"],
-        )
+    for place, m in enumerate(methods):
+        shares = [(row["depth"], 100 * row["accepted"]) for row in m["acceptance_by_depth"]]
+        _line(axes, place, m["name"], m["name"], shares)
     axes.set_xlabel("depth")
     axes.set_ylabel("% accepted of trees that reach it")
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 102)
     axes.legend(frameon=False)
     return figure
 

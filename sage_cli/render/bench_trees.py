@@ -13,9 +13,24 @@ from sage_core.bench.measure import Decoded
 from sage_core.bench.records import Record
 from sage_core.errors import OptionError
 
-__all__ = ["TreeKeeper"]
+__all__ = ["TreeKeeper", "chosen_ids"]
 
 _FILE = "trees.jsonl"
+
+
+def chosen_ids(wanted: str, ids: Sequence[str]) -> frozenset[str]:
+    """What ``--trees`` names: ids between commas, or how many of the first.
+
+    Raises:
+        OptionError: an id that is not among ``ids``.
+    """
+    if wanted.strip().isdecimal():
+        return frozenset(ids[: int(wanted)])
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    for name in names:
+        if name not in ids:
+            raise OptionError(f"--trees: there is no item {name!r}: give ids or a number")
+    return frozenset(names)
 
 
 class Texts(Protocol):
@@ -31,24 +46,14 @@ class TreeKeeper:
 
     Args:
         texts: what turns ids into text.
-        wanted: ids between commas, or how many of the first items.
-        ids: all there are, in order.
+        chosen: ids of the items.
         folder: where they are kept, also for a run that goes on later; None keeps nothing.
-
-    Raises:
-        OptionError: an id that is not there.
     """
 
-    def __init__(self, texts: Texts, wanted: str, ids: Sequence[str], folder: Path | None) -> None:
+    def __init__(self, texts: Texts, chosen: frozenset[str], folder: Path | None) -> None:
         self._texts = texts
+        self._chosen = chosen
         self._path = folder / _FILE if folder is not None else None
-        names = [name.strip() for name in wanted.split(",") if name.strip()]
-        if wanted.strip().isdecimal():
-            names = list(ids[: int(wanted)])
-        for name in names:
-            if name not in ids:
-                raise OptionError(f"--trees: there is no item {name!r}: give ids or a number")
-        self._chosen = frozenset(names)
 
     def watch(self, record: Record, decoded: Decoded) -> None:
         """A decoding has finished."""

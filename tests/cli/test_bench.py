@@ -280,6 +280,7 @@ def test_the_default_data(sage, engine):
 )
 def test_what_cannot_work_is_refused(sage, engine, arguments, code, says):
     done = sage("bench", *arguments)
+    assert not engine.settings, "nothing was loaded or measured"
     assert (done.exit_code, done.stdout) == (code, "")
     assert says in re.sub(r"\s+", " ", done.stderr)
 
@@ -308,3 +309,47 @@ def test_diff(sage, engine, lists, tmp_path):
     ]  # fmt: skip
     same = report(sage("bench", "diff", both[0], both[0], "--json"))
     assert not any(change["changed"] for change in same["changes"])
+
+
+def test_a_method_that_cannot_choose_is_left_out(sage, engine, lists):
+    def refuse(method: Any, items: Any) -> dict[str, Any]:
+        raise RuntimeError("not for these models")
+
+    engine.calibrate = refuse
+    done = sage("bench", str(lists), "--compare", "static,transformers-assisted-best", "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert [m["items"] for m in found["methods"]] == [3, 3, 0, 3]
+    assert found["problems"] == [
+        {"where": "transformers-assisted-best", "message": "not for these models"}
+    ]
+    alone = sage("bench", str(lists), "--reference", "transformers-assisted-best")
+    assert (alone.exit_code, alone.stdout) == (1, "")
+
+
+def test_when_everything_fails_the_failures_are_shown(sage, engine):
+    path = Path("mine.jsonl")
+    path.write_text('{"id": "bad", "file": "no.png"}\n')
+    done = sage("bench", str(path), "--compare", "static")
+    assert done.exit_code == 3
+    assert "failed: bad: no such file" in done.stdout and "0/0" in done.stdout
+
+
+def test_progress_is_drawn_between_decodings(monkeypatch):
+    from sage_cli.render.bench_progress import Progress
+    from sage_core.bench.records import Failure, Record, Results
+
+    shown = io.StringIO()
+    shown.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    results = Results()
+    with Progress(True, 4, 1, "autoregressive", 2) as progress:
+        for method, seconds in (("autoregressive", 2.0), ("sage", 1.0)):
+            record = Record("a[b]", method, 0, tuple(range(9)), 1, 1.0, seconds)
+            results.add(record)
+            progress.line(record, results)
+        progress.say("x: gone")
+        progress.line(Failure("b", "sage", 0, "other", "gone"), results)
+    text = shown.getvalue()
+    assert "3 of 4" in text and "left: a[b], sage 2.00×" in text and "sage: x: gone" in text
