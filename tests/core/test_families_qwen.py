@@ -133,6 +133,16 @@ def test_clip_patches_are_those_of_a_literal_reading(pair: Path) -> None:
     assert row == len(values)
 
 
+def test_patches_made_in_parts_are_those_made_at_once(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, clip = _family(pair), _clip(7)
+    whole, grid = family._patches(clip)
+    monkeypatch.setattr("sage_core.models.families.qwen2_vl.AT_ONCE", 1)
+    parts, same = family._patches(clip)
+    assert same == grid and torch.equal(parts, whole)
+
+
 def _resized(family: Any, clip: Clip) -> tuple[int, int]:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 

@@ -19,6 +19,8 @@ from sage_core.models.families.base import (
 )
 from sage_core.models.quiet import quiet
 
+AT_ONCE = 16
+"""Groups of frames that go through the image processor in one call."""
 Pixels = dict[str, int]
 """``shortest_edge`` and ``longest_edge``: least and most pixels, as transformers names them."""
 
@@ -108,17 +110,29 @@ class Qwen2VL(Family):
 
         frames = list(clip.frames)
         frames += [frames[-1]] * (-len(frames) % self.pair)
+        size = self._frame_pixels(len(frames))
+        # A few frames at a time: the processor holds each twice over, in float32.
+        chunks = [
+            self._chunk(frames[at : at + AT_ONCE * self.pair], size)
+            for at in range(0, len(frames), AT_ONCE * self.pair)
+        ]
+        height, width = chunks[0][1]
+        grid = [len(frames) // self.pair, height, width]
+        return torch.cat([patches for patches, _ in chunks]), grid
+
+    def _chunk(self, frames: list[np.ndarray], size: Pixels) -> tuple[Any, tuple[int, int]]:
+        """Patches of whole groups of frames, and how many of them are high and wide."""
+        import torch
+
         with quiet():
-            batch = self.image_processor(
-                frames, size=self._frame_pixels(len(frames)), return_tensors="pt"
-            )
+            batch = self.image_processor(frames, size=size, return_tensors="pt")
         height, width = (int(n) for n in batch["image_grid_thw"][0, 1:])
         side = int(self.image_processor.patch_size)
         times = len(frames) // self.pair
         # (time, frame in group, patch, channel, time slot, pixels of a patch)
         slots = batch["pixel_values"].view(times, self.pair, height * width, -1, self.pair, side**2)
         merged = torch.stack([slots[:, j, :, :, j] for j in range(self.pair)], dim=3)
-        return merged.reshape(times * height * width, -1), [times, height, width]
+        return merged.reshape(times * height * width, -1), (height, width)
 
     def _frame_pixels(self, frames: int) -> Pixels:
         """Least and most pixels of one of ``frames`` frames."""
