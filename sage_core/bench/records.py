@@ -164,6 +164,7 @@ class Results:
     def __init__(self, lines: Iterable[Line] = ()) -> None:
         self.items: dict[str, ItemInfo] = {}
         self.records: dict[tuple[str, str, int], Record] = {}
+        self._repeats: dict[tuple[str, str], dict[int, Record]] = {}
         self.differences: dict[tuple[str, str], Difference] = {}
         self._failures: dict[tuple[str, str, int], Failure] = {}
         for line in lines:
@@ -172,6 +173,7 @@ class Results:
     def add(self, line: Line) -> None:
         if isinstance(line, Record):
             self.records[line.key] = line
+            self._repeats.setdefault((line.item, line.method), {})[line.repeat] = line
             self._failures.pop(line.key, None)
         elif isinstance(line, ItemInfo):
             self.items[line.id] = line
@@ -188,5 +190,5 @@ class Results:
 
     def of(self, item: str, method: str) -> list[Record]:
         """The records of one item by one method, repeats in order."""
-        found = [r for (i, m, _), r in self.records.items() if i == item and m == method]
-        return sorted(found, key=lambda record: record.repeat)
+        found = self._repeats.get((item, method), {})
+        return [found[repeat] for repeat in sorted(found)]
