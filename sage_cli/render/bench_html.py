@@ -66,10 +66,11 @@ def _about(report: Mapping[str, Any]) -> str:
     environment = report["environment"]
     where = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    plural = "s" if environment["threads"] != 1 else ""
     rows = [
         ("date", environment["date"]),
         ("command", environment["command"]),
-        ("machine", f"{where}, {environment['threads']} threads"),
+        ("machine", f"{where}, {environment['threads']} thread{plural}"),
         ("versions", f"Python {environment['python']}; {versions}"),
     ]
     return "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows)
