@@ -29,7 +29,7 @@ class BatchConfig:
     rows: int = 5
     length: int = 320
     short: float = 2.5  # weight of answers of fewer than 40 tokens
-    drills: int = 1  # conclusions without a picture
+    drills: int = 3  # conclusions without a picture
     extra: int = 4  # pictures for the tower and the projector alone
 
 

@@ -15,8 +15,9 @@ from sage_core.world.questions import ask
 from sage_core.world.scenes import Scene, random_chart, random_pair, random_shapes
 
 _KINDS: tuple[tuple[float, str, str, Callable[[np.random.Generator], Scene]], ...] = (
-    (0.55, "sum", " is ", random_chart),
-    (0.85, "relation", ", so ", random_shapes),
+    (0.30, "sum", " is ", random_chart),
+    (0.45, "compare", ", so ", random_chart),
+    (0.92, "relation", ". That is ", random_shapes),
     (1.00, "pair", ", so ", random_pair),
 )
 """Up to which draw, the kind of question, what an explained answer holds, and its scenes."""

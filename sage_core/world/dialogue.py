@@ -39,13 +39,13 @@ Conversation = tuple[Turn, ...]
 def random_scene(rng: np.random.Generator, easy: bool = False) -> Scene:
     """A scene of any kind in training's proportions; easy ones hold few shapes."""
     kind = rng.random()
-    if kind < 0.22:
+    if kind < 0.30:
         return random_shapes(rng, 1, 3 if easy else 6)
-    if kind < 0.38:
-        return random_chart(rng)
     if kind < 0.48:
+        return random_chart(rng)
+    if kind < 0.62:
         return random_words(rng)
-    return random_clip(rng) if kind < 0.88 else random_pair(rng)
+    return random_clip(rng) if kind < 0.90 else random_pair(rng)
 
 
 def captioned(rng: np.random.Generator, scene: Scene) -> int:
