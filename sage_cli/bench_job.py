@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["diff", "load_engine", "read", "run"]
 
 _DEFAULT_ITEMS = 18  # of the bundled ones: an answer within minutes on two cores
-_CALIBRATION = 6  # items that settings are chosen on
+_CALIBRATION = 4  # items that settings are chosen on
+_CALIBRATION_TOKENS = 96  # new tokens of each at most: many settings are tried
 
 
 def run(
@@ -264,7 +265,8 @@ class _Job:
         if not self._models.quiet:
             say(f"{name}: choosing its setting on {len(others)} other items")
         if not self._others:
-            self._others = [self._engine.prepare(i.request(0, ())) for i in others]
+            prepared = (self._engine.prepare(i.request(0, ())) for i in others)
+            self._others = [item.limited(_CALIBRATION_TOKENS) for item in prepared]
         self._calibration[name] = self._engine.calibrate(method, self._others)
         if self._store is not None:
             self._store.keep_calibration(self._calibration)

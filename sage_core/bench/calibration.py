@@ -29,9 +29,10 @@ __all__ = [
     "fastest",
 ]
 
-DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+DEPTHS = (1, 2, 3, 4, 6, 8, 12)
 """Depth limits of the fixed trees that are tried; a deep tree costs draft passes."""
 _RANKS = 8
+_WARM = 32  # tokens
 PROBE: tuple[RankPath, ...] = tuple(
     (0,) * (depth - 1) + (rank,) for depth in range(1, DEPTHS[-1] + 1) for rank in range(_RANKS)
 )
@@ -126,7 +127,7 @@ def fastest(
     tokens: Counter[str] = Counter()
     seconds: dict[str, float] = defaultdict(float)
     for method in methods:
-        method.decode(items[0], watch())
+        method.decode(items[0].limited(_WARM), watch())
     for index, item in enumerate(items):
         turn = index % len(methods)
         for method in (*methods[turn:], *methods[:turn]):
