@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,12 @@ class Loads:
         if self.error is not None:
             raise self.error
         return self.pipeline
+
+
+def pytest_configure() -> None:
+    """A run in the background inherits that SIGINT is ignored; what is tested here must not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
