@@ -65,13 +65,20 @@ class Static(Policy):
     def __post_init__(self) -> None:
         if self.nodes < 0:
             raise OptionError(f"static: nodes must not be negative, not {self.nodes}")
-        _ = self.paths
+        held = len(self._whole)
+        if self.nodes > held:
+            raise OptionError(
+                f"static: the tree has {held} nodes, not {self.nodes}: give tree=FILE"
+            )
 
     @cached_property
     def paths(self) -> tuple[RankPath, ...]:
         """The tree's nodes as paths of ranks from the root, in level order."""
-        paths = _read_tree(self.tree) if self.tree else tree_from_text(SPECVLM_25)
-        return paths[: self.nodes] if self.nodes else paths
+        return self._whole[: self.nodes] if self.nodes else self._whole
+
+    @cached_property
+    def _whole(self) -> tuple[RankPath, ...]:
+        return _read_tree(self.tree) if self.tree else tree_from_text(SPECVLM_25)
 
     def shaper(self) -> Shaper:
         return StaticShaper(self.paths)

@@ -308,6 +308,7 @@ BAD_SPECS = {
     "not a truth value": ("sage-paper:lookahead=maybe", "bool"),
     "too short": ("chain:length=0", "length"),
     "upside down": ("sage-paper:dmin=9,dmax=3", "dmin <= dmax"),
+    "more nodes than the tree has": ("static:nodes=64", "25 nodes"),
     "no such file": ("static:tree=/nowhere/tree.txt", "/nowhere/tree.txt"),
     "bad choice": ("sage-paper:parent=mother", "own or cumulative"),
     "not a number": ("sage-paper:theta=nan", "theta"),
