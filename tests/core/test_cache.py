@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sage_core.reading
 import sage_core.speculative
 from sage_core.cache import TreeCache
 from sage_core.prepare import prepare
@@ -62,7 +63,8 @@ def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(sage_core.speculative, "Runner", Recorded)
+    monkeypatch.setattr(sage_core.reading, "Runner", Recorded)  # the target's
+    monkeypatch.setattr(sage_core.speculative, "Runner", Recorded)  # the draft's
     return made
 
 
