@@ -28,7 +28,7 @@ from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.prepare import prepare
 from sage_core.pruning import METHODS, Pruning
 from sage_core.runner import Runner
-from sage_core.sight import Sight
+from sage_core.sight import Sight, visual_mask
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.watching import AlignmentScores, AttentionScores
 
@@ -122,8 +122,7 @@ def edge_share(pair: LoadedPair, inputs: dict[str, Any], pruning: Pruning, frame
     runner = Runner(pair.target)
     with sight.watching(runner.decoder):
         runner.prefill(prepared, 1)
-    ids = prepared.input_ids[0]
-    visual = (ids == pair.target.config.video_token_id).nonzero()[:, 0].tolist()
+    visual = visual_mask(pair.target.config, prepared.input_ids[0]).nonzero()[:, 0].tolist()
     frame = len(visual) // frames
     edges = {*visual[:frame], *visual[-frame - 1 :]}  # the newline behind the last frame too
     positions = sight.positions()
@@ -157,7 +156,6 @@ def cost(visual: int, repeats: int) -> dict[str, Any]:
         "alignment": AlignmentScores,
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    memory: dict[str, int] = {}
     order = list(kinds)
     for turn in range(repeats):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
@@ -170,15 +168,14 @@ def cost(visual: int, repeats: int) -> dict[str, Any]:
                     with gathered.watching(model):
                         model(inputs_embeds=hidden, use_cache=False)
             seconds[name].append(perf_counter() - started)
-    memory["verifier"] = _gathering_bytes(config, shown, length)
     base = median(seconds["none"])
     return {
         "visual_tokens": visual,
         "layers": config.num_hidden_layers,
         "heads": config.num_attention_heads,
         "seconds": {name: median(times) for name, times in seconds.items()},
-        "extra": {name: median(times) / base - 1 for name, times in seconds.items() if times},
-        "verifier_extra_bytes": memory["verifier"],
+        "extra": {name: median(times) / base - 1 for name, times in seconds.items()},
+        "verifier_extra_bytes": _gathering_bytes(config, shown, length),
     }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sage_core.drafter import Drafter, ModelDrafter
 from sage_core.prepare import Prepared, prepare
 from sage_core.runner import Runner
+from sage_core.sight import visual_mask
 from sage_core.steps import Step
 from sage_core.text import Text
 
@@ -115,7 +116,5 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _media_end(config: Any, ids: Tensor) -> int:
     """The first position of (1, n) ``ids`` behind all pictures; n if they cannot be told apart."""
-    names = ("image_token_id", "video_token_id")
-    known = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
-    found = torch.isin(ids[0], torch.tensor(known, device=ids.device)).nonzero()
+    found = visual_mask(config, ids)[0].nonzero()
     return int(found.max()) + 1 if len(found) else int(ids.shape[1])

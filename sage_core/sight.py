@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,10 +20,14 @@ _GATHERERS: dict[str, type[Gatherer]] = {
 }
 
 
-def _where(ids: torch.Tensor, config: Any, name: str) -> torch.Tensor:
-    """bool (n,): which ids are the special one that ``config`` names, if it names one."""
-    special = getattr(config, name, None)
-    return torch.zeros_like(ids, dtype=torch.bool) if special is None else ids == special
+MARKS = ("image_token_id", "video_token_id")
+"""Where transformers' configurations keep the ids that stand for pictures and frames."""
+
+
+def visual_mask(config: Any, ids: torch.Tensor, marks: Sequence[str] = MARKS) -> torch.Tensor:
+    """bool, shaped as ``ids``: which of them stand for pictures, by the ids ``config`` names."""
+    known = [getattr(config, name) for name in marks if getattr(config, name, None) is not None]
+    return torch.isin(ids, torch.tensor(known, dtype=ids.dtype, device=ids.device))
 
 
 class Sight:
@@ -40,8 +44,8 @@ class Sight:
         self._pruning = pruning
         self._length = prepared.prompt_tokens
         ids = prepared.input_ids[0].cpu()
-        image, video = (_where(ids, config, name) for name in ("image_token_id", "video_token_id"))
-        found = (image | video).nonzero()[:, 0]
+        video = visual_mask(config, ids, MARKS[1:])
+        found = visual_mask(config, ids).nonzero()[:, 0]
         self._visual = found
         self._kept = pruning.kept(len(found), bool(video.any()))
         self._gatherer: Gatherer | None = None

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from sage_core.sight import visual_mask
 from sage_core.world.dialogue import captioned, conversations, random_scene
 from sage_core.world.render import PATCHES, draw, patch_targets, pixel_values, placed_at
 from sage_core.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
@@ -164,7 +165,7 @@ def _pool(frames: torch.Tensor) -> torch.Tensor:
 
 def visual(model: LlavaOnevisionForConditionalGeneration, ids: torch.Tensor) -> torch.Tensor:
     """(rows, length) bool: which tokens stand for pictures."""
-    return (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
+    return visual_mask(model.config, ids)
 
 
 def embed(
