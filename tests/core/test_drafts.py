@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.oracle import reference
+from sage_core.bench.oracle import reference
 from sage_core.speculative import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.oracle import check_steps, first_mismatch, reference
+from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 

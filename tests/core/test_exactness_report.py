@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import benchmarks.exactness as exactness
-from benchmarks.oracle import check_steps, first_mismatch, reference
+from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.steps import Step
 from sage_core.tree import TokenTree

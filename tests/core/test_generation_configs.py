@@ -12,7 +12,7 @@ import pytest
 from transformers import GenerationConfig
 
 import sage_core
-from benchmarks.oracle import reference
+from sage_core.bench.oracle import reference
 from sage_core.errors import OptionError
 from sage_core.speculative import SpeculativeDecoder
 from tests.core.saved_families import SAVED, picture, save_pair

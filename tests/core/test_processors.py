@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers as tf
 
-from benchmarks.oracle import reference
+from sage_core.bench.oracle import reference
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.speculative import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact

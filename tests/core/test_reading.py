@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.oracle import first_mismatch, reference
+from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.pruning import Pruning
 from sage_core.reading import Reading
 from sage_core.speculative import SpeculativeDecoder
