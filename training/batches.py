@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ from training.pair import tower_features
 from training.tokens import drill_ids, prefix_ids, talk_ids
 from training.vision import picture_batch
 from training.witness import lessons
+
+LEARNT: Mapping[str, float] = MappingProxyType(
+    {"color": 0.6, "shape": 0.4, "place": 0.4, "value": 0.4, "motion": 0.5, "describe": 0.4}
+)
+"""Questions that are answered well early, and the share of them that goes on being asked."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def make_batch(
         fill = start = len(prefix)
         ids[row, :fill], segments[row, :fill], positions[row, :fill] = prefix, 0, np.arange(fill)
         segment = 0
-        offered = conversations(rng, scene, captioned(rng, scene), 24)
+        offered = conversations(rng, scene, captioned(rng, scene), 24, LEARNT)
         talks = [talk_ids(tokenizer, talk) for talk in offered]
         talks[1:1] = [drill_ids(tokenizer, drill(rng)) for _ in range(config.drills)]
         for new, answer in talks:

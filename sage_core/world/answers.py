@@ -57,7 +57,9 @@ def right(text: str, item: Answered) -> bool:
         return _last(rf"\b({'|'.join(COLORS)})\b", text) == key
     if kind == "shape":
         return _last(rf"\b({'|'.join(SHAPES)})\b", text) == key
-    if kind in ("yes or no", "relation"):
+    if kind == "relation":
+        return _last(r"\b(left of|right of|above|below)\b", text) == key
+    if kind == "yes or no":
         return _last(r"\b(yes|no)\b", text) == key
     if kind == "place":
         names = "|".join(sorted({n for ns in PLACES for n in ns}, key=len, reverse=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,22 +67,36 @@ def caption_turn(rng: np.random.Generator, scene: Scene) -> Turn:
     return Turn(prompt, caption(rng, scene))
 
 
-def question_turn(rng: np.random.Generator, scene: Scene) -> Turn:
+def question_turn(
+    rng: np.random.Generator, scene: Scene, keep: Mapping[str, float] | None = None
+) -> Turn:
+    """A question; of the kinds in `keep` only that share."""
     item = ask(rng, scene)
+    for _ in range(4):
+        if not keep or rng.random() < keep.get(item.kind, 1.0):
+            break
+        item = ask(rng, scene)
     return Turn(item.question, item.answer)
 
 
 def conversations(
-    rng: np.random.Generator, scene: Scene, captions: int, questions: int
+    rng: np.random.Generator,
+    scene: Scene,
+    captions: int,
+    questions: int,
+    keep: Mapping[str, float] | None = None,
 ) -> list[Conversation]:
-    """Independent conversations about one scene; some have several turns."""
+    """Independent conversations about one scene; some have several turns.
+
+    keep: kind of question to the share of its questions that is asked; all of those not named.
+    """
     out: list[Conversation] = [(caption_turn(rng, scene),) for _ in range(captions)]
     asked: set[str] = set()
     while questions > 0:
         turns = int(rng.integers(2, 4)) if rng.random() < 0.08 else 1
         made: list[Turn] = []
         for _ in range(turns):
-            turn = question_turn(rng, scene)
+            turn = question_turn(rng, scene, keep)
             if turn.user not in asked or turns > 1:
                 made.append(turn)
             asked.add(turn.user)

@@ -121,15 +121,14 @@ def _relation(rng: Rng, things: list[Thing]) -> Answered:
     )
     a, b = (one.cell % 3, two.cell % 3) if columns else (one.cell // 3, two.cell // 3)
     words = ("left of", "right of") if columns else ("above", "below")
-    asked = int(rng.integers(2))
-    true = (a < b) == (asked == 0)
-    question = f"Is the {plain(one)} {words[asked]} the {plain(two)}?"
+    first, second = words if rng.random() < 0.5 else words[::-1]
+    question = f"Is the {plain(one)} {first} or {second} the {plain(two)}?"
     if rng.random() < 0.5:
         question += " " + choose(rng, EXPLAIN)
     where = [f"the {plain(t)} is in the {place(rng, t.cell)}" for t in (one, two)]
-    found = f"{upper(where[0])} and {where[1]}. That is {words[int(a > b)]} it"
-    answer = f"{found}, so {'yes' if true else 'no'}."
-    return Answered(question, answer, "relation", "yes" if true else "no")
+    way = words[int(a > b)]
+    answer = f"{upper(where[0])} and {where[1]}, so it is {way} the {plain(two)}."
+    return Answered(question, answer, "relation", way)
 
 
 def ask_shapes(rng: Rng, scene: Shapes) -> Answered:

@@ -110,7 +110,7 @@ def ask_words(rng: Rng, scene: Words) -> Answered:
         question = one_of(
             rng, f'What color is the word "{word.text}"?', f"Which color has the word {where}?"
         )
-        answer = choose(rng, (upper(word.color) + ".", f"It is {word.color}."))
+        answer = f'The word "{word.text}" {where} is {word.color}.'
         return Answered(question, answer, "color", word.color)
     if style < 0.9:
         question = one_of(rng, "How many words are there?", "Count the words.")
