@@ -21,6 +21,7 @@ import torch
 from benchmarks import environment
 from benchmarks.items import items
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
+from sage_core.costs import Costs
 from sage_core.models.loading import load_pair
 from sage_core.pruning import Pruning
 from sage_core.speculative import SpeculativeDecoder
@@ -103,13 +104,17 @@ def run(cases: Iterator[Case], policies: tuple[str, ...]) -> dict[str, dict[str,
     return tallies
 
 
+CHEAP = Costs.linear(1.0, 1e-4, 1e-3)
+"""What `sage` takes passes to cost, so that it drafts whatever may be accepted."""
+
+
 def _short(policy: str) -> str:
     """A policy's name in the report, without this machine's folders."""
     return policy.replace(str(ODD_TREE), ODD_TREE.name)
 
 
 def _decode(case: Case, policy: str, expected: torch.Tensor, tally: Tally) -> None:
-    decoder = SpeculativeDecoder(case.target, case.draft, policy, Pruning(case.pruning))
+    decoder = SpeculativeDecoder(case.target, case.draft, policy, Pruning(case.pruning), CHEAP)
     output = decoder.generate(**case.inputs, **case.options)
     prompt = case.inputs["input_ids"].shape[1]
     check_steps(output.steps, output.sequences[0, prompt:].tolist())

@@ -96,7 +96,7 @@ def _round(
     drafter.observe(tree, outcome, hidden)
     committing = clock.lap()
 
-    shaper.observe(tree, len(outcome.nodes))
+    shaper.observe(tree, outcome.nodes, outcome.tokens)
     return Step(
         index=index,
         root=root,

@@ -167,6 +167,13 @@ class ModelDrafter:
         self._pending += outcome.tokens[len(kept) :]
         self._columns = {}
 
+    def rehearse(self, rows: int, branching: int) -> None:
+        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone."""
+        nodes = [0] * rows
+        logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
+        _top(logits.float(), branching)
+        self._runner.commit(())
+
     def _read_pending(self) -> Tensor:
         """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
         # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses

@@ -7,16 +7,20 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from sage_core.costbook import CostBook, default_path
+from sage_core.costs import Costs
 from sage_core.decode import decode
 from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
 from sage_core.errors import OptionError
 from sage_core.memory import peak_memory, reset_peak_memory
-from sage_core.policies import Policy, parse
+from sage_core.policies import Policy, Shaper, parse
 from sage_core.prepare import on_device
 from sage_core.pruning import Pruning
 from sage_core.reading import Reading
+from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
 from sage_core.sight import Sight
 from sage_core.stats import Stats
@@ -45,6 +49,9 @@ class SpeculativeDecoder:
         draft: a smaller one with the same tokenizer; None allows only ``autoregressive``.
         policy: a name or spec such as ``"sage-paper:dmax=12"``, or a `Policy`.
         pruning: what the draft sees of the visual tokens; it changes speed only.
+        costs: what passes cost here, for policies that weigh them: given, so that equal inputs
+            give equal trees, or a book that measures what it lacks. None: the user's own
+            book, `costbook.default_path`.
 
     Raises:
         OptionError: unknown policy, or a drafting policy without a draft.
@@ -57,8 +64,10 @@ class SpeculativeDecoder:
         draft: Any = None,
         policy: str | Policy = "sage",
         pruning: Pruning | None = None,
+        costs: Costs | CostBook | None = None,
     ) -> None:
         self.policy = parse(policy)
+        self.costs = costs or CostBook(default_path())
         self.pruning = pruning or Pruning()
         if draft is None and self.policy.drafts:
             raise OptionError(
@@ -161,9 +170,47 @@ class Stream(Iterator[Step]):
             steps = self._reading.following(steps, text, drafter)
             with sight.watching(self._target.decoder):
                 first = next(steps)
+            book = self._calibrate(shaper, drafter)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds
         yield replace(
             first, seconds=replace(seconds, prefill_target=seconds.prefill_target + preparing)
         )
         yield from steps
+        if book is not None:
+            book.learn(self._key, prepared.prompt_tokens, self._steps)
+
+    def _calibrate(self, shaper: Shaper, drafter: Drafter) -> CostBook | None:
+        """Tell the shaper what passes cost; gives the book that learns from this text, if any."""
+        costs = self._decoder.costs
+        if not shaper.counts_costs or not isinstance(drafter, ModelDrafter) or not drafter.started:
+            return None
+        if isinstance(costs, Costs):
+            shaper.calibrate(costs)
+            return None
+        target = self._target
+        shaper.calibrate(
+            costs.costs(
+                self._key,
+                target.committed,
+                lambda: rehearse(target, drafter, shaper.branching),
+            )
+        )
+        return costs
+
+    @property
+    def _key(self) -> str:
+        """What passes of this pair cost depends on: the device and its threads, models, dtypes."""
+        models = (self._decoder.target, self._decoder.draft)
+        device = self._target.device
+        where = f"cpu x{torch.get_num_threads()}"
+        if device.type == "cuda":
+            where = torch.cuda.get_device_name(device)
+        return ", ".join([where, *(_described(model) for model in models), torch.__version__])
+
+
+def _described(model: Any) -> str:
+    """A model's kind and size, without its weights: ``Qwen2ForCausalLM 28x3584 bfloat16``."""
+    config = model.get_decoder().config
+    size = f"{config.num_hidden_layers}x{config.hidden_size}"
+    return f"{type(model).__name__} {size} {str(model.dtype).removeprefix('torch.')}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from sage_core.costs import Costs
 from sage_core.steps import Shape
 from sage_core.tree import TokenTree
 
@@ -56,6 +58,8 @@ class Shaper(ABC):
 
     branching: int = 1
     """How many candidates a node the policy wants to see (k)."""
+    counts_costs: bool = False
+    """Whether `calibrate` wants what passes cost on this machine."""
 
     @abstractmethod
     def plan(self) -> Shape:
@@ -69,8 +73,14 @@ class Shaper(ABC):
         """What of the drafted tree is verified; all of it unless a policy re-ranks."""
         return tree
 
-    def observe(self, tree: TokenTree, accepted: int) -> None:  # noqa: B027 - optional
-        """Learn from a verification: ``accepted`` is the accepted length of the step."""
+    def calibrate(self, costs: Costs) -> None:  # noqa: B027 - optional
+        """Take what passes cost here; called once, before the first tree."""
+
+    def observe(  # noqa: B027 - optional
+        self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]
+    ) -> None:
+        """Learn from a verification: the accepted path of the verified tree, and what was
+        committed, which is the path's tokens and mostly the target's own next one."""
 
 
 class Policy(ABC):

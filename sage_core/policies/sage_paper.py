@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import ClassVar
@@ -155,12 +156,12 @@ class SagePaperShaper(Shaper):
         full = level.nodes + len(rows) >= o.nmax or depth + 1 > self._depth
         return Growth(rows, chosen, np.full(len(rows), not full))
 
-    def observe(self, tree: object, accepted: int) -> None:
+    def observe(self, tree: object, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         self._first = None
         self._alpha = self._next_alpha
         if not self._o.history:
             return
-        self._lengths.append(accepted)
+        self._lengths.append(len(nodes))
         if len(self._lengths) < self._o.history:
             return
         mean = sum(self._lengths) / len(self._lengths)

@@ -49,7 +49,7 @@ def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     loggers = [logging.getLogger(name) for name in ("sage_core", "transformers")]
     levels = [logger.level for logger in loggers]
     for name in list(os.environ):
-        if name.startswith("SAGE_"):
+        if name.startswith("SAGE_") and name != "SAGE_COSTS":
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("COLUMNS", "100")

@@ -155,7 +155,7 @@ def test_sage_paper_follows_the_equations(
             assert len(tree) == len(expected) <= o.nmax
         seen = root
         lengths.append(data.draw(st.integers(0, 6)))
-        shaper.observe(TokenTree(), lengths[-1])
+        shaper.observe(TokenTree(), range(lengths[-1]), ())
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_history_moves_the_depth_limit(lengths: list[int], depth: int) -> None:
 
     for length in lengths:
         grow(shaper, certain)
-        shaper.observe(TokenTree(), length)
+        shaper.observe(TokenTree(), range(length), ())
     assert literal_dmax(SagePaper(), lengths) == depth
     assert shaper.plan().depth == depth
     assert max(len(path) for path in grow(shaper, certain)) == depth
@@ -245,7 +245,7 @@ def test_a_shaper_is_fresh_for_each_text() -> None:
     used = policy.shaper()
     for step in range(5):
         grow(used, random_draft(step, 14, 0.1))
-        used.observe(TokenTree(), 9)
+        used.observe(TokenTree(), range(9), ())
     draft = random_draft(7, 14, 0.3)
     again, fresh = policy.shaper(), parse("sage-paper:history=1").shaper()
     assert grow(again, draft) == grow(fresh, draft)

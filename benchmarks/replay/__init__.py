@@ -1,0 +1,1 @@
+"""Recorded drafts, replayed under any policy and any costs."""

@@ -1,0 +1,179 @@
+"""Record what the draft proposes at every position of held-out texts, with what the target says.
+
+    python -m benchmarks.replay.record --items 60 --seed 11 --output FILE.npz
+    python -m benchmarks.replay.record --pair DIR --items 24 --output FILE.npz
+
+At each position the draft's tree is grown to `LEVELS` levels, the `BEAM` likeliest nodes of each
+level expanded to their `RANKS` likeliest tokens. No node is verified: the target decodes a token a
+step, so its own text is there to judge every node. A policy that expands other nodes than these
+cannot be replayed exactly; `trees.py` counts how often that happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from sage_core.bench.engine import PairEngine
+from sage_core.bench.items import held_out
+from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.pipeline import Options
+from sage_core.policies.base import Growth, Level, Policy, Shaper
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.steps import Shape
+from sage_core.tree import TokenTree
+
+LEVELS, BEAM, RANKS = 12, 12, 10
+
+
+@dataclass(frozen=True)
+class Position:
+    """The draft's tree below one committed token.
+
+    ``tokens`` and ``probs`` (levels, BEAM, RANKS): the candidates of each expanded node; rows that
+    were not expanded hold -1 and 0. ``parents`` (levels, BEAM, 2): each expanded node as row and
+    rank of the level above (-1, -1 at the first).
+    """
+
+    tokens: np.ndarray
+    probs: np.ndarray
+    parents: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One text: the target's own tokens, and the draft's tree before each but the first."""
+
+    name: str
+    ids: np.ndarray
+    positions: tuple[Position, ...]
+    """``positions[i]`` was drafted behind ``ids[: i + 1]``."""
+
+
+@dataclass(frozen=True)
+class Recorded(Policy):
+    """Drafts the recorded tree and verifies none of it."""
+
+    kept: list[Position] = field(default_factory=list)
+
+    name: ClassVar[str] = "recording"
+
+    def shaper(self) -> Shaper:
+        return _Recorder(self.kept)
+
+    @property
+    def max_nodes(self) -> int:
+        return LEVELS * BEAM * RANKS
+
+
+class _Recorder(Shaper):
+    branching = RANKS
+
+    def __init__(self, kept: list[Position]) -> None:
+        self._kept = kept
+        self._probs: list[np.ndarray] = []
+        self._parents: list[list[tuple[int, int]]] = []
+        self._next: list[tuple[int, int]] = []
+
+    def plan(self) -> Shape:
+        self._probs, self._parents, self._next = [], [], [(-1, -1)]
+        return Shape(LEVELS, RANKS)
+
+    def grow(self, level: Level) -> Growth:
+        count, ranks = level.probs.shape
+        self._probs.append(level.probs)
+        self._parents.append(self._next)
+        cumulative = (level.cumulative[:, None] * level.probs).ravel()
+        best = np.sort(np.argsort(-cumulative, kind="stable")[:BEAM])
+        self._next = [divmod(int(i), ranks) for i in best]
+        expand = np.zeros(count * ranks, dtype=bool)
+        expand[best] = True
+        return Growth(np.repeat(np.arange(count), ranks), np.tile(np.arange(ranks), count), expand)
+
+    def prune(self, tree: TokenTree) -> TokenTree:
+        shape = (LEVELS, BEAM, RANKS)
+        tokens, probs = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+        parents, at = np.full((LEVELS, BEAM, 2), -1, np.int16), 0
+        for level, found in enumerate(self._probs):
+            count, ranks = found.shape
+            probs[level, :count, :ranks] = found
+            block = np.array(tree.tokens[at : at + found.size]).reshape(found.shape)
+            tokens[level, :count, :ranks] = block
+            parents[level, :count] = self._parents[level]
+            at += found.size
+        self._kept.append(Position(tokens, probs, parents))
+        return TokenTree()
+
+
+def record(pair: LoadedPair, count: int, seed: int, limit: int) -> Iterator[Recording]:
+    """Decode ``count`` held-out items with the pair and record each."""
+    options = Options(max_new_tokens=limit)
+    engine = PairEngine(pair, options)
+    for item in held_out(count, seed):
+        given = engine.prepare(item.request(0, []))
+        policy = Recorded()
+        decoder = SpeculativeDecoder(pair.target, pair.draft, policy, options.pruning())
+        # The last tokens of a text have few levels below them: the limit must not be near.
+        settings = {**given.options, "max_new_tokens": limit + LEVELS}
+        output = decoder.generate(**given.inputs, **settings)
+        ids = output.sequences[0, given.prompt_tokens :].cpu().numpy().astype(np.int32)
+        yield Recording(item.id, ids, tuple(policy.kept))
+
+
+def save(path: Path, recordings: Sequence[Recording]) -> None:
+    """All of them in one file that `load` reads."""
+    positions = [position for one in recordings for position in one.positions]
+    np.savez_compressed(
+        path,
+        names=np.array([one.name for one in recordings]),
+        lengths=np.array([len(one.ids) for one in recordings]),
+        counts=np.array([len(one.positions) for one in recordings]),
+        ids=np.concatenate([one.ids for one in recordings]),
+        tokens=np.stack([position.tokens for position in positions]),
+        probs=np.stack([position.probs for position in positions]),
+        parents=np.stack([position.parents for position in positions]),
+    )
+
+
+def load(path: Path) -> list[Recording]:
+    """The recordings of a file."""
+    with np.load(path) as file:
+        data = {name: file[name] for name in file.files}
+    found, ids, at = [], 0, 0
+    for name, length, count in zip(data["names"], data["lengths"], data["counts"], strict=True):
+        positions = tuple(
+            Position(data["tokens"][i], data["probs"][i], data["parents"][i])
+            for i in range(at, at + count)
+        )
+        found.append(Recording(str(name), data["ids"][ids : ids + length], positions))
+        ids, at = ids + length, at + count
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pair", type=Path, help="folder of target/ and draft/ (default: bundled)")
+    parser.add_argument("--items", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    folder = arguments.pair
+    pair = load_pair(folder and folder / "target", folder / "draft" if folder else "auto", "cpu")
+    found = []
+    for one in record(pair, arguments.items, arguments.seed, arguments.max_new_tokens):
+        found.append(one)
+        print(f"\r{len(found)} of {arguments.items} items", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    save(arguments.output, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What passes cost: curves, the book that keeps them, and the rehearsal that measures them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sage_core.costbook import CostBook, corrected, default_path
+from sage_core.costs import Costs
+from sage_core.errors import OptionError
+from sage_core.policies.sage import UNKNOWN
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.steps import PhaseSeconds, Shape, Step
+from sage_core.tree import TokenTree
+from tests.tiny import build_pair, make_inputs
+
+pytestmark = pytest.mark.real_costs
+
+
+def test_costs_are_straight_between_points_and_beyond() -> None:
+    costs = Costs(((1, 10.0), (9, 18.0), (17, 20.0)), ((1, 2.0),))
+    assert costs.verify([1, 5, 9, 13, 17, 25]).tolist() == [10, 14, 18, 19, 20, 22]
+    assert costs.propose([1, 8]).tolist() == [2, 2]
+    line = Costs.linear(1.0, 0.5, 0.1, 0.01)
+    assert line.verify([1, 3]).tolist() == [1.0, 2.0]
+    assert line.propose([3])[0] == pytest.approx(0.12)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        (),
+        ((0, 1.0),),
+        ((2, 1.0), (1, 2.0)),
+        ((1, 0.0),),
+        ((1, float("nan")),),
+        ((1, float("inf")),),
+    ],
+)
+def test_costs_that_make_no_sense_are_refused(target: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(OptionError):
+        Costs(target, ((1, 1.0),))
+
+
+def test_costs_are_kept_and_measured_once(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def measure() -> Costs:
+        asked.append(1)
+        return UNKNOWN
+
+    path = tmp_path / "new" / "costs.json"
+    assert CostBook(path).costs("pair", 300, measure) == UNKNOWN
+    assert CostBook(path).costs("pair", 400, measure) == UNKNOWN
+    assert len(asked) == 1
+    CostBook(path).costs("pair", 600, measure)  # another context
+    CostBook(path).costs("other", 300, measure)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 0, "costs": {}}',
+    '{"version": 1, "costs": {"pair @512": {"target": [[1, -1]], "draft": [[1, 1]], "step": 0}}}',
+])  # fmt: skip
+def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    assert CostBook(path).costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
+    assert json.loads(path.read_text())["costs"]
+
+
+def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert CostBook(blocked / "costs.json").costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
+
+
+def test_the_file_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGE_COSTS", "off")
+    assert default_path() is None
+    monkeypatch.setenv("SAGE_COSTS", "here.json")
+    assert default_path() == Path("here.json")
+    monkeypatch.delenv("SAGE_COSTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert default_path() == Path("/cache/sage/costs.json")
+
+
+def test_costs_follow_what_steps_take() -> None:
+    known = Costs(((1, 1.0), (65, 2.0)), ((1, 0.1), (8, 0.2)))
+
+    def made(verify: float, draft: float) -> Step:
+        tree = TokenTree((1,), (-1,), (0.5,), (0,))
+        seconds = PhaseSeconds(draft=draft, verify=verify * 65 / 64, accept=0.01, commit=0.02)
+        return Step(1, 0, tree, (), (1,), Shape(), 2, seconds)
+
+    same = corrected(known, [made(1.0, 0.2)] * 9)
+    assert same.target[0][1] == pytest.approx(1.0)
+    assert same.draft[1][1] == pytest.approx(0.2)
+    assert same.step == pytest.approx(0.03)
+    dearer = corrected(known, [made(3.0, 0.6)] * 9 + [made(99.0, 99.0)] * 3)
+    assert dearer.target[1][1] == pytest.approx(2 * 1.5)
+    assert dearer.draft[0][1] == pytest.approx(0.1 * 1.5)
+    assert corrected(known, [made(9.0, 9.0)] * 2) == known
+
+
+def test_a_pair_is_measured_once_and_its_text_stays_its_own(tmp_path: Path) -> None:
+    target, draft = build_pair("qwen2_5_vl")
+    inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
+    expected = target.generate(**inputs, max_new_tokens=24, do_sample=False)
+    path = tmp_path / "costs.json"
+    for _ in range(2):
+        decoder = SpeculativeDecoder(target, draft, "sage", costs=CostBook(path))
+        assert torch.equal(decoder.generate(**inputs, max_new_tokens=24).sequences, expected)
+        places = json.loads(path.read_text())["costs"]
+        assert len(places) == 1
+        assert "cpu x1" in next(iter(places))
+    known = next(iter(places.values()))
+    assert [point[0] for point in known["target"]] == [1, 2, 4, 8, 16, 32, 64]
+    assert known["target"] == sorted(known["target"], key=lambda point: point[1])
+
+
+def test_given_costs_give_equal_trees() -> None:
+    target, draft = build_pair("llava")
+    inputs = make_inputs(target, "llava", "image", length=9)
+    decoder = SpeculativeDecoder(target, draft, "sage", costs=Costs.linear(1, 0.001, 0.01))
+    runs = [decoder.generate(**inputs, max_new_tokens=24).steps for _ in range(2)]
+    assert [step.tree for step in runs[0]] == [step.tree for step in runs[1]]
+    assert sum(len(step.tree) for step in runs[0]) > 24

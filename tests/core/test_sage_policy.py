@@ -1,0 +1,190 @@
+"""The cost-aware policy: what it keeps, what it spends, what it learns, and when it gives up."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.replay.record import LEVELS, Position, Recording
+from benchmarks.replay.walk import Round, clairvoyant, reachable, walk
+from sage_core.costs import Costs
+from sage_core.errors import OptionError
+from sage_core.policies import parse
+from sage_core.policies.acceptance import Predictor, entropies, fitted
+from sage_core.policies.sage import worth_verifying
+from sage_core.policies.sage_paper import confidence
+
+BEAM, RANKS = 10, 10
+
+
+def recording(right: float, length: int = 240, seed: int = 0) -> Recording:
+    """A text whose draft's first choice is right with a chance, its second in half of the rest.
+
+    A draft that is right is surer of it. Every node has candidates of its own, all distinct.
+    """
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 50, length).astype(np.int32)
+    return Recording("text", ids, tuple(position(rng, ids, i, right) for i in range(length - 1)))
+
+
+def position(rng: np.random.Generator, ids: np.ndarray, at: int, right: float) -> Position:
+    shape = (LEVELS, BEAM, RANKS)
+    tokens, probs = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+    parents = np.full((LEVELS, BEAM, 2), -1, np.int16)
+    on_text: int | None = 0
+    above = np.ones(1)
+    for level in range(LEVELS):
+        rows = len(above)
+        tokens[level, :rows] = 1000 + np.arange(RANKS)
+        sure = rng.random(rows) < 0.7
+        if on_text is not None and at + 1 + level < len(ids):
+            draw = rng.random()
+            sure[on_text] = draw < right
+            rank = 0 if draw < right else 1 if draw < (1 + right) / 2 else -1
+            if rank >= 0:
+                tokens[level, on_text, rank] = ids[at + 1 + level]
+        else:
+            rank = -1
+        falling = np.where(sure[:, None], 0.03, 0.4) ** np.arange(1, RANKS + 1)
+        probs[level, :rows] = falling / falling.sum(axis=1, keepdims=True)
+        here = above[:, None] * probs[level, :rows]
+        if level + 1 == LEVELS:
+            break
+        best = np.sort(np.argsort(-here.ravel(), kind="stable")[:BEAM])
+        places = [divmod(int(i), RANKS) for i in best]
+        parents[level + 1, : len(places)] = places
+        above = here.ravel()[best]
+        followed = (on_text, rank) if rank >= 0 else None
+        on_text = places.index(followed) if followed in places else None
+    return Position(tokens, probs, parents)
+
+
+def totals(rounds: list[Round], costs: Costs) -> tuple[float, float, float, float]:
+    """Tokens per second, and accepted length, nodes and draft passes per step."""
+    tokens = sum(one.committed for one in rounds)
+    seconds = sum(one.seconds(costs) for one in rounds)
+    steps = len(rounds)
+    nodes, passes = sum(one.nodes for one in rounds), sum(len(one.rows) for one in rounds)
+    return tokens / seconds, tokens / steps - 1, nodes / steps, passes / steps
+
+
+@given(
+    st.lists(st.floats(0.001, 0.999), min_size=1, max_size=9),
+    st.lists(st.integers(0, 100), min_size=9, max_size=9),
+    st.floats(0.01, 2),
+    st.floats(0.001, 0.3),
+)
+def test_no_other_tree_is_worth_more(
+    factors: list[float], above: list[int], rate: float, slope: float
+) -> None:
+    parents = [above[i] % (i + 1) - 1 for i in range(len(factors))]
+    accepted = np.zeros(len(factors))
+    for i, factor in enumerate(factors):
+        accepted[i] = factor * (1.0 if parents[i] < 0 else accepted[parents[i]])
+    seconds = 1 + slope * np.sqrt(np.arange(len(factors) + 1))  # any curve, not only a line
+    kept = worth_verifying(accepted, seconds, rate).tolist()
+    assert all(parents[node] < 0 or parents[node] in kept for node in kept)
+
+    def worth(nodes: tuple[int, ...]) -> float:
+        return float(accepted[list(nodes)].sum() - rate * seconds[len(nodes)])
+
+    best = max(
+        worth(nodes)
+        for size in range(len(factors) + 1)
+        for nodes in combinations(range(len(factors)), size)
+        if all(parents[node] < 0 or parents[node] in nodes for node in nodes)
+    )
+    assert worth(tuple(kept)) == pytest.approx(best)
+
+
+def test_the_dearer_a_node_or_a_pass_the_fewer_of_them() -> None:
+    text = recording(0.8)
+    by_node = [
+        totals(walk(text, parse("sage"), costs), costs)[2]
+        for costs in (Costs.linear(1, node, 0.05) for node in (0.001, 0.02, 0.1))
+    ]
+    assert by_node[0] > 1.3 * by_node[1] > 1.3 * 1.3 * by_node[2]
+    by_pass = [
+        totals(walk(text, parse("sage"), costs), costs)[3]
+        for costs in (Costs.linear(1, 0.005, draft) for draft in (0.02, 0.3, 1.5))
+    ]
+    assert by_pass[0] > 1.2 * by_pass[1] > 1.2 * 1.2 * by_pass[2]
+
+
+@pytest.mark.parametrize("draft", [0.02, 0.1, 0.3, 1.0])
+def test_a_useless_draft_costs_little(draft: float) -> None:
+    """In all the work of a text, within 3% of no draft at all; a good one is found again."""
+    costs = Costs.linear(1.0, 0.02, draft)
+    rate, *_ = totals(walk(recording(-1.0, 600), parse("sage"), costs), costs)
+    assert rate > 0.97
+
+
+def test_a_draft_that_gets_better_is_noticed() -> None:
+    bad, good = recording(-1.0, 300), recording(0.95, 300, seed=1)
+    joined = Recording("both", np.concatenate([bad.ids, good.ids]), bad.positions + good.positions)
+    # The position between the two drafts nothing that is right, as those before it.
+    joined = Recording("both", joined.ids, (*bad.positions, bad.positions[-1], *good.positions))
+    costs = Costs.linear(1.0, 0.01, 0.1)
+    rounds = walk(joined, parse("sage"), costs)
+    early = [one for one in rounds if 100 < one.position < 250]
+    late = [one for one in rounds if one.position > 450]
+    assert sum(len(one.rows) for one in early) < 0.2 * len(early)
+    assert sum(one.committed for one in late) > 3 * len(late)
+
+
+def test_nothing_is_drawn_by_chance() -> None:
+    text = recording(0.7)
+    costs = Costs.linear(1, 0.01, 0.1)
+    assert walk(text, parse("sage"), costs) == walk(text, parse("sage"), costs)
+
+
+@pytest.mark.parametrize("option", ["nmax=8", "dmax=2", "beam=1", "k=2"])
+def test_limits_are_kept(option: str) -> None:
+    rounds = walk(recording(0.8), parse(f"sage:{option}"), Costs.linear(1, 0.0, 0.001))
+    name, _, value = option.partition("=")
+    nodes = max(one.nodes for one in rounds)
+    depth = max(len(one.rows) for one in rounds)
+    rows = max(row for one in rounds for row in one.rows)
+    assert {"nmax": nodes, "dmax": depth, "beam": rows, "k": 2}[name] <= int(value)
+
+
+@pytest.mark.parametrize("text", ["sage:nmax=0", "sage:k=1", "sage:beam=0", "sage:theta=0.1"])
+def test_options_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(OptionError):
+        parse(text)
+
+
+def test_a_clairvoyant_is_never_slower() -> None:
+    text = recording(0.7)
+    for draft, node in ((0.02, 0.001), (0.3, 0.02)):
+        costs = Costs.linear(1, node, draft)
+        seconds, tokens = clairvoyant(text, costs)
+        for policy in ("sage", "chain", "static", "autoregressive"):
+            assert totals(walk(text, parse(policy), costs), costs)[0] <= tokens / seconds + 1e-9
+    assert clairvoyant(recording(-1.0), Costs.linear(1, 0.1, 0.1))[0] == pytest.approx(239)
+
+
+def test_what_the_text_reaches_is_counted_along_its_own_path() -> None:
+    text = recording(1.0, 60)
+    assert reachable(text, 0) == LEVELS
+    assert reachable(text, 55) == 4
+    assert reachable(recording(-1.0), 0) == 0
+
+
+@pytest.mark.parametrize("start", [-3.0, 0.0, 3.0])
+def test_a_prediction_learns_what_happens(start: float) -> None:
+    predictor = Predictor(fitted()[1])
+    logits, rng = np.array([start]), np.random.default_rng(0)
+    for _ in range(600):
+        predictor.learn(logits, rng.random(1) < 0.3)
+    assert predictor.probabilities(logits)[0] == pytest.approx(0.3, abs=0.1)
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=10))
+def test_entropy_is_the_papers(values: list[float]) -> None:
+    probs = np.sort(np.array(values))[::-1]
+    assert entropies(probs[None])[0] == pytest.approx(confidence(probs), abs=1e-9)
