@@ -13,7 +13,7 @@ from sage_core.drafter import ModelDrafter
 from sage_core.runner import Runner
 
 TARGET_SIZES = (1, 2, 4, 8, 16, 32, 64)
-DRAFT_SIZES = (1, 2, 4, 8)
+DRAFT_SIZES = (1, 2, 4, 8, 12)
 REPEATS = 3
 
 

@@ -31,7 +31,7 @@ from sage_core.policies.acceptance import (
     node_features,
 )
 
-RANKS = 8
+RANKS = 10
 """Candidates of a node that the policy looks at."""
 
 

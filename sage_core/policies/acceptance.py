@@ -15,7 +15,7 @@ from importlib.resources import as_file, files
 
 import numpy as np
 
-HIDDEN = 16
+HIDDEN = 32
 """Units of the hidden layer."""
 CANDIDATE_FEATURES = 9
 NODE_FEATURES = 8

@@ -44,8 +44,8 @@ class Sage(Policy):
 
     dmax: int = 12
     nmax: int = 64
-    beam: int = 8
-    k: int = 8
+    beam: int = 12
+    k: int = 10
     probe: int = 32
 
     name: ClassVar[str] = "sage"
