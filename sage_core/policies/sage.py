@@ -128,7 +128,11 @@ class SageShaper(Shaper):
         self._root_served: np.ndarray | None = None
 
     def plan(self) -> Shape:
-        """Choose the depth before drafting, from α of the last root and acceptance of late."""
+        """Foretell the depth from α of the last root and from what was accepted of late.
+
+        Drafting may go deeper, and stops by what each level shows: a limit from the forecast cost
+        more than it saved. Where not even the forecast's best depth pays, nothing is drafted.
+        """
         rate = self._rate
         features = node_features(
             0,
@@ -142,7 +146,7 @@ class SageShaper(Shaper):
         )
         logits = self._node.logits(features)
         depth, gain = self._depth(rate, float(self._node.probabilities(logits)[0]))
-        note = f"λ {rate * float(self._verify[0]):.2f} tokens per target pass"
+        note = f"λ {rate * float(self._verify[0]):.2f} tokens per target pass, depth {depth} likely"
         if gain <= 0 and self._wait < self._pause:
             self._wait += 1
             depth, note = 0, f"drafting does not pay: next look in {self._pause - self._wait + 1}"
@@ -152,17 +156,18 @@ class SageShaper(Shaper):
             depth, note = 1, f"a look whether drafting pays; {note}"
         else:
             self._pause = self._wait = 0
+            depth = self._o.dmax
         self._start(Shape(depth, float(self._o.beam), self._alpha, note))
         self._root_served = logits
         return self._shape
 
     def _depth(self, rate: float, served: float) -> tuple[int, float]:
-        """Levels worth drafting as far as can be foretold, with room, and what the best bring."""
+        """The levels that will likely be drafted, and what they bring beyond their cost."""
         holds = served * np.cumprod(np.concatenate([[1.0], self._carry[1 : self._o.dmax]]))
         step = self._propose[0] + 2 * self._per_node
         gains = np.cumsum(holds - rate * step)
         best = int(gains.argmax())
-        return min(self._o.dmax, best + 3), float(gains[best])
+        return best + 1, float(gains[best])
 
     def grow(self, level: Level) -> Growth:
         rows, k = level.probs.shape
@@ -184,7 +189,7 @@ class SageShaper(Shaper):
         chances /= np.maximum(1.0, chances.sum(axis=1, keepdims=True))
         accepted = above[:, None] * chances
         self._spent += float(self._propose[min(rows, len(self._propose)) - 1])
-        worth = accepted > 0.5 * self._rate * self._per_node
+        worth = accepted > 0.25 * self._rate * self._per_node
         chosen, picked = np.nonzero(worth)
         limit = 2 * self._o.nmax
         if len(chosen) > limit:
