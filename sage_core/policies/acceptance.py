@@ -37,8 +37,12 @@ class Network:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(n, features) float32 to (n,) logits."""
-        hidden: np.ndarray = np.tanh(features @ self.w1 + self.b1)
-        return np.clip(hidden @ self.w2 + self.b2, -_CERTAIN, _CERTAIN)
+        hidden = features @ self.w1
+        hidden += self.b1
+        np.tanh(hidden, out=hidden)
+        logits = hidden @ self.w2
+        logits += self.b2
+        return np.minimum(np.maximum(logits, -_CERTAIN), _CERTAIN)
 
 
 @cache
@@ -73,8 +77,7 @@ class Predictor:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(n,) in (0, 1), corrected."""
-        z = np.clip(self._scale * logits + self._bias, -15.0, 15.0)
-        return 1.0 / (1.0 + np.exp(-z))
+        return 1.0 / (1.0 + np.exp(-self._bias - self._scale * logits))
 
     def learn(self, logits: np.ndarray, happened: np.ndarray) -> None:
         """One step of gradient descent on what was predicted and what came of it, (n,) each."""
@@ -85,7 +88,7 @@ class Predictor:
         rate = max(self._least, self._rate / (1.0 + 0.25 * self._seen))
         self._bias -= rate * float(error.sum())
         self._bias = min(6.0, max(-6.0, self._bias))
-        self._scale -= 0.1 * rate * float((error * np.clip(logits, -4, 4)).sum())
+        self._scale -= 0.1 * rate * float(error @ np.minimum(np.maximum(logits, -4), 4))
         self._scale = min(1.6, max(0.6, self._scale))
 
 
@@ -97,7 +100,14 @@ def entropies(probs: np.ndarray) -> np.ndarray:
     p = probs / np.maximum(probs.sum(axis=1, keepdims=True), _FLOOR)
     terms = p * np.log(np.maximum(p, 1e-12))
     alpha: np.ndarray = 1.0 + terms.sum(axis=1) / np.log(k)
-    return np.clip(alpha, 0.0, 1.0)
+    return np.minimum(np.maximum(alpha, 0.0), 1.0)
+
+
+@cache
+def _ordinals(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) each: a rank as a feature, and whether it is the first."""
+    ranks = np.arange(k)
+    return np.log1p(ranks) / 1.2 - 1, ranks == 0
 
 
 def candidate_features(
@@ -122,14 +132,13 @@ def candidate_features(
     """
     rows, k = probs.shape
     logs = np.log(np.maximum(probs, _FLOOR))
+    ordinals, first = _ordinals(k)
     out = np.empty((rows, k, CANDIDATE_FEATURES), np.float32)
-    out[..., 0] = logs / 4 + 1
-    out[..., 1] = logs[:, :1] - logs if k else 0
-    out[..., 1] = np.minimum(out[..., 1], 8) / 4
+    out[..., 0] = logs * 0.25 + 1
+    out[..., 1] = np.minimum(logs[:, :1] - logs, 8) * 0.25
     out[..., 2] = alphas[:, None] * 2 - 1
-    rank = np.arange(k)
-    out[..., 3] = rank == 0
-    out[..., 4] = np.log1p(rank) / 1.2 - 1
+    out[..., 3] = first
+    out[..., 4] = ordinals
     out[..., 5] = min(depth, 12) / 6 - 1
     out[..., 6] = np.log(np.maximum(above, 1e-4))[:, None] / 3 + 0.5
     out[..., 7] = np.minimum(ranks, 4)[:, None] / 2 - 0.5
