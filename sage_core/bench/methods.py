@@ -30,6 +30,7 @@ ALL = (
     "static",
     "best-static",
     "sage-paper",
+    "eagle2",
     "transformers",
     "transformers-assisted",
     "transformers-assisted-best",

@@ -117,6 +117,8 @@ def test_unknown_methods_and_options_are_refused(text, says):
           "sage-paper:nmax=16", "sage:nmax=16"]),
         ("static,best-static,chain", 64,
          ["autoregressive", "static:nodes=25", "best-static:nodes=64", "chain", "sage"]),
+        ("eagle2,eagle2:beam=3", 40,
+         ["autoregressive", "eagle2:nodes=40", "eagle2:beam=3,nodes=40", "sage:nmax=40"]),
         ("chain", 3, ["autoregressive", "chain:length=3", "sage:nmax=3"]),
     ],
 )  # fmt: skip
