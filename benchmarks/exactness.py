@@ -37,10 +37,19 @@ POLICIES = (
     "sage-paper:dmin=1,dmax=12,wmin=1,wmax=6,nmax=96,theta=0.001,history=2",
     "sage-paper:lookahead=false,scale_width=false,parent=cumulative,nmax=10",
     "eagle2",
+    "optimal-static",
     "eagle2:depth=4,beam=2,k=3,nodes=5",
     "sage",
 )
-PAIR_POLICIES = ("autoregressive", "chain", "static", "sage-paper", "eagle2", "sage")
+PAIR_POLICIES = (
+    "autoregressive",
+    "chain",
+    "static",
+    "sage-paper",
+    "eagle2",
+    "optimal-static",
+    "sage",
+)
 NEW_TOKENS = (1, 2, 7, 40)
 PAIR_NEW_TOKENS = (256, 1, 144, 2, 89, 3, 55, 7, 34, 13, 21)
 """The limits of the items in turn; their number shares no factor with that of the categories."""

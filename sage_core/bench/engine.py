@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sage_core import fixed_trees
 from sage_core.bench import calibration
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine, ByTransformers
@@ -134,13 +135,13 @@ class PairEngine:
         return {"setting": best.name, "tokens_per_second": rates}
 
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
-        probe = self._tree("probe", calibration.PROBE)
+        probe = self._tree("probe", fixed_trees.PROBE)
         steps = [step for item in items for step in probe.decode(item, self.watch()).steps]
-        accepted = calibration.acceptance(steps)
+        accepted = fixed_trees.acceptance(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to say what is accepted")
         trees = {
-            f"depth {depth}": calibration.best_tree(accepted, nodes, depth)
+            f"depth {depth}": fixed_trees.best_tree(accepted, nodes, depth)
             for depth in calibration.DEPTHS
         }
         # Each with all its nodes. Where no deeper level is worth one, two limits give one tree.
@@ -151,7 +152,7 @@ class PairEngine:
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
             "tokens_per_second": rates,
-            "acceptance": calibration.plain(accepted),
+            "acceptance": fixed_trees.plain(accepted),
         }
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:

@@ -29,6 +29,7 @@ ALL = (
     "chain",
     "static",
     "best-static",
+    "optimal-static",
     "sage-paper",
     "eagle2",
     "transformers",

@@ -319,7 +319,7 @@ def test_bad_tree_files_are_refused(tmp_path: Path, text: str) -> None:
 
 
 BAD_SPECS = {
-    "unknown": ("sago", "autoregressive, chain, eagle2, sage, sage-paper, static"),
+    "unknown": ("sago", "autoregressive, chain, eagle2, optimal-static, sage, sage-paper, static"),
     "unknown option": ("sage-paper:depth=3", "dmax"),
     "no value": ("chain:length", "length=VALUE"),
     "wrong kind": ("chain:length=long", "int"),
@@ -349,7 +349,7 @@ def test_a_spec_survives_the_round_trip(o: SagePaper) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["autoregressive", "chain", "eagle2", "sage", "sage-paper", "static"]
+    "name", ["autoregressive", "chain", "eagle2", "optimal-static", "sage", "sage-paper", "static"]
 )
 def test_every_named_policy_is_there_with_help_and_defaults(name: str) -> None:
     kind = available()[name]

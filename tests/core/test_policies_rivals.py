@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_core import fixed_trees
 from sage_core.errors import OptionError
 from sage_core.policies import parse
 from sage_core.policies.eagle2 import Eagle2
@@ -105,7 +109,101 @@ def test_drafting_ends_where_no_deeper_node_can_be_kept() -> None:
     assert max(map(len, passes)) == 1, "the second level is drafted, nothing of it is kept"
 
 
+# The best fixed tree
+
+
+def by_dynamic_programming(rates: fixed_trees.Rates, nodes: int, depth: int) -> float:
+    """The greatest expected accepted length of ``nodes`` nodes, as Sequoia finds it: over the
+    sizes of all subtrees."""
+    ranks = max(rank + 1 for table in rates.values() for rank in table)
+
+    @cache
+    def children(level: int, rank: int, n: int) -> float:
+        """Of children of ranks ``rank`` and up at ``level`` with ``n`` nodes in all below them."""
+        if n == 0 or level > depth:
+            return 0.0 if n == 0 else -np.inf
+        if rank == ranks:
+            return -np.inf
+        rate = rates.get(level, {}).get(rank, 0.0)
+        found = [children(level, rank + 1, n)]
+        for own in range(1, n + 1):
+            with_it = rate * (1 + children(level + 1, 0, own - 1)) if own > 1 else rate
+            found.append(with_it + children(level, rank + 1, n - own))
+        return max(found)
+
+    return children(1, 0, nodes)
+
+
+def expected(paths: tuple[RankPath, ...], rates: fixed_trees.Rates) -> float:
+    return sum(
+        float(np.prod([rates[level][rank] for level, rank in enumerate(path, 1)])) for path in paths
+    )
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 999))
+def test_the_greedy_tree_is_as_good_as_sequoia_s(nodes: int, depth: int, seed: int) -> None:
+    drawn = np.random.default_rng(seed).dirichlet(np.full(9, 0.5), size=depth)
+    rates = {d: dict(enumerate(row[:8].tolist())) for d, row in enumerate(drawn, 1)}
+    paths = fixed_trees.best_tree(rates, min(nodes, 8), depth)
+    assert len(paths) == min(nodes, 8)
+    best = by_dynamic_programming(rates, min(nodes, 8), depth)
+    assert expected(paths, rates) == pytest.approx(best)
+
+
+def test_optimal_static_is_the_best_tree_of_its_table(tmp_path: Path) -> None:
+    rates = {1: {0: 0.6, 1: 0.2, 2: 0.1}, 2: {0: 0.5, 1: 0.2}, 3: {0: 0.9}}
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps({"acceptance": rates, "more": 1}), encoding="utf-8")
+    tree = grow_whole(
+        parse(f"optimal-static:nodes=4,depth=3,table={file}").shaper(), random_draft(1, 14, 1.0)
+    )
+    assert tree == [(0,), (1,), (0, 0), (0, 0, 0)]
+
+
+def test_a_table_as_a_benchmark_s_calibration_has_it(tmp_path: Path) -> None:
+    rates = {1: {0: 0.1, 9: 0.8}}
+    file = tmp_path / "calibration.json"
+    held = {"best-static": {"tree": [[0]], "acceptance": fixed_trees.plain(rates)}}
+    file.write_text(json.dumps({"assisted": {"setting": "x"}, **held}), encoding="utf-8")
+    assert fixed_trees.read(file) == rates
+    assert parse(f"optimal-static:nodes=2,depth=1,table={file}").paths == ((0,), (9,))
+
+
+def test_the_shipped_table_is_for_the_bundled_pair() -> None:
+    policy = parse("optimal-static")
+    assert len(policy.paths) == policy.max_nodes == 25
+    assert (0,) * policy.depth in policy.paths
+    assert set(policy.paths) == set(grow_whole(policy.shaper(), random_draft(3, 14, 1.0)))
+
+
+TABLES = {
+    "missing": None,
+    "no json": "depth 1: 0.5",
+    "a list": "[0.5, 0.2]",
+    "nothing": "{}",
+    "no rates": '{"acceptance": {}}',
+    "depth 0": '{"acceptance": {"0": {"0": 0.5}}}',
+    "a rate above 1": '{"acceptance": {"1": {"0": 1.5}}}',
+    "not a number": '{"acceptance": {"1": {"0": NaN}}}',
+    "words": '{"acceptance": {"1": {"first": 0.5}}}',
+    "no ranks": '{"acceptance": {"1": 0.5}}',
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_bad_tables_are_refused(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "table.json"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(OptionError, match=str(file)) as caught:
+        parse(f"optimal-static:table={file}")
+    assert "\n" not in str(caught.value)
+
+
 BAD = {
+    "a small tree": ("optimal-static:nodes=20,depth=1", "at most 8 nodes, not 20"),
+    "no tree": ("optimal-static:nodes=0", "nodes must be at least 1"),
+    "no levels": ("optimal-static:depth=0", "depth must be at least 1"),
     "no depth": ("eagle2:depth=0", "depth must be at least 1"),
     "no beam": ("eagle2:beam=0", "beam must be at least 1"),
     "no children": ("eagle2:k=-1", "k must be at least 1"),
