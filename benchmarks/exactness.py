@@ -37,17 +37,19 @@ POLICIES = (
     "sage-paper:dmin=1,dmax=12,wmin=1,wmax=6,nmax=96,theta=0.001,history=2",
     "sage-paper:lookahead=false,scale_width=false,parent=cumulative,nmax=10",
     "eagle2",
-    "optimal-static",
     "eagle2:depth=4,beam=2,k=3,nodes=5",
+    "optimal-static",
+    "spec-llava",
     "sage",
 )
 PAIR_POLICIES = (
     "autoregressive",
     "chain",
     "static",
-    "sage-paper",
-    "eagle2",
     "optimal-static",
+    "eagle2",
+    "spec-llava",
+    "sage-paper",
     "sage",
 )
 NEW_TOKENS = (1, 2, 7, 40)

@@ -205,8 +205,9 @@ class RunOptions:
         _setting(
             "--policy",
             "How drafts are shaped: autoregressive, chain, static, optimal-static, eagle2, "
-            "sage-paper or sage, with options after a colon, as in 'sage-paper:dmax=12,nmax=32'. "
-            "The text is the same with all of them; only the speed differs.",
+            "spec-llava, sage-paper or sage, with options after a colon, as in "
+            "'sage-paper:dmax=12,nmax=32'. The text is the same with all of them; only the speed "
+            "differs.",
             _DECODING,
             metavar="SPEC",
             show_default="sage",

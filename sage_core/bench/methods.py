@@ -32,6 +32,7 @@ ALL = (
     "optimal-static",
     "sage-paper",
     "eagle2",
+    "spec-llava",
     "transformers",
     "transformers-assisted",
     "transformers-assisted-best",

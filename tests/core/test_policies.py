@@ -20,6 +20,16 @@ from sage_core.tree import ROOT, TokenTree
 RankPath = tuple[int, ...]
 Draft = Callable[[RankPath], np.ndarray]
 
+NAMES = (
+    "autoregressive",
+    "chain",
+    "eagle2",
+    "optimal-static",
+    "sage",
+    "sage-paper",
+    "spec-llava",
+    "static",
+)
 STATIC_25 = (
     "0 1 2 3 | 00 01 02 10 11 20 21 30 | 000 001 002 010 011 020 021 100 | 0000 0001 0002 "
     "| 00000 00001"
@@ -319,7 +329,7 @@ def test_bad_tree_files_are_refused(tmp_path: Path, text: str) -> None:
 
 
 BAD_SPECS = {
-    "unknown": ("sago", "autoregressive, chain, eagle2, optimal-static, sage, sage-paper, static"),
+    "unknown": ("sago", ", ".join(NAMES)),
     "unknown option": ("sage-paper:depth=3", "dmax"),
     "no value": ("chain:length", "length=VALUE"),
     "wrong kind": ("chain:length=long", "int"),
@@ -348,9 +358,7 @@ def test_a_spec_survives_the_round_trip(o: SagePaper) -> None:
     assert parse(spec(o)) == o
 
 
-@pytest.mark.parametrize(
-    "name", ["autoregressive", "chain", "eagle2", "optimal-static", "sage", "sage-paper", "static"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_named_policy_is_there_with_help_and_defaults(name: str) -> None:
     kind = available()[name]
     assert kind.__doc__

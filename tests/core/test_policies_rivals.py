@@ -16,6 +16,7 @@ from sage_core import fixed_trees
 from sage_core.errors import OptionError
 from sage_core.policies import parse
 from sage_core.policies.eagle2 import Eagle2
+from sage_core.policies.spec_llava import SpecLlava
 from tests.core.test_policies import Draft, RankPath, grow_whole, random_draft
 
 # EAGLE-2
@@ -200,7 +201,59 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | None) -> None:
     assert "\n" not in str(caught.value)
 
 
+# Spec-LLaVA
+
+
+def literal_spec_llava(o: SpecLlava, draft: Draft) -> set[RankPath]:
+    """Node by node: a confident one has children, a child that is not is cut."""
+    tree: list[RankPath] = []
+    level: list[RankPath] = [()]
+    for _ in range(o.depth):
+        grown = [
+            (*path, rank)
+            for path in level
+            if cumulative(path, draft) >= o.grow
+            for rank in range(min(o.k, len(draft(path))))
+            if cumulative((*path, rank), draft) >= o.prune
+        ]
+        level = sorted(grown, key=lambda path: -cumulative(path, draft))[: o.nodes - len(tree)]
+        tree += level
+    return set(tree)
+
+
+@st.composite
+def spec_llava_options(draw: st.DrawFn) -> SpecLlava:
+    prune = draw(st.sampled_from((0.001, 0.03, 0.2, 0.5)))
+    return SpecLlava(
+        grow=min(1.0, prune * draw(st.sampled_from((1.0, 2.0, 20.0)))),
+        prune=prune,
+        k=draw(st.integers(1, 9)),
+        depth=draw(st.integers(1, 6)),
+        nodes=draw(st.sampled_from((1, 3, 15, 127))),
+    )
+
+
+@given(spec_llava_options(), st.integers(0, 999), st.sampled_from((0.05, 0.3, 2.0)))
+def test_spec_llava_grows_while_it_is_confident(o: SpecLlava, seed: int, sharpness: float) -> None:
+    draft = random_draft(seed, 8, sharpness)
+    tree = grow_whole(o.shaper(), draft)
+    assert set(tree) == literal_spec_llava(o, draft)
+    assert len(set(tree)) == len(tree) <= o.nodes
+
+
+def test_spec_llava_drafts_nothing_that_the_draft_does_not_believe() -> None:
+    assert grow_whole(SpecLlava(prune=0.2, grow=0.2).shaper(), lambda path: np.full(9, 1 / 9)) == []
+    certain = grow_whole(SpecLlava().shaper(), lambda path: np.eye(9)[0])
+    assert certain == [(0,) * length for length in range(1, 9)]
+
+
 BAD = {
+    "upside down": ("spec-llava:grow=0.01", "0 < prune <= grow <= 1"),
+    "no threshold": ("spec-llava:prune=0", "0 < prune <= grow <= 1"),
+    "nan": ("spec-llava:prune=nan", "0 < prune <= grow <= 1"),
+    "no tokens": ("spec-llava:k=0", "k must be at least 1"),
+    "no level": ("spec-llava:depth=0", "depth must be at least 1"),
+    "empty": ("spec-llava:nodes=0", "nodes must be at least 1"),
     "a small tree": ("optimal-static:nodes=20,depth=1", "at most 8 nodes, not 20"),
     "no tree": ("optimal-static:nodes=0", "nodes must be at least 1"),
     "no levels": ("optimal-static:depth=0", "depth must be at least 1"),
