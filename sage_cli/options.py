@@ -132,7 +132,7 @@ class RunOptions:
         _setting(
             "--draft",
             "The draft model: 'auto' for the known partner (the best that is cached, if one is), "
-            "'none' to decode without one, or as --model.",
+            "'ngram' to look drafts up in the text so far, 'none' to go without, or as --model.",
             _MODELS,
             metavar="MODEL",
         ),
@@ -227,6 +227,15 @@ class RunOptions:
             show_default="the model's own",
         ),
     ] = None
+    draft_lookup: Annotated[
+        bool,
+        _setting(
+            "--draft-lookup",
+            "Add to the draft's trees what followed the same words earlier in the conversation, "
+            "while that pays.",
+            _DECODING,
+        ),
+    ] = False
     draft_pruning: Annotated[
         float | None,
         _setting(

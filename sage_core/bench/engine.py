@@ -19,18 +19,21 @@ from sage_core.bench.methods import (
     AssistedBest,
     BestStaticTree,
     Lookup,
+    Ngrams,
     Spec,
     parse,
     spec,
 )
 from sage_core.bench.oracle import first_mismatch
 from sage_core.errors import OptionError, SageError
+from sage_core.lookup import Ngram
 from sage_core.media import Clip
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
 from sage_core.models.loading import LoadedPair
 from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
 from sage_core.policies import Policy
+from sage_core.policies.eagle2 import Eagle2
 
 __all__ = ["PairEngine"]
 
@@ -44,6 +47,7 @@ class PairEngine:
     def __init__(self, pair: LoadedPair, options: Options) -> None:
         self._pair = pair
         self._options = options
+        self._lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id
         self.device = pair.device
@@ -95,10 +99,15 @@ class PairEngine:
         """
         wanted = parse(name)
         pair = self._pair
-        if wanted.drafts and pair.draft is None:
+        looks = self._lookup is not None and isinstance(wanted, Policy)
+        if wanted.drafts and pair.draft is None and not looks:
             raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
         if isinstance(wanted, Policy):
-            return ByEngine(name, pair, wanted, self._options.pruning())
+            return ByEngine(name, pair, wanted, self._options.pruning(), self._lookup)
+        if isinstance(wanted, Ngrams):
+            options = wanted.options()
+            limit = Eagle2(nodes=options.nodes)  # of a policy only the node limit counts here
+            return ByEngine(name, pair, limit, self._options.pruning(), options, alone=True)
         if isinstance(wanted, BestStaticTree):
             paths = tuple(tuple(path) for path in (setting or {})["tree"])
             return ByEngine(name, pair, FixedTree(paths), self._options.pruning())
