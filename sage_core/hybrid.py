@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from sage_core.verify import Acceptance
 
 __all__ = ["OwnPart", "Payoff", "WithLookup", "graft"]
+
+
+_CREDIT = 3.0
+"""How many times their price branches are taken to have earned before anything is known."""
 
 
 def graft(tree: TokenTree, other: TokenTree) -> TokenTree:
@@ -44,36 +48,57 @@ def graft(tree: TokenTree, other: TokenTree) -> TokenTree:
     return TokenTree(tuple(tokens), tuple(parents), tuple(probs), tuple(ranks))
 
 
-@dataclass
 class Payoff:
-    """Whether looked-up branches pay: tokens and nodes of late, by the length of the match.
+    """What looked-up branches have earned of late, by the length of their match.
 
-    Both are exponential averages over about ten lookups. They begin as if branches just paid, and
-    go on being kept while branches stay out, from what they would have told.
+    All figures are exponential averages over about five lookups. Branches begin with some credit,
+    and the draft as the better one. While branches stay out, what they would have
+    brought is still seen, as far as the committed tokens tell.
     """
 
-    price: float
-    rate: float = 0.1
+    def __init__(self, price: float, rate: float = 0.2) -> None:
+        self._price = price
+        self._rate = rate
+        self._gained: dict[int, float] = {}
+        self._added: dict[int, float] = {}
+        self._reached: dict[int, float] = {}
+        self._own = 1.0
 
-    def __post_init__(self) -> None:
-        self._gains: dict[int, float] = {}
-        self._nodes: dict[int, float] = {}
+    def pays(self, match: int) -> bool:
+        """Whether branches of a match of this length have earned their price."""
+        added = self._added.get(match)
+        return added is None or self._gained[match] >= self._price * added
 
-    def pays(self, match: int, nodes: int) -> bool:
-        """Whether ``nodes`` branches of a match of this length are worth their price."""
-        spent = self._nodes.get(match, float(nodes))
-        return self._gains.get(match, self.price * spent) >= self.price * spent
+    def leads(self, match: int) -> bool:
+        """Whether lookups alone have been accepted as far as the draft's own trees."""
+        return self._reached.get(match, 0.0) >= self._own
 
-    def learn(self, match: int, nodes: int, gained: int) -> None:
-        """``nodes`` branches brought ``gained`` tokens, or would have brought at least so many."""
-        spent = self._nodes.get(match, float(nodes))
-        gains = self._gains.get(match, self.price * spent)
-        self._nodes[match] = spent + self.rate * (nodes - spent)
-        self._gains[match] = gains + self.rate * (gained - gains)
+    def learn(self, match: int, added: int, reached: int, own: int | None) -> None:
+        """A lookup's path was right for ``reached`` tokens and the draft's for ``own``.
+
+        ``added`` nodes of the lookup were not the draft's already. None: the draft did not draft.
+        """
+        if own is not None:
+            self._own += self._rate * (own - self._own)
+        if not match:
+            return
+        _move(self._reached, match, reached, 0.0, self._rate)
+        if own is not None and added:
+            _move(self._added, match, added, added, self._rate)
+            gained = max(0, reached - own)
+            _move(self._gained, match, gained, _CREDIT * self._price * added, self._rate)
+
+
+def _move(table: dict[int, float], key: int, value: float, first: float, rate: float) -> None:
+    """Take the average a step towards ``value``; it begins at ``first``."""
+    before = table.get(key, first)
+    table[key] = before + rate * (value - before)
 
 
 class WithLookup:
     """A `Drafter` around another: its tree, and branches of a lookup where they pay.
+
+    Where the lookups alone do as well as the other, that one rests: its passes are saved.
 
     Args:
         drafter: drafts with a model.
@@ -86,7 +111,7 @@ class WithLookup:
         self._lookup = lookup
         self._payoff = Payoff(options.price)
         self._found = Found()
-        self._own = TokenTree()
+        self._own: TokenTree | None = None
         self._added = 0
         self._accepted = 0
 
@@ -95,30 +120,40 @@ class WithLookup:
         self._lookup.prefill(first)
 
     def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        started = perf_counter()
+        found = self._found = self._lookup.find(text)
+        looking = perf_counter() - started
+        if len(found.tree) and self._payoff.leads(found.match):
+            self._own = None
+            alone = self._lookup.proposal(found)
+            return replace(alone, plan_seconds=looking)
         proposal = self._drafter.propose(shaper, text)
         started = perf_counter()
-        self._own, self._found = proposal.tree, self._lookup.find(text)
-        whole = graft(self._own, self._found.tree)
+        self._own = proposal.tree
+        whole = graft(self._own, found.tree)
         self._added = len(whole) - len(self._own)
-        if self._added and self._payoff.pays(self._found.match, self._added):
+        if self._added and self._payoff.pays(found.match):
             note = f"{proposal.shape.note}; {self._added} nodes looked up".removeprefix("; ")
-            shape = replace(proposal.shape, note=note)
-            proposal = replace(proposal, tree=whole, shape=shape)
-        spent = proposal.plan_seconds + perf_counter() - started
-        return replace(proposal, plan_seconds=spent)
+            proposal = replace(proposal, tree=whole, shape=replace(proposal.shape, note=note))
+        looking += perf_counter() - started
+        return replace(proposal, plan_seconds=proposal.plan_seconds + looking)
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
         # The draft's own nodes come first in the tree, so it knows which of the path it has passed.
         self._drafter.observe(tree, outcome, hidden)
         self._lookup.observe(tree, outcome, hidden)
-        self._accepted = sum(node < len(self._own) for node in outcome.nodes)
-        if self._added:
-            told = _depth(self._found.tree, outcome.tokens)
-            self._payoff.learn(self._found.match, self._added, max(0, told - self._accepted))
+        own = None
+        if self._own is not None:
+            own = self._accepted = sum(node < len(self._own) for node in outcome.nodes)
+        reached = _depth(self._found.tree, outcome.tokens)
+        self._payoff.learn(self._found.match, self._added, reached, own)
 
-    def own(self) -> tuple[TokenTree, int]:
-        """The draft's own tree of the latest step, and how many of its nodes were accepted."""
-        return self._own, self._accepted
+    def own(self) -> tuple[TokenTree, int] | None:
+        """The draft's own tree of the latest step and how many of its nodes were accepted.
+
+        None if it rested.
+        """
+        return None if self._own is None else (self._own, self._accepted)
 
 
 def _depth(tree: TokenTree, tokens: tuple[int, ...]) -> int:
@@ -150,4 +185,6 @@ class OwnPart(Shaper):
         return self._shaper.prune(tree)
 
     def observe(self, tree: TokenTree, accepted: int) -> None:
-        self._shaper.observe(*self._drafter.own())
+        own = self._drafter.own()
+        if own is not None:
+            self._shaper.observe(*own)

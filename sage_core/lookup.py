@@ -233,9 +233,12 @@ class NgramDrafter:
         return self._index.find(min(self._o.length, text.remaining - 1), self._o.nodes)
 
     def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        return self.proposal(self.find(text))
+
+    def proposal(self, found: Found) -> Proposal:
+        """What was found and nothing else."""
         from sage_core.drafter import Proposal
 
-        found = self.find(text)
         width = float(len(found.tree.children(ROOT)))
         note = f"the last {found.match} tokens stood before" if found.match else "nothing found"
         return Proposal(found.tree, Shape(found.tree.depth, width, None, note))
