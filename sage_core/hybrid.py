@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from sage_core.costs import Costs
 from sage_core.lookup import Found, Ngram, NgramDrafter
 from sage_core.policies.base import Growth, Level, Shaper
 from sage_core.steps import Shape
@@ -113,7 +115,7 @@ class WithLookup:
         self._found = Found()
         self._own: TokenTree | None = None
         self._added = 0
-        self._accepted = 0
+        self._accepted: tuple[int, ...] = ()
 
     def prefill(self, first: int) -> None:
         self._drafter.prefill(first)
@@ -144,15 +146,13 @@ class WithLookup:
         self._lookup.observe(tree, outcome, hidden)
         own = None
         if self._own is not None:
-            own = self._accepted = sum(node < len(self._own) for node in outcome.nodes)
+            self._accepted = tuple(node for node in outcome.nodes if node < len(self._own))
+            own = len(self._accepted)
         reached = _depth(self._found.tree, outcome.tokens)
         self._payoff.learn(self._found.match, self._added, reached, own)
 
-    def own(self) -> tuple[TokenTree, int] | None:
-        """The draft's own tree of the latest step and how many of its nodes were accepted.
-
-        None if it rested.
-        """
+    def own(self) -> tuple[TokenTree, tuple[int, ...]] | None:
+        """The draft's own tree of the latest step and its accepted path; None if it rested."""
         return None if self._own is None else (self._own, self._accepted)
 
 
@@ -174,6 +174,7 @@ class OwnPart(Shaper):
         self._shaper = shaper
         self._drafter = drafter
         self.branching = shaper.branching
+        self.counts_costs = shaper.counts_costs
 
     def plan(self) -> Shape:
         return self._shaper.plan()
@@ -184,7 +185,11 @@ class OwnPart(Shaper):
     def prune(self, tree: TokenTree) -> TokenTree:
         return self._shaper.prune(tree)
 
-    def observe(self, tree: TokenTree, accepted: int) -> None:
+    def calibrate(self, costs: Costs) -> None:
+        self._shaper.calibrate(costs)
+
+    def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         own = self._drafter.own()
         if own is not None:
-            self._shaper.observe(*own)
+            drafted, path = own
+            self._shaper.observe(drafted, path, tokens[: len(path) + 1])

@@ -231,7 +231,9 @@ class Stream(Iterator[Step]):
         lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         if pair.draft is None and lookup is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
-        decoder = SpeculativeDecoder(pair.target, pair.draft, policy, options.pruning(), lookup=lookup)
+        decoder = SpeculativeDecoder(
+            pair.target, pair.draft, policy, options.pruning(), lookup=lookup
+        )
         self.policy = spec(decoder.policy)
         settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
         if "stop_strings" in settings:

@@ -335,8 +335,10 @@ def test_a_policy_learns_from_its_own_part_only() -> None:
     seen: list[tuple[int, int]] = []
 
     class Recorder(type(parse("chain:length=2").shaper())):  # type: ignore[misc]
-        def observe(self, tree: TokenTree, accepted: int) -> None:
-            seen.append((len(tree), accepted))
+        def observe(self, tree: TokenTree, nodes: Any, tokens: Any) -> None:
+            assert tuple(tree.tokens[node] for node in nodes) == tokens[: len(nodes)]
+            assert len(tokens) <= len(nodes) + 1
+            seen.append((len(tree), len(nodes)))
 
     class Recording(type(parse("chain"))):  # type: ignore[misc]
         def shaper(self) -> Any:
