@@ -45,9 +45,9 @@ class Ngram:
     """
 
     longest: int = 5
-    shortest: int = 2
+    shortest: int = 1
     branches: int = 4
-    length: int = 10
+    length: int = 16
     nodes: int = 32
     least: float = 0.05
     price: float = 0.05
