@@ -380,8 +380,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_pipeline_without_a_draft_model(pair: Any) -> None:
-    pipeline = sage_core.load(pair, "ngram:shortest=1", device="cpu")
-    assert pipeline.draft_id == "ngram:shortest=1"
+    pipeline = sage_core.load(pair, "ngram:longest=3", device="cpu")
+    assert pipeline.draft_id == "ngram:longest=3"
     result = pipeline.ask((), "aaaa bbbb aaaa bbbb", max_new_tokens=24)
     alone = sage_core.load(pair, None, device="cpu").ask(
         (), "aaaa bbbb aaaa bbbb", max_new_tokens=24
