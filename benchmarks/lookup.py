@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from sage_core.world.questions import ask
 
 SCENES = ("motion", "text", "charts")
 """Categories of the held-out world: clips, words to read, bar charts."""
+LEAST = 8
+"""Answers of fewer tokens have no speed."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,9 @@ WAYS = (
 
 @dataclass
 class Tally:
-    """Sums over all answers of one kind."""
+    """Of all answers of one kind: sums, and the speed of each answer that is long enough."""
 
-    tokens: int = 0
-    seconds: float = 0.0
+    rates: list[float | None] = field(default_factory=list)
     steps: int = 0
     accepted: int = 0
     nodes: int = 0
@@ -64,8 +66,9 @@ class Tally:
 
     def add(self, result: Result, expected: tuple[int, ...]) -> None:
         stats = result.stats
-        self.tokens += stats.new_tokens - 1  # the first comes with the prefill
-        self.seconds += stats.seconds.decode
+        timed = stats.new_tokens >= LEAST
+        # The first token comes with the prefill.
+        self.rates.append((stats.new_tokens - 1) / stats.seconds.decode if timed else None)
         self.steps += stats.steps
         self.accepted += sum(n * count for n, count in stats.accepted_histogram.items())
         self.nodes += stats.nodes_verified
@@ -142,19 +145,21 @@ def report(data: dict[str, Any]) -> str:
     lines += [
         f"- pair: {data['target']} with {data['draft']}; {data['device']}, {data['dtype']}; "
         f"{data['conversations']} conversations of five turns, seed {data['seed']}",
-        "- tokens/s: all tokens behind the first of each answer, over all their decoding seconds; "
-        "τ, nodes, draft passes: a step",
+        f"- tokens/s: median over answers of at least {LEAST} tokens, behind the first; × "
+        "autoregressive: median of the answers' own ratios; τ, nodes, draft passes: a step",
     ]
     for kind, ways in data["results"].items():
-        base = ways["autoregressive"]
-        rate = base["tokens"] / base["seconds"]
+        base = ways["autoregressive"]["rates"]
         lines += ["", f"## {kind}", ""]
         lines += ["| | tokens/s | × autoregressive | τ | nodes | draft passes | exact |"]
         lines += ["|---|--:|--:|--:|--:|--:|--:|"]
         for name, tally in ways.items():
-            speed, steps = tally["tokens"] / tally["seconds"], max(1, tally["steps"])
+            pairs = [(r, b) for r, b in zip(tally["rates"], base, strict=True) if r and b]
+            speed = median(r for r, _ in pairs) if pairs else 0.0
+            ratio = median(r / b for r, b in pairs) if pairs else 0.0
+            steps = max(1, tally["steps"])
             lines.append(
-                f"| {name} | {speed:.1f} | {speed / rate:.2f} | {tally['accepted'] / steps:.2f} "
+                f"| {name} | {speed:.1f} | {ratio:.2f} | {tally['accepted'] / steps:.2f} "
                 f"| {tally['nodes'] / steps:.1f} | {tally['passes'] / steps:.2f} "
                 f"| {tally['exact']}/{tally['answers']} |"
             )

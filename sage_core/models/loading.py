@@ -170,7 +170,8 @@ def _look_at_draft(
     """
     if names.draft is None:
         if names.unknown:
-            note = f"; no draft is known for {names.target_id}: decoding without one"
+            note = f"; no draft is known for {names.target_id}: decoding without one, "
+            note += "which --draft ngram may speed up"
             names = replace(names, note=note + _suggestion(target))
         return names, None
     assert names.draft_id is not None
