@@ -22,6 +22,7 @@ from benchmarks import environment
 from benchmarks.items import items
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.costs import Costs
+from sage_core.lookup import is_lookup
 from sage_core.models.loading import load_pair
 from sage_core.pruning import Pruning
 from sage_core.speculative import SpeculativeDecoder
@@ -36,9 +37,27 @@ POLICIES = (
     "sage-paper",
     "sage-paper:dmin=1,dmax=12,wmin=1,wmax=6,nmax=96,theta=0.001,history=2",
     "sage-paper:lookahead=false,scale_width=false,parent=cumulative,nmax=10",
+    "eagle2",
+    "eagle2:depth=4,beam=2,k=3,nodes=5",
+    "optimal-static",
+    "spec-llava",
     "sage",
+    "ngram:shortest=1,least=0.001",
+    "sage + ngram:shortest=1,least=0.001,price=0",
 )
-PAIR_POLICIES = ("autoregressive", "chain", "static", "sage-paper", "sage")
+"""Policies, drafts that are looked up, and branches looked up beside a policy's own tree."""
+PAIR_POLICIES = (
+    "autoregressive",
+    "chain",
+    "static",
+    "optimal-static",
+    "eagle2",
+    "spec-llava",
+    "sage-paper",
+    "sage",
+    "ngram",
+    "sage + ngram",
+)
 NEW_TOKENS = (1, 2, 7, 40)
 PAIR_NEW_TOKENS = (256, 1, 144, 2, 89, 3, 55, 7, 34, 13, 21)
 """The limits of the items in turn; their number shares no factor with that of the categories."""
@@ -114,7 +133,16 @@ def _short(policy: str) -> str:
 
 
 def _decode(case: Case, policy: str, expected: torch.Tensor, tally: Tally) -> None:
-    decoder = SpeculativeDecoder(case.target, case.draft, policy, Pruning(case.pruning), CHEAP)
+    name, _, lookup = policy.partition(" + ")
+    draft = name if is_lookup(name) else case.draft
+    decoder = SpeculativeDecoder(
+        case.target,
+        draft,
+        "sage" if is_lookup(name) else name,
+        Pruning(case.pruning),
+        CHEAP,
+        lookup or None,
+    )
     output = decoder.generate(**case.inputs, **case.options)
     prompt = case.inputs["input_ids"].shape[1]
     check_steps(output.steps, output.sequences[0, prompt:].tolist())

@@ -30,7 +30,7 @@ class BenchOptions:
         str,
         _option(
             "--compare",
-            "Methods to compare sage with, between commas: policies, transformers, "
+            "Methods to compare sage with, between commas: policies, ngram, transformers, "
             "transformers-assisted, transformers-assisted-best, transformers-lookup, best-static, "
             "or all.",
             _WHAT,
@@ -124,6 +124,7 @@ _SHARED = (
     "trust_remote_code",
     "max_new_tokens",
     "repetition_penalty",
+    "draft_lookup",
     "draft_pruning",
     "draft_pruning_method",
     "seed",

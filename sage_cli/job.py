@@ -75,6 +75,7 @@ def check(options: RunOptions, *, several: bool) -> str:
         OptionError: options that contradict each other, or that nothing answers to.
     """
     from sage_core import policies
+    from sage_core.lookup import as_ngram, is_lookup
     from sage_core.media.types import Sampling
 
     if options.json and options.jsonl:
@@ -92,9 +93,17 @@ def check(options: RunOptions, *, several: bool) -> str:
             raise OptionError("--save-view keeps one result: one file at a time, no conversation")
         if options.output is not None and options.output.resolve() == options.save_view.resolve():
             raise OptionError("--output and --save-view name the same file")
-    default = "autoregressive" if options.draft == "none" else "sage"
-    policy = options.policy if options.policy is not None else default
-    return policies.spec(policies.parse(policy))
+    drafts = options.draft != "none" or options.draft_lookup
+    default = "sage" if drafts else "autoregressive"
+    policy = policies.parse(options.policy if options.policy is not None else default)
+    if is_lookup(options.draft):
+        as_ngram(options.draft)
+    if not policy.drafts and (options.draft_lookup or is_lookup(options.draft)):
+        raise OptionError(
+            f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
+            "--draft-lookup, or name another policy"
+        )
+    return policies.spec(policy)
 
 
 def load(options: RunOptions) -> Pipeline:
@@ -337,6 +346,7 @@ class Job:
             "start": options.start,
             "end": options.end,
             "max_pixels": options.max_pixels,
+            "draft_lookup": options.draft_lookup or None,
             "draft_pruning": options.draft_pruning,
             "draft_pruning_method": options.draft_pruning_method,
             "seed": options.seed,

@@ -132,7 +132,7 @@ class RunOptions:
         _setting(
             "--draft",
             "The draft model: 'auto' for the known partner (the best that is cached, if one is), "
-            "'none' to decode without one, or as --model.",
+            "'ngram' to look drafts up in the text so far, 'none' to go without, or as --model.",
             _MODELS,
             metavar="MODEL",
         ),
@@ -204,9 +204,10 @@ class RunOptions:
         str | None,
         _setting(
             "--policy",
-            "How drafts are shaped: autoregressive, chain, static, sage-paper or sage, "
-            "with options after a colon, as in 'sage-paper:dmax=12,nmax=32'. The text is the same "
-            "with all of them; only the speed differs.",
+            "How drafts are shaped: autoregressive, chain, static, optimal-static, eagle2, "
+            "spec-llava, sage-paper or sage, with options after a colon, as in "
+            "'sage-paper:dmax=12,nmax=32'. The text is the same with all of them; only the speed "
+            "differs.",
             _DECODING,
             metavar="SPEC",
             show_default="sage",
@@ -226,6 +227,15 @@ class RunOptions:
             show_default="the model's own",
         ),
     ] = None
+    draft_lookup: Annotated[
+        bool,
+        _setting(
+            "--draft-lookup",
+            "Add to the draft's trees what followed the same words earlier in the conversation, "
+            "while that pays.",
+            _DECODING,
+        ),
+    ] = False
     draft_pruning: Annotated[
         float | None,
         _setting(

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sage_core.errors import OptionError
+from sage_core.lookup import Ngram
 from sage_core.media import Clip, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.loading import MEMORY_ADVICE, LoadedPair, load_pair
@@ -35,6 +36,7 @@ class Options:
     further fields of transformers' `GenerationConfig`. ``seed`` is there for sampling; greedy
     decoding draws nothing. ``draft_pruning`` is the share of the visual tokens that the draft
     does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
+    ``draft_lookup`` lets branches that are looked up in the text join the draft's trees.
 
     Raises:
         OptionError: a value that makes no sense, or an unknown generation field.
@@ -50,6 +52,7 @@ class Options:
     seed: int = 0
     draft_pruning: float | None = None
     draft_pruning_method: str = "verifier"
+    draft_lookup: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -225,9 +228,12 @@ class Stream(Iterator[Step]):
         self._steps: list[Step] = []
         self._detokenizer = Detokenizer(self._tokenizer)
         policy = options.policy
-        if pair.draft is None and policy == "sage":
+        lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
+        if pair.draft is None and lookup is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
-        decoder = SpeculativeDecoder(pair.target, pair.draft, policy, options.pruning())
+        decoder = SpeculativeDecoder(
+            pair.target, pair.draft, policy, options.pruning(), lookup=lookup
+        )
         self.policy = spec(decoder.policy)
         settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
         if "stop_strings" in settings:
@@ -323,7 +329,8 @@ def load(
         target: a hub id (``owner/name`` or ``owner/name@revision``), the folder of a checkpoint
             or of a pair; None is the bundled pair.
         draft: the same; ``auto`` is the one known for the target, the best that is cached if one
-            is; None goes without, which allows only autoregressive decoding.
+            is; ``ngram`` looks drafts up in the text; None goes without, which allows only
+            autoregressive decoding.
         device: ``auto`` (one GPU if the pair fits, else several, else the CPU), ``cpu``,
             ``cuda``, ``cuda:N``, ``mps``.
         dtype: ``auto`` (the checkpoint's own on a GPU; float32 on the CPU, or the checkpoint's

@@ -15,14 +15,17 @@ from sage_core.costs import Costs
 from sage_core.decode import decode
 from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
 from sage_core.errors import OptionError
+from sage_core.hybrid import OwnPart, WithLookup
+from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.policies import Policy, Shaper, parse
-from sage_core.prepare import on_device
+from sage_core.policies.autoregressive import Autoregressive
+from sage_core.prepare import Prepared, on_device
 from sage_core.pruning import Pruning
 from sage_core.reading import Reading
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
-from sage_core.sight import Sight
+from sage_core.sight import Sight, visual_mask
 from sage_core.stats import Stats
 from sage_core.steps import Step
 from sage_core.text import Text
@@ -46,15 +49,17 @@ class SpeculativeDecoder:
 
     Args:
         target: a loaded transformers model with a `generate` method, in evaluation mode.
-        draft: a smaller one with the same tokenizer; None allows only ``autoregressive``.
+        draft: a smaller one with the same tokenizer; ``"ngram"``, perhaps with options, drafts
+            without a model by lookup in the text; None allows only ``autoregressive``.
         policy: a name or spec such as ``"sage-paper:dmax=12"``, or a `Policy`.
         pruning: what the draft sees of the visual tokens; it changes speed only.
         costs: what passes cost here, for policies that weigh them: given, so that equal inputs
             give equal trees, or a book that measures what it lacks. None: the user's own
             book, `costbook.default_path`.
+        lookup: branches that are looked up join the draft's tree while they pay.
 
     Raises:
-        OptionError: unknown policy, or a drafting policy without a draft.
+        OptionError: unknown policy, a drafting policy without a draft, or the reverse.
         UnsupportedError: a model whose attention or logits a tree pass cannot reproduce.
     """
 
@@ -65,13 +70,22 @@ class SpeculativeDecoder:
         policy: str | Policy = "sage",
         pruning: Pruning | None = None,
         costs: Costs | CostBook | None = None,
+        lookup: str | Ngram | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
         self.pruning = pruning or Pruning()
-        if draft is None and self.policy.drafts:
+        if is_lookup(draft):
+            draft, lookup = None, draft
+        self.lookup = as_ngram(lookup) if lookup is not None else None
+        if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
                 f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
+            )
+        if self.lookup is not None and not self.policy.drafts:
+            raise OptionError(
+                f"policy {self.policy.name} verifies no drafts: leave the lookup out, or name "
+                "another policy"
             )
         self.target = target
         self.draft = draft if self.policy.drafts else None
@@ -157,20 +171,21 @@ class Stream(Iterator[Step]):
             preparing = perf_counter() - started
             self._text = text = Text(prepared)
             # Behind the prompt: the text itself, and one whole tree with its root.
-            room = max(0, text.remaining) + policy.max_nodes + 1
-            drafter: Drafter = NoDrafter()
+            added = self._decoder.lookup.nodes if self._decoder.lookup else 0
+            room = max(0, text.remaining) + policy.max_nodes + added + 1
+            model: ModelDrafter | None = None
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
-                drafter = self._reading.drafter or ModelDrafter(
+                model = self._reading.drafter or ModelDrafter(
                     Runner(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
-            shaper = policy.shaper()
+            drafter, shaper = self._drafting(model, prepared)
             steps = decode(self._target, prepared, drafter, shaper, text, room=room)
-            steps = self._reading.following(steps, text, drafter)
+            steps = self._reading.following(steps, text, model or drafter)
             with sight.watching(self._target.decoder):
                 first = next(steps)
-            book = self._calibrate(shaper, drafter)
+            book = self._calibrate(shaper, model or drafter)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds
         yield replace(
@@ -207,6 +222,25 @@ class Stream(Iterator[Step]):
         if device.type == "cuda":
             where = torch.cuda.get_device_name(device)
         return ", ".join([where, *(_described(model) for model in models), torch.__version__])
+
+    def _drafting(self, model: ModelDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:
+        """Who drafts, and who shapes the trees."""
+        policy, lookup = self._decoder.policy, self._decoder.lookup
+        if lookup is None:
+            return model or NoDrafter(), policy.shaper()
+        limit = policy.max_nodes if model is None else lookup.nodes
+        words = NgramDrafter(lookup, self._words(prepared), limit)
+        if model is None:  # nothing is grown: all that the policy says is its node limit
+            return words, Autoregressive().shaper()
+        both = WithLookup(model, words, lookup)
+        return both, OwnPart(policy.shaper(), both)
+
+    def _words(self, prepared: Prepared) -> list[int]:
+        """The prompt's ids, with breaks for pictures and for ids that the target cannot embed."""
+        ids = prepared.input_ids[0]
+        no_words = visual_mask(self._decoder.target.config, ids) | (ids >= self._target.vocab_size)
+        words: list[int] = ids.masked_fill(no_words, BREAK).tolist()
+        return words
 
 
 def _described(model: Any) -> str:

@@ -6,37 +6,23 @@ would be flattered by them.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, product
-from typing import Any, ClassVar
+from itertools import product
+from typing import ClassVar
 
 from sage_core.bench.measure import Input, Method, Watch
 from sage_core.bench.methods import Assisted, spec
+from sage_core.fixed_trees import DEEPEST
 from sage_core.policies.base import Policy, Shaper
 from sage_core.policies.static import RankPath, StaticShaper
-from sage_core.steps import Step
 
-__all__ = [
-    "DEPTHS",
-    "GRID",
-    "PROBE",
-    "FixedTree",
-    "acceptance",
-    "best_tree",
-    "fastest",
-]
+__all__ = ["DEPTHS", "GRID", "FixedTree", "fastest", "grid"]
 
-DEPTHS = (1, 2, 3, 4, 6, 8, 12)
+DEPTHS = (1, 2, 3, 4, 6, 8, DEEPEST)
 """Depth limits of the fixed trees that are tried; a deep tree costs draft passes."""
-_RANKS = 8
 _WARM = 32  # tokens
-PROBE: tuple[RankPath, ...] = tuple(
-    (0,) * (depth - 1) + (rank,) for depth in range(1, DEPTHS[-1] + 1) for rank in range(_RANKS)
-)
-"""The tree that acceptance is measured with: the likeliest path, at each level its 8 best."""
 
 GRID: tuple[Assisted, ...] = (
     *(
@@ -62,59 +48,6 @@ class FixedTree(Policy):
     @property
     def max_nodes(self) -> int:
         return len(self.paths)
-
-
-def acceptance(steps: Sequence[Step]) -> dict[int, dict[int, float]]:
-    """How often a node of a depth and a rank is accepted where its parent was: [depth][rank].
-
-    Counted over the trees of ``steps``: of all children that an accepted node (or the root) had
-    at a rank, the share that was accepted. A text's last step does not tell what would have come
-    behind its end.
-    """
-    seen: dict[int, Counter[int]] = defaultdict(Counter)
-    kept: dict[int, Counter[int]] = defaultdict(Counter)
-    for step in steps:
-        if step.is_prefill:
-            continue
-        parents = (-1, *step.accepted)
-        for depth, parent in enumerate(parents[:-1] if step.finished else parents, 1):
-            children = step.tree.children(parent)
-            seen[depth].update(step.tree.ranks[node] for node in children)
-            kept[depth].update(step.tree.ranks[node] for node in children if node in step.accepted)
-    return {
-        depth: {rank: kept[depth][rank] / n for rank, n in sorted(ranks.items())}
-        for depth, ranks in sorted(seen.items())
-        if ranks
-    }
-
-
-def best_tree(
-    accepted: Mapping[int, Mapping[int, float]], nodes: int, depth: int
-) -> tuple[RankPath, ...]:
-    """The ``nodes`` paths of greatest expected acceptance, none deeper than ``depth``.
-
-    A path is expected to be accepted with the product of its nodes' rates, so that taking the
-    best node that can be added, again and again, gives the best tree. Where nothing more is
-    expected to be accepted, paths are added in order: the tree has its size all the same.
-    """
-    order = count()
-    # (-expected, order, path): the heap gives the best; ties keep the order in which they came.
-    heap: list[tuple[float, int, RankPath]] = []
-
-    def offer(path: RankPath, above: float) -> None:
-        rates = accepted.get(len(path) + 1, {})
-        if len(path) >= depth:
-            return
-        for rank in range(_RANKS):
-            heapq.heappush(heap, (-above * rates.get(rank, 0.0), next(order), (*path, rank)))
-
-    offer((), 1.0)
-    chosen: list[RankPath] = []
-    while heap and len(chosen) < nodes:
-        expected, _, path = heapq.heappop(heap)
-        chosen.append(path)
-        offer(path, -expected)
-    return tuple(sorted(chosen, key=lambda path: (len(path), path)))
 
 
 def fastest(
@@ -143,16 +76,3 @@ def grid() -> Iterator[tuple[str, Assisted]]:
     """The settings that are tried, by name."""
     for setting in GRID:
         yield spec(setting), setting
-
-
-def as_words(paths: Sequence[RankPath]) -> str:
-    """Rank paths as a tree file has them."""
-    return " ".join("".join(map(str, path)) for path in paths)
-
-
-def plain(accepted: Mapping[int, Mapping[int, float]]) -> dict[str, Any]:
-    """The table as JSON has it."""
-    return {
-        str(depth): {str(rank): round(rate, 4) for rank, rate in ranks.items()}
-        for depth, ranks in accepted.items()
-    }

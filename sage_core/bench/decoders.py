@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from sage_core.bench.measure import Decoded, Input, Watch
 from sage_core.bench.records import Counts
+from sage_core.lookup import Ngram
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.models.loading import LoadedPair
 from sage_core.policies import Policy
@@ -26,11 +27,31 @@ __all__ = ["ByEngine", "ByTransformers"]
 
 
 class ByEngine:
-    """A policy of the engine."""
+    """A policy of the engine.
 
-    def __init__(self, name: str, pair: LoadedPair, policy: Policy, pruning: Pruning) -> None:
+    Args:
+        name: of the method.
+        pair: the loaded models.
+        policy: how trees are shaped.
+        pruning: what the draft sees.
+        lookup: branches that are looked up join the draft's trees.
+        alone: they are all that is drafted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pair: LoadedPair,
+        policy: Policy,
+        pruning: Pruning,
+        lookup: Ngram | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         self.name = name
-        self._decoder = SpeculativeDecoder(pair.target, pair.draft, policy, pruning)
+        draft = None if alone else pair.draft
+        lookup = lookup if policy.drafts else None
+        self._decoder = SpeculativeDecoder(pair.target, draft, policy, pruning, lookup=lookup)
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
         stream = self._decoder.stream(**item.inputs, **item.options)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sage_core import fixed_trees
 from sage_core.bench import calibration
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine, ByTransformers
@@ -18,18 +19,21 @@ from sage_core.bench.methods import (
     AssistedBest,
     BestStaticTree,
     Lookup,
+    Ngrams,
     Spec,
     parse,
     spec,
 )
 from sage_core.bench.oracle import first_mismatch
 from sage_core.errors import OptionError, SageError
+from sage_core.lookup import Ngram
 from sage_core.media import Clip
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
 from sage_core.models.loading import LoadedPair
 from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
 from sage_core.policies import Policy
+from sage_core.policies.eagle2 import Eagle2
 
 __all__ = ["PairEngine"]
 
@@ -43,6 +47,7 @@ class PairEngine:
     def __init__(self, pair: LoadedPair, options: Options) -> None:
         self._pair = pair
         self._options = options
+        self._lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id
         self.device = pair.device
@@ -94,10 +99,15 @@ class PairEngine:
         """
         wanted = parse(name)
         pair = self._pair
-        if wanted.drafts and pair.draft is None:
+        looks = self._lookup is not None and isinstance(wanted, Policy)
+        if wanted.drafts and pair.draft is None and not looks:
             raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
         if isinstance(wanted, Policy):
-            return ByEngine(name, pair, wanted, self._options.pruning())
+            return ByEngine(name, pair, wanted, self._options.pruning(), self._lookup)
+        if isinstance(wanted, Ngrams):
+            options = wanted.options()
+            limit = Eagle2(nodes=options.nodes)  # of a policy only the node limit counts here
+            return ByEngine(name, pair, limit, self._options.pruning(), options, alone=True)
         if isinstance(wanted, BestStaticTree):
             paths = tuple(tuple(path) for path in (setting or {})["tree"])
             return ByEngine(name, pair, FixedTree(paths), self._options.pruning())
@@ -134,13 +144,13 @@ class PairEngine:
         return {"setting": best.name, "tokens_per_second": rates}
 
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
-        probe = self._tree("probe", calibration.PROBE)
+        probe = self._tree("probe", fixed_trees.PROBE)
         steps = [step for item in items for step in probe.decode(item, self.watch()).steps]
-        accepted = calibration.acceptance(steps)
+        accepted = fixed_trees.acceptance(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to say what is accepted")
         trees = {
-            f"depth {depth}": calibration.best_tree(accepted, nodes, depth)
+            f"depth {depth}": fixed_trees.best_tree(accepted, nodes, depth)
             for depth in calibration.DEPTHS
         }
         # Each with all its nodes. Where no deeper level is worth one, two limits give one tree.
@@ -151,7 +161,7 @@ class PairEngine:
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
             "tokens_per_second": rates,
-            "acceptance": calibration.plain(accepted),
+            "acceptance": fixed_trees.plain(accepted),
         }
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:

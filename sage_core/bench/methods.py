@@ -8,6 +8,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from sage_core import policies
 from sage_core.errors import OptionError
+from sage_core.lookup import Ngram
 from sage_core.policies import Policy
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "AssistedBest",
     "BestStaticTree",
     "Lookup",
+    "Ngrams",
     "Peer",
     "Plain",
     "Spec",
@@ -29,7 +31,11 @@ ALL = (
     "chain",
     "static",
     "best-static",
+    "optimal-static",
     "sage-paper",
+    "eagle2",
+    "spec-llava",
+    "ngram",
     "transformers",
     "transformers-assisted",
     "transformers-assisted-best",
@@ -119,6 +125,27 @@ class Lookup(Peer):
 
 
 @dataclass(frozen=True)
+class Ngrams(Peer):
+    """The engine without a draft model, its trees looked up in the text: the options of `Ngram`."""
+
+    longest: int = Ngram.longest
+    shortest: int = Ngram.shortest
+    branches: int = Ngram.branches
+    length: int = Ngram.length
+    nodes: int = Ngram.nodes
+    least: float = Ngram.least
+
+    name: ClassVar[str] = "ngram"
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> Ngram:
+        """What the engine takes."""
+        return Ngram(**{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
 class BestStaticTree(Peer):
     """The best fixed tree of ``nodes`` nodes for this pair, from acceptance on other items."""
 
@@ -133,7 +160,7 @@ class BestStaticTree(Peer):
             raise OptionError(f"{self.name}: nodes must be at least 1, not {self.nodes}")
 
 
-_PEERS: tuple[type[Peer], ...] = (Plain, Assisted, AssistedBest, Lookup, BestStaticTree)
+_PEERS: tuple[type[Peer], ...] = (Plain, Assisted, AssistedBest, Lookup, Ngrams, BestStaticTree)
 
 Spec = Policy | Peer
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.errors import ModelError
+from sage_core.lookup import Ngram, as_ngram, is_lookup
 from sage_core.models import catalog, hub
 from sage_core.models.devices import check_device, check_dtype, find_devices
 from sage_core.models.families import Family, find_family
@@ -40,6 +41,7 @@ class LoadedPair:
 
     target: Any
     draft: Any | None
+    """None without a draft model; ``lookup`` may then draft."""
     family: Family
     target_id: str
     draft_id: str | None
@@ -48,6 +50,8 @@ class LoadedPair:
     dtype: str
     """The dtype of the target's weights: ``float32``, ``bfloat16``, ``float16``."""
     note: str
+    lookup: Ngram | None = None
+    """How drafts are looked up in place of a draft model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,20 @@ def load_pair(
         OptionError: an unknown or absent device, or an unknown dtype or quantization.
         MemoryExhaustedError: it does not fit; says what would.
     """
+    if is_lookup(draft):
+        lookup = as_ngram(str(draft))
+        without = load_pair(
+            target,
+            None,
+            device,
+            dtype,
+            progress,
+            quantization=quantization,
+            revision=revision,
+            draft_device=draft_device,
+            trust_remote_code=trust_remote_code,
+        )
+        return replace(without, lookup=lookup, draft_id=str(lookup))
     say = stage(progress, 0.0, 1.0)
     say("finding the models", 0.0)
     method = find_method(quantization)
@@ -152,7 +170,8 @@ def _look_at_draft(
     """
     if names.draft is None:
         if names.unknown:
-            note = f"; no draft is known for {names.target_id}: decoding without one"
+            note = f"; no draft is known for {names.target_id}: decoding without one, "
+            note += "which --draft ngram may speed up"
             names = replace(names, note=note + _suggestion(target))
         return names, None
     assert names.draft_id is not None

@@ -132,6 +132,15 @@ def test_no_draft_means_autoregressive(sage, pipeline, loads):
     assert pipeline.calls[0]["policy"] == "autoregressive"
 
 
+def test_drafts_that_are_looked_up(sage, pipeline, loads):
+    sage("caption", "a.png", "--draft", "ngram:nodes=16")
+    sage("caption", "a.png", "--draft", "none", "--draft-lookup")
+    sage("caption", "a.png", "--policy", "static", "--draft-lookup")
+    assert [call["draft"] for call in loads.calls] == ["ngram:nodes=16", None, "auto"]
+    asked = [(call["policy"], call.get("draft_lookup", False)) for call in pipeline.calls]
+    assert asked == [("sage", False), ("sage", True), ("static", True)]
+
+
 def test_names_from_a_list(sage, pipeline):
     Path("list.txt").write_bytes(b"one.png\r\n\ntwo words.png\n")
     Path("list0.txt").write_bytes(b"one.png\0with\nnewline.png\0")
@@ -178,6 +187,9 @@ USAGE = [
     (("caption", "a.png", "--repetition-penalty", "0"), "repetition-penalty"),
     (("caption", "a.png", "--policy", "clever"), "unknown policy 'clever'"),
     (("caption", "a.png", "--policy", "chain:size=3"), "no option 'size'"),
+    (("caption", "a.png", "--draft", "ngram:size=3"), "ngram has no option 'size'"),
+    (("caption", "a.png", "--draft", "ngram", "--policy", "autoregressive"), "verifies no drafts"),
+    (("caption", "a.png", "--policy", "autoregressive", "--draft-lookup"), "verifies no drafts"),
     (("caption", "a.png", "--dtype", "float8"), "--dtype"),
     (("caption", "a.png", "--save-view", "view.pdf"), ".svg or .html"),
     (("caption", "a.png", "b.png", "--save-view", "v.svg"), "one file at a time"),

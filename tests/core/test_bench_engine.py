@@ -51,7 +51,8 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
     names = [
         "autoregressive", "sage", "static", "chain", "best-static:nodes=3", "transformers",
         "transformers-assisted", "transformers-assisted-best", "transformers-lookup:tokens=3",
-        "transformers-assisted:tokens=2,schedule=heuristic",
+        "transformers-assisted:tokens=2,schedule=heuristic", "ngram:shortest=1,nodes=5",
+        "eagle2:nodes=6", "optimal-static:nodes=6", "spec-llava:nodes=6",
     ]  # fmt: skip
     made = tuple(engine.method(name, given.get(name)) for name in names)
     asked = (
@@ -68,6 +69,8 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
     )
     assert report["autoregressive"]["mean_accepted"] == 0
     assert report["best-static:nodes=3"]["nodes_per_step"] <= 3
+    assert report["ngram:shortest=1,nodes=5"]["draft_passes_per_step"] == 0
+    assert 0 < report["ngram:shortest=1,nodes=5"]["nodes_per_step"] <= 5
     assert report["transformers"]["mean_accepted"] is None
     assert report["transformers-assisted"]["steps"] > 0, "its rounds are counted"
     assert report["transformers-assisted"]["nodes_per_step"] is None
@@ -75,6 +78,21 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
     phases = sum(seconds[name] for name in ("draft", "plan", "verify", "accept", "commit"))
     assert 0 < phases <= seconds["decode"]
     assert report["sage"]["peak_memory"] > 0
+
+
+def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) -> None:
+    folder = save_pair(tmp_path)
+    engine = PairEngine(
+        load_pair(folder, "ngram:shortest=1,least=0.001", device="cpu"),
+        Options(max_new_tokens=LIMIT),
+    )
+    item = engine.prepare(Item("card", picture, ("What is it?",)).request(0, ()))
+    alone = engine.method("autoregressive").decode(item, engine.watch())
+    looked = engine.method("static").decode(item, engine.watch())
+    assert looked.tokens == alone.tokens
+    assert looked.counts is not None and looked.counts.draft_passes == 0
+    with pytest.raises(OptionError, match="needs a draft model"):
+        engine.method("transformers-assisted")
 
 
 def test_later_turns_have_the_whole_conversation(engine: PairEngine, picture: Files) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sage_core.bench import methods
-from sage_core.bench.calibration import acceptance, as_words, best_tree, fastest
+from sage_core.bench.calibration import fastest
 from sage_core.bench.compare import compare
 from sage_core.bench.data import read_data
 from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, Files, held_out
@@ -28,6 +28,7 @@ from sage_core.bench.records import (
 from sage_core.bench.statistics import interval, median, paired_interval, paired_ratio
 from sage_core.bench.summary import summary
 from sage_core.errors import InputError, OptionError
+from sage_core.fixed_trees import acceptance, as_words, best_tree
 from sage_core.steps import Step
 from sage_core.tree import TokenTree
 from tests.core.bench_fake import Clock, FakeEngine, FakeMethod, items
@@ -117,6 +118,8 @@ def test_unknown_methods_and_options_are_refused(text, says):
           "sage-paper:nmax=16", "sage:nmax=16"]),
         ("static,best-static,chain", 64,
          ["autoregressive", "static:nodes=25", "best-static:nodes=64", "chain", "sage"]),
+        ("eagle2,eagle2:beam=3", 40,
+         ["autoregressive", "eagle2:nodes=40", "eagle2:beam=3,nodes=40", "sage:nmax=40"]),
         ("chain", 3, ["autoregressive", "chain:length=3", "sage:nmax=3"]),
     ],
 )  # fmt: skip

@@ -21,6 +21,11 @@ VARIANTS = (
     "sage-paper",
     "sage-paper:dmin=1,dmax=12,wmin=1,wmax=6,nmax=96,theta=0.001,history=2",
     "sage-paper:lookahead=false,scale_width=false,parent=cumulative,nmax=10",
+    "eagle2",
+    "optimal-static:nodes=40,depth=8",
+    "spec-llava",
+    "spec-llava:grow=0.01,prune=0.001,k=3,depth=5,nodes=9",
+    "eagle2:depth=4,beam=2,k=3,nodes=5",
 )
 ODD_TREE = "0 1 2 3 4 5 6 7 07 070 0701 07010 10 100 1000 10000 100000 1000000 50 52"
 

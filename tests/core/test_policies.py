@@ -20,6 +20,16 @@ from sage_core.tree import ROOT, TokenTree
 RankPath = tuple[int, ...]
 Draft = Callable[[RankPath], np.ndarray]
 
+NAMES = (
+    "autoregressive",
+    "chain",
+    "eagle2",
+    "optimal-static",
+    "sage",
+    "sage-paper",
+    "spec-llava",
+    "static",
+)
 STATIC_25 = (
     "0 1 2 3 | 00 01 02 10 11 20 21 30 | 000 001 002 010 011 020 021 100 | 0000 0001 0002 "
     "| 00000 00001"
@@ -39,6 +49,24 @@ def random_draft(seed: int, vocabulary: int, sharpness: float) -> Draft:
 
 def grow(shaper: Shaper, draft: Draft) -> list[RankPath]:
     """The tree that a shaper forms, as rank paths in node order, driven by the simplest drafter."""
+    return _grown(shaper, draft)[0]
+
+
+def grow_whole(shaper: Shaper, draft: Draft) -> list[RankPath]:
+    """The same with what the shaper prunes at the end taken away: the tree that is verified."""
+    paths, own = _grown(shaper, draft)
+    places = {path: node for node, path in enumerate(paths)} | {(): ROOT}
+    tree = TokenTree(
+        tokens=tuple(range(len(paths))),  # so that a kept node tells which it was
+        parents=tuple(places[path[:-1]] for path in paths),
+        probs=tuple(own),
+        ranks=tuple(path[-1] for path in paths),
+    )
+    return [paths[node] for node in shaper.prune(tree).tokens]
+
+
+def _grown(shaper: Shaper, draft: Draft) -> tuple[list[RankPath], list[float]]:
+    """Rank paths and probabilities of all nodes."""
     shape = shaper.plan()
     paths: list[RankPath] = []
     cumulative: list[float] = []
@@ -63,7 +91,7 @@ def grow(shaper: Shaper, draft: Draft) -> list[RankPath]:
         frontier = [first + i for i, grows in enumerate(growth.expand.tolist()) if grows]
         if not frontier:
             break
-    return paths
+    return paths, own
 
 
 def literal_alpha(probabilities: list[float], k: int) -> float:
@@ -301,7 +329,7 @@ def test_bad_tree_files_are_refused(tmp_path: Path, text: str) -> None:
 
 
 BAD_SPECS = {
-    "unknown": ("sago", "autoregressive, chain, sage, sage-paper, static"),
+    "unknown": ("sago", ", ".join(NAMES)),
     "unknown option": ("sage-paper:depth=3", "dmax"),
     "no value": ("chain:length", "length=VALUE"),
     "wrong kind": ("chain:length=long", "int"),
@@ -330,7 +358,7 @@ def test_a_spec_survives_the_round_trip(o: SagePaper) -> None:
     assert parse(spec(o)) == o
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "chain", "sage", "sage-paper", "static"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_named_policy_is_there_with_help_and_defaults(name: str) -> None:
     kind = available()[name]
     assert kind.__doc__
