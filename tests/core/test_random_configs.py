@@ -18,7 +18,7 @@ from tests.tiny.families import FIRST_WORD, VOCAB
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
 
-POLICIES = ("autoregressive", "chain", "static", "sage-paper", "sage", "static:nodes=7")
+POLICIES = ("autoregressive", "chain", "static", "eagle2", "sage-paper", "sage")
 LETTERS = _Letters(VOCAB)
 
 words = st.integers(FIRST_WORD, VOCAB - 1)

@@ -20,7 +20,7 @@ from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
 from tests.tiny.wrong_rules import WRONG, wrong_choice
 
-POLICIES = ("autoregressive", "chain", "static", "sage-paper", "sage")
+POLICIES = ("autoregressive", "chain", "static", "eagle2", "spec-llava", "sage-paper", "sage")
 DRAWS = 1500
 FIGURES: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 30, "top_p": 0.9}
 
@@ -133,6 +133,23 @@ def test_one_seed_gives_the_text_that_generate_gives(family: str, policy: str) -
     assert torch.equal(output.sequences, expected)
     if policy in ("static", "sage"):
         assert output.stats.mean_accepted > 0.2, "a test in which nothing is accepted shows little"
+
+
+@pytest.mark.parametrize("draft", ["ngram", "both"])
+def test_drafts_that_are_looked_up_do_not_change_it(draft: str) -> None:
+    target, model = build_pair("llama")
+    inputs = make_inputs(target, "llama", "text", length=30)
+    options = FIGURES | {"max_new_tokens": 40, "temperature": 0.3}
+    torch.manual_seed(2)
+    expected = target.generate(**inputs, **options)
+    given = {"draft": "ngram"} if draft == "ngram" else {"draft": model, "lookup": "ngram"}
+    output = SpeculativeDecoder(target, policy="static", **given).generate(
+        **inputs, **options, seed=2
+    )
+    assert torch.equal(output.sequences, expected)
+    assert any(len(step.tree) for step in output.steps)
+    with pytest.raises(UnsupportedError, match="looked up"):
+        SpeculativeDecoder(target, policy="static", candidates="drawn", **given)
 
 
 def test_without_a_seed_torch_s_own_generator_is_drawn_from() -> None:
