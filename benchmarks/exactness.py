@@ -68,6 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "repetition penalty": {"repetition_penalty": 1.15},
     "no repeated triple": {"no_repeat_ngram_size": 3},
+    "sampled": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
 }
 
 
@@ -113,9 +114,11 @@ def run(cases: Iterator[Case], policies: tuple[str, ...]) -> dict[str, dict[str,
     """Tallies by group and policy. Progress goes to stderr."""
     tallies: dict[str, dict[str, Tally]] = {}
     for number, case in enumerate(cases, 1):
+        torch.manual_seed(number)
         expected = reference(case.target, case.inputs, **case.options)
         for policy in policies:
             group = tallies.setdefault(case.group, {})
+            torch.manual_seed(number)  # a sampled text is the oracle's under the same seed
             _decode(case, policy, expected, group.setdefault(_short(policy), Tally()))
         if sys.stderr.isatty() or number % 50 == 0:
             print(f"\r{number} cases", end="", file=sys.stderr, flush=True)

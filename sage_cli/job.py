@@ -39,10 +39,14 @@ Watcher = Callable[["Step", "Stream"], None]
 
 @dataclass(frozen=True)
 class Request:
-    """One result to make: what to look at and what to ask; None is the usual caption."""
+    """One result to make: what to look at and what to ask; None is the usual caption.
+
+    ``json_schema`` is what the answer must follow, if anything.
+    """
 
     sources: tuple[Source, ...]
     prompt: str | None
+    json_schema: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,6 +79,7 @@ def check(options: RunOptions, *, several: bool) -> str:
         OptionError: options that contradict each other, or that nothing answers to.
     """
     from sage_core import policies
+    from sage_core.choosing import Choosing, check_candidates
     from sage_core.lookup import as_ngram, is_lookup
     from sage_core.media.types import Sampling
 
@@ -82,6 +87,7 @@ def check(options: RunOptions, *, several: bool) -> str:
         raise OptionError("--json and --jsonl exclude each other")
     if options.repetition_penalty is not None and not 0 < options.repetition_penalty < float("inf"):
         raise OptionError("--repetition-penalty must be a positive number")
+    Choosing(options.sample, options.temperature, options.top_p, options.top_k, options.min_p)
     Sampling(options.frames, options.fps, options.start, options.end, options.max_pixels)
     if options.output is not None:
         check_writable(options.output, "--output")
@@ -103,6 +109,8 @@ def check(options: RunOptions, *, several: bool) -> str:
             f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
             "--draft-lookup, or name another policy"
         )
+    lookup = options.draft_lookup or is_lookup(options.draft)
+    check_candidates(options.candidates, policy, lookup=lookup)
     return policies.spec(policy)
 
 
@@ -207,7 +215,10 @@ class Job:
 
         def start() -> Stream:
             files = [source.open() for source in request.sources]
-            return self._pipeline.stream(files, request.prompt, **self.decoding())
+            options = self.decoding()
+            if request.json_schema is not None:
+                options["json_schema"] = request.json_schema
+            return self._pipeline.stream(files, request.prompt, **options)
 
         try:
             self.decode(request, start)
@@ -349,8 +360,15 @@ class Job:
             "draft_lookup": options.draft_lookup or None,
             "draft_pruning": options.draft_pruning,
             "draft_pruning_method": options.draft_pruning_method,
+            "sample": options.sample,
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            "top_k": options.top_k,
+            "min_p": options.min_p,
             "seed": options.seed,
         }
+        if options.candidates != "topk":
+            values["candidates"] = options.candidates
         if options.repetition_penalty is not None:
             values["generation"] = {"repetition_penalty": options.repetition_penalty}
         return {key: value for key, value in values.items() if value is not None}

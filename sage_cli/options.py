@@ -10,11 +10,16 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from sage_cli import sampling
+from sage_cli.flags import DECODING as _DECODING
+from sage_cli.flags import MEDIA as _MEDIA
+from sage_cli.flags import MODELS as _MODELS
+from sage_cli.flags import OUTPUT as _OUTPUT
+from sage_cli.flags import once as _once
+from sage_cli.flags import setting as _setting
 from sage_cli.settings import apply_settings, env_name
 
 __all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "seconds", "takes_options"]
-
-_MEDIA, _MODELS, _DECODING, _OUTPUT = "Pictures and video", "Models", "Decoding", "Output"
 
 
 def seconds(text: str) -> float:
@@ -31,19 +36,6 @@ def seconds(text: str) -> float:
             f"{text!r} is no time: write seconds, or minutes:seconds"
         ) from None
     return value
-
-
-def _setting(flag: str, help: str, panel: str, **more: Any) -> Any:
-    """An option that the settings file and the environment can also set."""
-    name = flag.split("/")[0]
-    return typer.Option(
-        flag, help=help, rich_help_panel=panel, envvar=env_name(name), show_envvar=False, **more
-    )
-
-
-def _once(flag: str, help: str, panel: str, **more: Any) -> Any:
-    """An option about one run only, which neither the file nor the environment sets."""
-    return typer.Option(flag, help=help, rich_help_panel=panel, **more)
 
 
 VERBOSE = "sage_cli.verbose"
@@ -236,6 +228,12 @@ class RunOptions:
             _DECODING,
         ),
     ] = False
+    sample: sampling.Sample = None
+    temperature: sampling.Temperature = None
+    top_p: sampling.TopP = None
+    top_k: sampling.TopK = None
+    min_p: sampling.MinP = None
+    candidates: sampling.Candidates = "topk"
     draft_pruning: Annotated[
         float | None,
         _setting(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SageError,
         UnsupportedError,
     )
+    from sage_core.generating import custom_generate
     from sage_core.media import Clip, Picture, Sampling, open_media
     from sage_core.pipeline import Options, Pipeline, Result, Stream, load
     from sage_core.speculative import DecodeOutput, SpeculativeDecoder
@@ -49,6 +50,7 @@ __all__ = [
     "Stream",
     "TokenTree",
     "UnsupportedError",
+    "custom_generate",
     "load",
     "open_media",
 ]
@@ -65,6 +67,7 @@ _HOMES = {
         "SageError",
         "UnsupportedError",
     ),
+    "sage_core.generating": ("custom_generate",),
     "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
     "sage_core.pipeline": ("Options", "Pipeline", "Result", "Stream", "load"),
     "sage_core.speculative": ("DecodeOutput", "SpeculativeDecoder"),

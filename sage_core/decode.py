@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from sage_core.drafter import Drafter
+from sage_core.drafter import Drafter, Proposal
 from sage_core.policies.base import Shaper
 from sage_core.prepare import Prepared
 from sage_core.runner import Runner
@@ -60,7 +60,7 @@ def _prefill(
     clock = _Clock(target)
     logits = target.read(prepared.unread) if prepared.read else target.prefill(prepared, room)
     prefill_target = clock.lap()
-    first = accept(TokenTree(), logits, text).tokens
+    first = accept(Proposal(), logits, text).tokens
     accepting = clock.lap()
     if not text.finished:
         drafter.prefill(first[0])
@@ -89,7 +89,7 @@ def _round(
     )
     verifying = clock.lap()
 
-    outcome = accept(tree, logits, text)
+    outcome = accept(proposal, logits, text)
     accepting = clock.lap()
 
     target.commit([0, *(node + 1 for node in outcome.nodes)])

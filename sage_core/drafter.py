@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sage_core.candidates import Chooser, Likeliest
 from sage_core.policies.base import Growth, Level, Shaper
 from sage_core.prepare import on_device, prepare_draft
 from sage_core.runner import Runner
@@ -24,12 +25,17 @@ from sage_core.vision import SharedVision
 
 @dataclass(frozen=True)
 class Proposal:
-    """A drafted tree with what it took: draft passes, and the policy's own seconds."""
+    """A drafted tree with what it took: draft passes, and the policy's own seconds.
+
+    ``draws`` holds, for every node (or `ROOT`) whose children were drawn rather than chosen, the
+    distribution (vocabulary,) that they were drawn from. Ranks are then the order of drawing.
+    """
 
     tree: TokenTree = field(default_factory=TokenTree)
     shape: Shape = field(default_factory=Shape)
     passes: int = 0
     plan_seconds: float = 0.0
+    draws: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Drafter(Protocol):
@@ -91,6 +97,8 @@ class ModelDrafter:
         self._room = room
         self._vision = vision
         self._sight = sight
+        self.candidates: Chooser = Likeliest()
+        """How each node's candidates are chosen; the acceptance rule must be the one for it."""
         self._pending: list[int] = []
         self._columns: dict[int, int] = {}
 
@@ -104,6 +112,11 @@ class ModelDrafter:
             prepared = prepare_draft(self._runner.model, inputs)
             self._runner.prefill(prepared, self._room, self._sight.positions())
         self._pending = [first]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the draft model is."""
+        return self._runner.device
 
     @property
     def started(self) -> bool:
@@ -137,14 +150,22 @@ class ModelDrafter:
         logits = self._read_pending()
         frontier: Sequence[int] = [ROOT]
         passes = 1
+        draws: dict[int, Tensor] = {}
         for depth in range(1, limit + 1):
             scores = self._scored(logits, builder, frontier, text)
-            probs, tokens = _top(scores, shaper.branching)
+            offer = self.candidates.offer(scores, shaper.branching)
             started = perf_counter()
-            growth = shaper.grow(_level(depth, builder, frontier, probs))
+            growth = offer.placed(shaper.grow(_level(depth, builder, frontier, offer.expected)))
             planning += perf_counter() - started
-            nodes = _add(builder, growth, frontier, tokens, probs)
-            frontier = [node for node, more in zip(nodes, growth.expand, strict=True) if more]
+            if offer.draft is not None:
+                draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
+            nodes = _add(builder, growth, frontier, offer.tokens, offer.probs)
+            # Nothing follows an end, and rules may not be defined there.
+            frontier = [
+                node
+                for node, more in zip(nodes, growth.expand, strict=True)
+                if more and not text.ends_with(builder.tokens[node])
+            ]
             if not frontier or depth == limit:
                 break
             seen = self._see(builder, frontier)
@@ -158,7 +179,7 @@ class ModelDrafter:
         if tree is not drafted:
             self._renumber(drafted, tree)
         planning += perf_counter() - started
-        return Proposal(tree, shape, passes, planning)
+        return Proposal(tree, shape, passes, planning, draws)
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
         # Ancestors are passed before their children, so the passed part of a path is its beginning.
@@ -171,7 +192,7 @@ class ModelDrafter:
         """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone."""
         nodes = [0] * rows
         logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
-        _top(logits.float(), branching)
+        Likeliest().offer(logits.float(), branching)
         self._runner.commit(())
 
     def _read_pending(self) -> Tensor:
@@ -197,7 +218,7 @@ class ModelDrafter:
             missing = self._vocab - logits.shape[1]
             logits = torch.nn.functional.pad(logits.float(), (0, missing), value=-torch.inf)
         paths = [_tokens_to(builder, node) for node in frontier]
-        return text.scores(logits, paths)
+        return text.draft_scores(logits, paths)
 
     def _see(self, builder: TreeBuilder, frontier: Sequence[int]) -> np.ndarray:
         """Which passed columns, and itself, each new node sees: bool (F, old columns + F)."""
@@ -221,19 +242,6 @@ class ModelDrafter:
             if old_of[path] in self._columns:
                 columns[node] = self._columns[old_of[path]]
         self._columns = columns
-
-
-@torch.inference_mode()
-def _top(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k likeliest tokens of each row of (F, vocabulary) scores, likeliest first.
-
-    Returns probabilities over the whole vocabulary, float32 (F, k), and tokens, int64 (F, k), in
-    one device-to-host copy.
-    """
-    best, tokens = scores.topk(min(k, scores.shape[1]), dim=-1)
-    probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp()
-    packed = torch.stack([probs.double(), tokens.double()]).cpu().numpy()
-    return packed[0].astype(np.float32), packed[1].astype(np.int64)
 
 
 def _level(depth: int, builder: TreeBuilder, frontier: Sequence[int], probs: np.ndarray) -> Level:

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from sage_core.choosing import Choosing
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
 from sage_core.media import Clip, Picture, Sampling, open_media
@@ -32,9 +33,11 @@ class Options:
     """How one request is decoded and how its clips are sampled.
 
     ``frames``, ``fps``, ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with
-    neither ``frames`` nor ``fps`` the model family's own count is used. ``generation`` holds
-    further fields of transformers' `GenerationConfig`. ``seed`` is there for sampling; greedy
-    decoding draws nothing. ``draft_pruning`` is the share of the visual tokens that the draft
+    neither ``frames`` nor ``fps`` the model family's own count is used. ``sample``,
+    ``temperature``, ``top_p``, ``top_k``, ``min_p`` and ``candidates`` are those of `Choosing`;
+    ``seed`` is of everything that is drawn. ``generation`` holds further fields of transformers'
+    `GenerationConfig`; ``json_schema``, text or parsed, makes the answer JSON that follows it (with
+    the extra ``grammar``). ``draft_pruning`` is the share of the visual tokens that the draft
     does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
     ``draft_lookup`` lets branches that are looked up in the text join the draft's trees.
 
@@ -49,10 +52,17 @@ class Options:
     start: float | None = None
     end: float | None = None
     max_pixels: int | None = None
+    sample: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    candidates: str = "topk"
     seed: int = 0
     draft_pruning: float | None = None
     draft_pruning_method: str = "verifier"
     draft_lookup: bool = False
+    json_schema: str | Mapping[str, Any] | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,6 +72,7 @@ class Options:
                 raise OptionError(f"{name} must be a whole number of at least {least}: {value!r}")
         self.sampling()
         self.pruning()
+        self.choosing()
         if self.generation:
             _check_generation(self.generation)
 
@@ -73,6 +84,11 @@ class Options:
             if name not in valid:
                 raise OptionError(f"unknown option {name!r}: choose from {', '.join(valid)}")
         return cls(**given)
+
+    def choosing(self) -> Choosing:
+        """How each token is chosen."""
+        names = [f.name for f in fields(Choosing)]
+        return Choosing(**{name: getattr(self, name) for name in names})
 
     def pruning(self) -> Pruning:
         """What the draft sees of the visual tokens."""
@@ -116,6 +132,9 @@ class Result:
     """``eos``, ``length``, or ``stop``: another criterion, or closed before the end."""
     policy: str = ""
     """The policy that was used, as `sage_core.policies.parse` reads it."""
+    sampling: Mapping[str, Any] | None = None
+    """What tokens were drawn by: fields of the generation config, and ``candidates``. None if
+    the text is greedy."""
 
 
 class Pipeline:
@@ -232,14 +251,25 @@ class Stream(Iterator[Step]):
         if pair.draft is None and lookup is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
         decoder = SpeculativeDecoder(
-            pair.target, pair.draft, policy, options.pruning(), lookup=lookup
+            pair.target,
+            pair.draft,
+            policy,
+            options.pruning(),
+            lookup=lookup,
+            candidates=options.candidates,
         )
         self.policy = spec(decoder.policy)
-        settings = dict(options.generation) | {"max_new_tokens": options.max_new_tokens}
+        settings = {**options.generation, **options.choosing().as_generation()}
+        settings["max_new_tokens"] = options.max_new_tokens
         if "stop_strings" in settings:
             settings["tokenizer"] = self._tokenizer
+        if options.json_schema is not None:
+            from sage_core.grammar import following
+
+            rules = following(options.json_schema, pair.target, self._tokenizer, inputs)
+            settings["logits_processor"] = rules
         inputs = {k: cast(v, pair.target) for k, v in inputs.items()}
-        self._run = decoder.stream(reading=reading, **inputs, **settings)
+        self._run = decoder.stream(reading=reading, seed=options.seed, **inputs, **settings)
         self._closed = False
 
     @property
@@ -293,6 +323,7 @@ class Stream(Iterator[Step]):
             prompt=self.prompt,
             finish_reason=self.finish_reason,
             policy=self.policy,
+            sampling=self._run.sampling,
         )
 
     def close(self) -> None:

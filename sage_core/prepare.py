@@ -28,7 +28,7 @@ class Prepared:
     input_ids: Tensor
     """(1, prompt tokens) int64, visual placeholders included."""
     processors: Any
-    """transformers' `LogitsProcessorList`, sampling warpers never among them."""
+    """transformers' `LogitsProcessorList`, with the warpers of sampling if there is any."""
     criteria: Any
     """transformers' `StoppingCriteriaList`."""
     config: Any
@@ -59,10 +59,10 @@ def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
     """Ask ``model.generate`` what it would do with ``inputs`` (processor output and options).
 
-    Decoding is greedy unless the caller asks otherwise, which this version refuses.
+    Decoding is greedy unless the caller asks for sampling, also when the checkpoint samples.
 
     Raises:
-        UnsupportedError: sampling, beams, guidance, several prompts at once, a padded prompt, or
+        UnsupportedError: beams, guidance, several prompts at once, a padded prompt, or
             anything else that could not be followed exactly.
         OptionError: transformers itself refuses the options.
     """
@@ -72,10 +72,18 @@ def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
     given = options.get("generation_config")
     if given is None or not given.do_sample:
         options.setdefault("do_sample", False)
-    captured = _capture(model, options)
-    _refuse_config(captured["generation_config"])
-    _refuse_batch(captured["input_ids"], captured)
-    return _prepared(model, captured)
+    return prepared_by_generate(model, _capture(model, options))
+
+
+def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
+    """What `generate` calls a decoding function with, ``input_ids`` among it, as `Prepared`.
+
+    Raises:
+        UnsupportedError: as `prepare`.
+    """
+    _refuse_config(arguments["generation_config"])
+    _refuse_batch(arguments["input_ids"], arguments)
+    return _prepared(model, arguments)
 
 
 def prepare_draft(model: Any, inputs: dict[str, Any]) -> Prepared:
@@ -202,15 +210,13 @@ def _refuse_arguments(model: Any, options: dict[str, Any]) -> None:
 
 
 def _refuse_config(config: Any) -> None:
-    """Refuse by name what a greedy tree decoder cannot follow exactly."""
+    """Refuse by name what a tree decoder cannot follow exactly."""
     refusals = [
-        ("do_sample", config.do_sample, "only greedy decoding is supported"),
         ("num_beams", (config.num_beams or 1) > 1, "beam search is not supported"),
         ("num_return_sequences", (config.num_return_sequences or 1) > 1, "one text a prompt"),
         ("guidance_scale", (config.guidance_scale or 1) != 1, "guidance needs a second prompt"),
         ("penalty_alpha", bool(_of(config, "penalty_alpha")), "contrastive search"),
         ("dola_layers", bool(_of(config, "dola_layers")), "DoLa reads inner layers"),
-        ("watermarking_config", bool(config.watermarking_config), "watermarks are not supported"),
         ("token_healing", bool(config.token_healing), "it rewrites the prompt"),
         ("prompt_lookup_num_tokens", bool(config.prompt_lookup_num_tokens), "use a policy"),
         ("constraints", bool(_of(config, "constraints")), "constrained beam search"),
@@ -222,12 +228,11 @@ def _refuse_config(config: Any) -> None:
     for name, unwanted, reason in refusals:
         if unwanted:
             raise UnsupportedError(f"generation option {name} is not supported: {reason}")
-    outputs = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
-    wanted = [name for name in outputs if getattr(config, name)]
-    if wanted:
-        raise UnsupportedError(
-            f"generation option {wanted[0]} is not supported: only ids come back"
-        )
+    for name in ("output_attentions", "output_hidden_states"):
+        if getattr(config, name):
+            raise UnsupportedError(
+                f"generation option {name} is not supported: ids, scores and logits come back"
+            )
 
 
 def _of(config: Any, name: str) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sage_core.choosing import check_candidates
 from sage_core.costbook import CostBook, default_path
 from sage_core.costs import Costs
 from sage_core.decode import decode
 from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
 from sage_core.errors import OptionError
+from sage_core.grammar import ForcedDrafter, JsonGrammar
 from sage_core.hybrid import OwnPart, WithLookup
 from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
 from sage_core.memory import peak_memory, reset_peak_memory
@@ -25,6 +27,7 @@ from sage_core.pruning import Pruning
 from sage_core.reading import Reading
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
+from sage_core.sampling import choice_of, sampling_fields
 from sage_core.sight import Sight, visual_mask
 from sage_core.stats import Stats
 from sage_core.steps import Step
@@ -42,10 +45,17 @@ class DecodeOutput:
     stats: Stats
     finish_reason: str
     """``eos``, ``length`` or ``stop`` (any other stopping criterion)."""
+    scores: tuple[Tensor, ...] | None = None
+    """With ``output_scores``: (1, vocabulary) float32 processed scores of every new token."""
+    logits: tuple[Tensor, ...] | None = None
+    """With ``output_logits``: the same before processing."""
 
 
 class SpeculativeDecoder:
-    """Greedy decoding of ``target`` by speculation with ``draft`` under a tree policy.
+    """Decoding of ``target`` by speculation with ``draft`` under a tree policy.
+
+    Greedy unless the caller asks for ``do_sample``; a sampled text is distributed as the target's
+    own, and with candidates ``topk`` it is the one that `generate` writes under the same seed.
 
     Args:
         target: a loaded transformers model with a `generate` method, in evaluation mode.
@@ -57,10 +67,13 @@ class SpeculativeDecoder:
             give equal trees, or a book that measures what it lacks. None: the user's own
             book, `costbook.default_path`.
         lookup: branches that are looked up join the draft's tree while they pay.
+        candidates: ``topk`` or ``drawn``, how a sampled text's candidates are chosen (`sampling`).
 
     Raises:
-        OptionError: unknown policy, a drafting policy without a draft, or the reverse.
-        UnsupportedError: a model whose attention or logits a tree pass cannot reproduce.
+        OptionError: unknown policy or candidates, a drafting policy without a draft, or the
+            reverse.
+        UnsupportedError: candidates that the policy's trees cannot be made of, or a model whose
+            attention or logits a tree pass cannot reproduce.
     """
 
     def __init__(
@@ -71,13 +84,16 @@ class SpeculativeDecoder:
         pruning: Pruning | None = None,
         costs: Costs | CostBook | None = None,
         lookup: str | Ngram | None = None,
+        candidates: str = "topk",
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
+        self.candidates = candidates
         self.pruning = pruning or Pruning()
         if is_lookup(draft):
             draft, lookup = None, draft
         self.lookup = as_ngram(lookup) if lookup is not None else None
+        check_candidates(candidates, self.policy, lookup=self.lookup is not None)
         if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
                 f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
@@ -90,12 +106,23 @@ class SpeculativeDecoder:
         self.target = target
         self.draft = draft if self.policy.drafts else None
 
-    def stream(self, *, reading: Reading | None = None, **inputs: Any) -> Stream:
+    def stream(
+        self,
+        *,
+        reading: Reading | None = None,
+        prepared: Prepared | None = None,
+        seed: int | None = None,
+        **inputs: Any,
+    ) -> Stream:
         """Start decoding; iterate the result for a `Step` for the prefill and one per step.
 
         Args:
             reading: what the models hold from an earlier text that this one may go on from; the
                 inputs are the whole of it all the same.
+            prepared: what `generate` made of the inputs, if it has been asked already; the inputs
+                are then only what the draft reads.
+            seed: of everything that a sampled text draws; None draws from torch's global
+                generator, as `generate` does.
             inputs: what the processor returned, and any argument of `generate` that sets the
                 generation config: ``max_new_tokens``, ``repetition_penalty``, a
                 ``generation_config``, ``logits_processor``, ``stopping_criteria``...
@@ -103,7 +130,7 @@ class SpeculativeDecoder:
         Raises:
             UnsupportedError: the arguments ask for what cannot be followed exactly.
         """
-        return Stream(self, inputs, reading or Reading())
+        return Stream(self, inputs, reading or Reading(), prepared, seed)
 
     def generate(self, **inputs: Any) -> DecodeOutput:
         """Decode to the end. Takes what `stream` takes."""
@@ -117,9 +144,19 @@ class Stream(Iterator[Step]):
     """One decoding under way: iterate for steps; `output` then gives sequences and totals."""
 
     def __init__(
-        self, decoder: SpeculativeDecoder, inputs: dict[str, Any], reading: Reading
+        self,
+        decoder: SpeculativeDecoder,
+        inputs: dict[str, Any],
+        reading: Reading,
+        prepared: Prepared | None = None,
+        seed: int | None = None,
     ) -> None:
         self._decoder = decoder
+        self._prepared = prepared
+        self._seed = seed
+        self.sampling: dict[str, Any] | None = None
+        """What tokens are drawn by: fields of the generation config, and ``candidates``. None if
+        the text is greedy, and before its first step."""
         self._reading = reading
         self._target = reading.runner(decoder.target, decoder.draft)
         self._inputs = on_device(inputs, self._target.device)
@@ -145,8 +182,14 @@ class Stream(Iterator[Step]):
         """The sequences and totals of what has been decoded so far."""
         if self._text is None:
             raise RuntimeError("iterate the stream first: nothing has been decoded yet")
+        scores, logits = self._text.scores_record, self._text.logits_record
         return DecodeOutput(
-            self._text.ids.clone(), tuple(self._steps), self.stats(), self.finish_reason
+            self._text.ids.clone(),
+            tuple(self._steps),
+            self.stats(),
+            self.finish_reason,
+            None if scores is None else tuple(scores),
+            None if logits is None else tuple(logits),
         )
 
     def stats(self) -> Stats:
@@ -167,9 +210,14 @@ class Stream(Iterator[Step]):
         vision = SharedVision(self._decoder.target, draft)
         with vision.recording():
             started = perf_counter()
-            prepared = self._reading.prepare(self._inputs)
+            prepared = self._prepared or self._reading.prepare(self._inputs)
             preparing = perf_counter() - started
-            self._text = text = Text(prepared)
+            config = prepared.config
+            fields = sampling_fields(config)
+            kind = self._decoder.candidates
+            self.sampling = None if fields is None else {**fields, "candidates": kind}
+            record = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
+            self._text = text = Text(prepared, record)
             # Behind the prompt: the text itself, and one whole tree with its root.
             added = self._decoder.lookup.nodes if self._decoder.lookup else 0
             room = max(0, text.remaining) + policy.max_nodes + added + 1
@@ -181,7 +229,18 @@ class Stream(Iterator[Step]):
                     Runner(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
             drafter, shaper = self._drafting(model, prepared)
-            steps = decode(self._target, prepared, drafter, shaper, text, room=room)
+            choice = choice_of(
+                config,
+                self._decoder.candidates,
+                self._seed,
+                text.ids.device,
+                model.device if model else text.ids.device,
+            )
+            if model is not None:
+                model.candidates = choice.candidates
+            steps = decode(
+                self._target, prepared, drafter, shaper, text, room=room, accept=choice.accept
+            )
             steps = self._reading.following(steps, text, model or drafter)
             with sight.watching(self._target.decoder):
                 first = next(steps)
@@ -227,7 +286,10 @@ class Stream(Iterator[Step]):
         """Who drafts, and who shapes the trees."""
         policy, lookup = self._decoder.policy, self._decoder.lookup
         if lookup is None:
-            return model or NoDrafter(), policy.shaper()
+            drafter: Drafter = model or NoDrafter()
+            for grammar in [p for p in prepared.processors if isinstance(p, JsonGrammar)]:
+                drafter = ForcedDrafter(drafter, grammar)
+            return drafter, policy.shaper()
         limit = policy.max_nodes if model is None else lookup.nodes
         words = NgramDrafter(lookup, self._words(prepared), limit)
         if model is None:  # nothing is grown: all that the policy says is its node limit

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sage_core.text import Text
 from sage_core.tree import ROOT, TokenTree
+
+if TYPE_CHECKING:
+    from sage_core.drafter import Proposal
 
 
 @dataclass(frozen=True)
@@ -24,29 +28,48 @@ class Acceptance:
     tokens: tuple[int, ...]
 
 
-AcceptRule = Callable[[TokenTree, Tensor, Text], Acceptance]
-"""(tree, logits (nodes + 1, vocabulary) with the root's row first, text) -> what was committed.
+AcceptRule = Callable[["Proposal", Tensor, Text], Acceptance]
+"""(proposal, logits (nodes + 1, vocabulary) with the root's row first, text) -> what was committed.
 
 The rule appends to ``text`` what it commits, token by token, and stops where the text ends.
+`sampling` has the rules that draw.
 """
 
 
 @torch.inference_mode()
-def accept_greedy(tree: TokenTree, logits: Tensor, text: Text) -> Acceptance:
+def accept_greedy(proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
     """The longest path that equals the target's own greedy choices, plus its next choice.
 
-    Walks from the root: at each node the target's choice is the arg max of its scores given the
-    node's own path, so processors such as a repetition penalty see exactly the history they would
-    see in `generate`. Only the nodes on the accepted path are ever scored.
+    At each node the target's choice is the arg max of its scores given the node's own path, so
+    processors such as a repetition penalty see exactly the history they would see in `generate`.
+    Only the nodes on the accepted path are ever scored.
+    """
+    # Without processors all choices are read in one device-to-host copy.
+    choices = None if text.needs_scores else logits.argmax(dim=-1).tolist()
+
+    def choose(node: int) -> int:
+        row = node + 1
+        if choices is not None:
+            return int(choices[row])
+        return int(text.scores(logits[row : row + 1]).argmax(dim=-1))
+
+    return follow(proposal.tree, text, choose)
+
+
+def follow(tree: TokenTree, text: Text, choose: Callable[[int], int]) -> Acceptance:
+    """Walk from the root: commit the token chosen at each node, and go on where a child has it.
+
+    Args:
+        tree: what was verified.
+        text: where tokens are committed; it may end in the middle of the path.
+        choose: the next token given a node's path, as the target would choose it. Asked only
+            for nodes (or `ROOT`) whose whole path is committed.
     """
     nodes: list[int] = []
     tokens: list[int] = []
-    # Without processors all choices are read in one device-to-host copy.
-    choices = None if text.has_processors else logits.argmax(dim=-1).tolist()
     node: int | None = ROOT
     while node is not None:
-        row = node + 1
-        token = choices[row] if choices else int(text.scores(logits[row : row + 1]).argmax(dim=-1))
+        token = choose(node)
         tokens.append(token)
         ended = text.append(token)
         node = tree.child(node, token)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sage_cli.console import display_name
+from sage_cli.flags import DECODING
 from sage_cli.inputs import collect
 from sage_cli.options import RunOptions, takes_options
 from sage_core.errors import OptionError
@@ -34,6 +35,15 @@ def ask(
             show_default=False,
         ),
     ],
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(
+            "--json-schema",
+            help="Answer in JSON that follows the JSON schema in FILE (needs the extra 'grammar').",
+            rich_help_panel=DECODING,
+            metavar="FILE",
+        ),
+    ] = None,
     options: RunOptions,
 ) -> int:
     """Answer a question about pictures and clips, seen together, or about nothing but itself."""
@@ -47,7 +57,16 @@ def ask(
             'sage ask FILE... "question"'
         )
     sources = collect(files or [], options.files_from, least=0)
-    return run([Request(sources, question)], options)
+    schema = _read(json_schema) if json_schema is not None else None
+    return run([Request(sources, question, schema)], options)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no text"
+        raise OptionError(f"--json-schema {display_name(str(file))}: {reason}") from error
 
 
 def _is_file(text: str) -> bool:

@@ -32,6 +32,7 @@ def result_object(
         "dtype": pipeline.dtype,
         "policy": policy,
         "seed": seed,
+        "sampling": None if result.sampling is None else dict(result.sampling),
         "tokens": list(result.tokens),
         "stats": result.stats.as_dict(),
     }

@@ -178,7 +178,7 @@ class SageShaper(Shaper):
             above, ranks, served = _one(1.0), _one(0), self._root_served
         else:
             above, ranks = self._accepted[level.parents], self._ranks[level.parents]
-            served = self._expanded
+            served = self._expanded[level.parents - self._levels[-1].first]
         features = candidate_features(
             level.depth, probs, alphas, above, ranks, self._root, self._recent
         )
@@ -229,7 +229,7 @@ class SageShaper(Shaper):
             return expand
         order = np.sort(order[: int(totals.argmax()) + 1])
         expand[order] = True
-        self._expanded = logits[order]
+        self._expanded = logits  # of the whole level: the drafter does not go on behind an end
         return expand
 
     def prune(self, tree: TokenTree) -> TokenTree:

@@ -74,6 +74,7 @@ class FakeResult:
     files: tuple[str, ...]
     prompt: str
     finish_reason: str = "eos"
+    sampling: dict[str, Any] | None = None
 
 
 class FakeStream(Iterator[Step]):

@@ -87,6 +87,8 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         *("--repetition-penalty", "1.2", "--seed", "3", "--frames", "4"),
         *("--start", "1:02.5", "--end", "1:01:00", "--max-pixels", "100"),
         *("--draft-pruning", "0.5", "--draft-pruning-method", "uniform"),
+        *("--sample", "--temperature", "0.7", "--top-p", "0.8", "--top-k", "20", "--min-p", "0.1"),
+        *("--candidates", "drawn"),
     )
     (load,) = loads.calls
     assert (load["target"], load["draft"], load["device"], load["dtype"]) == (
@@ -104,6 +106,12 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         "max_pixels": 100,
         "draft_pruning": 0.5,
         "draft_pruning_method": "uniform",
+        "sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "min_p": 0.1,
+        "candidates": "drawn",
     }
 
 
@@ -300,3 +308,13 @@ def test_version(sage):
     import sage_core
 
     assert sage("--version").stdout == f"sage {sage_core.__version__}\n"
+
+
+def test_a_json_schema_reaches_the_pipeline(sage, pipeline, tmp_path):
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "object"}')
+    sage("ask", "a.png", "What?", "--json-schema", str(file))
+    assert pipeline.calls[-1]["json_schema"] == '{"type": "object"}'
+    result = sage("ask", "a.png", "What?", "--json-schema", str(tmp_path / "none.json"))
+    assert result.exit_code == 2
+    assert "--json-schema" in result.stderr and "none.json" in result.stderr

@@ -15,7 +15,7 @@ from tests.cli.test_commands import TEXT
 
 FIELDS = {
     "schema", "files", "prompt", "text", "finish_reason", "models", "device", "dtype", "policy",
-    "seed", "tokens", "stats",
+    "seed", "sampling", "tokens", "stats",
 }  # fmt: skip
 
 

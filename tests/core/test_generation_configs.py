@@ -1,4 +1,4 @@
-"""Checkpoints' generation configs: followed as `generate(do_sample=False)` does, or refused."""
+"""Checkpoints' generation configs: followed as `generate` follows them, or refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, WatermarkingConfig
 
 import sage_core
 from sage_core.bench.oracle import reference
@@ -59,6 +60,15 @@ def test_published_defaults(name: str, tmp_path: Path) -> None:
     result = pipeline.ask(media, "What is this?", max_new_tokens=NEW)
     assert list(result.tokens) == theirs()
     assert result.finish_reason == "eos"
+    if "do_sample" in PUBLISHED[name]:  # as `generate` does by itself
+        torch.manual_seed(3)
+        whole = target.generate(**inputs, max_new_tokens=NEW)
+        options = {"max_new_tokens": NEW, "sample": True, "seed": 3}
+        sampled = pipeline.ask(media, "What is this?", **options)
+        assert list(sampled.tokens) == whole[0, prompt:].tolist()
+        figures = PUBLISHED[name].items() - {("do_sample", True)}
+        told = sampled.sampling or {}
+        assert all(told[key] == value for key, value in figures if not key.endswith("penalty"))
 
 
 @lru_cache(maxsize=1)
@@ -97,21 +107,34 @@ def followed(text: list[int], prompt: int) -> dict[str, dict[str, Any]]:
         "forced_bos_token_id": {"forced_bos_token_id": 9},
         "remove_invalid_values": {"remove_invalid_values": True},
         "max_time": {"max_time": 1000.0},
+        # What they are about comes back beside the ids.
+        "output_scores": {"output_scores": True},
+        "output_logits": {"output_logits": True},
+        "watermarking_config": {"watermarking_config": WatermarkingConfig(bias=6.0)},
     }
 
 
 FOLLOWED = tuple(followed([0] * NEW, 0))
-INERT = {"forced_bos_token_id", "remove_invalid_values", "max_time"}
-WITHOUT_EFFECT: dict[str, Any] = {
+INERT = {
+    "forced_bos_token_id",
+    "remove_invalid_values",
+    "max_time",
+    "output_scores",
+    "output_logits",
+}
+SAMPLED: dict[str, Any] = {
     "do_sample": True,
-    "temperature": 0.7,
-    "top_p": 0.8,
-    "top_k": 20,
-    "top_h": 0.5,
-    "min_p": 0.1,
-    "typical_p": 0.9,
-    "epsilon_cutoff": 0.01,
-    "eta_cutoff": 0.01,
+    "temperature": 0.5,
+    "top_p": 0.6,
+    "top_k": 5,
+    "top_h": 0.4,
+    "min_p": 0.2,
+    "typical_p": 0.5,
+    "epsilon_cutoff": 0.05,
+    "eta_cutoff": 0.2,
+}
+"""Of a checkpoint: figures of a text that the caller wants sampled, without effect on any other."""
+WITHOUT_EFFECT: dict[str, Any] = {
     "bos_token_id": 5,
     "pad_token_id": 7,
     "decoder_start_token_id": 9,
@@ -146,7 +169,6 @@ REFUSED: dict[str, Any] = {
     "penalty_alpha": 0.5,
     "dola_layers": "low",
     "guidance_scale": 2.0,
-    "watermarking_config": {"greenlist_ratio": 0.5},
     "token_healing": True,
     "prompt_lookup_num_tokens": 3,
     "use_mtp": True,
@@ -155,8 +177,6 @@ REFUSED: dict[str, Any] = {
     "prefill_chunk_size": 4,
     "output_attentions": True,
     "output_hidden_states": True,
-    "output_logits": True,
-    "output_scores": True,
     "stop_strings": ["a"],
 }
 
@@ -192,11 +212,36 @@ def test_a_field_that_is_followed(field: str) -> None:
         assert ours != texts(checkpoint(**without))[0], "it changes nothing here: shows little"
 
 
-@pytest.mark.parametrize("field", WITHOUT_EFFECT)
+@pytest.mark.parametrize("field", WITHOUT_EFFECT | SAMPLED)
 def test_a_field_without_effect(field: str) -> None:
     more = {"do_sample": True} if field in ("temperature", "top_p", "top_k") else {}
-    theirs, ours = texts(checkpoint(**{field: WITHOUT_EFFECT[field]} | more))
+    theirs, ours = texts(checkpoint(**more | {field: (WITHOUT_EFFECT | SAMPLED)[field]}))
     assert ours == theirs == greedy()[0]
+
+
+@lru_cache(maxsize=1)
+def plainly_sampled() -> list[int]:
+    """The text that the same seed gives without any figure."""
+    return sampled_texts(checkpoint())[0]
+
+
+def sampled_texts(target: Any) -> tuple[list[int], list[int]]:
+    """transformers' own sampled text, and the engine's, of one seed."""
+    inputs = make_inputs(target, FAMILY, KIND)
+    torch.manual_seed(6)
+    theirs = target.generate(**inputs, do_sample=True)
+    decoder = SpeculativeDecoder(target, build_pair(FAMILY).draft)
+    ours = decoder.generate(**inputs, do_sample=True, seed=6).sequences
+    prompt = greedy()[1]
+    return theirs[0, prompt:].tolist(), ours[0, prompt:].tolist()
+
+
+@pytest.mark.parametrize("field", SAMPLED)
+def test_a_field_that_is_followed_when_text_is_sampled(field: str) -> None:
+    theirs, ours = sampled_texts(checkpoint(**{"do_sample": True, field: SAMPLED[field]}))
+    assert ours == theirs
+    if field != "do_sample":
+        assert ours != plainly_sampled(), "it changes nothing here: shows little"
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -212,11 +257,11 @@ def test_a_field_that_is_refused(field: str) -> None:
 
 def test_no_field_is_forgotten() -> None:
     known = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-    assert known <= {*FOLLOWED, *WITHOUT_EFFECT, *REFUSED}
+    assert known <= {*FOLLOWED, *SAMPLED, *WITHOUT_EFFECT, *REFUSED}
 
 
 def test_the_page_tells_what_was_tested() -> None:
-    parts = re.split(r"^## .*$", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^## .*$", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:5]
     rows = [re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for part in parts]
     told = [set(re.findall(r"`(\w+)`", " ".join(names))) for names in rows]
-    assert told == [set(FOLLOWED), set(WITHOUT_EFFECT), set(REFUSED)]
+    assert told == [set(FOLLOWED), set(SAMPLED), set(WITHOUT_EFFECT), set(REFUSED)]

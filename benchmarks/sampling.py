@@ -1,0 +1,306 @@
+"""Is sampled text distributed as the target's own? At length, where the tests take samples.
+
+    python -m benchmarks.sampling --only tables --output benchmarks/results/sampling-tables
+    python -m benchmarks.sampling --only pair --output benchmarks/results/sampling-pair
+    python -m benchmarks.sampling --draws 2000 --texts 20 --repeats 50
+
+Tables: models so small that the probability of every text of four tokens is known;
+texts are drawn by the real loop, drafter and rules and compared with these probabilities by χ² and
+total variation distance, and so are texts by deliberately wrong rules, which must be found out.
+The bundled pair against itself: the place of each drawn token in the distribution that the target
+alone gives, worked out by a plain pass over the finished text, must be uniform. The bundled pair
+against `generate`: how often each beginning of three tokens comes, from both. Beside these,
+accepted length by temperature for both ways to choose candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as tf
+
+from benchmarks import environment
+from benchmarks.items import items
+from sage_core.candidates import Drawn, Likeliest
+from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.policies.base import Policy
+from sage_core.prepare import prepare
+from sage_core.sampling import Choice, RecursiveRejection, Sampled
+from sage_core.speculative import SpeculativeDecoder
+from tests.tiny.tables import Picky, chi2_p_value, compare, draw, random_world
+from tests.tiny.wrong_rules import WRONG, wrong_choice
+
+FOUND_OUT = 1e-6
+"""A p-value below which a rule is wrong."""
+PLAUSIBLE = 1e-4
+"""One above which it may be right; among some thirty tests few fall below 0.01 by chance."""
+POLICIES: tuple[str | Policy, ...] = ("chain", "static", "sage-paper", Picky())
+FIGURES: dict[str, Any] = {"do_sample": True, "temperature": 1.2, "top_k": 50, "top_p": 0.95}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison."""
+
+    part: str
+    what: str
+    policy: str
+    draws: int
+    chi2: float
+    freedom: int
+    p_value: float
+    distance: float | None
+    by_chance: float | None
+    accepted: float | None
+    must_fail: bool = False
+
+    @property
+    def as_it_should_be(self) -> bool:
+        return self.p_value < FOUND_OUT if self.must_fail else self.p_value > PLAUSIBLE
+
+
+def _name(policy: str | Policy) -> str:
+    return policy if isinstance(policy, str) else policy.name
+
+
+def _processors(kind: str) -> list[Any]:
+    """What a text's logits go through: nothing, or a penalty and warpers."""
+    if kind == "plain":
+        return []
+    warpers = {
+        "top-k, top-p": [tf.TopKLogitsWarper(4), tf.TopPLogitsWarper(0.95)],
+        "min-p, typical": [tf.MinPLogitsWarper(0.08), tf.TypicalLogitsWarper(0.97)],
+    }
+    return [
+        tf.RepetitionPenaltyLogitsProcessor(1.2),
+        tf.TemperatureLogitsWarper(0.8),
+        *warpers[kind],
+    ]
+
+
+def _choice(candidates: str, seed: int) -> Choice:
+    generator = torch.Generator().manual_seed(seed)
+    if candidates == "topk":
+        return Choice(Sampled(generator), Likeliest())
+    return Choice(RecursiveRejection(generator), Drawn(torch.Generator().manual_seed(seed + 1)))
+
+
+def tables(draws: int) -> Iterator[Row]:
+    """Right rules under every policy and warper, then wrong ones, against enumeration."""
+    seed = 0
+    for candidates in ("topk", "drawn"):
+        for policy in POLICIES:
+            for kind in ("plain", "top-k, top-p", "min-p, typical"):
+                seed += 10
+                world = random_world(seed, 5, processors=_processors(kind), end=3)
+                texts, accepted = draw(world, policy, _choice(candidates, seed), draws)
+                result = asdict(compare(texts, world.exact()))
+                what = f"{candidates}, {kind}"
+                yield Row("tables", what, _name(policy), accepted=accepted, **result)
+    for wrong in WRONG:
+        policy = Picky(0.3, k=1) if "policy" in wrong else "static"
+        world = random_world(3, 5, end=3)
+        texts, accepted = draw(world, policy, wrong_choice(wrong), draws)
+        result = asdict(compare(texts, world.exact()))
+        yield Row(
+            "wrong on purpose", wrong, _name(policy), accepted=accepted, must_fail=True, **result
+        )
+
+
+def together(rows: list[Row]) -> list[Row]:
+    """Each right rule over all of its rows of tables: χ² and degrees of freedom add up."""
+    found = []
+    for candidates in ("topk", "drawn"):
+        own = [r for r in rows if r.part == "tables" and r.what.startswith(candidates)]
+        chi2, freedom = sum(r.chi2 for r in own), sum(r.freedom for r in own)
+        draws = sum(r.draws for r in own)
+        tau = float(np.mean([r.accepted for r in own]))
+        p_value = chi2_p_value(chi2, freedom)
+        found.append(
+            Row("together", candidates, "all", draws, chi2, freedom, p_value, None, None, tau)
+        )
+    return found
+
+
+def places(pair: LoadedPair, texts: int) -> Iterator[Row]:
+    """Where in the target's own distribution the drawn tokens lie: uniform, if they are drawn
+    from it."""
+    for policy, candidates in (("sage", "topk"), ("static", "drawn"), ("sage-paper", "drawn")):
+        decoder = SpeculativeDecoder(pair.target, pair.draft, policy, candidates=candidates)
+        random = np.random.default_rng(5)
+        found: list[float] = []
+        accepted = []
+        for number, item in enumerate(items(texts)):
+            inputs = pair.family.prepare(item.media, item.prompt)
+            output = decoder.generate(**inputs, **FIGURES, max_new_tokens=48, seed=number)
+            found += _places(pair.target, inputs, output.sequences, random)
+            accepted.append(output.stats.mean_accepted)
+        counts = np.bincount((np.array(found) * 20).astype(int).clip(max=19), minlength=20)
+        due = len(found) / 20
+        chi2 = float(((counts - due) ** 2 / due).sum())
+        yield Row(
+            *("places of tokens", candidates, policy, len(found)),
+            *(chi2, 19, chi2_p_value(chi2, 19), None, None, float(np.mean(accepted))),
+        )
+
+
+def _places(target: Any, inputs: Any, sequences: torch.Tensor, random: Any) -> list[float]:
+    """For every new token a number that is uniform on [0, 1) if it was drawn from the target.
+
+    The probability of all likelier tokens, plus a random share of its own.
+    """
+    rules = prepare(target, {**inputs, **FIGURES, "max_new_tokens": 48}).processors
+    prompt = inputs["input_ids"].shape[1]
+    whole = {**inputs, "input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
+    with torch.inference_mode():
+        logits = target(**whole).logits[0].float()
+    found = []
+    for position in range(prompt, sequences.shape[1]):
+        scores = rules(sequences[:, :position], logits[position - 1 : position].clone())
+        probs = scores[0].double().softmax(-1)
+        own = probs[sequences[0, position]]
+        found.append(float(probs[probs > own].sum() + random.random() * own))
+    return found
+
+
+def beginnings(pair: LoadedPair, repeats: int) -> Iterator[Row]:
+    """How often each beginning of three tokens comes: from `generate`, and from the engine."""
+    item = next(items(1))
+    inputs = pair.family.prepare(item.media, item.prompt)
+    prompt, limit = inputs["input_ids"].shape[1], 6
+    torch.manual_seed(0)
+    theirs = Counter(
+        tuple(ids[0, prompt : prompt + 3].tolist())
+        for ids in (
+            pair.target.generate(**inputs, **FIGURES, max_new_tokens=limit) for _ in range(repeats)
+        )
+    )
+    for policy, candidates in (("sage", "topk"), ("static", "drawn")):
+        decoder = SpeculativeDecoder(pair.target, pair.draft, policy, candidates=candidates)
+        ours: Counter[Any] = Counter()
+        accepted = []
+        for number in range(repeats):
+            output = decoder.generate(**inputs, **FIGURES, max_new_tokens=limit, seed=1000 + number)
+            ours[tuple(output.sequences[0, prompt : prompt + 3].tolist())] += 1
+            accepted.append(output.stats.mean_accepted)
+        chi2, freedom = _two_samples(ours, theirs)
+        yield Row(
+            *("beginnings beside generate", candidates, policy, repeats, chi2, freedom),
+            *(chi2_p_value(chi2, freedom), None, None, float(np.mean(accepted))),
+        )
+
+
+def _two_samples(ours: Counter[Any], theirs: Counter[Any]) -> tuple[float, int]:
+    """χ² of two samples of one size, and its degrees of freedom; rare ones are taken together."""
+    both = ours + theirs
+    cells = [(ours[key], theirs[key]) for key, count in both.items() if count >= 10]
+    rest = [(ours[key], theirs[key]) for key, count in both.items() if count < 10]
+    if rest:
+        cells.append((sum(a for a, _ in rest), sum(b for _, b in rest)))
+    return sum((a - b) ** 2 / (a + b) for a, b in cells), len(cells) - 1
+
+
+def lengths(pair: LoadedPair, texts: int) -> list[dict[str, Any]]:
+    """Mean accepted length by temperature, policy and candidates, on the same inputs."""
+    inputs = [pair.family.prepare(item.media, item.prompt) for item in items(texts, seed=7)]
+    found = []
+    for temperature in (0.3, 0.7, 1.0, 1.5):
+        for policy in ("chain", "static"):
+            row: dict[str, Any] = {"temperature": temperature, "policy": policy}
+            for candidates in ("topk", "drawn"):
+                decoder = SpeculativeDecoder(pair.target, pair.draft, policy, candidates=candidates)
+                figures = {"do_sample": True, "temperature": temperature, "top_k": 0}
+                stats = [
+                    decoder.generate(**one, **figures, max_new_tokens=48, seed=number).stats
+                    for number, one in enumerate(inputs)
+                ]
+                steps = sum(s.steps for s in stats)
+                row[candidates] = sum(s.mean_accepted * s.steps for s in stats) / max(1, steps)
+            found.append(row)
+    return found
+
+
+def as_markdown(rows: list[Row], taus: list[dict[str, Any]], env: dict[str, Any]) -> str:
+    lines = ["# Sampling", "", *environment.as_markdown(env), ""]
+    for part in dict.fromkeys(row.part for row in rows):
+        lines += [f"## {part.capitalize()}", ""]
+        lines.append(
+            "| candidates and warpers | policy | draws | χ² (freedom) | p | distance | τ |"
+        )
+        lines.append("|---|---|---|---|---|---|---|")
+        for row in rows:
+            if row.part != part:
+                continue
+            distance = "" if row.distance is None else f"{row.distance:.4f} ({row.by_chance:.4f})"
+            lines.append(
+                f"| {row.what} | {row.policy} | {row.draws:,} | {row.chi2:.0f} ({row.freedom}) "
+                f"| {row.p_value:.2g} | {distance} | {row.accepted:.2f} |"
+            )
+        lines.append("")
+    if taus:
+        lines += ["## Accepted length τ by temperature, bundled pair", ""]
+        lines += ["| temperature | policy | topk | drawn |", "|---|---|---|---|"]
+        lines += [
+            f"| {t['temperature']} | {t['policy']} | {t['topk']:.2f} | {t['drawn']:.2f} |"
+            for t in taus
+        ]
+        lines.append("")
+    bad = [row for row in rows if not row.as_it_should_be]
+    verdict = (
+        "All is as it should be." if not bad else f"{len(bad)} rows are not as they should be."
+    )
+    lines += [
+        "p: the chance of so large a χ² if the texts follow the target. Distance: total variation "
+        "from the exact probabilities, and in brackets what chance alone gives on average. τ: mean "
+        f"accepted length. Right rules need p above {PLAUSIBLE}, wrong ones must come out below "
+        f"{FOUND_OUT}. {verdict}",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run all parts; 1 if any row is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=17_000, help="texts for each row of tables")
+    parser.add_argument("--texts", type=int, default=120, help="texts of the pair a policy")
+    parser.add_argument("--repeats", type=int, default=1000, help="beginnings by each method")
+    parser.add_argument("--only", choices=("tables", "pair"), help="the other parts are left out")
+    parser.add_argument("--pair", type=Path, help="a pair in place of the bundled one")
+    parser.add_argument("--output", help="FILE.json and FILE.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    taus: list[dict[str, Any]] = []
+    if arguments.only != "pair":
+        rows += _told(tables(arguments.draws))
+        rows += together(rows)
+    if arguments.only != "tables":
+        pair = load_pair(arguments.pair, "auto", "cpu", "float32")
+        rows += _told(places(pair, arguments.texts))
+        rows += _told(beginnings(pair, arguments.repeats))
+        taus = lengths(pair, arguments.texts // 6)
+    env = environment.describe("benchmarks.sampling")
+    data = {"environment": env, "rows": [asdict(row) for row in rows], "accepted": taus}
+    environment.write(arguments.output, data, as_markdown(rows, taus, env))
+    return int(not all(row.as_it_should_be for row in rows))
+
+
+def _told(rows: Iterator[Row]) -> list[Row]:
+    """The rows, each told as it is done."""
+    done = []
+    for row in rows:
+        print(f"{row.part}: {row.what}, {row.policy}: p {row.p_value:.2g}", file=sys.stderr)
+        done.append(row)
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Acceptance rules and candidates that look right and are not: a test of sampling must tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sage_core.candidates import Drawn, Likeliest, Offer
+from sage_core.sampling import Choice, RecursiveRejection
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class _NoResidual(RecursiveRejection):
+    """Behind rejected candidates, draws from p as if nothing had been rejected."""
+
+    def _decide(self, probs: Tensor, draft: Tensor, drawn: list[int]) -> int:
+        for token in drawn:
+            if float(torch.rand((), generator=self._generator) * draft[token]) < probs[0, token]:
+                return token
+        return self._draw(probs)
+
+
+class _WithReplacement(RecursiveRejection):
+    """Treats each sibling as drawn from all of q, although those before it were taken out."""
+
+    def _decide(self, probs: Tensor, draft: Tensor, drawn: list[int]) -> int:
+        p, q = probs[0].double(), draft.double()
+        for token in drawn:
+            if float(torch.rand((), generator=self._generator) * q[token]) < float(p[token]):
+                return token
+            rest = (p - q).clamp(min=0)
+            if float(rest.sum()) <= 0:
+                break
+            p = rest / rest.sum()
+        return self._draw(p[None])
+
+
+class _LikeliestAsIfDrawn(Likeliest):
+    """Says of the likeliest tokens that they were drawn."""
+
+    def offer(self, scores: Tensor, k: int) -> Offer:
+        return replace(super().offer(scores, k), draft=scores.softmax(dim=-1))
+
+
+class _Telling(Drawn):
+    """Lets the policy see the probabilities of the tokens that were drawn."""
+
+    def offer(self, scores: Tensor, k: int) -> Offer:
+        offer = super().offer(scores, k)
+        return replace(offer, expected=offer.probs)
+
+
+def wrong_choice(name: str) -> Choice:
+    """One of `WRONG`, with generators of its own."""
+    return _MADE[name]()
+
+
+_MADE: dict[str, Any] = {
+    "no residual": lambda: Choice(_NoResidual(_seeded(1)), Drawn(_seeded(2))),
+    "as with replacement": lambda: Choice(_WithReplacement(_seeded(1)), Drawn(_seeded(2))),
+    "likeliest taken for drawn": lambda: Choice(
+        RecursiveRejection(_seeded(1)), _LikeliestAsIfDrawn()
+    ),
+    "a policy that sees what was drawn": lambda: Choice(
+        RecursiveRejection(_seeded(1)), _Telling(_seeded(2))
+    ),
+}
+WRONG = tuple(_MADE)
