@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from sage_core.costs import Costs
-from sage_core.lookup import Found, Ngram, NgramDrafter
+from sage_core.lookup import Found, NgramDrafter
 from sage_core.policies.base import Growth, Level, Shaper
 from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
@@ -25,6 +25,9 @@ __all__ = ["OwnPart", "Payoff", "WithLookup", "graft"]
 
 _CREDIT = 3.0
 """How many times their price branches are taken to have earned before anything is known."""
+
+_AS_GOOD = 0.8
+"""Lookups save all draft passes: commits of this share of the draft's are no loss of time."""
 
 
 def graft(tree: TokenTree, other: TokenTree) -> TokenTree:
@@ -72,8 +75,8 @@ class Payoff:
         return added is None or self._gained[match] >= self._price * added
 
     def leads(self, match: int) -> bool:
-        """Whether lookups alone have been accepted as far as the draft's own trees."""
-        return self._reached.get(match, 0.0) >= self._own
+        """Whether lookups alone commit nearly as much a step as the draft's own trees, for less."""
+        return 1 + self._reached.get(match, 0.0) >= _AS_GOOD * (1 + self._own)
 
     def learn(self, match: int, added: int, reached: int, own: int | None) -> None:
         """A lookup's path was right for ``reached`` tokens and the draft's for ``own``.
@@ -105,13 +108,13 @@ class WithLookup:
     Args:
         drafter: drafts with a model.
         lookup: looks up in the same text.
-        options: the lookup's.
+        payoff: what lookups have earned; it learns more.
     """
 
-    def __init__(self, drafter: Drafter, lookup: NgramDrafter, options: Ngram) -> None:
+    def __init__(self, drafter: Drafter, lookup: NgramDrafter, payoff: Payoff) -> None:
         self._drafter = drafter
         self._lookup = lookup
-        self._payoff = Payoff(options.price)
+        self._payoff = payoff
         self._found = Found()
         self._own: TokenTree | None = None
         self._added = 0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sage_core.drafter import Drafter, ModelDrafter
+from sage_core.hybrid import Payoff
 from sage_core.prepare import Prepared, prepare
 from sage_core.runner import Runner
 from sage_core.sight import visual_mask
@@ -32,6 +33,8 @@ class Reading:
     def __init__(self) -> None:
         self.reused = 0
         """Tokens of the latest prompt that the target's cache held already."""
+        self.payoff: Payoff | None = None
+        """What drafts that were looked up have earned in texts that went on from one another."""
         self._target: Runner | None = None
         self._draft: Any = None
         self._drafter: ModelDrafter | None = None
@@ -55,6 +58,7 @@ class Reading:
     def forget(self) -> None:
         """Hold nothing: the next text is read from its start."""
         self._text, self._drafter, self.reused = None, None, 0
+        self.payoff = None
 
     def prepare(self, inputs: dict[str, Any]) -> Prepared:
         """As `prepare.prepare`, with ``read`` set to how much of the prompt is held already."""

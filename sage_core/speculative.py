@@ -17,7 +17,7 @@ from sage_core.decode import decode
 from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
 from sage_core.errors import OptionError
 from sage_core.grammar import ForcedDrafter, JsonGrammar
-from sage_core.hybrid import OwnPart, WithLookup
+from sage_core.hybrid import OwnPart, Payoff, WithLookup
 from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.policies import Policy, Shaper, parse
@@ -294,7 +294,8 @@ class Stream(Iterator[Step]):
         words = NgramDrafter(lookup, self._words(prepared), limit)
         if model is None:  # nothing is grown: all that the policy says is its node limit
             return words, Autoregressive().shaper()
-        both = WithLookup(model, words, lookup)
+        payoff = self._reading.payoff = self._reading.payoff or Payoff(lookup.price)
+        both = WithLookup(model, words, payoff)
         return both, OwnPart(policy.shaper(), both)
 
     def _words(self, prepared: Prepared) -> list[int]:

@@ -405,6 +405,6 @@ def test_the_parts_of_a_hybrid_are_what_they_say() -> None:
     """The shaper is the policy's own, seen through the hybrid."""
     shaper = parse("static").shaper()
     lookup = NgramDrafter(Ngram(), [1, 2, 3], 4)
-    seen = OwnPart(shaper, WithLookup(None, lookup, Ngram()))  # type: ignore[arg-type]
+    seen = OwnPart(shaper, WithLookup(None, lookup, Payoff(0.1)))  # type: ignore[arg-type]
     assert seen.branching == shaper.branching
     assert seen.plan() == shaper.plan()
