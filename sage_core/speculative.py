@@ -22,7 +22,7 @@ from sage_core.policies import Policy, Shaper, parse
 from sage_core.policies.autoregressive import Autoregressive
 from sage_core.prepare import Prepared, on_device
 from sage_core.pruning import Pruning
-from sage_core.reading import Reading
+from sage_core.reading import MakeRunner, Reading
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
 from sage_core.sight import Sight, visual_mask
@@ -57,6 +57,7 @@ class SpeculativeDecoder:
             give equal trees, or a book that measures what it lacks. None: the user's own
             book, `costbook.default_path`.
         lookup: branches that are looked up join the draft's tree while they pay.
+        runner: makes what runs a model, such as `captured.CapturedRunners()`; None: eager passes.
 
     Raises:
         OptionError: unknown policy, a drafting policy without a draft, or the reverse.
@@ -71,6 +72,7 @@ class SpeculativeDecoder:
         pruning: Pruning | None = None,
         costs: Costs | CostBook | None = None,
         lookup: str | Ngram | None = None,
+        runner: MakeRunner | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
@@ -78,6 +80,7 @@ class SpeculativeDecoder:
         if is_lookup(draft):
             draft, lookup = None, draft
         self.lookup = as_ngram(lookup) if lookup is not None else None
+        self.runner = runner
         if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
                 f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
@@ -121,7 +124,7 @@ class Stream(Iterator[Step]):
     ) -> None:
         self._decoder = decoder
         self._reading = reading
-        self._target = reading.runner(decoder.target, decoder.draft)
+        self._target = reading.runner(decoder.target, decoder.draft, decoder.runner)
         self._inputs = on_device(inputs, self._target.device)
         self._run = self._decode()
         self._steps: list[Step] = []
@@ -177,8 +180,9 @@ class Stream(Iterator[Step]):
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
+                make = self._decoder.runner or Runner
                 model = self._reading.drafter or ModelDrafter(
-                    Runner(draft), self._inputs, self._target.vocab_size, room, vision, sight
+                    make(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
             drafter, shaper = self._drafting(model, prepared)
             steps = decode(self._target, prepared, drafter, shaper, text, room=room)
