@@ -29,7 +29,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -330,27 +330,30 @@ def floors_table(
     return lines
 
 
-def bundled_floors(pair: Any, names: Sequence[str]) -> list[tuple[str, Floor, Floor]]:
-    """The floors of ``names`` in `PAIRS`, expanded from a loaded pair."""
-    models = (pair.target, pair.draft)
+def bundled_floors(
+    pair: Any, shapes: Mapping[str, tuple[Shape, Shape]]
+) -> list[tuple[str, Floor, Floor]]:
+    """The floors of some target and draft shapes by name, expanded from a loaded pair."""
     return [
-        (name, *(floor(model, shape) for model, shape in zip(models, PAIRS[name], strict=True)))
-        for name in names
+        (name, floor(pair.target, target), floor(pair.draft, draft))
+        for name, (target, draft) in shapes.items()
     ]
 
 
-def differences(names: Sequence[str], floors: Sequence[tuple[str, Floor, Floor]]) -> list[str]:
+def differences(
+    shapes: Mapping[str, tuple[Shape, Shape]], floors: Sequence[tuple[str, Floor, Floor]]
+) -> list[str]:
     """Where the bundled pair needed another shape than the published one, a line each."""
     lines = []
     for name, *found in floors:
-        for published, of in zip(PAIRS[name], found, strict=True):
+        for published, of in zip(shapes[name], found, strict=True):
             if of.shape != published:
                 lines.append(
                     f"- {published.name} has {of.shape.heads} heads over {of.shape.kv_heads} keys, "
                     f"not {published.heads} over {published.kv_heads}: the bundled model's "
                     f"key/value heads would not fit."
                 )
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -365,8 +368,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no pair {unknown[0]!r}: {', '.join(PAIRS)}")
     from sage_core.models.loading import load_pair
 
-    floors = bundled_floors(load_pair(device="cpu"), names)
-    print("\n".join([*floors_table(floors, arguments.bandwidth), "", *differences(names, floors)]))
+    shapes = {name: PAIRS[name] for name in names}
+    floors = bundled_floors(load_pair(device="cpu"), shapes)
+    lines = [*floors_table(floors, arguments.bandwidth), "", *differences(shapes, floors)]
+    print("\n".join(lines))
     return 0
 
 

@@ -156,7 +156,7 @@ def test_storage_that_grows_is_recorded_anew() -> None:
         inputs = make_inputs(model, "qwen2", "text", length=6)
         one.prefill(prepare(model, {**inputs, "max_new_tokens": 8}), room=1)
     storage = runner.cache.capacity
-    for round_ in range(4):
+    for round_ in range(6):
         tree = a_tree(31, round_)
         torch.testing.assert_close(passed(runner, tree), passed(eager, tree), **CLOSE)
         for one in (runner, eager):

@@ -92,7 +92,7 @@ def check(case: Case, dtype: torch.dtype, tolerance: float) -> None:
 @given(cases)
 @settings(max_examples=20)
 def test_the_kernel_is_the_reference_in_float32(case: Case) -> None:
-    check(case, torch.float32, 1e-5)
+    check(case, torch.float32, 1e-5 if DEVICE.type == "cpu" else 2e-5)
 
 
 @needs_triton
