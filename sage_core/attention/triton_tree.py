@@ -15,10 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sage_core.attention.mask import TreeMask
+from sage_core.attention.mask import MAX_COLUMNS, TreeMask
 
-BLOCK_KEYS = 64
-"""Slots in one product; the whole tree is one block."""
 MAX_SPLITS = 32
 LOG2_E = 1.4426950408889634
 
@@ -33,7 +31,9 @@ def tree_attention(
     _, heads, nodes, size = query.shape
     kv_heads = key.shape[1]
     rows = heads // kv_heads * nodes
-    block_rows = min(64, max(16, triton.next_power_of_2(rows)))
+    # Full float32 has no tensor cores: every product is unrolled, so its blocks are small.
+    most = 32 if query.dtype == torch.float32 else 64
+    block_rows = min(most, max(16, triton.next_power_of_2(rows)))
     blocks = triton.cdiv(rows, block_rows)
     splits = splits or _splits(query.device, kv_heads * blocks)
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
@@ -64,12 +64,13 @@ def tree_attention(
         value.stride(2),
         key.shape[2],
         BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=BLOCK_KEYS,
+        BLOCK_KEYS=most,
         BLOCK_SIZE=block_size,
+        COLUMNS=MAX_COLUMNS,
         # Triton's interpreter multiplies bfloat16 as if its bits were integers.
         WIDEN=query.device.type == "cpu",
         num_warps=4,
-        num_stages=2,  # float32 tiles of three would not fit beside each other
+        num_stages=2,
     )
     out = query.new_empty((1, nodes, heads, size))
     # One row a program fills a GPU; the interpreter pays for each program.
@@ -118,7 +119,11 @@ def _attend(q, k_tile, v_tile, seen, scale, top, total, sums, WIDEN: tl.constexp
     return new_top, total, sums
 
 
-@triton.jit
+# Only sizes and strides say how memory can be read; by the others nothing is compiled anew.
+@triton.jit(
+    do_not_specialize=["heads", "kv_heads", "nodes", "slots"],
+    do_not_specialize_on_alignment=["words", "committed"],
+)
 def _parts_kernel(
     query,
     key,
@@ -143,6 +148,7 @@ def _parts_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """Part ``program_id(1)`` of the text, or the tree if it is the last, for a block of rows."""
@@ -191,10 +197,11 @@ def _parts_kernel(
         )
         seen = there[None, :] & live[:, None]
         top, total, sums = _attend(q, k_tile, v_tile, seen, scale, top, total, sums, WIDEN)
-    if part == splits:
-        column = tl.arange(0, BLOCK_KEYS)
+    word = tl.load(words + node, mask=live, other=0)
+    columns = tl.where(part == splits, COLUMNS, 0)
+    for start in range(0, columns, BLOCK_KEYS):
+        column = start + tl.arange(0, BLOCK_KEYS)
         slot = length + column
-        word = tl.load(words + node, mask=live, other=0)
         seen = ((word[:, None] >> column[None, :].to(tl.int64)) & 1) != 0
         # Memory behind the tree is unwritten: what no row sees must not be multiplied by zero.
         there = (slot < slots) & (tl.max(seen.to(tl.int32), axis=0) > 0)
@@ -220,7 +227,7 @@ def _parts_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts"])
 def _merge_kernel(
     sums,
     tops,

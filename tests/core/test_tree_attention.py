@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -16,11 +19,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernel's module is imported
-
 from sage_core.attention import TREE_ATTENTION, TreeMask, additive, attending, pack, why_not
 from sage_core.attention import reference as plain
+from sage_core.captured import CapturedRunners
 from sage_core.errors import UnsupportedError
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
@@ -30,6 +31,15 @@ from tests.tiny import FAMILIES, build_pair, make_inputs
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreter() -> Iterator[None]:
+    """Triton reads this when the kernels' module is imported, which only these tests do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE.type == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
+        yield
 
 
 @dataclass(frozen=True)
@@ -90,14 +100,14 @@ def check(case: Case, dtype: torch.dtype, tolerance: float) -> None:
 
 @needs_triton
 @given(cases)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_the_kernel_is_the_reference_in_float32(case: Case) -> None:
     check(case, torch.float32, 1e-5 if DEVICE.type == "cpu" else 2e-5)
 
 
 @needs_triton
 @given(cases)
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_the_kernel_is_the_reference_in_half_precision(case: Case) -> None:
     check(case, torch.bfloat16, 2e-2)
     check(case, torch.float16, 4e-3)
@@ -175,6 +185,31 @@ def test_a_pass_through_a_decoder_is_that_of_the_additive_mask(family: str, kind
         ).last_hidden_state[0]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert runner.decoder.config._attn_implementation == implementation != TREE_ATTENTION
+
+
+@needs_triton
+def test_a_static_pass_takes_the_kernel() -> None:
+    model = build_pair("qwen2_5_vl").target
+    made = CapturedRunners(kernel=True)
+    runners = [made(model), Runner(model)]
+    for runner in runners:
+        inputs = make_inputs(model, "qwen2_5_vl", "image", length=10)
+        runner.prefill(prepare(model, {**inputs, "max_new_tokens": 8}), room=16)
+    (got, _), (expected, _) = (
+        runner.forward((8, *TREE.tokens), (0, *TREE.depths), TREE.visibility) for runner in runners
+    )
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert [(record.rows, record.attention) for record in made.records] == [(8, "kernel")]
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu_that_is_not_there() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.core.compile_kernel"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[0]) > 0, "products of 16 bits belong on tensor cores"
 
 
 def test_a_decoder_that_drops_the_tree_is_told_so() -> None:
