@@ -9,7 +9,6 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -31,15 +30,6 @@ from tests.tiny import FAMILIES, build_pair, make_inputs
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def interpreter() -> Iterator[None]:
-    """Triton reads this when the kernels' module is imported, which only these tests do."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE.type == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")
-        yield
 
 
 @dataclass(frozen=True)
