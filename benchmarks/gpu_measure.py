@@ -15,6 +15,7 @@ from benchmarks.items import items
 from benchmarks.policies import GENERATE, Method, Timing, _now, time_generate
 from sage_core.bench.oracle import first_mismatch
 from sage_core.captured import CapturedRunners
+from sage_core.costbook import CostBook
 from sage_core.models.loading import LoadedPair
 from sage_core.prepare import prepare
 from sage_core.reading import MakeRunner
@@ -169,18 +170,19 @@ def decode_all(
     """
     # One maker for all captured ways: the graphs of one are the graphs of the next.
     makers = {passes: maker(passes) for passes in dict.fromkeys(way.passes for way in ways)}
+    books = {passes: CostBook() for passes in makers}  # measured here, and not kept
     decoded = Decoded([Method(GENERATE), *(Method(way.name) for way in ways)], [], (), [])
     inputs = _inputs(pair, texts)
     for given in inputs:
         decoded.methods[0].timings.append([time_generate(pair, given, texts.limit)])
     for way, method in zip(ways, decoded.methods[1:], strict=True):
-        make = makers[way.passes]
+        make, costs = makers[way.passes], books[way.passes]
         for number, given in enumerate(inputs):
             if perf_counter() > until:
                 return decoded
             if not number:
-                timed(pair, way.policy, make, given, min(24, texts.limit))
-            timing = timed(pair, way.policy, make, given, texts.limit)
+                timed(pair, way.policy, make, given, min(24, texts.limit), costs)
+            timing = timed(pair, way.policy, make, given, texts.limit, costs)
             method.timings.append([timing])
             _compare(pair, decoded, method.name, number, given, texts.limit)
     for make in makers.values():
@@ -191,10 +193,15 @@ def decode_all(
 
 
 def timed(
-    pair: LoadedPair, policy: str, make: MakeRunner, inputs: dict[str, Any], limit: int
+    pair: LoadedPair,
+    policy: str,
+    make: MakeRunner,
+    inputs: dict[str, Any],
+    limit: int,
+    costs: CostBook | None = None,
 ) -> Timing:
     """Decoding by the engine after the first token, on the wall."""
-    decoder = SpeculativeDecoder(pair.target, pair.draft, policy, runner=make)
+    decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=costs, runner=make)
     stream = decoder.stream(**inputs, max_new_tokens=limit)
     next(stream)
     started = _now(pair.target.device)

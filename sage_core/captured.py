@@ -27,8 +27,11 @@ from sage_core.cache import TreeCache
 from sage_core.runner import Runner
 from sage_core.static_cache import StaticCache
 
-COUNTS = (1, 4, 8, 16, 32, 64)
-"""Rows of the passes that are captured: the root and the nodes, padded to the next of these."""
+COUNTS = (1, 4, 8, 16, 32, MAX_COLUMNS + 1)
+"""Rows of the passes that are captured: the root and the nodes, padded to the next of these.
+
+The root takes no bit, since every row sees it: 64 nodes fit.
+"""
 
 Outputs = tuple[Tensor, Tensor]
 """logits (n, vocabulary) and last hidden states (n, hidden), overwritten by the next replay."""
@@ -54,7 +57,7 @@ class PassInputs:
     words: Tensor
     """(n,) as in `TreeMask`; 0 for rows that pad."""
     committed: Tensor
-    """(1,)"""
+    """(1,) slots that every row sees."""
     first: Tensor
     """(1,) the slot of the first row; the others follow it."""
 
@@ -254,6 +257,8 @@ class CapturedRunner(Runner):
     What `forward` returns is overwritten by a later pass: use it before.
     """
 
+    way = "captured"
+
     def __init__(self, model: Any, engine: Engine) -> None:
         super().__init__(model)
         self._engine = engine
@@ -266,8 +271,10 @@ class CapturedRunner(Runner):
         rows = self._engine.rows(n)
         if not isinstance(self.cache, StaticCache):
             return super().forward(tokens, depths, visible, last)
-        if not rows or columns > MAX_COLUMNS:
-            self._engine.note(f"more than {MAX_COLUMNS} tree columns in a pass: eager")
+        # Columns that every row sees, such as the root's, are to the mask what committed text is.
+        common = int(visible.all(axis=0).cumprod().sum())
+        if not rows or columns - common > MAX_COLUMNS:
+            self._engine.note(f"a pass over {n} rows and {columns} tree columns: eager, too many")
             return super().forward(tokens, depths, visible, last)
         end = self.cache.length + rows  # padding is written too, and overwritten later
         if end > self.cache.capacity:
@@ -275,7 +282,11 @@ class CapturedRunner(Runner):
         start = self.committed + self._offset
         inputs, run = self._engine.pass_of(rows)
         inputs.fill(
-            tokens, [start + d for d in depths], pack(visible), self.committed, self.cache.length
+            tokens,
+            [start + d for d in depths],
+            pack(visible[:, common:]),
+            self.committed + common,
+            self.cache.length,
         )
         logits, hidden = run()
         self.cache.advance(n)
@@ -294,12 +305,12 @@ class CapturedRunners:
     A runner has an engine to itself until it is gone; two texts under way have one each.
 
     Args:
-        counts: rows of the captured passes, ascending, at most 64.
+        counts: rows of the captured passes, ascending, at most 65.
         capture: how to record a pass; None: CUDA graphs where there is CUDA, else not at all.
         kernel: False: PyTorch's own attention also where the tree kernel runs.
 
     Raises:
-        ValueError: counts that are not ascending numbers from 1 to 64.
+        ValueError: counts that are not ascending numbers from 1 to 65.
     """
 
     def __init__(
@@ -309,8 +320,8 @@ class CapturedRunners:
         *,
         kernel: bool = True,
     ) -> None:
-        if list(counts) != sorted(set(counts)) or not 1 <= min(counts) <= max(counts) <= 64:
-            raise ValueError(f"captured passes have ascending row counts of 1 to 64: {counts}")
+        if list(counts) != sorted(set(counts)) or not 1 <= counts[0] <= counts[-1] <= max(COUNTS):
+            raise ValueError(f"captured passes have ascending row counts of 1 to 65: {counts}")
         self._counts = counts
         self._capture = capture
         self._kernel = kernel

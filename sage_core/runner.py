@@ -30,6 +30,9 @@ class Runner:
             its decoder would not reproduce (sliding windows, soft-capped or scaled logits).
     """
 
+    way = "eager"
+    """How passes run; what they cost depends on it."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self._decoder = model.get_decoder()

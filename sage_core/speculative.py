@@ -219,12 +219,14 @@ class Stream(Iterator[Step]):
 
     @property
     def _key(self) -> str:
-        """What passes of this pair cost depends on: the device and its threads, models, dtypes."""
+        """What passes of this pair cost depends on: device, threads, passes, models, dtypes."""
         models = (self._decoder.target, self._decoder.draft)
         device = self._target.device
         where = f"cpu x{torch.get_num_threads()}"
         if device.type == "cuda":
             where = torch.cuda.get_device_name(device)
+        if self._target.way != Runner.way:
+            where += f", {self._target.way} passes"
         return ", ".join([where, *(_described(model) for model in models), torch.__version__])
 
     def _drafting(self, model: ModelDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MAX_COLUMNS = 64
-"""Most tree columns, root included: the bits of a word."""
+"""Most tree columns besides those that all nodes see, such as the root's: the bits of a word."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class TreeMask:
     words: Tensor
     """int64 (n,): bit c of word i says that node i sees tree column c, at slot committed + c."""
     committed: Tensor
-    """int64 (1,): how many slots hold committed text, all of it seen by every node."""
+    """int64 (1,): how many slots every node sees: the committed text, and the root if it is so."""
 
     def __post_init__(self) -> None:
         if self.words.dim() != 1 or self.words.dtype != torch.int64:
