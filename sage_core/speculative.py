@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,11 @@ from sage_core.sight import Sight, visual_mask
 from sage_core.stats import Stats
 from sage_core.steps import Step
 from sage_core.text import Text
+from sage_core.verify import AcceptRule, accept_greedy
 from sage_core.vision import SharedVision
+
+if TYPE_CHECKING:
+    from sage_core.parallel import Group
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class SpeculativeDecoder:
             book, `costbook.default_path`.
         lookup: branches that are looked up join the draft's tree while they pay.
         runner: makes what runs a model, such as `captured.CapturedRunners()`; None: eager passes.
+        group: the processes that share the target, see `parallel`; None: this one has it whole.
 
     Raises:
         OptionError: unknown policy, a drafting policy without a draft, or the reverse.
@@ -73,6 +78,7 @@ class SpeculativeDecoder:
         costs: Costs | CostBook | None = None,
         lookup: str | Ngram | None = None,
         runner: MakeRunner | None = None,
+        group: Group | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
@@ -81,6 +87,7 @@ class SpeculativeDecoder:
             draft, lookup = None, draft
         self.lookup = as_ngram(lookup) if lookup is not None else None
         self.runner = runner
+        self.group = group
         if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
                 f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
@@ -185,7 +192,11 @@ class Stream(Iterator[Step]):
                     make(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
             drafter, shaper = self._drafting(model, prepared)
-            steps = decode(self._target, prepared, drafter, shaper, text, room=room)
+            accept: AcceptRule = accept_greedy
+            if self._decoder.group is not None:
+                drafter = self._decoder.group.drafting(drafter)
+                accept = self._decoder.group.accepting(accept)
+            steps = decode(self._target, prepared, drafter, shaper, text, room=room, accept=accept)
             steps = self._reading.following(steps, text, model or drafter)
             with sight.watching(self._target.decoder):
                 first = next(steps)
