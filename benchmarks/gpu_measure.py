@@ -234,15 +234,24 @@ def _compare(
     pair: LoadedPair, decoded: Decoded, name: str, number: int, inputs: dict[str, Any], limit: int
 ) -> None:
     """Note the first difference between the latest text of method ``name`` and `generate`'s."""
+    expected = decoded.methods[0].timings[number][0].tokens
     method = next(method for method in decoded.methods if method.name == name)
-    expected, got = (
-        torch.cat([inputs["input_ids"], inputs["input_ids"].new_tensor([timing.tokens])], dim=1)
-        for timing in (decoded.methods[0].timings[number][0], method.timings[number][0])
+    got = method.timings[number][0].tokens
+    if got == expected:
+        return
+    position = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), -1)
+    for known in decoded.mismatches:  # a margin takes a whole `generate`: not twice for one place
+        same = (known["text"], known["position"]) == (number, position)
+        if same and known["got"] == got[position]:
+            decoded.mismatches.append({**known, "method": name})
+            return
+    prompt = inputs["input_ids"]
+    whole, ours = (
+        torch.cat([prompt, prompt.new_tensor([tokens])], dim=1) for tokens in (expected, got)
     )
-    mismatch = first_mismatch(pair.target, inputs, expected, got, max_new_tokens=limit)
+    mismatch = first_mismatch(pair.target, inputs, whole, ours, max_new_tokens=limit)
     if mismatch is not None:
-        found = {"method": name, "text": number, **mismatch.as_dict()}
-        decoded.mismatches.append(found)
+        decoded.mismatches.append({"method": name, "text": number, **mismatch.as_dict()})
 
 
 def with_models(pair: LoadedPair, target: Any, draft: Any) -> LoadedPair:

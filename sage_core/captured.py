@@ -116,7 +116,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool: Any = None
+        self._latest: Any = None  # a pool lives as long as a graph of it
 
     def __call__(self, function: Pass) -> Pass:
         with torch.cuda.device(self._device):
@@ -127,9 +127,10 @@ class CudaGraphs:
                     function()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            pool = None if self._latest is None else self._latest.pool()
+            with torch.cuda.graph(graph, pool=pool):
                 outputs = function()
-            self._pool = self._pool or graph.pool()
+            self._latest = graph
 
         def replay() -> Outputs:
             graph.replay()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_measure
 from benchmarks.gpu import Report, bars, run_tests
-from benchmarks.gpu_measure import PassTime
+from benchmarks.gpu_measure import Decoded, PassTime
+from benchmarks.policies import Method, Timing
+from sage_core.bench.oracle import Mismatch
 
 
 @pytest.mark.slow
@@ -100,3 +104,23 @@ def test_without_a_gpu_it_says_what_to_do(
     with pytest.raises(SystemExit):
         gpu.main([])
     assert "no CUDA device: --dry-run" in capsys.readouterr().err
+
+
+def test_a_difference_is_explained_once_for_each_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def explained(*_: Any, **__: Any) -> Mismatch:
+        asked.append(1)
+        return Mismatch(1, 6, 9, 0.01, True)
+
+    monkeypatch.setattr(gpu_measure, "first_mismatch", explained)
+    names = ("generate", "one", "two", "three")
+    methods = [Method(name, [[Timing((5, 6, 7), 1.0)]]) for name in names]
+    methods[1].timings = methods[2].timings = [[Timing((5, 9, 7), 1.0)]]
+    decoded = Decoded(methods, [], (), [])
+    inputs = {"input_ids": torch.tensor([[1, 2]])}
+    pair: Any = SimpleNamespace(target=None)
+    for name in names[1:]:
+        gpu_measure._compare(pair, decoded, name, 0, inputs, 3)
+    assert [found["method"] for found in decoded.mismatches] == ["one", "two"]
+    assert len(asked) == 1
