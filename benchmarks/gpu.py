@@ -290,12 +290,16 @@ def _decoded_data(decoded: Decoded) -> dict[str, Any]:
 
 
 def passes_table(times: Sequence[PassTime]) -> list[str]:
-    """Milliseconds and the ratio to the floor, a line for each row count."""
-    lines = ["| pass | rows | context | ms | floor ms | ratio |", "|---|---:|---:|---:|---:|---:|"]
+    """Floor, prediction and result, a line for each row count."""
+    lines = [
+        "| pass | rows | context | floor ms | predicted ms | ms | over the floor |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for time in times:
         lines.append(
             f"| {time.role}, {time.way} | {time.rows} | {time.context:,} "
-            f"| {time.milliseconds:.2f} | {time.floor:.2f} | {time.ratio:.2f} |"
+            f"| {time.floor:.2f} | {time.predicted:.2f} | {time.milliseconds:.2f} "
+            f"| {time.ratio:.2f} |"
         )
     return lines
 

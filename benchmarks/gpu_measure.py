@@ -26,6 +26,20 @@ MAKERS = ("eager", "captured", "captured, PyTorch's attention")
 """Ways to run a pass; a fresh one each, so that storage of one is not held by the next."""
 
 
+SHARE_OF_BANDWIDTH = 0.9
+"""What a pass's matrix products reach of a copy's bandwidth: a guess, made before any was timed."""
+REPLAYED_LAYER = 0.015
+"""Milliseconds of a layer's small kernels in a graph, another guess."""
+LAUNCHED_LAYER = 0.75
+"""Milliseconds that the host takes to launch a layer: from 20 ms and more for 28 of them."""
+
+
+def predicted(way: str, floor: float, layers: int) -> float:
+    """Milliseconds expected of a pass, written down so that the result can prove it wrong."""
+    replayed = floor / SHARE_OF_BANDWIDTH + REPLAYED_LAYER * layers
+    return max(replayed, LAUNCHED_LAYER * layers) if way == "eager" else replayed
+
+
 def maker(name: str) -> MakeRunner:
     """What makes the runners of a way to run passes."""
     if name == "eager":
@@ -56,6 +70,7 @@ class PassTime:
     milliseconds: float
     floor: float
     """Milliseconds to read the weights and the context's keys and values."""
+    predicted: float
 
     @property
     def ratio(self) -> float:
@@ -91,7 +106,8 @@ def pass_times(
         least = floor.milliseconds(context, speed)
         for rows in wanted.rows:
             took = _one_pass(runner, rows, wanted.repeats)
-            yield PassTime(role, way, rows, context, 1000 * took, least)
+            guess = predicted(way, least, floor.shape.layers)
+            yield PassTime(role, way, rows, context, 1000 * took, least, guess)
 
 
 def _one_pass(runner: Runner, rows: int, repeats: int) -> float:

@@ -71,10 +71,10 @@ def test_failed_tests_fail_the_run(tmp_path: Path) -> None:
 
 def test_bars_stand_beside_what_was_measured() -> None:
     times = [
-        PassTime("target", "captured", 64, 4096, 4.0, 3.4),
-        PassTime("target", "captured", 1, 4096, 3.5, 3.4),
-        PassTime("draft", "captured", 8, 1024, 0.5, 0.25),
-        PassTime("draft", "captured", 8, 4096, 0.55, 0.27),
+        PassTime("target", "captured", 64, 4096, 4.0, 3.4, 1.0),
+        PassTime("target", "captured", 1, 4096, 3.5, 3.4, 1.0),
+        PassTime("draft", "captured", 8, 1024, 0.5, 0.25, 1.0),
+        PassTime("draft", "captured", 8, 4096, 0.55, 0.27, 1.0),
     ]
     texts: list[dict[str, Any]] = [
         {
@@ -95,6 +95,11 @@ def test_bars_stand_beside_what_was_measured() -> None:
     ):
         assert expected in lines
     assert bars([], []) == bars(times, texts)[:2]
+
+
+def test_predictions_are_made_from_the_floor() -> None:
+    assert gpu_measure.predicted("captured", 3.6, 28) == pytest.approx(4.42)
+    assert gpu_measure.predicted("eager", 0.25, 24) == pytest.approx(18.0)
 
 
 def test_without_a_gpu_it_says_what_to_do(

@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 from sage_core.attention import TREE_ATTENTION, TreeMask, additive, attending, pack, why_not
 from sage_core.attention import reference as plain
+from sage_core.bench.oracle import reference
 from sage_core.captured import CapturedRunners
 from sage_core.errors import UnsupportedError
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
+from sage_core.speculative import SpeculativeDecoder
 from sage_core.tree import TokenTree
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs
@@ -182,17 +184,30 @@ def test_a_pass_through_a_decoder_is_that_of_the_additive_mask(family: str, kind
 
 @needs_triton
 def test_a_static_pass_takes_the_kernel() -> None:
-    model = build_pair("qwen2_5_vl").target
+    model = copy.deepcopy(build_pair("qwen2_5_vl").target).to(DEVICE)
     made = CapturedRunners(kernel=True)
     runners = [made(model), Runner(model)]
     for runner in runners:
-        inputs = make_inputs(model, "qwen2_5_vl", "image", length=10)
+        given = make_inputs(model, "qwen2_5_vl", "image", length=10)
+        inputs = {name: value.to(DEVICE) for name, value in given.items()}
         runner.prefill(prepare(model, {**inputs, "max_new_tokens": 8}), room=16)
     (got, _), (expected, _) = (
         runner.forward((8, *TREE.tokens), (0, *TREE.depths), TREE.visibility) for runner in runners
     )
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert [(record.rows, record.attention) for record in made.records] == [(8, "kernel")]
+
+
+@needs_triton
+def test_a_text_through_the_kernel_is_the_target_s_own() -> None:
+    family = "qwen2_5_vl"
+    pair = (copy.deepcopy(model).to(DEVICE) for model in build_pair(family))
+    decoder = SpeculativeDecoder(*pair, policy="chain", runner=CapturedRunners())
+    made = make_inputs(decoder.target, family, "image", length=10)
+    inputs = {name: value.to(DEVICE) for name, value in made.items()}
+    expected = reference(decoder.target, inputs, max_new_tokens=7)
+    output = decoder.generate(**inputs, max_new_tokens=7)
+    assert output.sequences.tolist() == expected.tolist()
 
 
 @needs_triton
