@@ -29,8 +29,12 @@ def as_markdown(environment: dict[str, Any]) -> list[str]:
 def write(output: str | None, data: dict[str, Any], markdown: str) -> None:
     """Print the Markdown; with ``output`` also write it and the JSON beside each other."""
     print(markdown)
-    if output is None:
-        return
+    if output is not None:
+        save(output, data, markdown)
+
+
+def save(output: str, data: dict[str, Any], markdown: str) -> None:
+    """Write FILE.json and FILE.md; ``output`` may have either suffix or none."""
     stem = Path(output).with_suffix("") if output.endswith((".json", ".md")) else Path(output)
     stem.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"

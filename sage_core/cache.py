@@ -70,11 +70,13 @@ class TreeCache(Cache):
     on several devices need ``shared=False``. It grows, by copying, when the capacity was too low.
     """
 
+    layer_class = TreeCacheLayer
+
     def __init__(self, layers: int, capacity: int, *, shared: bool = True) -> None:
         self._capacity = capacity
         self._shared = shared
         self._buffers: list[tuple[Tensor, Tensor]] = []
-        self._layers = [TreeCacheLayer(self, index) for index in range(layers)]
+        self._layers = [self.layer_class(self, index) for index in range(layers)]
         super().__init__(layers=list(self._layers))
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,9 @@ from sage_core.runner import Runner
 from sage_core.sight import visual_mask
 from sage_core.steps import Step
 from sage_core.text import Text
+
+MakeRunner = Callable[[Any], Runner]
+"""A transformers model -> what runs it."""
 
 _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 """Inputs with a value for each token; every other tensor describes pictures and clips."""
@@ -48,10 +51,10 @@ class Reading:
         """The drafter that has read what is held; None if there is none."""
         return self._drafter
 
-    def runner(self, target: Any, draft: Any) -> Runner:
-        """The runner of ``target``; what other models have read is forgotten."""
+    def runner(self, target: Any, draft: Any, make: MakeRunner | None = None) -> Runner:
+        """The runner of ``target``, by ``make``; what other models have read is forgotten."""
         if self._target is None or self._target.model is not target or self._draft is not draft:
-            self._target, self._draft = Runner(target), draft
+            self._target, self._draft = (make or Runner)(target), draft
             self.forget()
         return self._target
 

@@ -30,6 +30,9 @@ class Runner:
             its decoder would not reproduce (sliding windows, soft-capped or scaled logits).
     """
 
+    way = "eager"
+    """How passes run; what they cost depends on it."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self._decoder = model.get_decoder()
@@ -60,7 +63,7 @@ class Runner:
         n = prepared.prompt_tokens if positions is None else len(positions)
         devices = set((getattr(self.model, "hf_device_map", None) or {}).values())
         layers = int(self._config.num_hidden_layers)
-        self.cache = TreeCache(layers, n + room, shared=len(devices) < 2)
+        self.cache = self._new_cache(layers, n + room, shared=len(devices) < 2)
         self._offset = prepared.position_offset + prepared.prompt_tokens - n
         self._mask = torch.zeros((0, 0), device=self.device)
         self._dirty = 0
@@ -120,6 +123,9 @@ class Runner:
         """Drop the last ``count`` committed slots, which hold text only."""
         self.committed -= count
         self.cache.keep(self.committed, [])
+
+    def _new_cache(self, layers: int, capacity: int, shared: bool) -> TreeCache:
+        return TreeCache(layers, capacity, shared=shared)
 
     def _tree_mask(self, visible: np.ndarray) -> Tensor:
         """The additive mask (1, 1, n, committed + columns): 0 where seen, else the least value.

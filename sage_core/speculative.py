@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from sage_core.policies import Policy, Shaper, parse
 from sage_core.policies.autoregressive import Autoregressive
 from sage_core.prepare import Prepared, on_device
 from sage_core.pruning import Pruning
-from sage_core.reading import Reading
+from sage_core.reading import MakeRunner, Reading
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
 from sage_core.sampling import choice_of, sampling_fields
@@ -33,6 +33,9 @@ from sage_core.stats import Stats
 from sage_core.steps import Step
 from sage_core.text import Text
 from sage_core.vision import SharedVision
+
+if TYPE_CHECKING:
+    from sage_core.parallel import Group
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class SpeculativeDecoder:
             book, `costbook.default_path`.
         lookup: branches that are looked up join the draft's tree while they pay.
         candidates: ``topk`` or ``drawn``, how a sampled text's candidates are chosen (`sampling`).
+        runner: makes what runs a model, such as `captured.CapturedRunners()`; None: eager passes.
+        group: the processes that share the target, see `parallel`; None: this one has it whole.
 
     Raises:
         OptionError: unknown policy or candidates, a drafting policy without a draft, or the
@@ -85,6 +90,8 @@ class SpeculativeDecoder:
         costs: Costs | CostBook | None = None,
         lookup: str | Ngram | None = None,
         candidates: str = "topk",
+        runner: MakeRunner | None = None,
+        group: Group | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
@@ -94,6 +101,8 @@ class SpeculativeDecoder:
             draft, lookup = None, draft
         self.lookup = as_ngram(lookup) if lookup is not None else None
         check_candidates(candidates, self.policy, lookup=self.lookup is not None)
+        self.runner = runner
+        self.group = group
         if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
                 f"policy {self.policy.name} needs a draft model: pass one, or use autoregressive"
@@ -158,7 +167,7 @@ class Stream(Iterator[Step]):
         """What tokens are drawn by: fields of the generation config, and ``candidates``. None if
         the text is greedy, and before its first step."""
         self._reading = reading
-        self._target = reading.runner(decoder.target, decoder.draft)
+        self._target = reading.runner(decoder.target, decoder.draft, decoder.runner)
         self._inputs = on_device(inputs, self._target.device)
         self._run = self._decode()
         self._steps: list[Step] = []
@@ -225,8 +234,9 @@ class Stream(Iterator[Step]):
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
+                make = self._decoder.runner or Runner
                 model = self._reading.drafter or ModelDrafter(
-                    Runner(draft), self._inputs, self._target.vocab_size, room, vision, sight
+                    make(draft), self._inputs, self._target.vocab_size, room, vision, sight
                 )
             drafter, shaper = self._drafting(model, prepared)
             choice = choice_of(
@@ -238,9 +248,11 @@ class Stream(Iterator[Step]):
             )
             if model is not None:
                 model.candidates = choice.candidates
-            steps = decode(
-                self._target, prepared, drafter, shaper, text, room=room, accept=choice.accept
-            )
+            accept = choice.accept
+            if self._decoder.group is not None:
+                drafter = self._decoder.group.drafting(drafter)
+                accept = self._decoder.group.accepting(accept)
+            steps = decode(self._target, prepared, drafter, shaper, text, room=room, accept=accept)
             steps = self._reading.following(steps, text, model or drafter)
             with sight.watching(self._target.decoder):
                 first = next(steps)
@@ -274,12 +286,14 @@ class Stream(Iterator[Step]):
 
     @property
     def _key(self) -> str:
-        """What passes of this pair cost depends on: the device and its threads, models, dtypes."""
+        """What passes of this pair cost depends on: device, threads, passes, models, dtypes."""
         models = (self._decoder.target, self._decoder.draft)
         device = self._target.device
         where = f"cpu x{torch.get_num_threads()}"
         if device.type == "cuda":
             where = torch.cuda.get_device_name(device)
+        if self._target.way != Runner.way:
+            where += f", {self._target.way} passes"
         return ", ".join([where, *(_described(model) for model in models), torch.__version__])
 
     def _drafting(self, model: ModelDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:

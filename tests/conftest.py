@@ -15,6 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What passes cost is measured once for all tests, and not kept among the user's own files.
 os.environ["SAGE_COSTS"] = str(Path(tempfile.mkdtemp(prefix="sage-tests-")) / "costs.json")
 
+# Without a GPU, Triton kernels run in its interpreter; read when triton is first imported.
+if not Path("/dev/nvidia0").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Timing is never asserted, and a failure must come back on the next run.
 settings.register_profile("sage", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("sage")
