@@ -253,10 +253,7 @@ class Engine:
 
 
 class CapturedRunner(Runner):
-    """A `Runner` whose passes over few nodes are static, and captured where they can be.
-
-    What `forward` returns is overwritten by a later pass: use it before.
-    """
+    """A `Runner` whose passes over few nodes are static, and captured where they can be."""
 
     way = "captured"
 
@@ -291,7 +288,8 @@ class CapturedRunner(Runner):
         )
         logits, hidden = run()
         self.cache.advance(n)
-        return logits[n - last if last else 0 : n], hidden[:n]
+        # Copies: drafts and records keep what a later replay would overwrite.
+        return logits[n - last if last else 0 : n].clone(), hidden[:n].clone()
 
     def _new_cache(self, layers: int, capacity: int, shared: bool) -> TreeCache:
         if not shared:

@@ -190,6 +190,28 @@ def test_row_counts_are_checked(counts: tuple[int, ...]) -> None:
         CapturedRunners(counts)
 
 
+def test_what_a_pass_gave_outlives_the_next() -> None:
+    runner = prefilled(taped()(build_pair("qwen2").target), "qwen2")
+    first, _ = runner.forward((9,), (0,), TokenTree().visibility)
+    before = first.clone()
+    runner.commit([0])
+    runner.forward((10,), (0,), TokenTree().visibility)
+    assert torch.equal(first, before)
+
+
+def test_sampling_is_that_of_eager_passes() -> None:
+    """Equal seeds give equal texts: what drafts keep for their acceptance is not overwritten."""
+    target, draft = build_pair("qwen2_5_vl")
+    inputs = make_inputs(target, "qwen2_5_vl", "image")
+    texts = []
+    for runner in (None, taped()):
+        decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
+        torch.manual_seed(3)
+        output = decoder.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.8)
+        texts.append(output.sequences.tolist())
+    assert texts[0] == texts[1]
+
+
 def test_padding_changes_nothing() -> None:
     """One row served by passes of one and of sixty-four rows."""
     model = build_pair("qwen2_5_vl").target
