@@ -79,19 +79,21 @@ class _Recorder(Shaper):
         self._kept = kept
         self._probs: list[np.ndarray] = []
         self._parents: list[list[tuple[int, int]]] = []
-        self._next: list[tuple[int, int]] = []
 
     def plan(self) -> Shape:
-        self._probs, self._parents, self._next = [], [], [(-1, -1)]
+        self._probs, self._parents = [], []
         return Shape(LEVELS, RANKS)
 
     def grow(self, level: Level) -> Growth:
         count, ranks = level.probs.shape
+        places = [(-1, -1)]
+        if self._probs:  # not all that were to be expanded: nothing follows an end
+            above = level.nodes - self._probs[-1].size
+            places = [divmod(int(node) - above, ranks) for node in level.parents]
+        self._parents.append(places)
         self._probs.append(level.probs)
-        self._parents.append(self._next)
         cumulative = (level.cumulative[:, None] * level.probs).ravel()
         best = np.sort(np.argsort(-cumulative, kind="stable")[:BEAM])
-        self._next = [divmod(int(i), ranks) for i in best]
         expand = np.zeros(count * ranks, dtype=bool)
         expand[best] = True
         return Growth(np.repeat(np.arange(count), ranks), np.tile(np.arange(ranks), count), expand)
@@ -123,7 +125,8 @@ def record(pair: LoadedPair, count: int, seed: int, limit: int) -> Iterator[Reco
         settings = {**given.options, "max_new_tokens": limit + LEVELS}
         output = decoder.generate(**given.inputs, **settings)
         ids = output.sequences[0, given.prompt_tokens :].cpu().numpy().astype(np.int32)
-        yield Recording(item.id, ids, tuple(policy.kept))
+        # Before the last token that the limit allows nothing is drafted.
+        yield Recording(item.id, ids[: len(policy.kept) + 1], tuple(policy.kept))
 
 
 def save(path: Path, recordings: Sequence[Recording]) -> None:

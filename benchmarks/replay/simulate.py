@@ -22,8 +22,9 @@ import numpy as np
 from benchmarks import environment
 from benchmarks.replay.record import BEAM, LEVELS, RANKS, Position, Recording, load
 from benchmarks.replay.walk import clairvoyant, walk
-from sage_core.bench.calibration import FixedTree, best_tree
+from sage_core.bench.calibration import FixedTree
 from sage_core.costs import Costs
+from sage_core.fixed_trees import best_tree
 from sage_core.policies import parse
 
 DRAFT = (0.02, 0.05, 0.08, 0.15, 0.3)
@@ -124,13 +125,17 @@ def chains(recordings: Sequence[Recording]) -> dict[int, Totals]:
                 row = int(below[0])
         runs.append(run)
     return {
-        length: _walked(recordings, [np.minimum(run, length) for run in runs], length, length)
+        length: _walked(recordings, [np.minimum(run, length) for run in runs], length, length, 1)
         for length in range(1, LEVELS + 1)
     }
 
 
 def _walked(
-    recordings: Sequence[Recording], lengths: Sequence[np.ndarray], depth: int, size: int
+    recordings: Sequence[Recording],
+    lengths: Sequence[np.ndarray],
+    depth: int,
+    size: int,
+    ranks: int = RANKS,
 ) -> Totals:
     tokens = steps = nodes = passes = 0
     for one, accepted in zip(recordings, lengths, strict=True):
@@ -140,7 +145,8 @@ def _walked(
             drafted = min(depth, room)
             length = min(int(accepted[at]), drafted)
             steps, tokens, passes = steps + 1, tokens + length + 1, passes + drafted
-            nodes += min(size, RANKS + BEAM * RANKS * (drafted - 1)) if drafted else 0
+            most = drafted if ranks == 1 else ranks + BEAM * ranks * (drafted - 1)
+            nodes += min(size, most) if drafted else 0
             at += length + 1
     return Totals(tokens, steps, nodes, passes)
 

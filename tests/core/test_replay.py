@@ -1,0 +1,105 @@
+"""Recorded drafts: what is replayed is what the engine would have done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.replay import fit, simulate
+from benchmarks.replay.record import BEAM, RANKS, Recorded, Recording, load, save
+from benchmarks.replay.walk import walk
+from sage_core.costs import Costs
+from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.policies import parse
+from sage_core.policies.acceptance import PARTS
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.steps import Step
+
+COSTS = Costs.linear(1.0, 0.02, 0.12)
+NEW = 40
+
+
+@pytest.fixture(scope="module")
+def pair() -> LoadedPair:
+    return load_pair(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def inputs(pair: LoadedPair) -> dict[str, object]:
+    from benchmarks.items import items
+
+    shown = next(iter(items(1, seed=5)))
+    return pair.family.prepare(shown.media, shown.prompt)
+
+
+@pytest.fixture(scope="module")
+def recording(pair: LoadedPair, inputs: dict[str, object]) -> Recording:
+    policy = Recorded()
+    decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=COSTS)
+    output = decoder.generate(**inputs, max_new_tokens=NEW + 12)
+    prompt = inputs["input_ids"].shape[1]  # type: ignore[attr-defined]
+    ids = output.sequences[0, prompt:].numpy().astype(np.int32)
+    return Recording("one", ids[: len(policy.kept) + 1], tuple(policy.kept))
+
+
+def test_a_recording_is_kept_whole(recording: Recording, tmp_path: Path) -> None:
+    twice = [recording, Recording("two", recording.ids[:5], recording.positions[:4])]
+    save(tmp_path / "file.npz", twice)
+    again = load(tmp_path / "file.npz")
+    assert [one.name for one in again] == ["one", "two"]
+    for before, after in zip(twice, again, strict=True):
+        assert np.array_equal(before.ids, after.ids)
+        for a, b in zip(before.positions, after.positions, strict=True):
+            assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.probs, b.probs)
+            assert np.array_equal(a.parents, b.parents)
+    position = recording.positions[0]
+    assert position.tokens.shape[1:] == (BEAM, RANKS)
+    assert (np.diff(position.probs[0, 0]) <= 0).all()
+
+
+@pytest.mark.parametrize("policy", ["autoregressive", "chain", "sage:beam=4,k=6", "eagle2"])
+def test_a_replayed_text_is_the_engines(
+    pair: LoadedPair, inputs: dict[str, object], recording: Recording, policy: str
+) -> None:
+    """Step by step: nodes, draft passes and tokens committed."""
+    decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=COSTS)
+    steps: list[Step] = []
+    for step in decoder.stream(**inputs, max_new_tokens=NEW + 12):
+        steps.append(step)
+        if sum(len(one.tokens) for one in steps) > NEW:
+            break
+    rounds = walk(recording, parse(policy), COSTS)[: len(steps) - 1]
+    assert not any(one.missing for one in rounds)
+    told = [(len(step.tree), step.draft_passes, len(step.tokens)) for step in steps[1:]]
+    assert [(one.nodes, len(one.rows), one.committed) for one in rounds] == told
+
+
+def test_trees_of_all_sizes_at_once_are_those_of_the_policy(recording: Recording) -> None:
+    fast = simulate.eagle2([recording])
+    for depth, nodes in ((1, 4), (4, 16), (8, 32)):
+        policy = parse(f"eagle2:depth={depth},nodes={nodes},beam={BEAM},k={RANKS}")
+        slow, _ = simulate.replayed([recording], policy, COSTS)
+        assert fast[depth, nodes].steps == slow.steps
+        assert fast[depth, nodes].passes == slow.passes
+    chains = simulate.chains([recording])
+    for length in (1, 5):
+        slow, _ = simulate.replayed([recording], parse(f"chain:length={length}"), COSTS)
+        assert (chains[length].steps, chains[length].nodes) == (slow.steps, slow.nodes)
+
+
+def test_a_row_of_the_report_adds_up(recording: Recording) -> None:
+    row = simulate.simulate([recording], [(0.12, 0.02)], "sage")[0]
+    assert row["ratio"] == pytest.approx(row["sage"] / row["best_rate"], abs=2e-3)
+    assert row["best_rate"] == pytest.approx(max(row["rivals"].values()), abs=1e-3)
+    assert row["clairvoyant"] >= 1
+
+
+def test_networks_learn_what_is_accepted(recording: Recording) -> None:
+    samples = fit.gather([recording]).joined()
+    weights, loss = fit.train(samples[0], samples[1], seed=0, steps=200)
+    share = samples[1].mean()
+    constant = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    assert set(weights) == set(PARTS)
+    assert loss < 0.7 * constant
