@@ -70,8 +70,8 @@ def run(bench: Bench) -> dict[str, Any]:
     engine = bench.engine(longest, min_new_tokens=longest)  # no end of text before that
     methods = [bench.method(name) for name in METHODS]
     texts: list[dict[str, Any]] = []
-    for number_, item in enumerate(bench.inputs(ITEMS, engine)):
-        turn = number_ % len(methods)
+    for place, item in enumerate(bench.inputs(ITEMS, engine)):
+        turn = place % len(methods)
         found: dict[str, Any] = {"item": item.id, "methods": {}, "exact": True}
         tokens: tuple[int, ...] = ()
         for method in methods[turn:] + methods[:turn]:
