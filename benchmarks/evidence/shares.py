@@ -11,7 +11,7 @@ from benchmarks.evidence.page import number, percent, table
 
 TITLE = "Share of time by operation (Table 6)"
 ITEMS, REPEATS = 12, 1
-METHODS = (REFERENCE, "static", "sage-paper")
+METHODS = (REFERENCE, "static", "sage-paper", "sage")
 OPERATIONS = {
     "prefill_target": "target prefill",
     "prefill_draft": "draft prefill",
