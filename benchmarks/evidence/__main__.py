@@ -30,7 +30,7 @@ from benchmarks.evidence import (
     table1,
     timed,
 )
-from benchmarks.evidence.bench import Bench
+from benchmarks.evidence.bench import CLOCKS, Bench
 from sage_core.models.loading import load_pair
 
 PARTS: dict[str, Any] = {
@@ -58,7 +58,13 @@ def measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
     described = environment.describe("benchmarks.evidence")
     described["pair"] = f"{pair.target_id} with {pair.draft_id}; {pair.device}, {pair.dtype}"
     for name in names:
-        bench = Bench(pair, arguments.items, arguments.repeats, arguments.max_new_tokens)
+        bench = Bench(
+            pair,
+            arguments.items,
+            arguments.repeats,
+            arguments.max_new_tokens,
+            clock=arguments.clock,
+        )
         data = {**PARTS[name].run(bench), "environment": described}
         bench.tell("")
         write(name, data, Path(arguments.output))
@@ -89,6 +95,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="of what is timed")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu: the processor's own time"
+    )
     parser.add_argument("--redraw", action="store_true", help="measure nothing")
     parser.add_argument("--output", default=FOLDER, help=f"folder; default: {FOLDER}")
     arguments = parser.parse_args(argv)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
+from time import perf_counter, process_time
 from typing import Any
+
+import torch
 
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine
 from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import CALIBRATION_SEED, Item, Rendered
-from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan
+from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan, Watch
 from sage_core.bench.methods import BestStaticTree
 from sage_core.bench.summary import summary
 from sage_core.models.loading import LoadedPair
 from sage_core.pipeline import Options
 from sage_core.policies import Policy, parse
 from sage_core.pruning import Pruning
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.steps import Step
 from sage_core.world.heldout import CATEGORIES
 
-__all__ = ["LEAST", "REFERENCE", "Bench", "descriptions"]
+__all__ = ["CLOCKS", "LEAST", "REFERENCE", "Bench", "descriptions"]
 
 LEAST = 16
 """Shorter texts are compared but not timed."""
 REFERENCE = "autoregressive"
+CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 _CALIBRATION = 4  # texts that fixed trees are chosen on
 _CALIBRATION_TOKENS = 96
 
@@ -35,7 +41,8 @@ class Bench:
     """A loaded pair and how much is measured.
 
     ``items`` and ``repeats`` are None for each part's own; ``limit`` is the greatest number of new
-    tokens.
+    tokens. ``clock`` is ``wall``, or ``cpu`` for the processor's own time, which other work on the
+    same machine disturbs less; it needs one thread.
     """
 
     pair: LoadedPair
@@ -43,6 +50,7 @@ class Bench:
     repeats: int | None = None
     limit: int = 256
     seed: int = 0
+    clock: str = "wall"
     whole: Pruning = field(default=Pruning(method="none"))
 
     def __post_init__(self) -> None:
@@ -52,12 +60,15 @@ class Bench:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.limit < LEAST:
             raise ValueError(f"limit must be at least {LEAST}, not {self.limit}")
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock must be {' or '.join(CLOCKS)}, not {self.clock}")
+        if self.clock == "cpu" and (self.pair.device != "cpu" or torch.get_num_threads() > 1):
+            raise ValueError("clock cpu needs the CPU and one thread: set OMP_NUM_THREADS=1")
 
     def engine(self, limit: int | None = None, **generation: Any) -> PairEngine:
         """The pair as `sage bench` has it, with further fields of the generation config."""
-        return PairEngine(
-            self.pair, Options(max_new_tokens=limit or self.limit, generation=generation)
-        )
+        options = Options(max_new_tokens=limit or self.limit, generation=generation)
+        return _Engine(self.pair, options, CLOCKS[self.clock])
 
     def inputs(self, items: int, engine: PairEngine | None = None) -> Iterator[Input]:
         """The first texts, ready for any method; ``items`` unless the command says otherwise."""
@@ -106,13 +117,37 @@ class Bench:
             self.tell(f"{number} lines, {plan.total} decodings in all")
         names = [method.name for method in methods]
         found = summary(measurement.results, names, reference, least=LEAST)
-        settings = {"items": len(measured), "repeats": plan.repeats, "limit": self.limit}
+        settings: dict[str, Any] = {"items": len(measured), "repeats": plan.repeats}
+        settings |= {"limit": self.limit, "clock": self.clock}
         return {"reference": reference, "settings": settings, **found}
+
+    def clocked(self, policy: str, item: Input) -> tuple[list[Step], list[float]]:
+        """The steps of one decoding, and the seconds from its first token to the end of each."""
+        decoder = SpeculativeDecoder(self.pair.target, self.pair.draft, policy, self.whole)
+        steps: list[Step] = []
+        times: list[float] = []
+        for step in decoder.stream(**item.inputs, **item.options):
+            if self.pair.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            steps.append(step)
+            times.append(CLOCKS[self.clock]())
+        return steps, [time - times[0] for time in times]
 
     def tell(self, text: str) -> None:
         """Where a part is, on one line of a terminal."""
         if sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+class _Engine(PairEngine):
+    """The pair as `sage bench` has it, read by the given clock."""
+
+    def __init__(self, pair: LoadedPair, options: Options, clock: Callable[[], float]) -> None:
+        super().__init__(pair, options)
+        self._clock = clock
+
+    def watch(self) -> Watch:
+        return Watch(self._clock, self._wait)
 
 
 def descriptions(seed: int) -> Iterator[Item]:

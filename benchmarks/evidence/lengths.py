@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import panels
-from benchmarks.evidence.page import number, percent, table
+from benchmarks.evidence.page import TIME, number, percent, table
 from sage_core.steps import Step
 
 TITLE = "Accepted length and speed against the length of the text (Figure 3)"
@@ -23,7 +23,7 @@ _GRAM = 8  # tokens in a row that count as said before
 
 @dataclass(frozen=True)
 class Reach:
-    """Totals of the steps until a text has so many new tokens; seconds of decoding only."""
+    """Totals of the steps until a text has so many new tokens; seconds since the first one."""
 
     tokens: int
     steps: int
@@ -31,21 +31,24 @@ class Reach:
     seconds: float
 
 
-def reached(steps: Sequence[Step], lengths: Sequence[int]) -> list[Reach]:
+def reached(steps: Sequence[Step], times: Sequence[float], lengths: Sequence[int]) -> list[Reach]:
     """The totals when a text first has each of the ``lengths``, as far as it comes.
 
     The prefill's own token counts for the length and for nothing else.
+
+    Args:
+        steps: of one text.
+        times: seconds from the first token to the end of each step.
+        lengths: in tokens.
     """
     found: list[Reach] = []
     tokens = count = accepted = 0
-    seconds = 0.0
     left = sorted(lengths)
-    for step in steps:
+    for step, seconds in zip(steps, times, strict=True):
         tokens += len(step.tokens)
         if not step.is_prefill:
             count += 1
             accepted += len(step.accepted)
-            seconds += step.seconds.decode
         while left and tokens >= left[0]:
             found.append(Reach(tokens, count, accepted, seconds))
             left.pop(0)
@@ -68,21 +71,21 @@ def said_before(tokens: Sequence[int], start: int, end: int, size: int = _GRAM) 
 def run(bench: Bench) -> dict[str, Any]:
     longest = LENGTHS[-1]
     engine = bench.engine(longest, min_new_tokens=longest)  # no end of text before that
-    methods = [bench.method(name) for name in METHODS]
     texts: list[dict[str, Any]] = []
     for place, item in enumerate(bench.inputs(ITEMS, engine)):
-        turn = place % len(methods)
+        turn = place % len(METHODS)
         found: dict[str, Any] = {"item": item.id, "methods": {}, "exact": True}
         tokens: tuple[int, ...] = ()
-        for method in methods[turn:] + methods[:turn]:
-            decoded = bench.decode(method, item)
-            found["exact"] &= decoded.tokens == (tokens or decoded.tokens)
-            tokens = decoded.tokens
-            found["methods"][method.name] = [asdict(r) for r in reached(decoded.steps, LENGTHS)]
+        for name in METHODS[turn:] + METHODS[:turn]:
+            steps, times = bench.clocked(name, item)
+            written = tuple(token for step in steps for token in step.tokens)
+            tokens = tokens or written
+            found["exact"] &= written == tokens
+            found["methods"][name] = [asdict(r) for r in reached(steps, times, LENGTHS)]
         places = pairwise((0, *LENGTHS))
         found["said_before"] = [said_before(tokens, low, high) for low, high in places]
         texts.append(found)
-    return {"lengths": LENGTHS, "texts": texts}
+    return {"lengths": LENGTHS, "clock": bench.clock, "texts": texts}
 
 
 def figures(data: dict[str, Any], name: str, *, within: bool) -> list[dict[str, float]]:
@@ -117,8 +120,8 @@ def page(data: dict[str, Any]) -> list[str]:
         "no description any more: the column on the right says how much of it was said before, "
         f"in runs of {_GRAM} tokens. {len(data['texts'])} texts, one repeat, methods in rotated "
         f"order; all methods gave the same ids in {exact} of {len(data['texts'])}. Speed-up: the "
-        "ratio of the median texts. The two logits processors that forbid the end cost every "
-        "method a little.",
+        f"ratio of the median texts, {TIME[data['clock']]}. Forbidding the end of the text takes "
+        "a logits processor, which costs every method a little.",
     ]
     said = np.mean([text["said_before"] for text in data["texts"]], axis=0)
     for title, within in (("From the start of the text", False), ("Since the row above", True)):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["number", "percent", "span", "table"]
+__all__ = ["TIME", "number", "percent", "span", "table"]
+
+TIME = {
+    "wall": "time on the wall",
+    "cpu": "processor time of one thread, since other work ran on the machine",
+}
+"""What each clock of `Bench` reads."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import panels
-from benchmarks.evidence.page import number, span, table
+from benchmarks.evidence.page import TIME, number, span, table
 from sage_core.pruning import Pruning
 
 TITLE = "Pruning the draft's visual tokens (Table 5)"
@@ -28,7 +28,8 @@ def page(data: dict[str, Any]) -> list[str]:
     settings = data["settings"]
     lines = [
         f"`sage-paper` with the ranking of SpecVLM (`verifier`), {settings['items']} texts, "
-        f"{settings['repeats']} repeats, prompts of {data['prompt_tokens']:.0f} tokens (median). "
+        f"{settings['repeats']} repeats, prompts of {data['prompt_tokens']:.0f} tokens (median); "
+        f"{TIME[settings['clock']]}. "
         "The last column is the paper's, of other models on GPUs.",
         "",
     ]

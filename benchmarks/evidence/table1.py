@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import bars
-from benchmarks.evidence.page import number, span, table
+from benchmarks.evidence.page import TIME, number, span, table
 from sage_core.pruning import Pruning
 
 TITLE = "Every method, as published and at equal node budgets (Table 1)"
@@ -48,7 +48,8 @@ def page(data: dict[str, Any]) -> list[str]:
     settings, budget = data["settings"], data["typical_nodes"]
     lines = [
         f"{settings['items']} held-out texts that describe something, {settings['repeats']} "
-        f"repeats, at most {settings['limit']} new tokens. Decoding only; speed-up: ratio of "
+        f"repeats, at most {settings['limit']} new tokens. Decoding only, "
+        f"{TIME[settings['clock']]}; speed-up: ratio of "
         "paired medians over `autoregressive` with its 95% interval over texts; end to end: the "
         "same with both prefills. `static, draft pruned` is SpecVLM (Ji) as published. A "
         "`best-static` tree was chosen on other texts; "

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.evidence.ablation import PUBLISHED
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.drawing import bars
-from benchmarks.evidence.page import number, span, table
+from benchmarks.evidence.page import TIME, number, span, table
 
 TITLE = "Changes to the published rule, timed"
 ITEMS, REPEATS = 12, 2
@@ -46,7 +46,8 @@ def page(data: dict[str, Any]) -> list[str]:
     ]
     head = ["policy", "tokens/s", "beside the published", "95%", "τ", "nodes/step"]
     return [
-        f"{settings['items']} texts, {settings['repeats']} repeats, in rotated order. Beside the "
+        f"{settings['items']} texts, {settings['repeats']} repeats, in rotated order; "
+        f"{TIME[settings['clock']]}. Beside the "
         "published: ratio of paired medians over `sage-paper`, with its 95% interval over texts.",
         "",
         *table([*head, "draft passes/step", "exact"], rows),

@@ -26,7 +26,7 @@ from benchmarks.evidence.series import autocorrelation, correlation, ratio_of_su
 from benchmarks.evidence.shares import OPERATIONS, shares
 from sage_core.policies import parse
 from sage_core.policies.sage_paper import confidence
-from sage_core.steps import PhaseSeconds, Step
+from sage_core.steps import Step
 from sage_core.tree import TokenTree
 
 # Autocorrelation
@@ -203,20 +203,13 @@ def test_what_is_seen_at_the_places_that_are_taken():
 # Recordings
 
 
-def _step(index: int, tokens: int, *, seconds: float = 1.0, accepted: int | None = None) -> Step:
+def _step(index: int, tokens: int) -> Step:
     """A step that commits so many tokens; all but the last were drafted."""
-    drafted = tokens - 1 if accepted is None else accepted
+    drafted = tokens - 1
     tree = TokenTree(
         tuple(range(drafted)), tuple(range(-1, drafted - 1)), (0.9,) * drafted, (0,) * drafted
     )
-    return Step(
-        index,
-        0,
-        tree,
-        tuple(range(drafted)),
-        tuple(range(tokens)),
-        seconds=PhaseSeconds(verify=seconds),
-    )
+    return Step(index, 0, tree, tuple(range(drafted)), tuple(range(tokens)))
 
 
 def _recording(ranks: list[int], sizes: list[int], probs: Any = None) -> Recording:
@@ -266,7 +259,7 @@ def test_the_share_of_each_rank():
 
 def test_totals_when_a_length_is_reached():
     steps = [Step(0, -1, TokenTree(), (), (1,)), _step(1, 4), _step(2, 3), _step(3, 9)]
-    assert reached(steps, (5, 6, 8, 99)) == [
+    assert reached(steps, [0.0, 1.0, 2.0, 3.0], (5, 6, 8, 99)) == [
         Reach(5, 1, 3, 1.0),
         Reach(8, 2, 5, 2.0),
         Reach(8, 2, 5, 2.0),
