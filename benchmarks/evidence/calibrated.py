@@ -161,8 +161,8 @@ def page(data: dict[str, Any]) -> list[str]:
         "came, weighted by count.",
     ]
     titles = {
-        "alpha": ("By confidence α: is the first choice accepted?", "places"),
-        "first": ("By the first choice's probability", "places"),
+        "alpha": ("By confidence α, the first choice", "places"),
+        "first": ("By its probability, the first choice", "places"),
         "candidates": (
             "By a candidate's probability, the ten likeliest of each place",
             "candidates",
