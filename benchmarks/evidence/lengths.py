@@ -15,7 +15,7 @@ from benchmarks.evidence.page import TIME, number, percent, table
 from sage_core.steps import Step
 
 TITLE = "Accepted length and speed against the length of the text (Figure 3)"
-ITEMS = 3
+ITEMS = 2
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 METHODS = (REFERENCE, "static", "sage-paper", "sage")
 _GRAM = 8  # tokens in a row that count as said before
