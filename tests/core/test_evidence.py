@@ -24,6 +24,7 @@ from benchmarks.evidence.page import number, percent, span, table
 from benchmarks.evidence.recording import K, Recording
 from benchmarks.evidence.series import autocorrelation, correlation, ratio_of_sums
 from benchmarks.evidence.shares import OPERATIONS, shares
+from benchmarks.evidence.table1 import beside
 from sage_core.policies import parse
 from sage_core.policies.sage_paper import confidence
 from sage_core.steps import Step
@@ -283,6 +284,15 @@ def test_shares_add_up_to_the_wall():
         shares({**held, "prefill": 1.0, "decode": 1.0})
     with pytest.raises(ValueError, match="no time"):
         shares({**dict.fromkeys(OPERATIONS, 0.0), "prefill": 0.0, "decode": 0.0})
+
+
+def test_one_method_beside_another_leaves_out_what_either_did_not_time():
+    def item(**rates: float | None) -> dict[str, Any]:
+        return {"methods": {name: {"rate": rate} for name, rate in rates.items()}}
+
+    data = {"items": [item(a=30.0, b=10.0), item(a=60.0, b=20.0), item(a=1.0, b=None), item(b=9.0)]}
+    ratio, interval = beside(data, "a", "b")
+    assert ratio == 3.0 and interval == pytest.approx((3.0, 3.0))
 
 
 # Ablation, texts and the command
