@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import sage_core
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.errors import OptionError
-from sage_core.hybrid import OwnPart, Payoff, WithLookup, graft
-from sage_core.lookup import BREAK, Ngram, NgramDrafter, NgramIndex, as_ngram
+from sage_core.hybrid import Payoff, graft
+from sage_core.lookup import BREAK, Ngram, NgramIndex, as_ngram
 from sage_core.policies import parse
 from sage_core.reading import Reading
 from sage_core.speculative import SpeculativeDecoder
@@ -95,15 +95,6 @@ def test_lookups_are_what_a_search_finds(
     assert paths(few) == paths(found.tree)[: len(few)], "a smaller tree has the best of it"
     assert len(few) == min(3, len(found.tree))
     assert all(0 < p < 1 for p in found.tree.probs)
-
-
-def test_an_index_that_grew_equals_one_made_at_once() -> None:
-    text = [1, 2, 3, BREAK, 1, 2, 3, 4, 1, 2] * 3
-    grown, made = NgramIndex(Ngram()), NgramIndex(Ngram())
-    made.extend(text)
-    for token in text:
-        grown.extend([token])
-    assert grown.matches() == made.matches() and grown.find(9, 99) == made.find(9, 99)
 
 
 @pytest.mark.parametrize(
@@ -399,12 +390,3 @@ def test_a_pipeline_with_both(pair: Any) -> None:
         for on in (False, True)
     )
     assert plain.tokens == both.tokens
-
-
-def test_the_parts_of_a_hybrid_are_what_they_say() -> None:
-    """The shaper is the policy's own, seen through the hybrid."""
-    shaper = parse("static").shaper()
-    lookup = NgramDrafter(Ngram(), [1, 2, 3], 4)
-    seen = OwnPart(shaper, WithLookup(None, lookup, Payoff(0.1)))  # type: ignore[arg-type]
-    assert seen.branching == shaper.branching
-    assert seen.plan() == shaper.plan()
