@@ -11,7 +11,7 @@ from benchmarks.evidence.drawing import stacked
 from benchmarks.evidence.page import number, percent, table
 
 TITLE = "Share of time by operation (Table 6)"
-ITEMS, REPEATS = 6, 2
+ITEMS, REPEATS = 4, 2
 METHODS = (REFERENCE, "static", "sage-paper", "sage")
 OPERATIONS = {
     "prefill_target": "target prefill",
