@@ -126,7 +126,7 @@ def test_drills_teach_the_conclusion_only(tokenizer: Tokenizer) -> None:
         assert learnt == item.conclusion and item.question in tokenizer.decode(ids)
         whole = tokenizer.encode(f"{item.given}{item.conclusion}<|im_end|>").ids
         assert ids[-len(whole) :] == whole  # cut where the tokenizer cuts
-        kinds.add(item.conclusion.strip(" .").isdigit())
+        kinds.add(any(letter.isdigit() for letter in item.conclusion))
     assert kinds == {True, False}
 
 
