@@ -63,7 +63,7 @@ class Past:
     lately: float = 0.9
 
 
-WORSE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.6, 1.0)
+WORSE = (*(0.0,) * 12, 0.5, 1.0)
 """Walks of a text, and the share of right guesses that are taken away in each: drafts differ, and
 what a useless one looks like must have been seen."""
 
