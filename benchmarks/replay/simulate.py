@@ -197,6 +197,7 @@ def simulate(
     fixed |= {f"eagle2 d={d} N={n}": t for (d, n), t in eagle2(recordings).items()}
     neutral = Costs.linear(1.0, 0.001, 0.1)
     fixed["static"] = replayed(recordings, parse("static"), neutral)[0]
+    fixed["spec-llava"] = replayed(recordings, parse("spec-llava"), neutral)[0]
     fixed["sage-paper"] = replayed(recordings, parse("sage-paper"), neutral)[0]
     rates = rank_rates(recordings)
     for depth in (2, 4, 6, 8, 12):
@@ -214,7 +215,7 @@ def simulate(
         mine = ours.rate(draft, node)
         families = {
             family: max(r for name, r in rates_.items() if name.startswith(family))
-            for family in ("chain", "static", "best static", "eagle2", "sage-paper")
+            for family in ("chain", "static", "best static", "eagle2", "spec-llava", "sage-paper")
         }
         rows.append(
             {
@@ -240,7 +241,7 @@ def report(data: dict[str, Any]) -> str:
     lines += [
         f"- {data['texts']} texts, {data['tokens']} tokens; rates are tokens per target pass",
         "- best rival: of all chains, the static tree, the best static trees, EAGLE-2's trees of "
-        "all depths and sizes, and sage-paper, chosen with hindsight in each regime",
+        "all depths and sizes, spec-llava and sage-paper, chosen with hindsight in each regime",
         "",
         "| c_d/c_t | c_v/c_t | best rival | its rate | sage | sage / best | clairvoyant / best "
         "| sage / clairvoyant | τ | nodes | passes |",
