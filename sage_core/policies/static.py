@@ -68,7 +68,8 @@ class Static(Policy):
         held = len(self._whole)
         if self.nodes > held:
             raise OptionError(
-                f"static: the tree has {held} nodes, not {self.nodes}: give tree=FILE"
+                f"static: the tree has {held} nodes, not {self.nodes}: give tree=FILE, "
+                f"or take optimal-static:nodes={self.nodes}"
             )
 
     @cached_property
