@@ -100,7 +100,7 @@ def literal_alpha(probabilities: list[float], k: int) -> float:
     total = sum(top)
     entropy = 0.0
     for p in top:
-        if p > 0:
+        if p / total > 0:  # the least float above 0 is 0 in a greater sum
             entropy -= p / total * math.log(p / total)
     return 1 - entropy / math.log(len(top))
 
