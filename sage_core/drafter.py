@@ -155,7 +155,7 @@ class ModelDrafter:
             scores = self._scored(logits, builder, frontier, text)
             offer = self.candidates.offer(scores, shaper.branching)
             started = perf_counter()
-            growth = offer.placed(shaper.grow(_level(depth, builder, frontier, offer.expected)))
+            growth = offer.placed(shaper.grow(level_of(depth, builder, frontier, offer.expected)))
             planning += perf_counter() - started
             if offer.draft is not None:
                 draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
@@ -244,7 +244,8 @@ class ModelDrafter:
         self._columns = columns
 
 
-def _level(depth: int, builder: TreeBuilder, frontier: Sequence[int], probs: np.ndarray) -> Level:
+def level_of(depth: int, builder: TreeBuilder, frontier: Sequence[int], probs: np.ndarray) -> Level:
+    """What `Shaper.grow` is shown: ``probs`` (F, k) of the candidates below each frontier node."""
     at_root = depth == 1
     return Level(
         depth=depth,

@@ -137,10 +137,10 @@ def _position(
             chances = 1 / (1 + np.exp(-network(features)))
             chance = float(chances[rank] / max(1.0, chances.sum()))
         above *= min(1.0, max(0.02, chance))
-        below = np.flatnonzero((position.parents[level + 1] == (row, rank)).all(axis=1))
-        if not len(below):
+        below = position.below(level, row, rank)
+        if below is None:
             break
-        row = int(below[0])
+        row = below
     return min(length, 8)
 
 

@@ -45,6 +45,13 @@ class Position:
     probs: np.ndarray
     parents: np.ndarray
 
+    def below(self, level: int, row: int, rank: int) -> int | None:
+        """The row of the next level that holds a candidate's own; None if there is none."""
+        if level + 1 == LEVELS:
+            return None
+        found = np.flatnonzero((self.parents[level + 1] == (row, rank)).all(axis=1))
+        return int(found[0]) if len(found) else None
+
 
 @dataclass(frozen=True)
 class Recording:

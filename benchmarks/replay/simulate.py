@@ -81,10 +81,7 @@ def path_order(position: Position, future: np.ndarray) -> np.ndarray:
         parents = position.parents[level + 1]
         valid = parents[:, 0] >= 0
         above = here[parents[valid, 0], parents[valid, 1]]
-        row = None
-        if place:
-            below = np.flatnonzero((parents[valid] == place).all(axis=1))
-            row = int(below[0]) if len(below) else None
+        row = position.below(level, *place) if place else None
     return out
 
 
@@ -117,12 +114,10 @@ def chains(recordings: Sequence[Recording]) -> dict[int, Totals]:
                 if position.tokens[level, row, 0] != future[level]:
                     break
                 run[i] += 1
-                if level + 1 == LEVELS:
+                below = position.below(level, row, 0)
+                if below is None:
                     break
-                below = np.flatnonzero((position.parents[level + 1] == (row, 0)).all(axis=1))
-                if not len(below):
-                    break
-                row = int(below[0])
+                row = below
         runs.append(run)
     return {
         length: _walked(recordings, [np.minimum(run, length) for run in runs], length, length, 1)
@@ -176,13 +171,10 @@ def rank_rates(recordings: Sequence[Recording]) -> dict[int, dict[int, float]]:
                 if not len(hits):
                     break
                 kept[level, hits[0]] += 1
-                if level + 1 == LEVELS:
+                below = position.below(level, row, int(hits[0]))
+                if below is None:
                     break
-                place = (row, int(hits[0]))
-                below = np.flatnonzero((position.parents[level + 1] == place).all(axis=1))
-                if not len(below):
-                    break
-                row = int(below[0])
+                row = below
     return {
         level + 1: {rank: float(kept[level, rank] / max(1, seen[level])) for rank in range(RANKS)}
         for level in range(LEVELS)

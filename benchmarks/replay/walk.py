@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks.replay.record import LEVELS, Position, Recording
 from sage_core.costs import Costs
-from sage_core.policies.base import Level, Policy, Shaper
+from sage_core.drafter import level_of
+from sage_core.policies.base import Policy, Shaper
 from sage_core.tree import ROOT, TokenTree, TreeBuilder
 
 
@@ -73,17 +74,8 @@ def _draft(position: Position, shaper: Shaper, limit: int) -> tuple[TokenTree, l
             if row >= 0:
                 probs[i, :width] = position.probs[depth - 1, row, :width]
         missing += sum(row < 0 for row in rows)
-        at_root = depth == 1
-        level = Level(
-            depth=depth,
-            parents=np.array(frontier, dtype=np.int64),
-            parent_probs=np.array([1.0] if at_root else [builder.probs[n] for n in frontier]),
-            cumulative=np.array([1.0] if at_root else [builder.cumulative[n] for n in frontier]),
-            probs=probs,
-            nodes=len(builder),
-        )
         passes.append(len(frontier))
-        growth = shaper.grow(level)
+        growth = shaper.grow(level_of(depth, builder, frontier, probs))
         found = [
             (rows[i], int(r))
             for i, r in zip(growth.rows.tolist(), growth.ranks.tolist(), strict=True)
@@ -128,11 +120,8 @@ def reachable(recording: Recording, at: int) -> int:
         hits = np.flatnonzero(position.tokens[level, row] == recording.ids[at + 1 + level])
         if not len(hits):
             return level
-        if level + 1 == LEVELS:
-            return LEVELS
-        place = (row, int(hits[0]))
-        below = np.flatnonzero((position.parents[level + 1] == place).all(axis=1))
-        if not len(below):
+        below = position.below(level, row, int(hits[0]))
+        if below is None:
             return level + 1
-        row = int(below[0])
+        row = below
     return LEVELS

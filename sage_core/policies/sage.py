@@ -70,14 +70,12 @@ class _Grown:
     """What was thought of one drafted level, kept to learn from.
 
     ``first``: index of the level's first node in the drafted tree; ``logits`` (rows, k) of all
-    candidates; ``rows``/``ranks``: the candidates that became nodes; ``parents``: tree nodes of
-    the rows; ``served``: (rows,) logits of the rows' being expanded, before they were.
+    candidates; ``parents``: tree nodes of the rows; ``served``: (rows,) logits of the rows'
+    candidates holding the accepted token, from before they were drafted.
     """
 
     first: int
     logits: np.ndarray
-    rows: np.ndarray
-    ranks: np.ndarray
     parents: np.ndarray
     served: np.ndarray
 
@@ -99,7 +97,6 @@ class SageShaper(Shaper):
         self._start(Shape())
 
     def calibrate(self, costs: Costs) -> None:
-        self._costs = costs
         self._verify = costs.verify(np.arange(1, self._o.nmax + 2)) + costs.step
         self._propose = costs.propose(np.arange(1, self._o.beam + 1))
         # Each node's share of the rise from a pass over the root alone to one over a full tree.
@@ -196,9 +193,7 @@ class SageShaper(Shaper):
             best = np.sort(np.argsort(-accepted[chosen, picked], kind="stable")[:limit])
             chosen, picked = chosen[best], picked[best]
         assert served is not None
-        self._levels.append(
-            _Grown(level.nodes, logits.reshape(rows, k), chosen, picked, level.parents, served)
-        )
+        self._levels.append(_Grown(level.nodes, logits.reshape(rows, k), level.parents, served))
         values = accepted[chosen, picked]
         self._accepted = np.concatenate([self._accepted, values])
         self._ranks = np.concatenate([self._ranks, picked])
@@ -227,8 +222,7 @@ class SageShaper(Shaper):
         totals = np.cumsum(gains[order]) - self._rate * self._propose[: len(order)]
         if not len(order) or totals.max() <= 0:
             return expand
-        order = np.sort(order[: int(totals.argmax()) + 1])
-        expand[order] = True
+        expand[order[: int(totals.argmax()) + 1]] = True
         self._expanded = logits  # of the whole level: the drafter does not go on behind an end
         return expand
 
