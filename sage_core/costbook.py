@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,9 +45,11 @@ class CostBook:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._known: dict[str, Costs] = {}
-        if path is not None:
-            self._known = _read(path)
+
+    @cached_property
+    def _known(self) -> dict[str, Costs]:
+        """By key and context; the file is read when costs are first asked for."""
+        return {} if self._path is None else _read(self._path)
 
     def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
         """The costs of a key at a context of so many tokens, by ``measure`` if they are unknown."""

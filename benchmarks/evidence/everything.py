@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.evidence import table1
 from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.page import number, span, table
+from benchmarks.evidence.page import counted, number, span, table
 from sage_core.models.catalog import BUNDLED
 
 TITLE = "Every method that there is"
@@ -44,10 +44,7 @@ def page(data: dict[str, Any]) -> list[str]:
             span(m["speedup_interval"]),
             number(m["end_to_end_speedup"]),
             number(m["worst_item_speedup"]),
-            number(m["mean_accepted"]),
-            number(m["nodes_per_step"], 1),
-            number(m["draft_passes_per_step"]),
-            f"{m['exact']}/{m['compared']}",
+            *counted(m),
         ]
         for m in data["methods"]
     ]

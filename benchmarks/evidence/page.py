@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["TIME", "number", "percent", "span", "table"]
+__all__ = ["TIME", "counted", "number", "percent", "span", "table"]
 
 TIME = {
     "wall": "time on the wall",
@@ -34,3 +34,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 def span(interval: Sequence[float] | None, digits: int = 2) -> str:
     """``low to high``; a dash where there is none."""
     return "–" if interval is None else " to ".join(f"{end:.{digits}f}" for end in interval)
+
+
+def counted(method: dict[str, Any]) -> list[str]:
+    """What a method of a report counted a step, τ, nodes and draft passes, and its exact texts."""
+    return [
+        number(method["mean_accepted"]),
+        number(method["nodes_per_step"], 1),
+        number(method["draft_passes_per_step"]),
+        f"{method['exact']}/{method['compared']}",
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import bars
-from benchmarks.evidence.page import TIME, number, span, table
+from benchmarks.evidence.page import TIME, counted, number, span, table
 from sage_core.bench.statistics import paired_interval, paired_ratio
 from sage_core.pruning import Pruning
 
@@ -85,10 +85,7 @@ def _row(data: dict[str, Any], m: dict[str, Any]) -> list[str]:
         span(interval),
         number(m["end_to_end_speedup"]),
         number(m["worst_item_speedup"]),
-        number(m["mean_accepted"]),
-        number(m["nodes_per_step"], 1),
-        number(m["draft_passes_per_step"]),
-        f"{m['exact']}/{m['compared']}",
+        *counted(m),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.evidence.ablation import PUBLISHED
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.drawing import bars
-from benchmarks.evidence.page import TIME, number, span, table
+from benchmarks.evidence.page import TIME, counted, number, span, table
 
 TITLE = "Changes to the published rule, timed"
 ITEMS, REPEATS = 10, 1
@@ -37,10 +37,7 @@ def page(data: dict[str, Any]) -> list[str]:
             number(m["tokens_per_second"], 1),
             number(m["speedup"]),
             span(m["speedup_interval"]),
-            number(m["mean_accepted"]),
-            number(m["nodes_per_step"], 1),
-            number(m["draft_passes_per_step"]),
-            f"{m['exact']}/{m['compared']}",
+            *counted(m),
         ]
         for m in data["methods"]
     ]

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from sage_core.costs import Costs
+from sage_core.errors import OptionError
 from sage_core.steps import Shape
 from sage_core.tree import TokenTree
 
@@ -92,6 +93,13 @@ class Policy(ABC):
     name: ClassVar[str]
     drafts: ClassVar[bool] = True
     """False for policies that never use a draft."""
+
+    def _at_least(self, least: int, *options: str) -> None:
+        """Refuse, by `OptionError`, an option of this name below ``least``."""
+        for option in options:
+            value = getattr(self, option)
+            if value < least:
+                raise OptionError(f"{self.name}: {option} must be at least {least}, not {value}")
 
     @abstractmethod
     def shaper(self) -> Shaper:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sage_core.errors import OptionError
 from sage_core.policies.base import Policy, Shaper
 from sage_core.policies.static import StaticShaper
 
@@ -19,8 +18,7 @@ class Chain(Policy):
     name: ClassVar[str] = "chain"
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise OptionError(f"chain: length must be at least 1, not {self.length}")
+        self._at_least(1, "length")
 
     def shaper(self) -> Shaper:
         return StaticShaper(tuple((0,) * n for n in range(1, self.length + 1)))

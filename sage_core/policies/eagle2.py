@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from sage_core.errors import OptionError
 from sage_core.policies.base import Growth, Level, Policy, Shaper
 from sage_core.steps import Shape
 from sage_core.tree import TokenTree
@@ -31,10 +30,7 @@ class Eagle2(Policy):
     name: ClassVar[str] = "eagle2"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value < 1:
-                raise OptionError(f"eagle2: {field.name} must be at least 1, not {value}")
+        self._at_least(1, *(field.name for field in fields(self)))
 
     def shaper(self) -> Shaper:
         return Eagle2Shaper(self)

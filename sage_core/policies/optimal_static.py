@@ -32,10 +32,7 @@ class OptimalStatic(Policy):
     name: ClassVar[str] = "optimal-static"
 
     def __post_init__(self) -> None:
-        for option in ("nodes", "depth"):
-            value = getattr(self, option)
-            if value < 1:
-                raise OptionError(f"optimal-static: {option} must be at least 1, not {value}")
+        self._at_least(1, "nodes", "depth")
         if len(self.paths) < self.nodes:
             raise OptionError(
                 f"optimal-static: a tree of depth {self.depth} has at most {len(self.paths)} "

@@ -15,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 
 from sage_core.costs import Costs
-from sage_core.errors import OptionError
 from sage_core.policies.acceptance import (
     SERVED,
     Predictor,
@@ -51,11 +50,8 @@ class Sage(Policy):
     name: ClassVar[str] = "sage"
 
     def __post_init__(self) -> None:
-        for field in ("dmax", "nmax", "beam", "probe"):
-            if getattr(self, field) < 1:
-                raise OptionError(f"sage: {field} must be at least 1, not {getattr(self, field)}")
-        if self.k < 2:
-            raise OptionError(f"sage: k must be at least 2, not {self.k}")
+        self._at_least(1, "dmax", "nmax", "beam", "probe")
+        self._at_least(2, "k")
 
     def shaper(self) -> Shaper:
         return SageShaper(self)
