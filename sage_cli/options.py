@@ -1,16 +1,14 @@
-"""The options that commands share, each defined once, and the decorator that adds them."""
+"""The options that commands share, each defined once; `collect` gives them to a command."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import typer
 
-from sage_cli import sampling
+from sage_cli import drafting, sampling
 from sage_cli.flags import DECODING as _DECODING
 from sage_cli.flags import MEDIA as _MEDIA
 from sage_cli.flags import MODELS as _MODELS
@@ -19,7 +17,7 @@ from sage_cli.flags import once as _once
 from sage_cli.flags import setting as _setting
 from sage_cli.settings import apply_settings, env_name
 
-__all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "seconds", "takes_options"]
+__all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "seconds"]
 
 
 def seconds(text: str) -> float:
@@ -119,31 +117,14 @@ class RunOptions:
             show_default="the bundled sage-tiny",
         ),
     ] = None
-    draft: Annotated[
-        str,
-        _setting(
-            "--draft",
-            "The draft model: 'auto' for the known partner (the best that is cached, if one is), "
-            "'ngram' to look drafts up in the text so far, 'none' to go without, or as --model.",
-            _MODELS,
-            metavar="MODEL",
-        ),
-    ] = "auto"
+    draft: drafting.Draft = "auto"
     revision: Annotated[
         str | None,
         _setting(
             "--revision", "Branch, tag or commit of --model on the hub.", _MODELS, metavar="REV"
         ),
     ] = None
-    draft_revision: Annotated[
-        str | None,
-        _setting(
-            "--draft-revision",
-            "Branch, tag or commit of --draft on the hub.",
-            _MODELS,
-            metavar="REV",
-        ),
-    ] = None
+    draft_revision: drafting.DraftRevision = None
     device: Annotated[
         str,
         _setting(
@@ -154,15 +135,7 @@ class RunOptions:
             metavar="DEVICE",
         ),
     ] = "auto"
-    draft_device: Annotated[
-        str,
-        _setting(
-            "--draft-device",
-            "Where the draft runs: 'auto' (beside the target if there is room), or as --device.",
-            _MODELS,
-            metavar="DEVICE",
-        ),
-    ] = "auto"
+    draft_device: drafting.DraftDevice = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         _setting(
@@ -192,19 +165,7 @@ class RunOptions:
         ),
     ] = False
 
-    policy: Annotated[
-        str | None,
-        _setting(
-            "--policy",
-            "How drafts are shaped: autoregressive, chain, static, optimal-static, eagle2, "
-            "spec-llava, sage-paper or sage, with options after a colon, as in "
-            "'sage-paper:dmax=12,nmax=32'. The text is the same with all of them; only the speed "
-            "differs.",
-            _DECODING,
-            metavar="SPEC",
-            show_default="sage",
-        ),
-    ] = None
+    policy: drafting.Policy = None
     max_new_tokens: Annotated[
         int,
         _setting("--max-new-tokens", "Stop after this many tokens.", _DECODING, min=1, metavar="N"),
@@ -219,45 +180,15 @@ class RunOptions:
             show_default="the model's own",
         ),
     ] = None
-    draft_lookup: Annotated[
-        bool,
-        _setting(
-            "--draft-lookup",
-            "Add to the draft's trees what followed the same words earlier in the conversation, "
-            "while that pays.",
-            _DECODING,
-        ),
-    ] = False
+    draft_lookup: drafting.Lookup = False
     sample: sampling.Sample = None
     temperature: sampling.Temperature = None
     top_p: sampling.TopP = None
     top_k: sampling.TopK = None
     min_p: sampling.MinP = None
     candidates: sampling.Candidates = "topk"
-    draft_pruning: Annotated[
-        float | None,
-        _setting(
-            "--draft-pruning",
-            "Share of the visual tokens that the draft does without, 0 to 0.95. The text is the "
-            "same with any.",
-            _DECODING,
-            min=0.0,
-            max=0.95,
-            metavar="RATIO",
-            show_default="0.9 for clips and 0.8 for pictures from 2,048 visual tokens on, else 0",
-        ),
-    ] = None
-    draft_pruning_method: Annotated[
-        Literal["verifier", "alignment", "uniform", "random", "none"] | None,
-        _setting(
-            "--draft-pruning-method",
-            "How they are chosen: by the target's attention (verifier), by its growing likeness "
-            "to the text (alignment), uniform, random, or none.",
-            _DECODING,
-            metavar="METHOD",
-            show_default="verifier",
-        ),
-    ] = None
+    draft_pruning: drafting.Pruning = None
+    draft_pruning_method: drafting.PruningMethod = None
     seed: Annotated[
         int, _setting("--seed", "Seed of everything random.", _DECODING, min=0, metavar="N")
     ] = 0
@@ -345,47 +276,3 @@ class InfoOptions:
             callback=remember_verbose,
         ),
     ] = False
-
-
-def takes_options(
-    options: type = RunOptions, name: str = "options"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command every field of ``options`` as an option, collected into one argument.
-
-    The decorated function has a parameter called ``name``; Typer sees the dataclass's fields in
-    its place.
-    """
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        hints = get_type_hints(function, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[parameter.name])
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name != name
-        ]
-        kinds = get_type_hints(options, include_extras=True)
-        names = [field.name for field in fields(options)]
-        shared = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if field.default is MISSING else field.default,
-                annotation=kinds[field.name],
-            )
-            for field in fields(options)
-        ]
-
-        def command(**values: Any) -> Any:
-            collected = options(**{key: values.pop(key) for key in names})
-            return function(**values, **{name: collected})
-
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        signature = inspect.Signature([*own, *shared])
-        command.__name__ = function.__name__
-        command.__doc__ = function.__doc__
-        command.__module__ = function.__module__
-        command.__signature__ = signature  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-        return command
-
-    return decorate

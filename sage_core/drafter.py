@@ -1,7 +1,8 @@
-"""Drafters propose a tree a step. This one grows it with a draft model under a policy's shaper."""
+"""Drafters propose a tree a step; `TreeDrafter` grows it under a policy's shaper."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -13,14 +14,11 @@ from torch import Tensor
 
 from sage_core.candidates import Chooser, Likeliest
 from sage_core.policies.base import Growth, Level, Shaper
-from sage_core.prepare import on_device, prepare_draft
 from sage_core.runner import Runner
-from sage_core.sight import Sight
 from sage_core.steps import Shape
 from sage_core.text import Text
 from sage_core.tree import ROOT, TokenTree, TreeBuilder
 from sage_core.verify import Acceptance
-from sage_core.vision import SharedVision
 
 
 @dataclass(frozen=True)
@@ -65,53 +63,56 @@ class NoDrafter:
         pass
 
 
-class ModelDrafter:
-    """Drafts with a small transformers model that has read the same prompt.
+class TreeDrafter(ABC):
+    """Grows a tree level by level under a policy's shaper; a subclass runs the passes.
 
-    Its cache holds the committed text but for the ``pending`` tokens, which the next first pass
-    reads; the nodes passed in a step sit behind as tree columns until `observe` keeps the
-    accepted ones.
+    Its cache holds the committed text but for what is pending, which the next tree's first pass
+    reads; the nodes passed in a step sit behind as tree columns until `observe`.
 
     Args:
-        runner: the draft model.
-        inputs: the prompt, as the processor returned it.
+        runner: what runs the draft.
         vocab_size: the target's; where it differs from the draft's, tokens beyond the smaller
             one are never drafted.
-        room: cache slots to reserve behind the prompt.
-        vision: what the target's vision tower has computed, if the draft shares it.
-        sight: what the draft sees of the prompt.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        inputs: dict[str, Any],
-        vocab_size: int,
-        room: int,
-        vision: SharedVision,
-        sight: Sight,
-    ) -> None:
+    def __init__(self, runner: Runner, vocab_size: int) -> None:
         self._runner = runner
-        self._inputs = inputs
         self._vocab = vocab_size
-        self._room = room
-        self._vision = vision
-        self._sight = sight
         self.candidates: Chooser = Likeliest()
         """How each node's candidates are chosen; the acceptance rule must be the one for it."""
-        self._pending: list[int] = []
         self._columns: dict[int, int] = {}
 
+    @abstractmethod
     def prefill(self, first: int) -> None:
-        if self.started:
-            self._read_pending()
-            self._pending = [first]
-            return
-        inputs = on_device(self._inputs, self._runner.device)
-        with self._vision.replaying():
-            prepared = prepare_draft(self._runner.model, inputs)
-            self._runner.prefill(prepared, self._room, self._sight.positions())
-        self._pending = [first]
+        """As `Drafter.prefill`."""
+
+    @abstractmethod
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        """As `Drafter.observe`."""
+
+    @abstractmethod
+    def follow(self, lost: int, new: Sequence[int]) -> None:
+        """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
+
+        They are read by the next `prefill`.
+        """
+
+    @abstractmethod
+    def rehearse(self, rows: int, branching: int) -> None:
+        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone."""
+
+    @abstractmethod
+    def _read_pending(self) -> Tensor:
+        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
+
+    @abstractmethod
+    def _pass(
+        self, builder: TreeBuilder, frontier: Sequence[int], level: int, seen: np.ndarray
+    ) -> Tensor:
+        """Pass nodes of one level, the root's children being level 0; (F, vocabulary) logits.
+
+        ``seen``, bool (F, columns), is which tree columns, old and new, each node sees.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -122,21 +123,6 @@ class ModelDrafter:
     def started(self) -> bool:
         """Whether the draft has read a prompt."""
         return self._runner.committed > 0
-
-    @property
-    def length(self) -> int:
-        """Tokens of the text that are in the cache or will be read next; pruned ones left out."""
-        return self._runner.committed + len(self._pending)
-
-    def follow(self, lost: int, new: Sequence[int]) -> None:
-        """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
-
-        They are read by the next `prefill`.
-        """
-        unread = len(self._pending)
-        self._runner.forget(max(0, lost - unread))
-        self._pending = [*self._pending[: max(0, unread - lost)], *new]
-        self._columns = {}
 
     def propose(self, shaper: Shaper, text: Text) -> Proposal:
         started = perf_counter()
@@ -168,9 +154,7 @@ class ModelDrafter:
             ]
             if not frontier or depth == limit:
                 break
-            seen = self._see(builder, frontier)
-            levels = [depth - 1] * len(frontier)
-            logits, _ = self._runner.forward([builder.tokens[n] for n in frontier], levels, seen)
+            logits = self._pass(builder, frontier, depth - 1, self._see(builder, frontier))
             passes += 1
 
         started = perf_counter()
@@ -180,30 +164,6 @@ class ModelDrafter:
             self._renumber(drafted, tree)
         planning += perf_counter() - started
         return Proposal(tree, shape, passes, planning, draws)
-
-    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        # Ancestors are passed before their children, so the passed part of a path is its beginning.
-        kept = [self._columns[node] for node in outcome.nodes if node in self._columns]
-        self._runner.commit(kept)
-        self._pending += outcome.tokens[len(kept) :]
-        self._columns = {}
-
-    def rehearse(self, rows: int, branching: int) -> None:
-        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone."""
-        nodes = [0] * rows
-        logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
-        Likeliest().offer(logits.float(), branching)
-        self._runner.commit(())
-
-    def _read_pending(self) -> Tensor:
-        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
-        # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
-        # behind it get worse, the output stays what it is.
-        known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
-        logits = self._runner.read(known)
-        self._pending = []
-        self._columns = {}
-        return logits
 
     @torch.inference_mode()
     def _scored(

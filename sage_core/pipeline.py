@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sage_core.choosing import Choosing
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
 from sage_core.media import Clip, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.loading import MEMORY_ADVICE, LoadedPair, load_pair
 from sage_core.models.quiet import memory_errors, quiet
-from sage_core.pruning import Pruning
+from sage_core.options import Options
 from sage_core.stats import Stats
 from sage_core.steps import Step
 
@@ -26,95 +25,6 @@ if TYPE_CHECKING:
 
 IMAGE_PROMPT = "Describe this image in detail."
 VIDEO_PROMPT = "Describe this video in detail."
-
-
-@dataclass(frozen=True)
-class Options:
-    """How one request is decoded and how its clips are sampled.
-
-    ``frames``, ``fps``, ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with
-    neither ``frames`` nor ``fps`` the model family's own count is used. ``sample``,
-    ``temperature``, ``top_p``, ``top_k``, ``min_p`` and ``candidates`` are those of `Choosing`;
-    ``seed`` is of everything that is drawn. ``generation`` holds further fields of transformers'
-    `GenerationConfig`; ``json_schema``, text or parsed, makes the answer JSON that follows it (with
-    the extra ``grammar``). ``draft_pruning`` is the share of the visual tokens that the draft
-    does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
-    ``draft_lookup`` lets branches that are looked up in the text join the draft's trees.
-
-    Raises:
-        OptionError: a value that makes no sense, or an unknown generation field.
-    """
-
-    policy: Any = "sage"
-    max_new_tokens: int = 256
-    frames: int | None = None
-    fps: float | None = None
-    start: float | None = None
-    end: float | None = None
-    max_pixels: int | None = None
-    sample: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    candidates: str = "topk"
-    seed: int = 0
-    draft_pruning: float | None = None
-    draft_pruning_method: str = "verifier"
-    draft_lookup: bool = False
-    json_schema: str | Mapping[str, Any] | None = None
-    generation: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_new_tokens", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name} must be a whole number of at least {least}: {value!r}")
-        self.sampling()
-        self.pruning()
-        self.choosing()
-        if self.generation:
-            _check_generation(self.generation)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
-        """Options from keyword arguments; unknown names are refused."""
-        valid = [f.name for f in fields(cls)]
-        for name in given:
-            if name not in valid:
-                raise OptionError(f"unknown option {name!r}: choose from {', '.join(valid)}")
-        return cls(**given)
-
-    def choosing(self) -> Choosing:
-        """How each token is chosen."""
-        names = [f.name for f in fields(Choosing)]
-        return Choosing(**{name: getattr(self, name) for name in names})
-
-    def pruning(self) -> Pruning:
-        """What the draft sees of the visual tokens."""
-        return Pruning(self.draft_pruning, self.draft_pruning_method, seed=self.seed)
-
-    def sampling(self, defaults: Sampling | None = None) -> Sampling:
-        """How clips are sampled, with a family's ``defaults`` for what is not set."""
-        defaults = defaults or Sampling()
-        chosen = self.frames is not None or self.fps is not None
-        return replace(
-            defaults,
-            frames=self.frames if chosen else defaults.frames,
-            fps=self.fps if chosen else defaults.fps,
-            start=self.start,
-            end=self.end,
-            max_pixels=self.max_pixels or defaults.max_pixels,
-        )
-
-
-def _check_generation(given: Mapping[str, Any]) -> None:
-    from transformers import GenerationConfig
-
-    known = GenerationConfig()
-    for name in given:
-        if name == "max_new_tokens" or name.startswith("_") or not hasattr(known, name):
-            raise OptionError(f"unknown generation option {name!r}: see GenerationConfig")
 
 
 @dataclass(frozen=True)

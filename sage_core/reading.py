@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.drafter import Drafter, ModelDrafter
+from sage_core.drafter import Drafter, TreeDrafter
 from sage_core.hybrid import Payoff
 from sage_core.prepare import Prepared, prepare
 from sage_core.runner import Runner
@@ -40,14 +40,14 @@ class Reading:
         """What drafts that were looked up have earned in texts that went on from one another."""
         self._target: Runner | None = None
         self._draft: Any = None
-        self._drafter: ModelDrafter | None = None
+        self._drafter: TreeDrafter | None = None
         self._text: Text | None = None
         """None if nothing is held."""
         self._media: dict[str, Tensor] = {}
         self._media_end = 0
 
     @property
-    def drafter(self) -> ModelDrafter | None:
+    def drafter(self) -> TreeDrafter | None:
         """The drafter that has read what is held; None if there is none."""
         return self._drafter
 
@@ -87,7 +87,7 @@ class Reading:
 
     def following(self, steps: Iterator[Step], text: Text, drafter: Drafter) -> Iterator[Step]:
         """The ``steps`` of ``text``, with note taken of when the caches agree with it."""
-        self._drafter = drafter if isinstance(drafter, ModelDrafter) else None
+        self._drafter = drafter if isinstance(drafter, TreeDrafter) else None
         while (step := next(steps, None)) is not None:
             self._text = text
             if step.is_prefill and step.finished and self._drafter is not None:

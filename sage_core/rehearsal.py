@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sage_core.costs import Costs, Curve
-from sage_core.drafter import ModelDrafter
+from sage_core.drafter import TreeDrafter
 from sage_core.runner import Runner
 
 TARGET_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -17,7 +17,7 @@ DRAFT_SIZES = (1, 2, 4, 8, 12)
 REPEATS = 3
 
 
-def rehearse(target: Runner, drafter: ModelDrafter, branching: int) -> Costs:
+def rehearse(target: Runner, drafter: TreeDrafter, branching: int) -> Costs:
     """What passes over trees of several sizes cost now, behind the text that both have read.
 
     A draft pass counts with the ranking of its candidates. The least of `REPEATS` counts, and

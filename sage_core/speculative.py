@@ -14,12 +14,13 @@ from sage_core.choosing import check_candidates
 from sage_core.costbook import CostBook, default_path
 from sage_core.costs import Costs
 from sage_core.decode import decode
-from sage_core.drafter import Drafter, ModelDrafter, NoDrafter
+from sage_core.drafter import Drafter, NoDrafter, TreeDrafter
 from sage_core.errors import OptionError
 from sage_core.grammar import ForcedDrafter, JsonGrammar
 from sage_core.hybrid import OwnPart, Payoff, WithLookup
 from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
 from sage_core.memory import peak_memory, reset_peak_memory
+from sage_core.model_drafter import ModelDrafter
 from sage_core.policies import Policy, Shaper, parse
 from sage_core.policies.autoregressive import Autoregressive
 from sage_core.prepare import Prepared, on_device
@@ -230,7 +231,7 @@ class Stream(Iterator[Step]):
             # Behind the prompt: the text itself, and one whole tree with its root.
             added = self._decoder.lookup.nodes if self._decoder.lookup else 0
             room = max(0, text.remaining) + policy.max_nodes + added + 1
-            model: ModelDrafter | None = None
+            model: TreeDrafter | None = None
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
@@ -269,7 +270,7 @@ class Stream(Iterator[Step]):
     def _calibrate(self, shaper: Shaper, drafter: Drafter) -> CostBook | None:
         """Tell the shaper what passes cost; gives the book that learns from this text, if any."""
         costs = self._decoder.costs
-        if not shaper.counts_costs or not isinstance(drafter, ModelDrafter) or not drafter.started:
+        if not shaper.counts_costs or not isinstance(drafter, TreeDrafter) or not drafter.started:
             return None
         if isinstance(costs, Costs):
             shaper.calibrate(costs)
@@ -296,7 +297,7 @@ class Stream(Iterator[Step]):
             where += f", {self._target.way} passes"
         return ", ".join([where, *(_described(model) for model in models), torch.__version__])
 
-    def _drafting(self, model: ModelDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:
+    def _drafting(self, model: TreeDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:
         """Who drafts, and who shapes the trees."""
         policy, lookup = self._decoder.policy, self._decoder.lookup
         if lookup is None:

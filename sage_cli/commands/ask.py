@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
+from sage_cli.collect import takes_options
 from sage_cli.console import display_name
 from sage_cli.flags import DECODING
 from sage_cli.inputs import collect
-from sage_cli.options import RunOptions, takes_options
+from sage_cli.options import RunOptions
 from sage_core.errors import OptionError
 
 __all__ = ["ask"]
 
 
-@takes_options()
+@takes_options(RunOptions)
 def ask(
     *,
     files: Annotated[

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from sage_cli.bench_options import BenchOptions, ModelOptions, as_run_options
-from sage_cli.options import PROMPT, takes_options
+from sage_cli.collect import takes_options
+from sage_cli.options import PROMPT
 
 __all__ = ["bench"]
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from sage_cli.collect import takes_options
 from sage_cli.inputs import collect
-from sage_cli.options import PROMPT, RunOptions, takes_options
+from sage_cli.options import PROMPT, RunOptions
 
 __all__ = ["caption"]
 
 
-@takes_options()
+@takes_options(RunOptions)
 def caption(
     files: Annotated[
         list[str] | None,

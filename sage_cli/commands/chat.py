@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
+from sage_cli.collect import takes_options
 from sage_cli.inputs import STDIN, collect
-from sage_cli.options import RunOptions, takes_options
+from sage_cli.options import RunOptions
 from sage_core.errors import OptionError
 
 __all__ = ["chat"]
 
 
-@takes_options()
+@takes_options(RunOptions)
 def chat(
     files: Annotated[
         list[str] | None,

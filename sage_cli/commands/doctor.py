@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sage_cli.options import InfoOptions, takes_options
+from sage_cli.collect import takes_options
+from sage_cli.options import InfoOptions
 
 if TYPE_CHECKING:
     from sage_core.models.quantization import Method

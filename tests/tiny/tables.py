@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sage_core import policies
 from sage_core.decode import decode
-from sage_core.drafter import ModelDrafter, NoDrafter
+from sage_core.drafter import NoDrafter
+from sage_core.model_drafter import ModelDrafter
 from sage_core.policies.base import Growth, Level, Policy, Shaper
 from sage_core.prepare import Prepared
 from sage_core.sampling import Choice

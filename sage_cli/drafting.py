@@ -1,0 +1,92 @@
+"""The options that say who drafts, what it sees, and how its trees are shaped."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from sage_cli.flags import DECODING, MODELS, setting
+
+__all__ = [
+    "Draft",
+    "DraftDevice",
+    "DraftRevision",
+    "Lookup",
+    "Policy",
+    "Pruning",
+    "PruningMethod",
+]
+
+Draft = Annotated[
+    str,
+    setting(
+        "--draft",
+        "The draft model: 'auto' for the known partner (the best that is cached, if one is), "
+        "'ngram' to look drafts up in the text so far, 'none' to go without, or as --model.",
+        MODELS,
+        metavar="MODEL",
+    ),
+]
+DraftRevision = Annotated[
+    str | None,
+    setting(
+        "--draft-revision",
+        "Branch, tag or commit of --draft on the hub.",
+        MODELS,
+        metavar="REV",
+    ),
+]
+DraftDevice = Annotated[
+    str,
+    setting(
+        "--draft-device",
+        "Where the draft runs: 'auto' (beside the target if there is room), or as --device.",
+        MODELS,
+        metavar="DEVICE",
+    ),
+]
+Policy = Annotated[
+    str | None,
+    setting(
+        "--policy",
+        "How drafts are shaped: autoregressive, chain, static, optimal-static, eagle2, "
+        "spec-llava, sage-paper or sage, with options after a colon, as in "
+        "'sage-paper:dmax=12,nmax=32'. The text is the same with all of them; only the speed "
+        "differs.",
+        DECODING,
+        metavar="SPEC",
+        show_default="sage",
+    ),
+]
+Lookup = Annotated[
+    bool,
+    setting(
+        "--draft-lookup",
+        "Add to the draft's trees what followed the same words earlier in the conversation, "
+        "while that pays.",
+        DECODING,
+    ),
+]
+Pruning = Annotated[
+    float | None,
+    setting(
+        "--draft-pruning",
+        "Share of the visual tokens that the draft does without, 0 to 0.95. The text is the "
+        "same with any.",
+        DECODING,
+        min=0.0,
+        max=0.95,
+        metavar="RATIO",
+        show_default="0.9 for clips and 0.8 for pictures from 2,048 visual tokens on, else 0",
+    ),
+]
+PruningMethod = Annotated[
+    Literal["verifier", "alignment", "uniform", "random", "none"] | None,
+    setting(
+        "--draft-pruning-method",
+        "How they are chosen: by the target's attention (verifier), by its growing likeness "
+        "to the text (alignment), uniform, random, or none.",
+        DECODING,
+        metavar="METHOD",
+        show_default="verifier",
+    ),
+]
