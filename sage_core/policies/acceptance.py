@@ -5,6 +5,7 @@ confidently wrong, and the accepted token is then often its second or third choi
 network predicts whether a candidate is accepted given that its parent is, the second, before a
 node's own candidates are drafted, whether they will hold the accepted token. Both have one hidden
 layer; they come fitted (`benchmarks.replay.fit`) and are corrected on line by a scale and a bias.
+Here they are in plain form, as they are fitted; `planning` runs them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ NODE_FEATURES = 8
 SERVED = 4
 """A node's candidates hold the accepted token when it is among so many likeliest."""
 PARTS = ("w1", "b1", "w2", "b2")
-_FLOOR = 1e-6
-_CERTAIN = 6.0  # no logit beyond: what a network has never seen may come
+FLOOR = 1e-6
+"""A smaller probability counts as this one."""
+CERTAIN = 6.0
+"""No logit is further from 0: what a network has never seen may come."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Network:
         np.tanh(hidden, out=hidden)
         logits = hidden @ self.w2
         logits += self.b2
-        return np.minimum(np.maximum(logits, -_CERTAIN), _CERTAIN)
+        return np.minimum(np.maximum(logits, -CERTAIN), CERTAIN)
 
 
 @cache
@@ -59,52 +62,19 @@ def fitted() -> tuple[Network, Network]:
     return network("candidate"), network("node")
 
 
-class Predictor:
-    """A network with its correction on line, logistic regression on the network's own logit.
-
-    Steps shrink from ``rate`` towards ``least``, so that a pair that the network does not know is
-    learnt in a few steps and a known one is disturbed little.
-    """
-
-    def __init__(self, network: Network, rate: float = 0.3, least: float = 0.01) -> None:
-        self._network = network
-        self._rate, self._least = rate, least
-        self._scale, self._bias, self._seen = 1.0, 0.0, 0
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """(n,) logits before the correction."""
-        return self._network(features)
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(n,) in (0, 1), corrected."""
-        return 1.0 / (1.0 + np.exp(-self._bias - self._scale * logits))
-
-    def learn(self, logits: np.ndarray, happened: np.ndarray) -> None:
-        """One step of gradient descent on what was predicted and what came of it, (n,) each."""
-        if not len(logits):
-            return
-        self._seen += 1
-        error = self.probabilities(logits) - happened
-        rate = max(self._least, self._rate / (1.0 + 0.25 * self._seen))
-        self._bias -= rate * float(error.sum())
-        self._bias = min(6.0, max(-6.0, self._bias))
-        self._scale -= 0.1 * rate * float(error @ np.minimum(np.maximum(logits, -4), 4))
-        self._scale = min(1.6, max(0.6, self._scale))
-
-
 def entropies(probs: np.ndarray) -> np.ndarray:
     """(n,) 1 - H / log k of each row's (n, k) renormalised probabilities: α of SAGE (Eq. 7-9)."""
     k = probs.shape[1]
     if k < 2:
         return np.ones(len(probs))
-    p = probs / np.maximum(probs.sum(axis=1, keepdims=True), _FLOOR)
+    p = probs / np.maximum(probs.sum(axis=1, keepdims=True), FLOOR)
     terms = p * np.log(np.maximum(p, 1e-12))
     alpha: np.ndarray = 1.0 + terms.sum(axis=1) / np.log(k)
     return np.minimum(np.maximum(alpha, 0.0), 1.0)
 
 
 @cache
-def _ordinals(k: int) -> tuple[np.ndarray, np.ndarray]:
+def ordinals(k: int) -> tuple[np.ndarray, np.ndarray]:
     """(k,) each: a rank as a feature, and whether it is the first."""
     ranks = np.arange(k)
     return np.log1p(ranks) / 1.2 - 1, ranks == 0
@@ -131,14 +101,14 @@ def candidate_features(
         recent: how often levels that were reached held the accepted token of late, 0 to 1.
     """
     rows, k = probs.shape
-    logs = np.log(np.maximum(probs, _FLOOR))
-    ordinals, first = _ordinals(k)
+    logs = np.log(np.maximum(probs, FLOOR))
+    order, first = ordinals(k)
     out = np.empty((rows, k, CANDIDATE_FEATURES), np.float32)
     out[..., 0] = logs * 0.25 + 1
     out[..., 1] = np.minimum(logs[:, :1] - logs, 8) * 0.25
     out[..., 2] = alphas[:, None] * 2 - 1
     out[..., 3] = first
-    out[..., 4] = ordinals
+    out[..., 4] = order
     out[..., 5] = min(depth, 12) / 6 - 1
     out[..., 6] = np.log(np.maximum(above, 1e-4))[:, None] / 3 + 0.5
     out[..., 7] = np.minimum(ranks, 4)[:, None] / 2 - 0.5
@@ -170,7 +140,7 @@ def node_features(
         lately: how often the root's own candidates held the accepted token of late, 0 to 1.
     """
     out = np.empty((len(probs), NODE_FEATURES), np.float32)
-    out[:, 0] = np.log(np.maximum(probs, _FLOOR)) / 3 + 0.5
+    out[:, 0] = np.log(np.maximum(probs, FLOOR)) / 3 + 0.5
     out[:, 1] = alphas * 2 - 1
     out[:, 2] = np.log(np.maximum(accepted, 1e-4)) / 3 + 0.5
     out[:, 3] = min(depth, 12) / 6 - 1

@@ -10,20 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from sage_core.costs import Costs
-from sage_core.policies.acceptance import (
-    SERVED,
-    Predictor,
-    candidate_features,
-    entropies,
-    fitted,
-    node_features,
-)
+from sage_core.policies.acceptance import SERVED, fitted
 from sage_core.policies.base import Growth, Level, Policy, Shaper
+from sage_core.policies.planning import CandidateNetwork, Correction, Node, NodeNetwork, Row
 from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
 
@@ -61,19 +55,16 @@ class Sage(Policy):
         return self.nmax
 
 
-@dataclass(frozen=True)
-class _Grown:
+class _Grown(NamedTuple):
     """What was thought of one drafted level, kept to learn from.
 
-    ``first``: index of the level's first node in the drafted tree; ``logits`` (rows, k) of all
-    candidates; ``parents``: tree nodes of the rows; ``served``: (rows,) logits of the rows'
-    candidates holding the accepted token, from before they were drafted.
+    ``logits`` of all candidates, ``[row][rank]``; ``parents``: tree nodes of the rows; ``served``:
+    logits of the rows' candidates holding the accepted token, from before they were drafted.
     """
 
-    first: int
-    logits: np.ndarray
-    parents: np.ndarray
-    served: np.ndarray
+    logits: list[list[float]]
+    parents: list[int]
+    served: list[float]
 
 
 class SageShaper(Shaper):
@@ -85,20 +76,21 @@ class SageShaper(Shaper):
         self._o = options
         self.branching = options.k
         candidate, node = fitted()
-        self._candidate, self._node = Predictor(candidate), Predictor(node)
+        self._candidate, self._node = CandidateNetwork(candidate, options.k), NodeNetwork(node)
+        self._accepting, self._serving = Correction(), Correction()
         self._alpha, self._recent, self._lately = 0.7, 0.9, 0.9
-        self._carry = np.full(options.dmax + 1, 0.85)  # a level holds where the one above did
+        self._carry = [0.85] * (options.dmax + 1)  # a level holds where the one above did
         self._wait = self._pause = 0
         self.calibrate(UNKNOWN)
-        self._start(Shape())
+        self._start(Shape(), 0.0)
 
     def calibrate(self, costs: Costs) -> None:
         self._verify = costs.verify(np.arange(1, self._o.nmax + 2)) + costs.step
-        self._propose = costs.propose(np.arange(1, self._o.beam + 1))
+        self._propose: list[float] = costs.propose(np.arange(1, self._o.beam + 1)).tolist()
         # Each node's share of the rise from a pass over the root alone to one over a full tree.
         self._per_node = float(self._verify[-1] - self._verify[0]) / self._o.nmax
         # A look costs a pass: the dearer it is the rarer, so that all of them stay a small part.
-        passes = float(self._propose[0]) / float(self._verify[0])
+        passes = self._propose[0] / float(self._verify[0])
         self._rarest = max(self._o.probe, int(np.ceil(64 * passes)))
         # No text is slower than without a draft. λ starts from somewhat more, as if from 12 passes.
         self._least = 1.0 / float(self._verify[0])
@@ -110,15 +102,15 @@ class SageShaper(Shaper):
         """λ, tokens per second."""
         return max(self._least, self._tokens / self._seconds)
 
-    def _start(self, shape: Shape) -> None:
+    def _start(self, shape: Shape, served: float) -> None:
         self._shape = shape
         self._levels: list[_Grown] = []
-        self._accepted = np.zeros(0)  # predicted, of the drafted nodes
-        self._ranks = np.zeros(0, dtype=np.int64)
+        self._accepted: list[float] = []  # predicted, of the drafted nodes
+        self._ranks: list[int] = []
         self._spent = 0.0
         self._drafted = TokenTree()
         self._root = self._alpha
-        self._root_served: np.ndarray | None = None
+        self._served = {ROOT: served}  # of the nodes that are expanded
 
     def plan(self) -> Shape:
         """Foretell the depth from α of the last root and from what was accepted of late.
@@ -127,18 +119,9 @@ class SageShaper(Shaper):
         more than it saved. Where not even the forecast's best depth pays, nothing is drafted.
         """
         rate = self._rate
-        features = node_features(
-            0,
-            _one(1.0),
-            _one(self._alpha),
-            _one(1.0),
-            _one(0),
-            self._alpha,
-            self._recent,
-            self._lately,
-        )
-        logits = self._node.logits(features)
-        depth, gain = self._depth(rate, float(self._node.probabilities(logits)[0]))
+        root = Node(prob=1.0, alpha=self._alpha, accepted=1.0, rank=0)
+        logits = self._node(0, [root], self._alpha, self._recent, self._lately)
+        depth, gain = self._depth(rate, self._serving.chances(logits)[0])
         note = f"λ {rate * float(self._verify[0]):.2f} tokens per target pass, depth {depth} likely"
         if gain <= 0 and self._wait < self._pause:
             self._wait += 1
@@ -150,82 +133,90 @@ class SageShaper(Shaper):
         else:
             self._pause = self._wait = 0
             depth = self._o.dmax
-        self._start(Shape(depth, float(self._o.beam), self._alpha, note))
-        self._root_served = logits
+        self._start(Shape(depth, float(self._o.beam), self._alpha, note), logits[0])
         return self._shape
 
     def _depth(self, rate: float, served: float) -> tuple[int, float]:
         """The levels that will likely be drafted, and what they bring beyond their cost."""
-        holds = served * np.cumprod(np.concatenate([[1.0], self._carry[1 : self._o.dmax]]))
-        step = self._propose[0] + 2 * self._per_node
-        gains = np.cumsum(holds - rate * step)
-        best = int(gains.argmax())
-        return best + 1, float(gains[best])
+        step = rate * (self._propose[0] + 2 * self._per_node)
+        best, most, holds, gain = 0, -np.inf, served, 0.0
+        for level in range(self._o.dmax):
+            if level:
+                holds *= self._carry[level]
+            gain += holds - step
+            if gain > most:
+                best, most = level, gain
+        return best + 1, most
 
     def grow(self, level: Level) -> Growth:
-        rows, k = level.probs.shape
-        probs = level.probs.astype(np.float64)
-        alphas = entropies(probs)
-        if level.depth == 1:
-            self._root = self._alpha = float(alphas[0])
-            above, ranks, served = _one(1.0), _one(0), self._root_served
-        else:
-            above, ranks = self._accepted[level.parents], self._ranks[level.parents]
-            served = self._expanded[level.parents - self._levels[-1].first]
-        features = candidate_features(
-            level.depth, probs, alphas, above, ranks, self._root, self._recent
+        probs = level.probs.tolist()
+        parents = level.parents.tolist()
+        at_root = level.depth == 1
+        rows = [Row()] if at_root else [Row(self._accepted[p], self._ranks[p]) for p in parents]
+        logits, alphas = self._candidate(
+            level.depth, probs, rows, None if at_root else self._root, self._recent
         )
-        logits = self._candidate.logits(features)
-        chances = self._candidate.probabilities(logits).reshape(rows, k)
-        chances[probs <= 0] = 0.0
-        # Children of one parent exclude each other.
-        chances /= np.maximum(1.0, chances.sum(axis=1, keepdims=True))
-        accepted = above[:, None] * chances
-        self._spent += float(self._propose[min(rows, len(self._propose)) - 1])
-        worth = accepted > 0.25 * self._rate * self._per_node
-        chosen, picked = np.nonzero(worth)
-        limit = 2 * self._o.nmax
-        if len(chosen) > limit:
-            best = np.sort(np.argsort(-accepted[chosen, picked], kind="stable")[:limit])
-            chosen, picked = chosen[best], picked[best]
-        assert served is not None
-        self._levels.append(_Grown(level.nodes, logits.reshape(rows, k), level.parents, served))
-        values = accepted[chosen, picked]
-        self._accepted = np.concatenate([self._accepted, values])
-        self._ranks = np.concatenate([self._ranks, picked])
-        expand = self._expansion(level.depth, probs[chosen, picked], alphas[chosen], values, picked)
-        return Growth(chosen, picked, expand)
+        if at_root:
+            self._root = self._alpha = alphas[0]
+        served = [self._served[parent] for parent in parents]
+        self._levels.append(_Grown(logits, parents, served))
+        self._spent += self._propose[min(len(rows), len(self._propose)) - 1]
+        found = self._worthy(rows, logits, probs)
+        self._accepted += [value for value, _, _ in found]
+        self._ranks += [rank for _, _, rank in found]
+        nodes = [Node(probs[row][rank], alphas[row], v, rank) for v, row, rank in found]
+        return Growth(
+            np.array([row for _, row, _ in found], dtype=np.int64),
+            np.array([rank for _, _, rank in found], dtype=np.int64),
+            self._expansion(level.depth, level.nodes, nodes),
+        )
 
-    def _expansion(
-        self,
-        depth: int,
-        probs: np.ndarray,
-        alphas: np.ndarray,
-        values: np.ndarray,
-        ranks: np.ndarray,
-    ) -> np.ndarray:
-        """Which nodes of a level get children: those that bring more than they cost, if any do."""
-        expand = np.zeros(len(values), dtype=bool)
-        if depth >= self._shape.depth or not len(values):
+    def _worthy(
+        self, rows: Sequence[Row], logits: list[list[float]], probs: list[list[float]]
+    ) -> list[tuple[float, int, int]]:
+        """Candidates that may be worth a place: (chance of acceptance, row, rank), in order."""
+        least = 0.25 * self._rate * self._per_node
+        found: list[tuple[float, int, int]] = []
+        for number, row in enumerate(rows):
+            chances = self._accepting.chances(logits[number])
+            if probs[number][-1] <= 0:
+                chances = [c * (p > 0) for c, p in zip(chances, probs[number], strict=True)]
+            # Children of one parent exclude each other.
+            share = row.accepted / max(1.0, sum(chances))
+            found += [(c * share, number, i) for i, c in enumerate(chances) if c * share > least]
+        limit = 2 * self._o.nmax
+        if len(found) > limit:
+            best = sorted(range(len(found)), key=lambda i: -found[i][0])[:limit]
+            found = [found[i] for i in sorted(best)]
+        return found
+
+    def _expansion(self, depth: int, first: int, nodes: Sequence[Node]) -> np.ndarray:
+        """Which nodes of a level get children: those that bring more than they cost, if any do.
+
+        ``first`` is the index of the level's first node in the drafted tree.
+        """
+        expand = np.zeros(len(nodes), dtype=bool)
+        price = self._rate * self._per_node
+        able = [i for i, node in enumerate(nodes) if node.accepted > price]
+        if depth >= self._shape.depth or not able:
             return expand
-        features = node_features(
-            depth, probs, alphas, values, ranks, self._root, self._recent, self._lately
-        )
-        logits = self._node.logits(features)
-        gains = values * self._node.probabilities(logits) - self._rate * self._per_node
-        order = np.argsort(-gains, kind="stable")[: self._o.beam]
-        order = order[gains[order] > 0]
-        totals = np.cumsum(gains[order]) - self._rate * self._propose[: len(order)]
-        if not len(order) or totals.max() <= 0:
-            return expand
-        expand[order[: int(totals.argmax()) + 1]] = True
-        self._expanded = logits  # of the whole level: the drafter does not go on behind an end
+        logits = self._node(depth, [nodes[i] for i in able], self._root, self._recent, self._lately)
+        chances = self._serving.chances(logits)
+        gains = [(nodes[i].accepted * c - price, i) for i, c in zip(able, chances, strict=True)]
+        gains = sorted(gains, key=lambda gain: -gain[0])[: self._o.beam]
+        count, most, total = 0, 0.0, 0.0
+        for number, (gain, _) in enumerate(gains, 1):
+            total += gain
+            if gain > 0 and total - self._rate * self._propose[number - 1] > most:
+                count, most = number, total - self._rate * self._propose[number - 1]
+        expand[[i for _, i in gains[:count]]] = True
+        self._served = {first + i: x for i, x in zip(able, logits, strict=True)}
         return expand
 
     def prune(self, tree: TokenTree) -> TokenTree:
         """Keep the nodes of all levels that are worth verifying (re-ranking, as in EAGLE-2)."""
         self._drafted = tree
-        kept = worth_verifying(self._accepted, self._verify, self._rate)
+        kept = worth_verifying(np.array(self._accepted), self._verify, self._rate)
         return tree if len(kept) == len(tree) else tree.subset(kept.tolist())
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
@@ -240,15 +231,14 @@ class SageShaper(Shaper):
         """Walk the drafted tree along what was committed; nodes that were pruned count as well."""
         parent = ROOT
         for depth, (level, token) in enumerate(zip(self._levels, tokens, strict=False)):
-            row = int(np.flatnonzero(level.parents == parent)[0]) if parent in level.parents else -1
-            if row < 0:
+            if parent not in level.parents:
                 return
+            row = level.parents.index(parent)
             node = self._drafted.child(parent, token)
             rank = -1 if node is None else self._drafted.ranks[node]
-            happened = np.arange(level.logits.shape[1]) == rank
-            self._candidate.learn(level.logits[row], happened)
-            held = float(0 <= rank < SERVED)
-            self._node.learn(level.served[row : row + 1], np.array([held]))
+            self._accepting.learn(level.logits[row], rank)
+            held = 0 <= rank < SERVED
+            self._serving.learn(level.served[row : row + 1], 0 if held else -1)
             self._recent += 0.05 * (held - self._recent)
             if depth == 0:
                 self._lately += 0.1 * (held - self._lately)
@@ -274,7 +264,3 @@ def worth_verifying(accepted: np.ndarray, seconds: np.ndarray, rate: float) -> n
     order = np.argsort(-accepted, kind="stable")[: len(seconds) - 1]
     gains = np.concatenate([[0.0], np.cumsum(accepted[order])]) - rate * seconds[: len(order) + 1]
     return order[: int(gains.argmax())]
-
-
-def _one(value: float) -> np.ndarray:
-    return np.array([value])

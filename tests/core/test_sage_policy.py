@@ -14,7 +14,13 @@ from benchmarks.replay.walk import Round, clairvoyant, reachable, walk
 from sage_core.costs import Costs
 from sage_core.errors import OptionError
 from sage_core.policies import parse
-from sage_core.policies.acceptance import Predictor, entropies, fitted
+from sage_core.policies.acceptance import (
+    candidate_features,
+    entropies,
+    fitted,
+    node_features,
+)
+from sage_core.policies.planning import CandidateNetwork, Correction, Node, NodeNetwork, Row
 from sage_core.policies.sage import worth_verifying
 from sage_core.policies.sage_paper import confidence
 
@@ -177,11 +183,58 @@ def test_what_the_text_reaches_is_counted_along_its_own_path() -> None:
 
 @pytest.mark.parametrize("start", [-3.0, 0.0, 3.0])
 def test_a_prediction_learns_what_happens(start: float) -> None:
-    predictor = Predictor(fitted()[1])
-    logits, rng = np.array([start]), np.random.default_rng(0)
+    correction, rng = Correction(), np.random.default_rng(0)
     for _ in range(600):
-        predictor.learn(logits, rng.random(1) < 0.3)
-    assert predictor.probabilities(logits)[0] == pytest.approx(0.3, abs=0.1)
+        correction.learn([start], 0 if rng.random() < 0.3 else -1)
+    assert correction.chances([start])[0] == pytest.approx(0.3, abs=0.1)
+
+
+UNIT = st.floats(0, 1)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(UNIT, min_size=6, max_size=6), UNIT, st.integers(0, 9)), min_size=1
+    ),
+    st.integers(1, 14),
+    UNIT,
+    UNIT,
+)
+def test_candidates_are_judged_as_in_plain_form(
+    rows: list[tuple[list[float], float, int]], depth: int, root: float, recent: float
+) -> None:
+    probs = np.sort(np.array([row for row, _, _ in rows]), axis=1)[:, ::-1] / 6
+    above = np.array([accepted for _, accepted, _ in rows])
+    ranks = np.array([rank for _, _, rank in rows])
+    fast = CandidateNetwork(fitted()[0], 6)
+    parents = [Row(accepted, rank) for _, accepted, rank in rows]
+    logits, alphas = fast(depth, probs.tolist(), parents, root, recent)
+    plain = entropies(probs)
+    held = probs.sum(axis=1) > 1e-3  # where nothing is likely, nothing is known of the entropy
+    np.testing.assert_allclose(np.array(alphas)[held], plain[held], atol=1e-3)
+    features = candidate_features(depth, probs, np.array(alphas), above, ranks, root, recent)
+    wanted = fitted()[0](features).reshape(probs.shape)
+    np.testing.assert_allclose(logits, wanted, atol=1e-4)
+
+
+@given(
+    st.lists(st.tuples(UNIT, UNIT, UNIT, st.integers(0, 9)), min_size=1),
+    st.integers(0, 14),
+    UNIT,
+    UNIT,
+    UNIT,
+)
+def test_nodes_are_judged_as_in_plain_form(
+    rows: list[tuple[float, float, float, int]],
+    depth: int,
+    root: float,
+    recent: float,
+    lately: float,
+) -> None:
+    fast = NodeNetwork(fitted()[1])(depth, [Node(*row) for row in rows], root, recent, lately)
+    probs, alphas, accepted, ranks = (np.array(column) for column in zip(*rows, strict=True))
+    features = node_features(depth, probs, alphas, accepted, ranks, root, recent, lately)
+    np.testing.assert_allclose(fast, fitted()[1](features), atol=1e-4)
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=10))
