@@ -33,17 +33,16 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
     kind = FAMILIES[family].kinds[-1]
     inputs = make_inputs(target, family, kind, length=20)
     reading = Reading()
-    stream = SpeculativeDecoder(target, draft, policy).stream(
-        reading=reading, **inputs, max_new_tokens=new
-    )
+    decoder = SpeculativeDecoder(target, draft, policy)
+    stream = decoder.stream(reading=reading, **inputs, max_new_tokens=new)
     memory, buffer = 0, None
     for step in stream:
         if step.is_prefill:
             memory = peak_memory(torch.device("cpu"))
-            buffer = _buffer(reading.runner(target, draft))
+            buffer = _buffer(reading.runner(target, draft, decoder.runner))
     grown = peak_memory(torch.device("cpu")) - memory
     ids = stream.output().sequences
-    runner = reading.runner(target, draft)
+    runner = reading.runner(target, draft, decoder.runner)
     expected = reference(target, inputs, max_new_tokens=new)
     mismatch = first_mismatch(target, inputs, expected, ids, max_new_tokens=new)
     assert reading.drafter is not None

@@ -167,6 +167,7 @@ class Stream(Iterator[Step]):
             options.pruning(),
             lookup=lookup,
             candidates=options.candidates,
+            runner=pair.runners,
         )
         self.policy = spec(decoder.policy)
         settings = {**options.generation, **options.choosing().as_generation()}

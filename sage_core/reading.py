@@ -51,10 +51,10 @@ class Reading:
         """The drafter that has read what is held; None if there is none."""
         return self._drafter
 
-    def runner(self, target: Any, draft: Any, make: MakeRunner | None = None) -> Runner:
+    def runner(self, target: Any, draft: Any, make: MakeRunner) -> Runner:
         """The runner of ``target``, by ``make``; what other models have read is forgotten."""
         if self._target is None or self._target.model is not target or self._draft is not draft:
-            self._target, self._draft = (make or Runner)(target), draft
+            self._target, self._draft = make(target), draft
             self.forget()
         return self._target
 

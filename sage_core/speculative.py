@@ -21,6 +21,7 @@ from sage_core.hybrid import OwnPart, Payoff, WithLookup
 from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.model_drafter import ModelDrafter
+from sage_core.packed import PackedRunners
 from sage_core.policies import Policy, Shaper, parse
 from sage_core.policies.autoregressive import Autoregressive
 from sage_core.prepare import Prepared, on_device
@@ -72,7 +73,8 @@ class SpeculativeDecoder:
             book, `costbook.default_path`.
         lookup: branches that are looked up join the draft's tree while they pay.
         candidates: ``topk`` or ``drawn``, how a sampled text's candidates are chosen (`sampling`).
-        runner: makes what runs a model, such as `captured.CapturedRunners()`; None: eager passes.
+        runner: makes what runs a model, such as `captured.CapturedRunners()`, or `Runner` for plain
+            passes; None: `packed.PackedRunners()`.
         group: the processes that share the target, see `parallel`; None: this one has it whole.
 
     Raises:
@@ -102,7 +104,7 @@ class SpeculativeDecoder:
             draft, lookup = None, draft
         self.lookup = as_ngram(lookup) if lookup is not None else None
         check_candidates(candidates, self.policy, lookup=self.lookup is not None)
-        self.runner = runner
+        self.runner = runner or PackedRunners()
         self.group = group
         if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
@@ -235,9 +237,13 @@ class Stream(Iterator[Step]):
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if draft is not None:
-                make = self._decoder.runner or Runner
                 model = self._reading.drafter or ModelDrafter(
-                    make(draft), self._inputs, self._target.vocab_size, room, vision, sight
+                    self._decoder.runner(draft),
+                    self._inputs,
+                    self._target.vocab_size,
+                    room,
+                    vision,
+                    sight,
                 )
             drafter, shaper = self._drafting(model, prepared)
             choice = choice_of(

@@ -51,7 +51,9 @@ class ByEngine:
         self.name = name
         draft = None if alone else pair.draft
         lookup = lookup if policy.drafts else None
-        self._decoder = SpeculativeDecoder(pair.target, draft, policy, pruning, lookup=lookup)
+        self._decoder = SpeculativeDecoder(
+            pair.target, draft, policy, pruning, lookup=lookup, runner=pair.runners
+        )
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
         stream = self._decoder.stream(**item.inputs, **item.options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ __all__ = [
 ]
 
 
+def _runners() -> Any:
+    from sage_core.packed import PackedRunners  # needs torch
+
+    return PackedRunners()
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedPair:
     """A target and perhaps its draft, ready to decode."""
@@ -52,6 +58,8 @@ class LoadedPair:
     note: str
     lookup: Ngram | None = None
     """How drafts are looked up in place of a draft model."""
+    runners: Any = field(default_factory=_runners)
+    """Makes what runs the models; kept with them, since packing weights takes a moment."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,135 @@
+"""Passes over trees on a CPU, with weights laid out as oneDNN multiplies them best.
+
+PyTorch's products of a weight with the 2 to 64 rows of a tree pass reach a half or less of what the
+processor can do. oneDNN, which comes with PyTorch, does better from a copy of the weight in its own
+layout. The copies are made once; a model's linear layers use them only while a pass runs, and the
+model is as it was between passes. Sums are taken in another order, as they are in any pass over
+more than one row.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sage_core.runner import Runner
+
+LIMIT = 1 << 30
+"""Most bytes of copies for one model."""
+_ROWS = 16  # that the layout is made for; it serves all numbers of rows
+
+
+class Packs:
+    """The copies of one model's linear layers, made when they are first asked for."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+        self._made_of: list[tuple[int, int]] = []
+
+    def refresh(self, modules: Sequence[nn.Module]) -> int:
+        """Copy what has been changed since; gives the number of layers with a copy.
+
+        ``modules`` are searched for layers. None are copied where they do not fit the limit, or
+        where oneDNN is missing.
+        """
+        layers = [layer for module in modules for layer in _layers(module)]
+        made_of = [(layer.weight.data_ptr(), _version(layer.weight)) for layer in layers]
+        if made_of != self._made_of:
+            self._made_of, self._forwards = made_of, {}
+            if sum(layer.weight.nbytes for layer in layers) <= self._limit:
+                self._forwards = _packed(layers)
+        return len(self._forwards)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While open, the layers multiply by the copies."""
+        # Past `Module.__setattr__`, which would cost more than the products of a small model.
+        for layer, forward in self._forwards.items():
+            layer.__dict__["forward"] = forward
+        try:
+            yield
+        finally:
+            for layer in self._forwards:
+                layer.__dict__.pop("forward", None)
+
+
+class PackedRunner(Runner):
+    """A `Runner` whose passes over several tokens multiply by packed weights."""
+
+    way = "packed"
+
+    def __init__(self, model: Any, packs: Packs) -> None:
+        super().__init__(model)
+        self._packs = packs
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        if len(tokens) < 2:  # a product with one row is bound by memory, whatever the layout
+            return super().forward(tokens, depths, visible, last)
+        with self._packs.in_use():
+            return super().forward(tokens, depths, visible, last)
+
+
+class PackedRunners:
+    """Makes runners for `SpeculativeDecoder`, and keeps the copies from text to text.
+
+    A model that is not on the CPU in float32, or whose copies would take more than ``limit``
+    bytes, has plain runners.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._packs: weakref.WeakKeyDictionary[Any, Packs] = weakref.WeakKeyDictionary()
+
+    def __call__(self, model: Any) -> Runner:
+        packs = self._packs.setdefault(model, Packs(self._limit))
+        if packs.refresh([model.get_decoder(), model.get_output_embeddings()]):
+            return PackedRunner(model, packs)
+        return Runner(model)
+
+
+def _layers(module: nn.Module) -> list[nn.Linear]:
+    """Plain float32 linear layers on the CPU; quantized ones are of types of their own."""
+    return [
+        layer
+        for layer in module.modules()
+        if type(layer) is nn.Linear
+        and layer.weight.device.type == "cpu"
+        and layer.weight.dtype == torch.float32
+    ]
+
+
+def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    """Each layer's forward by a copy of its weight; none where this PyTorch has no oneDNN."""
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    # Operators that PyTorch's own compiler uses; they are found by name where they exist.
+    with suppress(AttributeError, RuntimeError, NotImplementedError), torch.no_grad():
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        multiply = torch.ops.mkldnn._linear_pointwise
+        for layer in layers:
+            weight = reorder(layer.weight.detach(), _ROWS)
+            forwards[layer] = partial(_linear, multiply, weight, layer.bias)
+        layer = layers[0]
+        forwards[layer](torch.zeros(1, 2, layer.in_features))
+        return forwards
+    return {}
+
+
+def _linear(multiply: Any, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    out: Tensor = multiply(x, weight, bias, "none", [], "")
+    return out
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; inference tensors have no count and do not change."""
+    return 0 if tensor.is_inference() else tensor._version

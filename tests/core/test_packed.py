@@ -1,0 +1,112 @@
+"""Packed weights: the same products, and a model that is as it was between passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sage_core.packed import PackedRunner, PackedRunners, Packs
+from sage_core.prepare import prepare
+from sage_core.runner import Runner
+from sage_core.speculative import SpeculativeDecoder
+from tests.tiny.pairs import build_pair
+
+CHAIN = np.tril(np.ones((6, 6), dtype=bool))
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    built = build_pair("qwen2")
+    return built.target, built.draft
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 80), st.integers(1, 80), st.booleans(), st.integers(0, 9))
+def test_a_packed_layer_multiplies_as_the_layer(
+    rows: int, features: int, outputs: int, bias: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    layer, x = nn.Linear(features, outputs, bias=bias), torch.randn(1, rows, features)
+    packs = Packs(1 << 20)
+    assert packs.refresh([layer]) == 1
+    with torch.inference_mode():
+        plain = layer(x)
+        with packs.in_use():
+            packed = layer(x)
+    torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
+    target, _ = pair
+    results = []
+    for make in (Runner, PackedRunners()):
+        runner = make(target)
+        runner.prefill(prepare(target, {**inputs(), "max_new_tokens": 4}), 16)
+        results.append(runner.forward([3, 4, 5, 6, 7, 8], range(6), CHAIN))
+    assert isinstance(runner, PackedRunner)
+    for plain, packed in zip(*results, strict=True):
+        torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_is_as_it_was_between_passes(pair: tuple[Any, Any]) -> None:
+    target, draft = pair
+    before = {name: set(vars(module)) for name, module in target.named_modules()}
+    SpeculativeDecoder(target, draft, "static").generate(**inputs(), max_new_tokens=12)
+    assert {name: set(vars(module)) for name, module in target.named_modules()} == before
+
+
+def test_a_pass_that_fails_leaves_no_trace() -> None:
+    layer, packs = nn.Linear(4, 4), Packs(1 << 20)
+    packs.refresh([layer])
+    with pytest.raises(KeyError), packs.in_use():
+        assert "forward" in vars(layer)
+        raise KeyError
+    assert "forward" not in vars(layer)
+
+
+def test_weights_that_change_are_packed_again() -> None:
+    layer, packs, x = nn.Linear(8, 8), Packs(1 << 20), torch.randn(1, 4, 8)
+    packs.refresh([layer])
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    packs.refresh([layer])
+    with torch.inference_mode(), packs.in_use():
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+class Quantized(nn.Linear):
+    """Stands for layers of libraries that shrink weights."""
+
+
+@pytest.mark.parametrize(
+    ("module", "limit"),
+    [
+        (nn.Linear(8, 8), 8 * 8 * 4 - 1),
+        (nn.Linear(8, 8).bfloat16(), 1 << 20),
+        (Quantized(8, 8), 1 << 20),
+        (nn.LayerNorm(8), 1 << 20),
+    ],
+    ids=["over the limit", "another dtype", "another kind of layer", "no linear layer"],
+)
+def test_what_is_left_alone(module: nn.Module, limit: int) -> None:
+    assert Packs(limit).refresh([module]) == 0
+
+
+def test_a_model_over_the_limit_runs_plainly(pair: tuple[Any, Any]) -> None:
+    target, draft = pair
+    assert type(PackedRunners(limit=100)(target)) is Runner
+    wanted = target.generate(**inputs(), max_new_tokens=12, do_sample=False)
+    for runner in (Runner, PackedRunners(limit=100), PackedRunners()):
+        decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
+        output = decoder.generate(**inputs(), max_new_tokens=12, do_sample=False)
+        assert torch.equal(output.sequences, wanted)
