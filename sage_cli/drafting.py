@@ -14,6 +14,7 @@ __all__ = [
     "Policy",
     "Pruning",
     "PruningMethod",
+    "Vocab",
 ]
 
 Draft = Annotated[
@@ -64,6 +65,18 @@ Lookup = Annotated[
         "Add to the draft's trees what followed the same words earlier in the conversation, "
         "while that pays.",
         DECODING,
+    ),
+]
+Vocab = Annotated[
+    str | None,
+    setting(
+        "--draft-vocab",
+        "Have the draft score some tokens only: those of a FILE that sage draft-vocab has written, "
+        "or the N most frequent of the model's own draft_vocab.json. The text is the same with "
+        "any.",
+        DECODING,
+        metavar="N|FILE",
+        show_default="all tokens",
     ),
 ]
 Pruning = Annotated[

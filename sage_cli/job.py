@@ -80,6 +80,7 @@ def check(options: RunOptions, *, several: bool) -> str:
     """
     from sage_core import policies
     from sage_core.choosing import Choosing, check_candidates
+    from sage_core.draft_vocab import as_asked
     from sage_core.lookup import as_ngram, is_lookup
     from sage_core.media.types import Sampling
 
@@ -108,6 +109,12 @@ def check(options: RunOptions, *, several: bool) -> str:
         raise OptionError(
             f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
             "--draft-lookup, or name another policy"
+        )
+    as_asked(options.draft_vocab)
+    modelless = options.draft == "none" or is_lookup(options.draft)
+    if options.draft_vocab is not None and (modelless or not policy.drafts):
+        raise OptionError(
+            "--draft-vocab is what a draft model scores, and none drafts here: leave it out"
         )
     lookup = options.draft_lookup or is_lookup(options.draft)
     check_candidates(options.candidates, policy, lookup=lookup)
@@ -358,6 +365,7 @@ class Job:
             "end": options.end,
             "max_pixels": options.max_pixels,
             "draft_lookup": options.draft_lookup or None,
+            "draft_vocab": options.draft_vocab,
             "draft_pruning": options.draft_pruning,
             "draft_pruning_method": options.draft_pruning_method,
             "sample": options.sample,

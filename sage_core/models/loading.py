@@ -52,6 +52,8 @@ class LoadedPair:
     note: str
     lookup: Ngram | None = None
     """How drafts are looked up in place of a draft model."""
+    folder: Path | None = None
+    """The target's checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +146,7 @@ def load_pair(
         placement.target,
         loaded,
         placement.note + names.note,
+        folder=ours.checkpoint.folder,
     )
 
 
