@@ -71,11 +71,11 @@ Vocab = Annotated[
     str | None,
     setting(
         "--draft-vocab",
-        "Have the draft score some tokens only: those of a FILE that sage draft-vocab has written, "
-        "or the N most frequent of the model's own draft_vocab.json. The text is the same with "
-        "any.",
+        "Have the draft score some tokens only: those of a file that sage draft-vocab has written, "
+        "or, given a number, so many of the most frequent ones in the model's own "
+        "draft_vocab.json. The text is the same with any.",
         DECODING,
-        metavar="N|FILE",
+        metavar="LIST",
         show_default="all tokens",
     ),
 ]

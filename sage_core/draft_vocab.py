@@ -75,7 +75,12 @@ class DraftVocab:
     @classmethod
     def of(cls, given: DraftVocab | Sequence[int]) -> DraftVocab:
         """A list as it is, or ids as a list. Raises what the class does."""
-        return given if isinstance(given, DraftVocab) else cls(tuple(given))
+        if isinstance(given, DraftVocab):
+            return given
+        try:
+            return cls(tuple(given))
+        except TypeError as error:
+            raise OptionError(f"a draft vocabulary is a list of ids, not {given!r}") from error
 
     @classmethod
     def counted_from(
@@ -155,15 +160,13 @@ def as_asked(asked: Asked) -> int | str | Path | DraftVocab | None:
     Raises:
         OptionError: no such thing.
     """
-    if isinstance(asked, str) and asked.isdecimal():
-        asked = int(asked)
+    if isinstance(asked, str):
+        return as_asked(int(asked)) if asked.isdecimal() else asked
     if isinstance(asked, bool) or (isinstance(asked, int) and asked < 1):
         raise OptionError(f"draft_vocab must be a number from 1, or a file: {asked!r}")
-    if asked is None or isinstance(asked, int | str | Path | DraftVocab):
+    if asked is None or isinstance(asked, int | Path | DraftVocab):
         return asked
-    if not isinstance(asked, Sequence):
-        raise OptionError(f"draft_vocab must be a number, a file or ids: {asked!r}")
-    return DraftVocab(tuple(asked))
+    return DraftVocab.of(asked)
 
 
 def resolve(asked: Asked, name: str, folder: Path | None, tokenizer: Any) -> DraftVocab | None:
