@@ -149,7 +149,7 @@ def test_counting_reads_no_weights_and_keeps_special_tokens(pair: Path, tmp_path
 
 def test_a_pipeline_with_a_list_in_every_form(pair: Path, tmp_path: Path) -> None:
     pipeline = sage_core.load(pair, device="cpu")
-    plain = pipeline.ask((), "one two one two", max_new_tokens=24)
+    plain = pipeline.ask((), "one two one two", max_new_tokens=24, **STATIC)
     with pytest.raises(OptionError, match=f"no {FILE_NAME} beside .*sage draft-vocab"):
         pipeline.ask((), "one", draft_vocab=40)
     vocab = count_vocab([("f", plain.text.encode() + bytes(range(32, 127)))], pair, 60)
