@@ -20,6 +20,7 @@ from sage_cli.console import (
     say,
     set_verbosity,
 )
+from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.options import RunOptions
 from sage_core.errors import OptionError
@@ -80,6 +81,7 @@ def _check(options: BenchOptions, models: RunOptions) -> None:
     if penalty is not None and not 0 < penalty < float("inf"):
         raise OptionError("--repetition-penalty must be a positive number")
     Sampling(models.frames, models.fps, models.start, models.end, models.max_pixels)
+    check_vocab(models.draft_vocab, models.draft)
 
 
 def read(

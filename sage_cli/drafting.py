@@ -15,6 +15,7 @@ __all__ = [
     "Pruning",
     "PruningMethod",
     "Vocab",
+    "check_vocab",
 ]
 
 Draft = Annotated[
@@ -103,3 +104,21 @@ PruningMethod = Annotated[
         show_default="verifier",
     ),
 ]
+
+
+def check_vocab(vocab: str | None, draft: str, *, drafts: bool = True) -> None:
+    """Refuse a ``--draft-vocab`` that makes no sense, or where no draft model drafts.
+
+    Raises:
+        OptionError: it is one of these.
+    """
+    from sage_core.draft_vocab import as_asked
+    from sage_core.errors import OptionError
+    from sage_core.lookup import is_lookup
+
+    as_asked(vocab)
+    drafts = drafts and draft != "none" and not is_lookup(draft)
+    if vocab is not None and not drafts:
+        raise OptionError(
+            "--draft-vocab is what a draft model scores, and none drafts here: leave it out"
+        )

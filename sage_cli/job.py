@@ -17,6 +17,7 @@ from sage_cli.console import (
     say,
     set_verbosity,
 )
+from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.inputs import Source
 from sage_cli.options import RunOptions
@@ -80,7 +81,6 @@ def check(options: RunOptions, *, several: bool) -> str:
     """
     from sage_core import policies
     from sage_core.choosing import Choosing, check_candidates
-    from sage_core.draft_vocab import as_asked
     from sage_core.lookup import as_ngram, is_lookup
     from sage_core.media.types import Sampling
 
@@ -110,12 +110,7 @@ def check(options: RunOptions, *, several: bool) -> str:
             f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
             "--draft-lookup, or name another policy"
         )
-    as_asked(options.draft_vocab)
-    modelless = options.draft == "none" or is_lookup(options.draft)
-    if options.draft_vocab is not None and (modelless or not policy.drafts):
-        raise OptionError(
-            "--draft-vocab is what a draft model scores, and none drafts here: leave it out"
-        )
+    check_vocab(options.draft_vocab, options.draft, drafts=policy.drafts)
     lookup = options.draft_lookup or is_lookup(options.draft)
     check_candidates(options.candidates, policy, lookup=lookup)
     return policies.spec(policy)

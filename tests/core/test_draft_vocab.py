@@ -149,7 +149,8 @@ def test_counting_reads_no_weights_and_keeps_special_tokens(pair: Path, tmp_path
 
 def test_a_pipeline_with_a_list_in_every_form(pair: Path, tmp_path: Path) -> None:
     pipeline = sage_core.load(pair, device="cpu")
-    plain = pipeline.ask((), "one two one two", max_new_tokens=24, **STATIC)
+    asking = {"max_new_tokens": 24, "policy": "static"}
+    plain = pipeline.ask((), "one two one two", **asking)
     with pytest.raises(OptionError, match=f"no {FILE_NAME} beside .*sage draft-vocab"):
         pipeline.ask((), "one", draft_vocab=40)
     vocab = count_vocab([("f", plain.text.encode() + bytes(range(32, 127)))], pair, 60)
@@ -157,14 +158,14 @@ def test_a_pipeline_with_a_list_in_every_form(pair: Path, tmp_path: Path) -> Non
     file.write_text(vocab.as_json(), encoding="utf-8")
     (pair / "target" / FILE_NAME).write_text(vocab.as_json(), encoding="utf-8")
     for asked in (40, str(file), file, vocab, vocab.ids, None):
-        result = pipeline.ask((), "one two one two", max_new_tokens=24, draft_vocab=asked)
+        result = pipeline.ask((), "one two one two", **asking, draft_vocab=asked)
         assert result.tokens == plain.tokens
         used = {token for step in result.steps for token in step.tree.tokens}
         allowed = {*vocab.first(40 if asked == 40 else len(vocab)).ids, *vocab.always}
         assert used and (asked is None or used <= allowed)
-    turns = pipeline.chat(draft_vocab=40)
+    turns = pipeline.chat(**asking, draft_vocab=40)
     assert [turns.ask(q).tokens for q in ("one", "two")] == [
-        chat.ask(q).tokens for chat in [pipeline.chat()] for q in ("one", "two")
+        chat.ask(q).tokens for chat in [pipeline.chat(**asking)] for q in ("one", "two")
     ]
 
 
