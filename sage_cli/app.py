@@ -18,6 +18,7 @@ from sage_cli.commands.bench import bench
 from sage_cli.commands.caption import caption
 from sage_cli.commands.chat import chat
 from sage_cli.commands.doctor import doctor
+from sage_cli.commands.draft_vocab import draft_vocab
 from sage_cli.commands.models import models
 from sage_cli.console import complain, say
 from sage_cli.exit_codes import ExitCode, code_of
@@ -65,7 +66,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, ask, chat, bench, models, doctor):
+for command in (caption, ask, chat, bench, draft_vocab, models, doctor):
     app.command()(command)
 
 

@@ -20,6 +20,7 @@ from sage_cli.console import (
     say,
     set_verbosity,
 )
+from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.options import RunOptions
 from sage_core.errors import OptionError
@@ -80,6 +81,7 @@ def _check(options: BenchOptions, models: RunOptions) -> None:
     if penalty is not None and not 0 < penalty < float("inf"):
         raise OptionError("--repetition-penalty must be a positive number")
     Sampling(models.frames, models.fps, models.start, models.end, models.max_pixels)
+    check_vocab(models.draft_vocab, models.draft)
 
 
 def read(
@@ -159,6 +161,7 @@ def load_engine(models: RunOptions) -> PairEngine:
             "end": models.end,
             "max_pixels": models.max_pixels,
             "draft_lookup": models.draft_lookup,
+            "draft_vocab": models.draft_vocab,
             "draft_pruning": models.draft_pruning,
             "draft_pruning_method": models.draft_pruning_method,
             "max_new_tokens": models.max_new_tokens,
@@ -327,6 +330,7 @@ class _Job:
                 "max_new_tokens": self._models.max_new_tokens,
                 "repetition_penalty": self._models.repetition_penalty,
                 "draft_lookup": self._models.draft_lookup,
+                "draft_vocab": self._models.draft_vocab,
                 "draft_pruning": self._models.draft_pruning,
                 "seed": self._models.seed,
             },

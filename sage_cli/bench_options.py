@@ -125,6 +125,7 @@ _SHARED = (
     "max_new_tokens",
     "repetition_penalty",
     "draft_lookup",
+    "draft_vocab",
     "draft_pruning",
     "draft_pruning_method",
     "seed",

@@ -14,6 +14,8 @@ __all__ = [
     "Policy",
     "Pruning",
     "PruningMethod",
+    "Vocab",
+    "check_vocab",
 ]
 
 Draft = Annotated[
@@ -66,6 +68,18 @@ Lookup = Annotated[
         DECODING,
     ),
 ]
+Vocab = Annotated[
+    str | None,
+    setting(
+        "--draft-vocab",
+        "Have the draft score some tokens only: those of a file that sage draft-vocab has written, "
+        "or, given a number, so many of the most frequent ones in the model's own "
+        "draft_vocab.json. The text is the same with any.",
+        DECODING,
+        metavar="LIST",
+        show_default="all tokens",
+    ),
+]
 Pruning = Annotated[
     float | None,
     setting(
@@ -90,3 +104,21 @@ PruningMethod = Annotated[
         show_default="verifier",
     ),
 ]
+
+
+def check_vocab(vocab: str | None, draft: str, *, drafts: bool = True) -> None:
+    """Refuse a ``--draft-vocab`` that makes no sense, or where no draft model drafts.
+
+    Raises:
+        OptionError: it is one of these.
+    """
+    from sage_core.draft_vocab import as_asked
+    from sage_core.errors import OptionError
+    from sage_core.lookup import is_lookup
+
+    as_asked(vocab)
+    drafts = drafts and draft != "none" and not is_lookup(draft)
+    if vocab is not None and not drafts:
+        raise OptionError(
+            "--draft-vocab is what a draft model scores, and none drafts here: leave it out"
+        )

@@ -17,6 +17,7 @@ from sage_cli.console import (
     say,
     set_verbosity,
 )
+from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.inputs import Source
 from sage_cli.options import RunOptions
@@ -109,6 +110,7 @@ def check(options: RunOptions, *, several: bool) -> str:
             f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
             "--draft-lookup, or name another policy"
         )
+    check_vocab(options.draft_vocab, options.draft, drafts=policy.drafts)
     lookup = options.draft_lookup or is_lookup(options.draft)
     check_candidates(options.candidates, policy, lookup=lookup)
     return policies.spec(policy)
@@ -358,6 +360,7 @@ class Job:
             "end": options.end,
             "max_pixels": options.max_pixels,
             "draft_lookup": options.draft_lookup or None,
+            "draft_vocab": options.draft_vocab,
             "draft_pruning": options.draft_pruning,
             "draft_pruning_method": options.draft_pruning_method,
             "sample": options.sample,

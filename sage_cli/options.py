@@ -181,6 +181,7 @@ class RunOptions:
         ),
     ] = None
     draft_lookup: drafting.Lookup = False
+    draft_vocab: drafting.Vocab = None
     sample: sampling.Sample = None
     temperature: sampling.Temperature = None
     top_p: sampling.TopP = None

@@ -55,7 +55,8 @@ class Likeliest:
     @torch.inference_mode()
     def offer(self, scores: Tensor, k: int) -> Offer:
         best, tokens = scores.topk(min(k, scores.shape[1]), dim=-1)
-        probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp()
+        # Where every token is forbidden there is no distribution: all are impossible.
+        probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp().nan_to_num(0.0)
         # One device-to-host copy.
         packed = torch.stack([probs.double(), tokens.double()]).cpu().numpy()
         known = packed[0].astype(np.float32)
@@ -82,7 +83,7 @@ class Drawn:
     @torch.inference_mode()
     def offer(self, scores: Tensor, k: int) -> Offer:
         k = min(k, scores.shape[1])
-        draft = scores.softmax(dim=-1).to(self._generator.device)
+        draft = scores.softmax(dim=-1).nan_to_num(0.0).to(self._generator.device)
         arrival = torch.empty_like(draft, dtype=torch.float64)
         arrival.exponential_(generator=self._generator)
         arrival = (arrival / draft).masked_fill(draft == 0, torch.inf)

@@ -86,13 +86,16 @@ class PassInputs:
         self.packed.copy_(torch.from_numpy(packed), non_blocking=True)
 
 
-def static_pass(model: Any, cache: StaticCache, inputs: PassInputs, kernel: bool) -> Outputs:
+def static_pass(
+    model: Any, cache: StaticCache, inputs: PassInputs, kernel: bool, head: Any = None
+) -> Outputs:
     """One pass over n rows that reads nothing but device tensors; the host learns nothing of it.
 
     With ``kernel`` attention is the tree kernel and costs what the text costs; without, it is
-    PyTorch's own under an additive mask, and costs what the whole buffer would.
+    PyTorch's own under an additive mask, and costs what the whole buffer would. ``head`` scores in
+    place of the model's own.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder, head = model.get_decoder(), head or model.get_output_embeddings()
     mask = TreeMask(inputs.words, inputs.committed)
     slots = inputs.first + torch.arange(inputs.words.shape[0], device=inputs.words.device)
     seen: Any = (
@@ -168,6 +171,7 @@ class Engine:
         self._name = f"{type(model).__name__} ({_size(model)})"
         self._passes: dict[int, tuple[PassInputs, Pass]] = {}
         self._storage: Tensor | None = None
+        self._head: Any = None
         self._capture = capture
         if capture is None and self.device.type == "cuda":
             self._capture = CudaGraphs(self.device)
@@ -192,6 +196,12 @@ class Engine:
         self.cache.restart(capacity)
         return self.cache
 
+    def score_by(self, head: Any) -> None:
+        """The head that passes end in; None is the model's own. Another one is captured anew."""
+        if head is not self._head:
+            self._passes.clear()
+            self._head = head
+
     def rows(self, count: int) -> int:
         """The rows of the pass that serves ``count``; 0 if it is too many."""
         return next((rows for rows in self.counts if rows >= count), 0)
@@ -215,7 +225,7 @@ class Engine:
             # The loop's variables are bound here: each way is another function.
             def function(kernel: bool = kernel) -> Outputs:
                 assert self.cache is not None
-                return static_pass(self.model, self.cache, inputs, kernel)
+                return static_pass(self.model, self.cache, inputs, kernel, self._head)
 
             started, before = perf_counter(), _reserved(self.device)
             try:
@@ -260,6 +270,11 @@ class CapturedRunner(Runner):
     def __init__(self, model: Any, engine: Engine) -> None:
         super().__init__(model)
         self._engine = engine
+        engine.score_by(None)
+
+    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+        super().score_by(head)
+        self._engine.score_by(head)
 
     @torch.inference_mode()
     def forward(

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.candidates import Chooser, Likeliest
+from sage_core.candidates import Chooser, Likeliest, Offer
 from sage_core.policies.base import Growth, Level, Shaper
+from sage_core.reduced_head import ReducedHead
 from sage_core.runner import Runner
 from sage_core.steps import Shape
 from sage_core.text import Text
@@ -73,11 +74,15 @@ class TreeDrafter(ABC):
         runner: what runs the draft.
         vocab_size: the target's; where it differs from the draft's, tokens beyond the smaller
             one are never drafted.
+        reduced: what the draft scores by, if not by its whole vocabulary.
     """
 
-    def __init__(self, runner: Runner, vocab_size: int) -> None:
+    def __init__(self, runner: Runner, vocab_size: int, reduced: ReducedHead | None = None) -> None:
         self._runner = runner
         self._vocab = vocab_size
+        self._reduced = reduced
+        if reduced is not None:
+            runner.score_by(reduced)
         self.candidates: Chooser = Likeliest()
         """How each node's candidates are chosen; the acceptance rule must be the one for it."""
         self._columns: dict[int, int] = {}
@@ -138,8 +143,7 @@ class TreeDrafter(ABC):
         passes = 1
         draws: dict[int, Tensor] = {}
         for depth in range(1, limit + 1):
-            scores = self._scored(logits, builder, frontier, text)
-            offer = self.candidates.offer(scores, shaper.branching)
+            offer = self._offer(logits, builder, frontier, text, shaper.branching)
             started = perf_counter()
             growth = offer.placed(shaper.grow(level_of(depth, builder, frontier, offer.expected)))
             planning += perf_counter() - started
@@ -164,6 +168,20 @@ class TreeDrafter(ABC):
             self._renumber(drafted, tree)
         planning += perf_counter() - started
         return Proposal(tree, shape, passes, planning, draws)
+
+    def _offer(
+        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: Text, k: int
+    ) -> Offer:
+        """Up to k candidates below each frontier node, given (F, vocabulary or fewer) logits."""
+        reduced = self._reduced
+        if reduced is None:
+            return self.candidates.offer(self._scored(logits, builder, frontier, text), k)
+        if not text.has_processors:
+            return reduced.named(self.candidates.offer(logits.float(), k), self._vocab)
+        whole = reduced.spread(logits, self._vocab)
+        scores = self._scored(whole, builder, frontier, text)
+        # A rule may do sums with the scores of tokens that the draft does not score.
+        return self.candidates.offer(scores.masked_fill(scores.isnan(), -torch.inf), k)
 
     @torch.inference_mode()
     def _scored(

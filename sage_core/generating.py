@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationMixin
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import UnsupportedError
 from sage_core.policies import Policy
 from sage_core.prepare import prepared_by_generate
@@ -26,6 +28,7 @@ def custom_generate(
     policy: str | Policy = "sage",
     pruning: Pruning | None = None,
     candidates: str = "topk",
+    draft_vocab: DraftVocab | Sequence[int] | None = None,
     seed: int | None = None,
     **arguments: Any,
 ) -> Any:
@@ -34,7 +37,7 @@ def custom_generate(
     Further arguments of that call:
 
     - ``draft_model``: the draft, a loaded transformers model with the same tokenizer;
-    - ``policy``, ``pruning``, ``candidates``: as `SpeculativeDecoder` takes them;
+    - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``: as `SpeculativeDecoder` takes them;
     - ``seed``: of a sampled text; without one torch's global generator is drawn from, so that
       ``torch.manual_seed`` gives the text that it gives without this argument.
 
@@ -58,7 +61,9 @@ def custom_generate(
             raise UnsupportedError(f"{name} is not supported: leave it out")
     config = arguments["generation_config"]
     streamer = arguments.pop("streamer", None) or call.get("streamer")
-    decoder = SpeculativeDecoder(model, draft_model, policy, pruning, candidates=candidates)
+    decoder = SpeculativeDecoder(
+        model, draft_model, policy, pruning, candidates=candidates, draft_vocab=draft_vocab
+    )
     prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
     prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}
     stream = decoder.stream(prepared=prepared, seed=seed, **prompt)

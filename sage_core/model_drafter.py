@@ -11,6 +11,7 @@ from torch import Tensor
 from sage_core.candidates import Likeliest
 from sage_core.drafter import TreeDrafter
 from sage_core.prepare import on_device, prepare_draft
+from sage_core.reduced_head import ReducedHead
 from sage_core.runner import Runner
 from sage_core.sight import Sight
 from sage_core.tree import TokenTree, TreeBuilder
@@ -28,6 +29,7 @@ class ModelDrafter(TreeDrafter):
         room: cache slots to reserve behind the prompt.
         vision: what the target's vision tower has computed, if the draft shares it.
         sight: what the draft sees of the prompt.
+        reduced: what it scores by, if not by its whole vocabulary.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class ModelDrafter(TreeDrafter):
         room: int,
         vision: SharedVision,
         sight: Sight,
+        reduced: ReducedHead | None = None,
     ) -> None:
-        super().__init__(runner, vocab_size)
+        super().__init__(runner, vocab_size, reduced)
         self._inputs = inputs
         self._room = room
         self._vision = vision

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sage_core.choosing import Choosing
+from sage_core.draft_vocab import Asked, as_asked
 from sage_core.errors import OptionError
 from sage_core.media.types import Sampling
 from sage_core.pruning import Pruning
@@ -24,6 +25,8 @@ class Options:
     the extra ``grammar``). ``draft_pruning`` is the share of the visual tokens that the draft
     does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
     ``draft_lookup`` lets branches that are looked up in the text join the draft's trees.
+    ``draft_vocab`` is what the draft scores: so many tokens of the model's own list, the file of a
+    list, a list or its ids; None: the whole vocabulary.
 
     Raises:
         OptionError: a value that makes no sense, or an unknown generation field.
@@ -46,6 +49,7 @@ class Options:
     draft_pruning: float | None = None
     draft_pruning_method: str = "verifier"
     draft_lookup: bool = False
+    draft_vocab: Asked = None
     json_schema: str | Mapping[str, Any] | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,6 +61,7 @@ class Options:
         self.sampling()
         self.pruning()
         self.choosing()
+        as_asked(self.draft_vocab)
         if self.generation:
             _check_generation(self.generation)
 

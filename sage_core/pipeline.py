@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from sage_core.draft_vocab import DraftVocab, resolve
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
 from sage_core.media import Clip, Picture, Sampling, open_media
@@ -59,6 +60,8 @@ class Pipeline:
         self.device = pair.device
         self.dtype = pair.dtype
         self.note = pair.note
+        self._vocab: tuple[Any, Any] = (None, None)
+        """The latest draft vocabulary: as it was asked for, and as it was found."""
 
     def caption(self, files: Any, prompt: str | None = None, **options: Any) -> Any:
         """Describe files: one gives a `Result`, a sequence gives a list, each its own.
@@ -86,7 +89,7 @@ class Pipeline:
         Raises:
             InputError, OptionError, UnsupportedError.
         """
-        chosen = Options.of(options)
+        chosen = self._chosen(options)
         started = perf_counter()
         media = open_files(files, chosen.sampling(self._pair.family.sampling))
         if prompt is None:
@@ -115,7 +118,16 @@ class Pipeline:
         """
         from sage_core.conversation import Conversation
 
-        return Conversation(self._pair, files, Options.of(options))
+        return Conversation(self._pair, files, self._chosen(options))
+
+    def _chosen(self, options: Mapping[str, Any]) -> Options:
+        """The options, with the draft's vocabulary read from where they say that it is."""
+        chosen, pair = Options.of(options), self._pair
+        asked = chosen.draft_vocab
+        if self._vocab[0] != asked:
+            found = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
+            self._vocab = (asked, found)
+        return replace(chosen, draft_vocab=self._vocab[1])
 
 
 def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
@@ -160,6 +172,8 @@ class Stream(Iterator[Step]):
         lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         if pair.draft is None and lookup is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
+        vocab = options.draft_vocab
+        assert vocab is None or isinstance(vocab, DraftVocab), "the pipeline has read it"
         decoder = SpeculativeDecoder(
             pair.target,
             pair.draft,
@@ -168,6 +182,7 @@ class Stream(Iterator[Step]):
             lookup=lookup,
             candidates=options.candidates,
             runner=pair.runners,
+            draft_vocab=vocab,
         )
         self.policy = spec(decoder.policy)
         settings = {**options.generation, **options.choosing().as_generation()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Runner:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._decoder = model.get_decoder()
-        self._head = model.get_output_embeddings()
+        self._head: Callable[[Tensor], Tensor] = model.get_output_embeddings()
         self._config = self._decoder.config
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.committed = 0
@@ -49,7 +49,14 @@ class Runner:
 
     @property
     def vocab_size(self) -> int:
-        return int(self._head.weight.shape[0])
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+        """Score by ``head``, (n, hidden) -> (n, S), in place of the model's own; not in `prefill`.
+
+        To be said before the first pass.
+        """
+        self._head = head
 
     @torch.inference_mode()
     def prefill(self, prepared: Prepared, room: int, positions: np.ndarray | None = None) -> Tensor:
@@ -91,8 +98,8 @@ class Runner:
             last: give logits for this many last tokens only; 0 for all.
 
         Returns:
-            logits (n or ``last``, vocabulary) and the decoder's last hidden states (n, hidden),
-            both in the model's own dtype.
+            logits (n or ``last``, vocabulary, or S under `score_by`) and the decoder's last hidden
+            states (n, hidden), both in the model's own dtype.
         """
         start = self.committed + self._offset
         hidden = self._decoder(

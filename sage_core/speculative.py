@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sage_core.choosing import check_candidates
 from sage_core.costbook import CostBook, default_path
 from sage_core.costs import Costs
 from sage_core.decode import decode
+from sage_core.draft_vocab import DraftVocab
 from sage_core.drafter import Drafter, NoDrafter, TreeDrafter
 from sage_core.errors import OptionError
 from sage_core.grammar import ForcedDrafter, JsonGrammar
@@ -27,6 +28,7 @@ from sage_core.policies.autoregressive import Autoregressive
 from sage_core.prepare import Prepared, on_device
 from sage_core.pruning import Pruning
 from sage_core.reading import MakeRunner, Reading
+from sage_core.reduced_head import reduced_head
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
 from sage_core.sampling import choice_of, sampling_fields
@@ -76,6 +78,8 @@ class SpeculativeDecoder:
         runner: makes what runs a model, such as `captured.CapturedRunners()`, or `Runner` for plain
             passes; None: `packed.PackedRunners()`.
         group: the processes that share the target, see `parallel`; None: this one has it whole.
+        draft_vocab: the tokens that the draft scores, as ids or as a list that knows their order;
+            None: all. Those that end the target's texts are always among them.
 
     Raises:
         OptionError: unknown policy or candidates, a drafting policy without a draft, or the
@@ -95,6 +99,7 @@ class SpeculativeDecoder:
         candidates: str = "topk",
         runner: MakeRunner | None = None,
         group: Group | None = None,
+        draft_vocab: DraftVocab | Sequence[int] | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
@@ -117,6 +122,14 @@ class SpeculativeDecoder:
             )
         self.target = target
         self.draft = draft if self.policy.drafts else None
+        if draft_vocab is not None and self.draft is None:
+            raise OptionError(
+                "draft_vocab is what a draft model scores, and none drafts here: pass one with a "
+                "policy that drafts, or leave draft_vocab out"
+            )
+        self.reduced = None
+        if draft_vocab is not None:
+            self.reduced = reduced_head(target, draft, draft_vocab)
 
     def stream(
         self,
@@ -244,6 +257,7 @@ class Stream(Iterator[Step]):
                     room,
                     vision,
                     sight,
+                    self._decoder.reduced,
                 )
             drafter, shaper = self._drafting(model, prepared)
             choice = choice_of(
@@ -301,6 +315,8 @@ class Stream(Iterator[Step]):
             where = torch.cuda.get_device_name(device)
         if self._target.way != Runner.way:
             where += f", {self._target.way} passes"
+        if self._decoder.reduced is not None:
+            where += f", draft of {len(self._decoder.reduced)} tokens"
         return ", ".join([where, *(_described(model) for model in models), torch.__version__])
 
     def _drafting(self, model: TreeDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:

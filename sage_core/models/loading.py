@@ -60,6 +60,8 @@ class LoadedPair:
     """How drafts are looked up in place of a draft model."""
     runners: Any = field(default_factory=_runners)
     """Makes what runs the models; kept with them, since packing weights takes a moment."""
+    folder: Path | None = None
+    """The target's checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +154,7 @@ def load_pair(
         placement.target,
         loaded,
         placement.note + names.note,
+        folder=ours.checkpoint.folder,
     )
 
 

@@ -21,6 +21,7 @@ from sage_core.drafter import NoDrafter
 from sage_core.model_drafter import ModelDrafter
 from sage_core.policies.base import Growth, Level, Policy, Shaper
 from sage_core.prepare import Prepared
+from sage_core.reduced_head import ReducedHead
 from sage_core.sampling import Choice
 from sage_core.steps import Shape
 from sage_core.text import Text
@@ -43,6 +44,11 @@ class TableRunner:
         self._table = table
         self._text: list[int] = []
         self._columns: list[int] = []
+        self._head: ReducedHead | None = None
+
+    def score_by(self, head: ReducedHead) -> None:
+        """Give the scores of some tokens only, by a head made of `rows_of`."""
+        self._head = head
 
     @property
     def committed(self) -> int:
@@ -62,7 +68,7 @@ class TableRunner:
 
     def read(self, tokens: Sequence[int]) -> Tensor:
         self._text += tokens
-        return self._table[self._text[-2], self._text[-1]][None]
+        return self._scored(self._table[self._text[-2], self._text[-1]][None])
 
     def forward(
         self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
@@ -73,11 +79,20 @@ class TableRunner:
             path = [self._columns[column] for column in np.flatnonzero(row)]
             contexts.append((self._text[-1:] + path)[-2:])
         before, now = zip(*contexts, strict=True)
-        return self._table[list(before), list(now)], torch.empty(0)
+        return self._scored(self._table[list(before), list(now)]), torch.empty(0)
+
+    def _scored(self, logits: Tensor) -> Tensor:
+        return logits if self._head is None else self._head(logits)
 
     def commit(self, columns: Sequence[int]) -> None:
         self._text += [self._columns[column] for column in columns]
         self._columns = []
+
+
+def rows_of(vocabulary: int, ids: Sequence[int]) -> ReducedHead:
+    """A head that gives the scores of ``ids`` out of all scores."""
+    rows = torch.tensor(ids)
+    return ReducedHead(rows, torch.eye(vocabulary)[rows], None, rows.numpy())
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,11 @@ def random_world(
 
 
 def draw(
-    world: World, policy: str | Policy, choice: Choice, count: int
+    world: World,
+    policy: str | Policy,
+    choice: Choice,
+    count: int,
+    reduced: ReducedHead | None = None,
 ) -> tuple[Counter[Words], float]:
     """``count`` texts by the engine: how often each came, and the mean accepted length."""
     prepared = world.prepared()
@@ -186,7 +205,8 @@ def draw(
         if parsed.drafts:
             draft.start(PROMPT)
             nothing: Any = None
-            drafter = ModelDrafter(draft, {}, target.vocab_size, 0, nothing, nothing)  # type: ignore[arg-type]
+            size = target.vocab_size
+            drafter = ModelDrafter(draft, {}, size, 0, nothing, nothing, reduced)  # type: ignore[arg-type]
             drafter.candidates = choice.candidates
         words: list[int] = []
         text = Text(prepared)
