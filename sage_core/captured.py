@@ -196,22 +196,20 @@ class Engine:
         self.cache.restart(capacity)
         return self.cache
 
-    def score_by(self, head: Any) -> None:
-        """The head that passes end in; None is the model's own. Another one is captured anew."""
-        if head is not self._head:
-            self._passes.clear()
-            self._head = head
-
     def rows(self, count: int) -> int:
         """The rows of the pass that serves ``count``; 0 if it is too many."""
         return next((rows for rows in self.counts if rows >= count), 0)
 
-    def pass_of(self, rows: int) -> tuple[PassInputs, Pass]:
-        """Static inputs and the pass that reads them; not captured before its `run`."""
+    def pass_of(self, rows: int, head: Any = None) -> tuple[PassInputs, Pass]:
+        """Static inputs and the pass that reads them; not captured before its `run`.
+
+        ``head`` scores in place of the model's own.
+        """
         assert self.cache is not None
-        if self.cache.storage is not self._storage:  # captured passes write where the cache was
+        # Captured passes write where the cache was, and score by the head that there was.
+        if self.cache.storage is not self._storage or head is not self._head:
             self._passes.clear()
-            self._storage = self.cache.storage
+            self._storage, self._head = self.cache.storage, head
         if rows not in self._passes:
             inputs = PassInputs.empty(rows, self.device)
             self._passes[rows] = (inputs, lambda: self._first_run(rows))
@@ -270,11 +268,11 @@ class CapturedRunner(Runner):
     def __init__(self, model: Any, engine: Engine) -> None:
         super().__init__(model)
         self._engine = engine
-        engine.score_by(None)
+        self._other_head: Callable[[Tensor], Tensor] | None = None
 
     def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
         super().score_by(head)
-        self._engine.score_by(head)
+        self._other_head = head
 
     @torch.inference_mode()
     def forward(
@@ -293,7 +291,7 @@ class CapturedRunner(Runner):
         if end > self.cache.capacity:
             self.cache.grow(end)
         start = self.committed + self._offset
-        inputs, run = self._engine.pass_of(rows)
+        inputs, run = self._engine.pass_of(rows, self._other_head)
         inputs.fill(
             tokens,
             [start + d for d in depths],

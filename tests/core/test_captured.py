@@ -226,7 +226,7 @@ def test_a_recording_that_froze_the_length_would_be_seen(monkeypatch: pytest.Mon
     """The tape tells graph-safe code from code that is not."""
     honest = captured.static_pass
 
-    def frozen(model: Any, cache: StaticCache, inputs: PassInputs, kernel: bool) -> Any:
+    def frozen(model: Any, cache: StaticCache, inputs: PassInputs, *how: Any) -> Any:
         later = PassInputs(
             inputs.packed,
             inputs.tokens,
@@ -235,7 +235,7 @@ def test_a_recording_that_froze_the_length_would_be_seen(monkeypatch: pytest.Mon
             inputs.committed.clone(),
             torch.full_like(inputs.first, cache.length),
         )
-        return honest(model, cache, later, kernel)
+        return honest(model, cache, later, *how)
 
     monkeypatch.setattr(captured, "static_pass", frozen)
     model = build_pair("qwen2").target

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import sage_core
 from sage_core.bench.oracle import check_steps, reference
 from sage_core.candidates import Drawn, Offer
 from sage_core.captured import CapturedRunners
@@ -236,6 +237,9 @@ def test_captured_passes_with_several_heads_in_turn() -> None:
         decoder = SpeculativeDecoder(target, draft, "static", runner=runners, draft_vocab=vocab)
         output = assert_exact(decoder, inputs, **NEW)
         assert vocab is None or drafted(output) <= {*vocab, EOS}
+        captures = len(runners.records)
+        assert_exact(decoder, inputs, **NEW)
+        assert len(runners.records) == captures, "the next text replays what was captured"
     assert runners.notes == ()
 
 
@@ -250,6 +254,16 @@ def test_texts_that_go_on_from_one_another_and_branches_that_are_looked_up() -> 
         longer = torch.cat([output.sequences, asked], dim=1)
         inputs = inputs | {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
     assert reading.reused > 0
+
+
+def test_within_generate() -> None:
+    target, draft = build_pair("llava")
+    inputs = make_inputs(target, "llava", "image")
+    decoding = {"custom_generate": sage_core.custom_generate, "draft_model": draft}
+    got = target.generate(**inputs, **NEW, **decoding, draft_vocab=HALF)
+    assert torch.equal(got, reference(target, inputs, **NEW))
+    with pytest.raises(OptionError, match="has only 160"):
+        target.generate(**inputs, **NEW, **decoding, draft_vocab=[999])
 
 
 def test_costs_are_kept_apart() -> None:
