@@ -28,6 +28,7 @@ from sage_core.costs import Costs
 from sage_core.draft_vocab import DraftVocab
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.reduced_head import ReducedHead
+from sage_core.runner import Runner
 from sage_core.speculative import DecodeOutput, SpeculativeDecoder
 
 VOCABULARIES = (152_064, 64_000, 32_000)
@@ -181,7 +182,7 @@ def on_pair(pair: LoadedPair, arguments: argparse.Namespace) -> dict[str, Any]:
         lists[size] = DraftVocab.counted_from(counts, special, size)
     decoders = {
         (policy, size): SpeculativeDecoder(
-            pair.target, pair.draft, policy, costs=COSTS, draft_vocab=vocab
+            pair.target, pair.draft, policy, costs=COSTS, runner=Runner, draft_vocab=vocab
         )
         for policy in POLICIES
         for size, vocab in lists.items()

@@ -9,7 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sage_core.draft_vocab import DraftVocab, resolve
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
 from sage_core.media import Clip, Picture, Sampling, open_media
@@ -60,8 +59,8 @@ class Pipeline:
         self.device = pair.device
         self.dtype = pair.dtype
         self.note = pair.note
-        self._vocab: tuple[Any, Any] = (None, None)
-        """The latest draft vocabulary: as it was asked for, and as it was found."""
+        self._asked: tuple[Any, LoadedPair] = (None, pair)
+        """The latest draft vocabulary that was asked for, and the pair with it."""
 
     def caption(self, files: Any, prompt: str | None = None, **options: Any) -> Any:
         """Describe files: one gives a `Result`, a sequence gives a list, each its own.
@@ -89,7 +88,8 @@ class Pipeline:
         Raises:
             InputError, OptionError, UnsupportedError.
         """
-        chosen = self._chosen(options)
+        chosen = Options.of(options)
+        pair = self._scoring(chosen)
         started = perf_counter()
         media = open_files(files, chosen.sampling(self._pair.family.sampling))
         if prompt is None:
@@ -100,7 +100,7 @@ class Pipeline:
         with memory_errors("while preparing the files", "give fewer or smaller ones"):
             inputs = self._pair.family.prepare(media, prompt)
         return Stream(
-            self._pair,
+            pair,
             inputs,
             chosen,
             tuple(item.name for item in media),
@@ -118,16 +118,14 @@ class Pipeline:
         """
         from sage_core.conversation import Conversation
 
-        return Conversation(self._pair, files, self._chosen(options))
+        chosen = Options.of(options)
+        return Conversation(self._scoring(chosen), files, chosen)
 
-    def _chosen(self, options: Mapping[str, Any]) -> Options:
-        """The options, with the draft's vocabulary read from where they say that it is."""
-        chosen, pair = Options.of(options), self._pair
-        asked = chosen.draft_vocab
-        if self._vocab[0] != asked:
-            found = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
-            self._vocab = (asked, found)
-        return replace(chosen, draft_vocab=self._vocab[1])
+    def _scoring(self, options: Options) -> LoadedPair:
+        """The pair, its draft scoring what the options say; kept for the next request."""
+        if self._asked[0] != options.draft_vocab:
+            self._asked = (options.draft_vocab, self._pair.with_vocab(options.draft_vocab))
+        return self._asked[1]
 
 
 def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
@@ -172,8 +170,6 @@ class Stream(Iterator[Step]):
         lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         if pair.draft is None and lookup is None and policy == "sage":
             policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
-        vocab = options.draft_vocab
-        assert vocab is None or isinstance(vocab, DraftVocab), "the pipeline has read it"
         decoder = SpeculativeDecoder(
             pair.target,
             pair.draft,
@@ -182,7 +178,7 @@ class Stream(Iterator[Step]):
             lookup=lookup,
             candidates=options.candidates,
             runner=pair.runners,
-            draft_vocab=vocab,
+            draft_vocab=pair.reduced,
         )
         self.policy = spec(decoder.policy)
         settings = {**options.generation, **options.choosing().as_generation()}

@@ -81,15 +81,25 @@ class ReducedHead:
         return replace(offer, tokens=self.tokens[offer.tokens], draft=draft)
 
 
-def reduced_head(target: Any, draft: Any, given: DraftVocab | Sequence[int]) -> ReducedHead:
+def reduced_head(
+    target: Any, draft: Any, given: DraftVocab | Sequence[int] | ReducedHead
+) -> ReducedHead:
     """The head of ``draft`` for the tokens of a list, and for those that end the target's texts.
 
     Ids that the draft does not know, having fewer rows than the target, are never drafted anyway.
+    A head that has been made is given back.
 
     Raises:
-        OptionError: ids beyond the target's vocabulary.
+        OptionError: ids beyond the target's vocabulary, or no draft model.
         UnsupportedError: see `ReducedHead.of`.
     """
+    if draft is None:
+        raise OptionError(
+            "draft_vocab is what a draft model scores, and none drafts here: pass one with a "
+            "policy that drafts, or leave draft_vocab out"
+        )
+    if isinstance(given, ReducedHead):
+        return given
     vocab = DraftVocab.of(given)
     ids = {*vocab.ids, *vocab.always}
     most = int(target.get_output_embeddings().weight.shape[0])

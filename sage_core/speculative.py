@@ -28,7 +28,7 @@ from sage_core.policies.autoregressive import Autoregressive
 from sage_core.prepare import Prepared, on_device
 from sage_core.pruning import Pruning
 from sage_core.reading import MakeRunner, Reading
-from sage_core.reduced_head import reduced_head
+from sage_core.reduced_head import ReducedHead, reduced_head
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
 from sage_core.sampling import choice_of, sampling_fields
@@ -78,8 +78,8 @@ class SpeculativeDecoder:
         runner: makes what runs a model, such as `captured.CapturedRunners()`, or `Runner` for plain
             passes; None: `packed.PackedRunners()`.
         group: the processes that share the target, see `parallel`; None: this one has it whole.
-        draft_vocab: the tokens that the draft scores, as ids or as a list that knows their order;
-            None: all. Those that end the target's texts are always among them.
+        draft_vocab: the tokens that the draft scores, as ids, as a list that knows their order, or
+            as the head of another decoder; None: all. Ends of the target's texts are always in.
 
     Raises:
         OptionError: unknown policy or candidates, a drafting policy without a draft, or the
@@ -99,7 +99,7 @@ class SpeculativeDecoder:
         candidates: str = "topk",
         runner: MakeRunner | None = None,
         group: Group | None = None,
-        draft_vocab: DraftVocab | Sequence[int] | None = None,
+        draft_vocab: DraftVocab | Sequence[int] | ReducedHead | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
@@ -122,14 +122,9 @@ class SpeculativeDecoder:
             )
         self.target = target
         self.draft = draft if self.policy.drafts else None
-        if draft_vocab is not None and self.draft is None:
-            raise OptionError(
-                "draft_vocab is what a draft model scores, and none drafts here: pass one with a "
-                "policy that drafts, or leave draft_vocab out"
-            )
-        self.reduced = None
+        self.reduced: ReducedHead | None = None
         if draft_vocab is not None:
-            self.reduced = reduced_head(target, draft, draft_vocab)
+            self.reduced = reduced_head(target, self.draft, draft_vocab)
 
     def stream(
         self,

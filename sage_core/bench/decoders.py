@@ -14,7 +14,6 @@ from transformers.generation.streamers import BaseStreamer
 
 from sage_core.bench.measure import Decoded, Input, Watch
 from sage_core.bench.records import Counts
-from sage_core.draft_vocab import DraftVocab
 from sage_core.lookup import Ngram
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.models.loading import LoadedPair
@@ -37,7 +36,6 @@ class ByEngine:
         pruning: what the draft sees.
         lookup: branches that are looked up join the draft's trees.
         alone: they are all that is drafted.
-        draft_vocab: what the draft scores; None: its whole vocabulary.
     """
 
     def __init__(
@@ -49,12 +47,11 @@ class ByEngine:
         lookup: Ngram | None = None,
         *,
         alone: bool = False,
-        draft_vocab: DraftVocab | None = None,
     ) -> None:
         self.name = name
         draft = None if alone else pair.draft
         lookup = lookup if policy.drafts else None
-        vocab = draft_vocab if draft is not None and policy.drafts else None
+        vocab = pair.reduced if draft is not None and policy.drafts else None
         self._decoder = SpeculativeDecoder(
             pair.target,
             draft,

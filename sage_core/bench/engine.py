@@ -25,7 +25,6 @@ from sage_core.bench.methods import (
     spec,
 )
 from sage_core.bench.oracle import first_mismatch
-from sage_core.draft_vocab import resolve
 from sage_core.errors import OptionError, SageError
 from sage_core.lookup import Ngram
 from sage_core.media import Clip
@@ -46,14 +45,9 @@ class PairEngine:
     """
 
     def __init__(self, pair: LoadedPair, options: Options) -> None:
-        self._pair = pair
+        self._pair = pair.with_vocab(options.draft_vocab)
         self._options = options
         self._lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
-        if options.draft_vocab is not None and pair.draft is None:
-            raise OptionError("--draft-vocab is what a draft model scores: give --draft")
-        self._vocab = resolve(
-            options.draft_vocab, pair.target_id, pair.folder, pair.family.tokenizer
-        )
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id
         self.device = pair.device
@@ -109,7 +103,7 @@ class PairEngine:
         if wanted.drafts and pair.draft is None and not looks:
             raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
         if isinstance(wanted, Policy):
-            return self._by_engine(name, wanted, self._lookup)
+            return ByEngine(name, pair, wanted, self._options.pruning(), self._lookup)
         if isinstance(wanted, Ngrams):
             options = wanted.options()
             limit = Eagle2(nodes=options.nodes)  # of a policy only the node limit counts here
@@ -171,12 +165,7 @@ class PairEngine:
         }
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:
-        return self._by_engine(name, FixedTree(paths))
-
-    def _by_engine(self, name: str, policy: Policy, lookup: Ngram | None = None) -> ByEngine:
-        return ByEngine(
-            name, self._pair, policy, self._options.pruning(), lookup, draft_vocab=self._vocab
-        )
+        return ByEngine(name, self._pair, FixedTree(paths), self._options.pruning())
 
     def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
         """(position, expected id, other id, margin, near tie) of the first difference."""

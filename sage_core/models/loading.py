@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sage_core.draft_vocab import Asked, resolve
 from sage_core.errors import ModelError
 from sage_core.lookup import Ngram, as_ngram, is_lookup
 from sage_core.models import catalog, hub
@@ -20,6 +21,9 @@ from sage_core.models.quantization import Method, check_ready_made, find_method
 from sage_core.models.quiet import quiet
 from sage_core.models.sizes import Size, measure
 from sage_core.models.weights import MEMORY_ADVICE, load_weights
+
+if TYPE_CHECKING:
+    from sage_core.reduced_head import ReducedHead
 
 __all__ = [
     "MEMORY_ADVICE",
@@ -62,6 +66,21 @@ class LoadedPair:
     """Makes what runs the models; kept with them, since packing weights takes a moment."""
     folder: Path | None = None
     """The target's checkpoint."""
+    reduced: ReducedHead | None = None
+    """What the draft scores by, if not by its whole vocabulary."""
+
+    def with_vocab(self, asked: Asked) -> LoadedPair:
+        """The same models, the draft scoring the tokens that are asked for.
+
+        Raises:
+            OptionError, InputError, ModelError: see `draft_vocab.resolve`, `reduced_head`.
+        """
+        vocab = resolve(asked, self.target_id, self.folder, self.family.tokenizer)
+        if vocab is None:
+            return replace(self, reduced=None)
+        from sage_core.reduced_head import reduced_head
+
+        return replace(self, reduced=reduced_head(self.target, self.draft, vocab))
 
 
 @dataclass(frozen=True, eq=False)
