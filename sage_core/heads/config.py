@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from sage_core.errors import ModelError, OptionError
@@ -14,6 +15,8 @@ MODES = ("weighted", "concat", "select", *BRANCHES)
 FORMAT = 1
 """The version of a saved head, under the key ``sage_head``."""
 
+CONFIG, WEIGHTS = "config.json", "head.safetensors"
+"""Files of a saved head."""
 MOST_WEIGHTED = 5.0
 
 
@@ -113,6 +116,35 @@ class HeadConfig:
             return cls(**values)
         except (OptionError, TypeError) as error:
             raise ModelError(f"the head's config.json is damaged: {error}") from error
+
+
+def is_head(folder: str | Path) -> bool:
+    """Whether a folder holds a head, whole or damaged."""
+    where = Path(folder).expanduser()
+    if (where / WEIGHTS).is_file():
+        return True
+    try:
+        return '"sage_head"' in (where / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_config(folder: str | Path) -> HeadConfig:
+    """The configuration of a saved head.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    try:
+        text = (Path(folder).expanduser() / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{folder}: its {CONFIG} cannot be read: get a whole copy of the head"
+        ) from error
+    try:
+        return HeadConfig.from_json(text)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -75,6 +75,18 @@ class Head(nn.Module):
             self.join = nn.Linear(size, size, bias=False)
             nn.init.zeros_(self.join.weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.fuse.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.fuse.weight.device
+
+    def get_decoder(self) -> Any:
+        """Its one-layer decoder, by the name that transformers' models have for theirs."""
+        return self.decoder
+
     def inputs(self, features: Tensor, embeds: Tensor, joined: Tensor | None = None) -> Tensor:
         """(B, n, size) rows of text.
 
