@@ -89,11 +89,7 @@ def check_target(target: Any, config: HeadConfig, what: str) -> None:
     rows = int(target.get_output_embeddings().weight.shape[0])
     same = (size, rows) == (config.hidden_size, config.vocab_size)
     if not same or config.fingerprint not in ("", fingerprint(target)):
-        pinned = f"@{config.revision}" if config.revision else ""
-        raise ModelError(
-            f"{what} was trained for {config.target}{pinned}, whose weights are not this "
-            "target's: choose a head of this target, or train one"
-        )
+        raise ModelError(config.refusal(what))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -93,6 +93,14 @@ class HeadConfig:
         several = self.mode in ("concat", "select")
         return float(getattr(self, f"{branch}_ratio") if several else self.ratio)
 
+    def refusal(self, what: str) -> str:
+        """Why the head that the message calls ``what`` cannot serve another target."""
+        pinned = f"@{self.revision}" if self.revision else ""
+        return (
+            f"{what} is a draft of {self.target}{pinned}, which this target is not: choose a head "
+            "of this target, or another draft"
+        )
+
     def to_json(self) -> str:
         return json.dumps({"sage_head": FORMAT, **asdict(self)}, indent=2) + "\n"
 
