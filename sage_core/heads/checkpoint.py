@@ -21,13 +21,13 @@ def save_head(head: Head, folder: str | Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     beside = where / f".{WEIGHTS}.tmp"
-    save_file(weights, beside)
+    beside.write_bytes(save(weights))
     beside.replace(where / WEIGHTS)
     beside = where / f".{CONFIG}.tmp"
     beside.write_text(head.config.to_json(), encoding="utf-8")
