@@ -172,9 +172,14 @@ class Head(nn.Module):
         )
 
     def _compressed(self, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One picture's rows and the places whose positions they take."""
+        """One picture's rows and the places whose positions they take.
+
+        A small picture that SpecVLM's branches would not make shorter is left as it is.
+        """
         if self.compressor is not None:
             shown, where = self.compressor(rows, weights)
+            if len(shown) >= len(rows):
+                return rows, torch.arange(len(rows), device=rows.device)
         else:
             assert self.looker is not None
             shown, where = self.looker(rows)

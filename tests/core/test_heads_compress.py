@@ -212,7 +212,10 @@ def test_what_is_read_of_a_prompt(mode: str | None, axes: int) -> None:
         weights = head.compressor.weights(embeds[0, ~VISUAL].mean(dim=0))
     for start, end in RUNS:
         if head.compressor is not None:
-            pictures.append(head.compressor(rows[start:end], weights))
+            shown, where = head.compressor(rows[start:end], weights)
+            if len(shown) >= end - start:  # seven rows by concat, for instance
+                shown, where = rows[start:end], torch.arange(end - start)
+            pictures.append((shown, where))
         elif head.looker is not None:
             pictures.append(head.looker(rows[start:end]))
     joined = None
@@ -234,7 +237,7 @@ def test_what_is_read_of_a_prompt(mode: str | None, axes: int) -> None:
     assert reading.positions.reshape(axes, -1).tolist() == [[row[i] for i in at] for row in flat]
     assert reading.positions.ndim == positions.ndim
     text = int((~VISUAL).sum())
-    assert reading.visual_rows == len(wanted) - text
+    assert reading.visual_rows == len(wanted) - text <= int(VISUAL.sum())
     assert (reading.joined is None) == (joined is None)
     if mode == "text":
         assert reading.visual_rows == 0
