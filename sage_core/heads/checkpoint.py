@@ -26,12 +26,18 @@ def save_head(head: Head, folder: str | Path) -> None:
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    beside = where / f".{WEIGHTS}.tmp"
-    beside.write_bytes(save(weights))
-    beside.replace(where / WEIGHTS)
-    beside = where / f".{CONFIG}.tmp"
-    beside.write_text(head.config.to_json(), encoding="utf-8")
-    beside.replace(where / CONFIG)
+    _replace(where / WEIGHTS, save(weights))
+    _replace(where / CONFIG, head.config.to_json().encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def load_head(folder: str | Path, target: Any) -> Head:

@@ -60,6 +60,10 @@ class HeadDrafter(TreeDrafter):
         self._pending: list[int] = []
         self._features: list[Tensor] = []
         """(1, size) for each token of ``pending``, the target's feature before it."""
+        self._held: list[Tensor] = []
+        """The same for each token behind the prompt that is in the cache."""
+        self._before: Tensor | None = None
+        """The feature before the first awaiting token, if it is known."""
         self._awaiting: list[int] = []
         """Tokens behind the pending ones, which the target is about to read."""
         self._predicted = torch.empty(0)
@@ -110,10 +114,16 @@ class HeadDrafter(TreeDrafter):
 
     def follow(self, lost: int, new: Sequence[int]) -> None:
         unread = len(self._pending)
+        rows = self._held + self._features
+        kept = len(rows) - lost
+        if lost and kept >= 0:
+            # The first token that is lost stood behind the same text as the first new one will.
+            self._before = rows[kept]
         self._runner.forget(max(0, lost - unread))
-        kept = max(0, unread - lost)
-        self._pending, self._features = self._pending[:kept], self._features[:kept]
-        self._awaiting = list(new)
+        self._held = self._held[: max(0, min(len(self._held), kept))]
+        left = max(0, unread - lost)
+        self._pending, self._features = self._pending[:left], self._features[:left]
+        self._awaiting += new
         self._columns = {}
         if self._listener.text:  # the text has ended with what the target's prefill gave
             self._settle()
@@ -121,17 +131,18 @@ class HeadDrafter(TreeDrafter):
     def _settle(self) -> None:
         """Give each awaiting token the target's feature before it, of those that were heard.
 
-        A text that differs in its middle from the one before is read from there on: the feature
-        before its first new token is not known any more, and the one after it stands in.
+        Where a text differs from the one before within its prompt, the feature before its first
+        new token is not known any more: the one after it stands in.
         """
         heard = torch.cat(self._listener.text).to(self._head.device, self._head.dtype)
         self._listener.text.clear()
         wanted = len(self._awaiting)
-        missing = max(0, wanted - len(heard))
-        rows = torch.cat([heard[:1].expand(missing, -1), heard[len(heard) - wanted + missing :]])
+        if wanted > len(heard):  # by one: the target has not read that token again
+            first = heard[:1] if self._before is None else self._before
+            heard = torch.cat([first, heard])
         self._pending += self._awaiting
-        self._features += list(rows.split(1))
-        self._awaiting = []
+        self._features += list(heard[len(heard) - wanted :].split(1))
+        self._awaiting, self._before = [], None
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
         self._runner.commit(())
@@ -159,6 +170,7 @@ class HeadDrafter(TreeDrafter):
             )
             self._runner.commit(range(len(tokens)))
             self._predicted = predicted[-1:]
+        self._held += self._features
         self._pending, self._features, self._columns = [], [], {}
         return logits
 

@@ -124,7 +124,7 @@ def test_candidates_may_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 30])
-@pytest.mark.parametrize("new", [1, 2, 40])
+@pytest.mark.parametrize("new", [1, 2, 20])
 def test_lengths_of_prompt_and_text(length: int, new: int) -> None:
     for family, media in (("llama", "text"), ("llava", "image")):
         target = build_pair(family).target
@@ -221,8 +221,14 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
     assert checked > 10 and accepted > 0
 
 
-def test_text_that_goes_on_reads_its_own_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second text behind the first, as in a conversation: rows are those of the whole."""
+@pytest.mark.parametrize("begun", [8, 1])
+def test_text_that_goes_on_reads_its_own_features(
+    begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts behind one another, as in a conversation: rows are those of the whole.
+
+    Some differ from the one before in its end, and some are over with the prefill's own token.
+    """
     target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "vispec")
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
@@ -230,9 +236,10 @@ def test_text_that_goes_on_reads_its_own_features(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sage_core.speculative.HeadDrafter", Spy)
     decoder, reading = SpeculativeDecoder(target, head, "static"), Reading()
     text = inputs["input_ids"][0].tolist()
-    for step in decoder.stream(reading=reading, **inputs, max_new_tokens=8):
+    for step in decoder.stream(reading=reading, **inputs, max_new_tokens=begun):
         text += step.tokens
-    for cut, told in ((0, [30, 31, 32]), (0, [50]), (4, [40, 41])):
+    turns = ((0, [30, 31, 32], 8), (4, [40, 41], 8), (0, [70], 1), (1, [60], 1), (0, [50], 8))
+    for number, (cut, told, new) in enumerate(turns):
         text = [*text[: len(text) - cut], *told]
         ids = torch.tensor([text])
         types = torch.zeros_like(ids, dtype=torch.int32)
@@ -244,17 +251,17 @@ def test_text_that_goes_on_reads_its_own_features(monkeypatch: pytest.MonkeyPatc
             "mm_token_type_ids": types,
         }
         noted.clear()
-        wanted = target.generate(**whole, do_sample=False, max_new_tokens=8)
+        wanted = target.generate(**whole, do_sample=False, max_new_tokens=new)
         first = None
-        for step in decoder.stream(reading=reading, **whole, max_new_tokens=8):
+        for step in decoder.stream(reading=reading, **whole, max_new_tokens=new):
             if first is None and noted:
                 first = noted[0][1]
-                if not cut:  # else one feature is not known any more: another stands in
-                    plainly = plain(target, head, inputs, text, ())
-                    torch.testing.assert_close(first, plainly, rtol=1e-3, atol=1e-3)
+                plainly = plain(target, head, inputs, text, ())
+                torch.testing.assert_close(first, plainly, rtol=1e-3, atol=1e-3)
             text += step.tokens
-        assert text == wanted[0].tolist() and first is not None
-        assert reading.reused > inputs["input_ids"].shape[1]
+        assert text == wanted[0].tolist() and (first is None) == (new == 1)
+        held = reading.reused > 0
+        assert held == (begun > 1 or number > 0)
 
 
 def test_a_lookup_and_captured_passes_beside_a_head() -> None:
