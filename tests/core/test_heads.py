@@ -268,9 +268,24 @@ def test_a_lookup_and_captured_passes_beside_a_head() -> None:
     target, head = build_pair("llama").target, head_for("llama", "head")
     inputs = make_inputs(target, "llama", "text", length=20)
     wanted = target.generate(**inputs, do_sample=False, max_new_tokens=40).tolist()
-    for options in ({"lookup": "ngram"}, {"runner": CapturedRunners(kernel=False)}):
+    ways = ({"lookup": "ngram"}, {"runner": CapturedRunners(kernel=False)}, {"runner": Runner})
+    for options in ways:
         decoder = SpeculativeDecoder(target, head, "static", **options)
         assert decoder.generate(**inputs, max_new_tokens=40).sequences.tolist() == wanted
+
+
+def test_a_head_that_scores_a_part_of_the_vocabulary() -> None:
+    """The target's output head is the draft's: its rows are chosen from, and nothing else is."""
+    target, head = build_pair("llama").target, head_for("llama", "head")
+    inputs = make_inputs(target, "llama", "text", length=20)
+    for settings in ({}, {"repetition_penalty": 1.2}):
+        wanted = target.generate(**inputs, do_sample=False, max_new_tokens=24, **settings)
+        output = SpeculativeDecoder(
+            target, head, "static", draft_vocab=list(range(20, 120))
+        ).generate(**inputs, max_new_tokens=24, **settings)
+        assert output.sequences.tolist() == wanted.tolist()
+        drafted = {token for step in output.steps for token in step.tree.tokens}
+        assert drafted and drafted <= {*range(20, 120), 2}
 
 
 def test_a_pruned_prompt() -> None:
