@@ -23,7 +23,8 @@ Draft = Annotated[
     setting(
         "--draft",
         "The draft model: 'auto' for the known partner (the best that is cached, if one is), "
-        "'ngram' to look drafts up in the text so far, 'none' to go without, or as --model.",
+        "'ngram' to look drafts up in the text so far, 'none' to go without, the folder of a head "
+        "trained for the target, or as --model.",
         MODELS,
         metavar="MODEL",
     ),

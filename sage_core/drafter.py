@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
@@ -64,6 +65,16 @@ class NoDrafter:
         pass
 
 
+class Seat(Protocol):
+    """What a `TreeDrafter` itself asks of what runs its passes."""
+
+    device: torch.device
+    committed: int
+
+    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+        """As `Runner.score_by`."""
+
+
 class TreeDrafter(ABC):
     """Grows a tree level by level under a policy's shaper; a subclass runs the passes.
 
@@ -77,7 +88,7 @@ class TreeDrafter(ABC):
         reduced: what the draft scores by, if not by its whole vocabulary.
     """
 
-    def __init__(self, runner: Runner, vocab_size: int, reduced: ReducedHead | None = None) -> None:
+    def __init__(self, runner: Seat, vocab_size: int, reduced: ReducedHead | None = None) -> None:
         self._runner = runner
         self._vocab = vocab_size
         self._reduced = reduced
@@ -90,6 +101,10 @@ class TreeDrafter(ABC):
     @abstractmethod
     def prefill(self, first: int) -> None:
         """As `Drafter.prefill`."""
+
+    def listening(self, target: Runner) -> AbstractContextManager[None]:
+        """While open, hear ``target`` read the prompt, if the draft feeds on its hidden states."""
+        return nullcontext()
 
     @abstractmethod
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
@@ -118,6 +133,11 @@ class TreeDrafter(ABC):
 
         ``seen``, bool (F, columns), is which tree columns, old and new, each node sees.
         """
+
+    @property
+    def visual_tokens(self) -> int | None:
+        """How many columns stand for pictures; None: as many as its `Sight` keeps."""
+        return None
 
     @property
     def device(self) -> torch.device:

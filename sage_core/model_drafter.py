@@ -32,6 +32,8 @@ class ModelDrafter(TreeDrafter):
         reduced: what it scores by, if not by its whole vocabulary.
     """
 
+    _runner: Runner
+
     def __init__(
         self,
         runner: Runner,

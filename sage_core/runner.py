@@ -13,6 +13,7 @@ from sage_core.cache import TreeCache
 from sage_core.errors import UnsupportedError
 from sage_core.partial import reading_only
 from sage_core.prepare import Prepared
+from sage_core.tree_mask import TreeMaskBuffer
 
 READ_TOKENS = 512
 """Most tokens of further text in one pass, so that the mask stays small."""
@@ -40,6 +41,8 @@ class Runner:
         self._config = self._decoder.config
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.committed = 0
+        self.heard: list[Tensor] | None = None
+        """If it is a list, `read` adds the last hidden states (n, hidden) of what it reads."""
         _refuse_model(model, self._config)
 
     @property
@@ -72,8 +75,7 @@ class Runner:
         layers = int(self._config.num_hidden_layers)
         self.cache = self._new_cache(layers, n + room, shared=len(devices) < 2)
         self._offset = prepared.position_offset + prepared.prompt_tokens - n
-        self._mask = torch.zeros((0, 0), device=self.device)
-        self._dirty = 0
+        self._mask = TreeMaskBuffer(self.device, self.model.dtype)
         inputs = self.model.prepare_inputs_for_generation(
             prepared.input_ids,
             is_first_iteration=True,
@@ -105,7 +107,7 @@ class Runner:
         hidden = self._decoder(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([[start + d for d in depths]], device=self.device),
-            attention_mask=self._tree_mask(visible),
+            attention_mask=self._mask.additive(visible, self.committed),
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state[0]
@@ -122,7 +124,9 @@ class Runner:
         for start in range(0, len(tokens), READ_TOKENS):
             part = tokens[start : start + READ_TOKENS]
             causal = np.tril(np.ones((len(part), len(part)), dtype=bool))
-            logits, _ = self.forward(part, range(len(part)), causal, last=1)
+            logits, hidden = self.forward(part, range(len(part)), causal, last=1)
+            if self.heard is not None:
+                self.heard.append(hidden)
             self.commit(range(len(part)))
         return logits
 
@@ -133,25 +137,6 @@ class Runner:
 
     def _new_cache(self, layers: int, capacity: int, shared: bool) -> TreeCache:
         return TreeCache(layers, capacity, shared=shared)
-
-    def _tree_mask(self, visible: np.ndarray) -> Tensor:
-        """The additive mask (1, 1, n, committed + columns): 0 where seen, else the least value.
-
-        A view of a buffer whose committed part is zero once and for all: a pass writes O(n²).
-        """
-        n, columns = visible.shape
-        end = self.committed + columns
-        dtype = self.model.dtype
-        if self._mask.shape[0] < n or self._mask.shape[1] < end:
-            shape = (max(n, self._mask.shape[0]), max(end + 512, self._mask.shape[1]))
-            self._mask = torch.zeros(shape, dtype=dtype, device=self.device)
-        least = torch.finfo(dtype).min
-        # Columns that an earlier tree wrote and that are committed text by now must be seen again.
-        self._mask[:, max(0, self.committed - self._dirty) : self.committed] = 0
-        tree = np.where(visible, 0.0, least).astype(np.float32)
-        self._mask[:n, self.committed : end] = torch.from_numpy(tree).to(self.device, dtype)
-        self._dirty = max(self._dirty, columns)
-        return self._mask[None, None, :n, :end]
 
 
 def _refuse_model(model: Any, config: Any) -> None:

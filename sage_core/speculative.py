@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from sage_core.draft_vocab import DraftVocab
 from sage_core.drafter import Drafter, NoDrafter, TreeDrafter
 from sage_core.errors import OptionError
 from sage_core.grammar import ForcedDrafter, JsonGrammar
+from sage_core.heads.checkpoint import check_head
+from sage_core.heads.drafter import HeadDrafter
+from sage_core.heads.module import Head
 from sage_core.hybrid import OwnPart, Payoff, WithLookup
 from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
 from sage_core.memory import peak_memory, reset_peak_memory
@@ -66,8 +70,9 @@ class SpeculativeDecoder:
 
     Args:
         target: a loaded transformers model with a `generate` method, in evaluation mode.
-        draft: a smaller one with the same tokenizer; ``"ngram"``, perhaps with options, drafts
-            without a model by lookup in the text; None allows only ``autoregressive``.
+        draft: a smaller one with the same tokenizer; a `heads.module.Head` of this target;
+            ``"ngram"``, perhaps with options, drafts without a model by lookup in the text; None
+            allows only ``autoregressive``.
         policy: a name or spec such as ``"sage-paper:dmax=12"``, or a `Policy`.
         pruning: what the draft sees of the visual tokens; it changes speed only.
         costs: what passes cost here, for policies that weigh them: given, so that equal inputs
@@ -86,6 +91,7 @@ class SpeculativeDecoder:
             reverse.
         UnsupportedError: candidates that the policy's trees cannot be made of, or a model whose
             attention or logits a tree pass cannot reproduce.
+        ModelError: a head of another target.
     """
 
     def __init__(
@@ -122,9 +128,12 @@ class SpeculativeDecoder:
             )
         self.target = target
         self.draft = draft if self.policy.drafts else None
+        if isinstance(self.draft, Head):
+            check_head(target, self.draft)
         self.reduced: ReducedHead | None = None
         if draft_vocab is not None:
-            self.reduced = reduced_head(target, self.draft, draft_vocab)
+            scoring = target if isinstance(self.draft, Head) else self.draft
+            self.reduced = reduced_head(target, scoring, draft_vocab)
 
     def stream(
         self,
@@ -184,6 +193,7 @@ class Stream(Iterator[Step]):
         self._steps: list[Step] = []
         self._text: Text | None = None
         self._sight: Sight | None = None
+        self._draft_visual: int | None = None
         self._wall = 0.0
 
     def __next__(self) -> Step:
@@ -215,11 +225,13 @@ class Stream(Iterator[Step]):
     def stats(self) -> Stats:
         """Totals of the steps so far; ``wall_seconds`` leaves out what the caller did between."""
         drafts = self._decoder.draft is not None
+        kept = self._sight.kept_tokens if self._sight else 0
+        seen = kept if self._draft_visual is None else self._draft_visual
         return Stats.from_steps(
             self._steps,
             prompt_tokens=self._text.prompt_tokens if self._text else 0,
             visual_tokens=self._sight.visual_tokens if self._sight else 0,
-            draft_visual_tokens=self._sight.kept_tokens if self._sight and drafts else 0,
+            draft_visual_tokens=seen if self._sight and drafts else 0,
             wall_seconds=self._wall,
             peak_memory=peak_memory(self._target.device),
         )
@@ -243,8 +255,14 @@ class Stream(Iterator[Step]):
             room = max(0, text.remaining) + policy.max_nodes + added + 1
             model: TreeDrafter | None = None
             pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
+            if isinstance(draft, Head) and pruning.ratio is None:
+                pruning = Pruning(method="none")  # it compresses pictures by itself, if at all
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
-            if draft is not None:
+            if isinstance(draft, Head):
+                model = self._reading.drafter or HeadDrafter(
+                    draft, self._target, prepared, room, sight, self._decoder.reduced
+                )
+            elif draft is not None:
                 model = self._reading.drafter or ModelDrafter(
                     self._decoder.runner(draft),
                     self._inputs,
@@ -270,8 +288,11 @@ class Stream(Iterator[Step]):
                 accept = self._decoder.group.accepting(accept)
             steps = decode(self._target, prepared, drafter, shaper, text, room=room, accept=accept)
             steps = self._reading.following(steps, text, model or drafter)
-            with sight.watching(self._target.decoder):
+            listening = model.listening(self._target) if model is not None else nullcontext()
+            with sight.watching(self._target.decoder), listening:
                 first = next(steps)
+            if model is not None and model.visual_tokens is not None:
+                self._draft_visual = model.visual_tokens
             book = self._calibrate(shaper, model or drafter)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds

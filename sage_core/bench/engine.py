@@ -26,6 +26,7 @@ from sage_core.bench.methods import (
 )
 from sage_core.bench.oracle import first_mismatch
 from sage_core.errors import OptionError, SageError
+from sage_core.heads.module import Head
 from sage_core.lookup import Ngram
 from sage_core.media import Clip
 from sage_core.models.detokenize import Detokenizer
@@ -102,6 +103,11 @@ class PairEngine:
         looks = self._lookup is not None and isinstance(wanted, Policy)
         if wanted.drafts and pair.draft is None and not looks:
             raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
+        if isinstance(wanted, Assisted | AssistedBest) and isinstance(pair.draft, Head):
+            raise OptionError(
+                f"{name} needs a draft that is a model, and a head is none: leave it out of "
+                "--compare"
+            )
         if isinstance(wanted, Policy):
             return ByEngine(name, pair, wanted, self._options.pruning(), self._lookup)
         if isinstance(wanted, Ngrams):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_core.draft_vocab import Asked, resolve
 from sage_core.errors import ModelError
+from sage_core.heads.loading import look as find_head
 from sage_core.lookup import Ngram, as_ngram, is_lookup
 from sage_core.models import catalog, hub
 from sage_core.models.devices import check_device, check_dtype, find_devices
@@ -51,7 +52,7 @@ class LoadedPair:
 
     target: Any
     draft: Any | None
-    """None without a draft model; ``lookup`` may then draft."""
+    """A model, or a `heads.module.Head`; None without either: ``lookup`` may then draft."""
     family: Family
     target_id: str
     draft_id: str | None
@@ -140,7 +141,19 @@ def load_pair(
     names = find_pair(target, draft)
     ours = _look(names.target, names.target_id, revision, trust_remote_code, method)
     family_class = find_family(ours.config)
-    names, theirs = _look_at_draft(names, ours, draft_revision, trust_remote_code)
+    head = find_head(
+        names.draft,
+        ours.config,
+        revision=draft_revision,
+        device=device,
+        draft_device=draft_device,
+    )
+    theirs = None
+    if head is not None:
+        layers = ours.config.get_text_config(decoder=True).num_hidden_layers
+        ours = replace(ours, size=head.beside(ours.size, layers))
+    else:
+        names, theirs = _look_at_draft(names, ours, draft_revision, trust_remote_code)
     family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
 
     say("making room", 0.05)
@@ -156,7 +169,10 @@ def load_pair(
     target_model = _read(ours, placement, trust_remote_code, bar, method)
     loaded = str(target_model.dtype).removeprefix("torch.")
     draft_model = None
-    if theirs is not None:
+    if head is not None:
+        say(f"loading the head {names.draft_id}", 0.9)
+        draft_model = head.load(target_model)
+    elif theirs is not None:
         say(f"loading the draft {names.draft_id}", 0.9)
         # Both read the same pixels, so both compute in the target's number format.
         alone = replace(placement, target=placement.draft, dtype=loaded, budgets=None)

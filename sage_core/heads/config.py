@@ -1,0 +1,173 @@
+"""What a head is: its kind, how it compresses pictures, and the one target that it serves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sage_core.errors import ModelError, OptionError
+
+KINDS = ("head", "specvlm", "vispec")
+BRANCHES = ("prune", "pool", "convolution", "resampler", "text")
+MODES = ("weighted", "concat", "select", *BRANCHES)
+FORMAT = 1
+"""The version of a saved head, under the key ``sage_head``."""
+
+CONFIG, WEIGHTS = "config.json", "head.safetensors"
+"""Files of a saved head."""
+MOST_WEIGHTED = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Options and target of a head; checks itself.
+
+    Raises:
+        OptionError: an unknown kind or mode, or a number out of its range.
+    """
+
+    kind: str = "head"
+    """``head`` reads every visual token, ``specvlm`` compressed ones, ``vispec`` a few queries."""
+    mode: str = "weighted"
+    """Of ``specvlm``: ``weighted``, ``concat``, ``select``, or one branch alone."""
+    ratio: float = 3.0
+    """Visual tokens for each that is left: of ``weighted`` and of a branch alone."""
+    prune_ratio: float = 20.0
+    """The same of a branch of ``concat`` and ``select``."""
+    pool_ratio: float = 20.0
+    convolution_ratio: float = 3.0
+    queries: int = 2
+    """Learned queries a picture, of the resampler and of ``vispec``."""
+    hidden_size: int
+    """Of the target's decoder."""
+    vocab_size: int
+    """Rows of the target's output head."""
+    target: str
+    """The target's name, as it was loaded."""
+    revision: str | None = None
+    fingerprint: str = ""
+    """Of the target's shape and weights (`fingerprint.fingerprint`)."""
+
+    def __post_init__(self) -> None:
+        ratios = ("ratio", "prune_ratio", "pool_ratio", "convolution_ratio")
+        checks = [
+            (self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, not {self.kind}"),
+            (self.mode in MODES, f"mode must be one of {', '.join(MODES)}, not {self.mode}"),
+            *((getattr(self, name) >= 1, f"{name} must be at least 1") for name in ratios),
+            (self.queries >= 1, "queries must be at least 1"),
+            (self.hidden_size >= 1, "hidden_size must be at least 1"),
+            (self.vocab_size >= 1, "vocab_size must be at least 1"),
+            (
+                not (self.compresses and self.mode == "weighted") or self.ratio <= MOST_WEIGHTED,
+                f"ratio of mode weighted must be at most {MOST_WEIGHTED:g}, not {self.ratio:g}",
+            ),
+            (
+                self.ratio_of("convolution").is_integer() or "convolution" not in self.branches,
+                "a convolution's ratio must be a whole number",
+            ),
+        ]
+        for holds, message in checks:
+            if not holds:
+                raise OptionError(f"head: {message}")
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it has SpecVLM's compressor."""
+        return self.kind == "specvlm"
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches of its compressor, in the order of their gate."""
+        if not self.compresses:
+            return ()
+        if self.mode == "weighted":
+            return ("prune", "pool", "convolution")
+        if self.mode == "concat":
+            return ("prune", "pool", "convolution", "resampler")
+        return BRANCHES if self.mode == "select" else (self.mode,)
+
+    def ratio_of(self, branch: str) -> float:
+        """The ratio of ``prune``, ``pool`` or ``convolution`` in this mode."""
+        several = self.mode in ("concat", "select")
+        return float(getattr(self, f"{branch}_ratio") if several else self.ratio)
+
+    def refusal(self, what: str) -> str:
+        """Why the head that the message calls ``what`` cannot serve another target."""
+        pinned = f"@{self.revision}" if self.revision else ""
+        return (
+            f"{what} is a draft of {self.target}{pinned}, which this target is not: choose a head "
+            "of this target, or another draft"
+        )
+
+    def to_json(self) -> str:
+        return json.dumps({"sage_head": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> HeadConfig:
+        """A saved configuration.
+
+        Raises:
+            ModelError: damaged, of another version, or with unknown fields.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"the head's config.json is damaged: {error}") from error
+        if not isinstance(values, dict) or values.pop("sage_head", None) != FORMAT:
+            raise ModelError(
+                f"the head's config.json is not of version {FORMAT}: save it again, or update sage"
+            )
+        _check_types(values)
+        try:
+            return cls(**values)
+        except (OptionError, TypeError) as error:
+            raise ModelError(f"the head's config.json is damaged: {error}") from error
+
+
+def is_head(folder: str | Path) -> bool:
+    """Whether a folder holds a head, whole or damaged."""
+    where = Path(folder).expanduser()
+    if (where / WEIGHTS).is_file():
+        return True
+    try:
+        return '"sage_head"' in (where / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_config(folder: str | Path) -> HeadConfig:
+    """The configuration of a saved head.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    try:
+        text = (Path(folder).expanduser() / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{folder}: its {CONFIG} cannot be read: get a whole copy of the head"
+        ) from error
+    try:
+        return HeadConfig.from_json(text)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "float": (int, float),
+}
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Refuse unknown fields and values of another type, by name."""
+    types = {field.name: _TYPES[str(field.type)] for field in fields(HeadConfig)}
+    for name, value in values.items():
+        if name not in types:
+            raise ModelError(f"the head's config.json has an unknown field {name}: update sage")
+        if not isinstance(value, types[name]) or isinstance(value, bool):
+            raise ModelError(f"the head's config.json is damaged: {name} is {value!r}")

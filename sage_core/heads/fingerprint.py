@@ -1,0 +1,41 @@
+"""Which target a head was trained for, told from the target's shape and a little of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "num_experts",
+)
+_ROWS = 16
+
+
+@torch.no_grad()
+def fingerprint(target: Any) -> str:
+    """A hash of the decoder's shape and of 16 rows spread over the output head.
+
+    The rows are rounded to bfloat16, so that one checkpoint has one fingerprint in every dtype it
+    is likely to be loaded in.
+    """
+    config = target.get_decoder().config
+    shape = {name: getattr(config, name, None) for name in _FIELDS}
+    weight = target.get_output_embeddings().weight
+    # Quantized output heads are packed: their shape alone tells them apart then.
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    if weight.is_floating_point():
+        spread = torch.linspace(0, weight.shape[0] - 1, _ROWS).round().long()
+        rows = weight[spread.to(weight.device)].to("cpu", torch.bfloat16).float()
+        digest.update(rows.numpy().tobytes())
+    return digest.hexdigest()[:32]

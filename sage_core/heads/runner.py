@@ -1,0 +1,115 @@
+"""A head at work on one sequence: a prompt's rows, passes over a tree's, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sage_core.cache import TreeCache
+from sage_core.heads.module import Head, Reading
+from sage_core.tree_mask import TreeMaskBuffer
+
+
+class HeadRunner:
+    """Runs a head's layer between its target's embedding and output head, with its own cache.
+
+    The cache holds ``committed`` rows and, between a pass and its `commit`, the tree columns that
+    were passed. A row is a token of the text, or stands for some of a picture, so slots are not
+    positions in the text; rotary positions of text are slots plus an offset that `prefill` is told.
+
+    Args:
+        head: on the device and in the dtype of the target's output head.
+        target: the loaded model whose embedding and output head it shares.
+    """
+
+    def __init__(self, head: Head, target: Any) -> None:
+        self._head = head
+        self._embed = target.get_input_embeddings()
+        self._score: Callable[[Tensor], Tensor] = target.get_output_embeddings()
+        self.device: torch.device = head.device
+        self.committed = 0
+        self._joined: Tensor | None = None
+        self._offset = 0
+
+    @property
+    def size(self) -> int:
+        """Of a feature."""
+        return self._head.config.hidden_size
+
+    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+        """Score by ``head``, (n, size) -> (n, S), in place of the target's output head."""
+        self._score = head
+
+    @torch.inference_mode()
+    def prefill(self, reading: Reading | None, following: int, room: int) -> None:
+        """Read a prompt.
+
+        Args:
+            reading: its rows; None if it has none.
+            following: rotary position of the token behind them.
+            room: cache slots to reserve behind the prompt.
+        """
+        rows = 0 if reading is None else int(reading.inputs.shape[1])
+        self.cache = TreeCache(1, rows + room)
+        self._mask = TreeMaskBuffer(self.device, self._head.dtype)
+        if reading is not None and rows:
+            self._head.decoder(
+                inputs_embeds=reading.inputs,
+                position_ids=reading.positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+            self._joined = reading.joined
+        self.committed = rows
+        self._offset = following - rows
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        features: Tensor,
+        tokens: Sequence[int],
+        depths: Sequence[int],
+        visible: np.ndarray,
+        last: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """One pass over n rows, behind the columns already passed since `commit`.
+
+        Args:
+            features: (n, size), the feature before each token.
+            tokens: n token ids.
+            depths: each token's distance from the first slot behind what is committed.
+            visible: bool (n, columns), as for `Runner.forward`.
+            last: give logits for this many last rows only; 0 for all.
+
+        Returns:
+            logits (n or ``last``, vocabulary) and the predicted features (n, size).
+        """
+        start = self.committed + self._offset
+        rows = self._head.inputs(features[None], self.embedded(tokens)[None], self._joined)
+        predicted = self._head.decoder(
+            inputs_embeds=rows,
+            position_ids=torch.tensor([[start + d for d in depths]], device=self.device),
+            attention_mask=self._mask.additive(visible, self.committed),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        return self._score(predicted[-last:] if last else predicted), predicted
+
+    def embedded(self, tokens: Sequence[int]) -> Tensor:
+        """(n, size) embeddings of token ids, by the target's own embedding."""
+        ids = torch.tensor(list(tokens), device=self._embed.weight.device)
+        return self._embed(ids).to(self.device, self._head.dtype)
+
+    def commit(self, columns: Sequence[int]) -> None:
+        """Make the given tree columns (ascending, a path) part of the text; forget the others."""
+        self.cache.keep(self.committed, [self.committed + column for column in columns])
+        self.committed += len(columns)
+
+    def forget(self, count: int) -> None:
+        """Drop the last ``count`` committed rows, which are of text only."""
+        self.committed -= count
+        self.cache.keep(self.committed, [])

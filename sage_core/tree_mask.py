@@ -1,0 +1,39 @@
+"""The additive attention mask of tree passes, kept from pass to pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class TreeMaskBuffer:
+    """Masks of one text's tree passes, as views of a buffer.
+
+    The committed part is zero once and for all: a pass over n rows writes O(n²).
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._mask = torch.zeros((0, 0), device=device)
+        self._device, self._dtype = device, dtype
+        self._dirty = 0
+
+    def additive(self, visible: np.ndarray, committed: int) -> Tensor:
+        """(1, 1, n, committed + columns): 0 where seen, else the least value.
+
+        Args:
+            visible: bool (n, columns), which tree columns each row sees.
+            committed: slots before them, which every row sees.
+        """
+        n, columns = visible.shape
+        end = committed + columns
+        if self._mask.shape[0] < n or self._mask.shape[1] < end:
+            shape = (max(n, self._mask.shape[0]), max(end + 512, self._mask.shape[1]))
+            self._mask = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        least = torch.finfo(self._dtype).min
+        # Columns that an earlier tree wrote and that are committed text by now must be seen again.
+        self._mask[:, max(0, committed - self._dirty) : committed] = 0
+        tree = np.where(visible, 0.0, least).astype(np.float32)
+        self._mask[:n, committed:end] = torch.from_numpy(tree).to(self._device, self._dtype)
+        self._dirty = max(self._dirty, columns)
+        return self._mask[None, None, :n, :end]
