@@ -20,8 +20,9 @@ __all__ = ["AUTO", "BATCH", "check_batch", "in_order", "width_of"]
 AUTO = "auto"
 
 
-def _width(text: str) -> str:
-    """``auto`` or a whole number from 1 on, as it was written."""
+def _width(given: str | int) -> str:
+    """``auto`` or a whole number from 1 on, as it was written; the settings file has numbers."""
+    text = str(given)
     if text != AUTO and not (text.isascii() and text.isdigit() and int(text) > 0):
         raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number of files from 1 on")
     return text

@@ -198,10 +198,9 @@ class Job:
 
             self.codes.append(self._attempt(request, write))
 
-        files, prompt = [request.sources[0].open() for request in requests], requests[0].prompt
-        outcomes = self._pipeline.captions(files, prompt, batch=width, **self.decoding())
-        with closing(outcomes):
-            in_order(outcomes, tell)
+        files, prompt = [request.sources[0].name for request in requests], requests[0].prompt
+        with closing(self._pipeline.captions(files, prompt, batch=width, **self.decoding())) as done:
+            in_order(done, tell)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -47,6 +47,13 @@ def test_the_options_of_a_run_hold_for_all(sage, pipeline):
     assert "tokens" in sage("caption", *FILES[:2], "--batch", "2", "--stats").stderr
 
 
+@pytest.mark.parametrize("value", ["2", '"2"', '"auto"'])
+def test_the_settings_file_may_say_how_many(sage, pipeline, value):
+    Path("sage.toml").write_text(f"[caption]\nbatch = {value}\n")
+    assert sage("caption", "a.png", "b.png", "--config", "sage.toml").exit_code == 0
+    assert pipeline.calls[0].get("batch") == (None if "auto" in value else 2)
+
+
 def test_what_was_finished_is_kept_after_an_interruption(sage, pipeline):
     """The second file has ended when the third is interrupted, the first has been told."""
     pipeline.enqueue(Script(), Script(), Script(error=KeyboardInterrupt()))
