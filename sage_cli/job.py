@@ -176,8 +176,7 @@ class Job:
 
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
         """All requests in order; the worst of their exit codes."""
-        watched = self._live or self._streamer() is not None
-        width = width_of(batch, requests, 1 if watched else self._pipeline.pays)
+        width = width_of(batch, requests, 1 if self._live or self._streamer() else self._pipeline.pays)
         with self.keeping():
             if width > 1:
                 self._together(requests, width)
@@ -199,8 +198,9 @@ class Job:
             self.codes.append(self._attempt(request, write))
 
         files, prompt = [request.sources[0].name for request in requests], requests[0].prompt
-        with closing(self._pipeline.captions(files, prompt, batch=width, **self.decoding())) as done:
-            in_order(done, tell)
+        captions = self._pipeline.captions
+        with closing(captions(files, prompt, batch=width, **self.decoding())) as outcomes:
+            in_order(outcomes, tell)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
