@@ -12,7 +12,7 @@ from sage_cli.inputs import STDIN
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
-    from sage_cli.job import Request
+    from sage_cli.request import Request
     from sage_core.batch import Outcome
 
 __all__ = ["AUTO", "BATCH", "check_batch", "in_order", "width_of"]

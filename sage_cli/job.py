@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sage_cli.batching import check_batch, in_order, width_of
@@ -20,11 +19,11 @@ from sage_cli.console import (
 )
 from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
-from sage_cli.inputs import Source
 from sage_cli.options import RunOptions
 from sage_cli.outputs import AtomicFile, check_writable, stdout_writer
 from sage_cli.render.jsonout import failure_object, result_object
 from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
+from sage_cli.request import Request
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,28 +37,6 @@ __all__ = ["Job", "Request", "Watcher", "check", "load", "run"]
 
 Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One result to make: what to look at and what to ask; None is the usual caption.
-
-    ``json_schema`` is what the answer must follow, if anything.
-    """
-
-    sources: tuple[Source, ...]
-    prompt: str | None
-    json_schema: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The inputs as the user named them."""
-        return tuple(source.name for source in self.sources)
-
-    @property
-    def label(self) -> str:
-        """What people see where the result needs a name."""
-        return ", ".join(source.label for source in self.sources) or "the question"
 
 
 def run(requests: Sequence[Request], options: RunOptions, batch: str = "1") -> ExitCode:
@@ -176,7 +153,8 @@ class Job:
 
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
         """All requests in order; the worst of their exit codes."""
-        width = width_of(batch, requests, 1 if self._live or self._streamer() else self._pipeline.pays)
+        watched = self._live or self._streamer()
+        width = width_of(batch, requests, 1 if watched else self._pipeline.pays)
         with self.keeping():
             if width > 1:
                 self._together(requests, width)
@@ -197,9 +175,9 @@ class Job:
 
             self.codes.append(self._attempt(request, write))
 
-        files, prompt = [request.sources[0].name for request in requests], requests[0].prompt
-        captions = self._pipeline.captions
-        with closing(captions(files, prompt, batch=width, **self.decoding())) as outcomes:
+        names, prompt = [request.sources[0].name for request in requests], requests[0].prompt
+        outcomes = self._pipeline.captions(names, prompt, batch=width, **self.decoding())
+        with closing(outcomes):
             in_order(outcomes, tell)
 
     @contextmanager
