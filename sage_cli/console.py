@@ -20,6 +20,7 @@ __all__ = [
     "loading_progress",
     "say",
     "set_verbosity",
+    "wants_live",
 ]
 
 
@@ -105,3 +106,13 @@ def loading_progress(enabled: bool) -> Iterator[Callable[[str, float], None]]:
             progress.update(task, description=clean(message, keep=""), completed=fraction)
 
         yield report
+
+
+def wants_live(asked: bool | None, *, quiet: bool) -> bool:
+    """``--live`` if given, else when both streams are terminals and nobody asked for quiet."""
+    able = is_terminal(sys.stderr) and os.environ.get("TERM", "") not in ("", "dumb")
+    if asked is None:
+        return able and is_terminal(sys.stdout) and not quiet
+    if asked and not able and not quiet:
+        say("--live: standard error is no terminal that can show the view")
+    return asked and able

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from sage_cli.batching import check_batch, in_order, width_of
 from sage_cli.console import (
     clean,
     complain,
@@ -16,20 +15,22 @@ from sage_cli.console import (
     loading_progress,
     say,
     set_verbosity,
+    wants_live,
 )
 from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
-from sage_cli.inputs import Source
 from sage_cli.options import RunOptions
 from sage_cli.outputs import AtomicFile, check_writable, stdout_writer
 from sage_cli.render.jsonout import failure_object, result_object
 from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
+from sage_cli.request import Request
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
     from sage_cli.render.frame import History
     from sage_cli.render.page import SavedView
     from sage_core import Pipeline, Result, Stream
+    from sage_core.batch import Outcome
     from sage_core.steps import Step
 
 __all__ = ["Job", "Request", "Watcher", "check", "load", "run"]
@@ -38,39 +39,18 @@ Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One result to make: what to look at and what to ask; None is the usual caption.
-
-    ``json_schema`` is what the answer must follow, if anything.
-    """
-
-    sources: tuple[Source, ...]
-    prompt: str | None
-    json_schema: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The inputs as the user named them."""
-        return tuple(source.name for source in self.sources)
-
-    @property
-    def label(self) -> str:
-        """What people see where the result needs a name."""
-        return ", ".join(source.label for source in self.sources) or "the question"
-
-
-def run(requests: Sequence[Request], options: RunOptions) -> ExitCode:
-    """Do all of ``requests``; the worst of their exit codes.
+def run(requests: Sequence[Request], options: RunOptions, batch: str = "1") -> ExitCode:
+    """Do all of ``requests``, ``batch`` at once; the worst of their exit codes.
 
     Raises:
         SageError: something that concerns all of them, such as an option or the model.
     """
     several = len(requests) > 1
     policy = check(options, several=several)
+    check_batch(batch, live=bool(options.live and several))
     set_verbosity(options.verbose)
     pipeline = load(options)
-    return Job(options, pipeline, policy, several=several).run(requests)
+    return Job(options, pipeline, policy, several=several).run(requests, batch)
 
 
 def check(options: RunOptions, *, several: bool) -> str:
@@ -158,7 +138,7 @@ class Job:
         self._file = AtomicFile(options.output) if options.output is not None else None
         write = self._file.write if self._file is not None else stdout_writer()
         self._to_terminal = self._file is None and is_terminal(sys.stdout)
-        self._live = self._wants_live()
+        self._live = wants_live(options.live, quiet=options.quiet)
         self._write: Callable[[str], None] = write
         self.codes: list[ExitCode] = []
         self._writer: Writer
@@ -171,21 +151,34 @@ class Job:
                 write, several=several and headed, for_terminal=self._to_terminal
             )
 
-    def _wants_live(self) -> bool:
-        """``--live`` if given, else when both streams are terminals and nobody asked for quiet."""
-        able = is_terminal(sys.stderr) and os.environ.get("TERM", "") not in ("", "dumb")
-        if self._options.live is None:
-            return able and is_terminal(sys.stdout) and not self._options.quiet
-        if self._options.live and not able and not self._options.quiet:
-            say("--live: standard error is no terminal that can show the view")
-        return self._options.live and able
-
-    def run(self, requests: Sequence[Request]) -> ExitCode:
+    def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
         """All requests in order; the worst of their exit codes."""
+        watched = self._live or self._streamer()
+        width = width_of(batch, requests, 1 if watched else self._pipeline.pays)
         with self.keeping():
-            for request in requests:
-                self.codes.append(self._one(request))
+            if width > 1:
+                self._together(requests, width)
+            else:
+                for request in requests:
+                    self.codes.append(self._one(request))
         return worst(self.codes)
+
+    def _together(self, requests: Sequence[Request], width: int) -> None:
+        """Requests of a file each, with one prompt, ``width`` at once."""
+
+        def tell(outcome: Outcome[Result]) -> None:
+            request = requests[outcome.number]
+
+            def write() -> None:
+                self._finish(request, outcome.get(), None)
+                self._print_stats(request, outcome.get())
+
+            self.codes.append(self._attempt(request, write))
+
+        names, prompt = [request.sources[0].name for request in requests], requests[0].prompt
+        outcomes = self._pipeline.captions(names, prompt, batch=width, **self.decoding())
+        with closing(outcomes):
+            in_order(outcomes, tell)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -213,7 +206,7 @@ class Job:
             say(f"what was finished is in {left}")
 
     def _one(self, request: Request) -> ExitCode:
-        """One request; failures that concern it alone are told and counted."""
+        """One request by itself."""
 
         def start() -> Stream:
             files = [source.open() for source in request.sources]
@@ -222,8 +215,12 @@ class Job:
                 options["json_schema"] = request.json_schema
             return self._pipeline.stream(files, request.prompt, **options)
 
+        return self._attempt(request, lambda: self.decode(request, start))
+
+    def _attempt(self, request: Request, act: Callable[[], object]) -> ExitCode:
+        """Make one result; failures that concern it alone are told and counted."""
         try:
-            self.decode(request, start)
+            act()
         except (OptionError, BrokenPipeError):
             raise
         except Exception as error:
@@ -264,11 +261,14 @@ class Job:
         finally:
             if saved is not None:
                 self._save(saved)
+        self._print_stats(request, result)
+        return result
+
+    def _print_stats(self, request: Request, result: Result) -> None:
         if self._options.stats:
             from sage_cli.render.stats import print_stats
 
             print_stats(result.stats, request.label)
-        return result
 
     def _watchers(
         self,

@@ -34,6 +34,10 @@ class Packs:
         self._forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
         self._made_of: list[tuple[int, int]] = []
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._forwards)
+
     def refresh(self, modules: Sequence[nn.Module]) -> int:
         """Copy what has been changed since; gives the number of layers with a copy.
 
@@ -92,10 +96,14 @@ class PackedRunners:
         self._packs: weakref.WeakKeyDictionary[Any, Packs] = weakref.WeakKeyDictionary()
 
     def __call__(self, model: Any) -> Runner:
+        packs = self.packs(model)
+        return PackedRunner(model, packs) if packs else Runner(model)
+
+    def packs(self, model: Any) -> Packs:
+        """The copies of a model's layers as they are now."""
         packs = self._packs.setdefault(model, Packs(self._limit))
-        if packs.refresh([model.get_decoder(), model.get_output_embeddings()]):
-            return PackedRunner(model, packs)
-        return Runner(model)
+        packs.refresh([model.get_decoder(), model.get_output_embeddings()])
+        return packs
 
 
 def _layers(module: nn.Module) -> list[nn.Linear]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sage_core.errors import OptionError
@@ -20,11 +23,15 @@ from sage_core.stats import Stats
 from sage_core.steps import Step
 
 if TYPE_CHECKING:
+    from sage_core.batch import Outcome, Table
     from sage_core.conversation import Conversation
     from sage_core.reading import Reading
 
 IMAGE_PROMPT = "Describe this image in detail."
 VIDEO_PROMPT = "Describe this video in detail."
+
+PAYS: Mapping[str, int] = MappingProxyType({"cpu": 8})
+"""Texts at once by device; one where nothing has been measured (`benchmarks/batches.py`)."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,63 @@ class Pipeline:
         self._asked: tuple[Any, LoadedPair] = (None, pair)
         """The latest draft vocabulary that was asked for, and the pair with it."""
 
-    def caption(self, files: Any, prompt: str | None = None, **options: Any) -> Any:
+    def caption(
+        self, files: Any, prompt: str | None = None, *, batch: int | str = 1, **options: Any
+    ) -> Any:
         """Describe files: one gives a `Result`, a sequence gives a list, each its own.
 
         ``prompt`` replaces the default one for pictures or clips. Options are `Options`' fields.
+        ``batch`` files are decoded at once, see `captions`.
 
         Raises:
             InputError, OptionError, UnsupportedError, MemoryExhaustedError.
         """
         if _is_one(files):
             return self.stream(files, prompt, **options).result()
-        return [self.stream(one, prompt, **options).result() for one in files]
+        with closing(self.captions(files, prompt, batch=batch, **options)) as outcomes:
+            results = {outcome.number: outcome.get() for outcome in outcomes}
+        return [results[number] for number in sorted(results)]
+
+    def captions(
+        self,
+        files: Iterable[Any],
+        prompt: str | None = None,
+        *,
+        batch: int | str = 1,
+        **options: Any,
+    ) -> Generator[Outcome[Result]]:
+        """Describe files, each its own; gives a numbered `Outcome` as each is done.
+
+        ``batch`` files are decoded at once, each with the text that it has alone; ``auto`` is as
+        many as were measured to pay, see `pays`. A file is opened when its turn comes. What one
+        raises is its outcome's ``error``, and the others go on. Closing this ends them all.
+
+        Raises:
+            OptionError: ``batch`` is no number of texts.
+        """
+        from sage_core.batch import Outcome, Table
+
+        width = self.pays if batch == "auto" else batch
+        table = Table(self._pair.target, width)  # type: ignore[arg-type]
+
+        def one(file: Any) -> Result:
+            return self._stream(file, prompt, options, table).result()
+
+        if width == 1:
+            for number, file in enumerate(files):
+                try:
+                    yield Outcome(number, one(file))
+                except Exception as error:
+                    yield Outcome(number, error=error)
+            return
+        # Around all of them: the rows' own begin and end in any order.
+        with quiet(), closing(table.run(partial(one, file) for file in files)) as outcomes:
+            yield from outcomes
+
+    @property
+    def pays(self) -> int:
+        """How many texts at once were measured to be fastest on this kind of device."""
+        return PAYS.get(self.device, 1)
 
     def ask(self, files: Any, question: str, **options: Any) -> Result:
         """Answer a question about all ``files`` seen together. Raises what `caption` does."""
@@ -88,6 +141,15 @@ class Pipeline:
         Raises:
             InputError, OptionError, UnsupportedError.
         """
+        return self._stream(files, prompt, options)
+
+    def _stream(
+        self,
+        files: Any,
+        prompt: str | None,
+        options: Mapping[str, Any],
+        table: Table | None = None,
+    ) -> Stream:
         chosen = Options.of(options)
         pair = self._scoring(chosen)
         started = perf_counter()
@@ -106,6 +168,7 @@ class Pipeline:
             tuple(item.name for item in media),
             prompt,
             perf_counter() - started,
+            table=table,
         )
 
     def chat(self, files: Any = (), **options: Any) -> Conversation:
@@ -156,6 +219,7 @@ class Stream(Iterator[Step]):
         prompt: str,
         media_seconds: float,
         reading: Reading | None = None,
+        table: Table | None = None,
     ) -> None:
         from sage_core.policies import spec
         from sage_core.speculative import SpeculativeDecoder
@@ -180,6 +244,8 @@ class Stream(Iterator[Step]):
             runner=pair.runners,
             draft_vocab=pair.reduced,
         )
+        if table is not None:
+            decoder = table.joining(decoder)
         self.policy = spec(decoder.policy)
         settings = {**options.generation, **options.choosing().as_generation()}
         settings["max_new_tokens"] = options.max_new_tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -167,6 +167,30 @@ class SpeculativeDecoder:
         for _ in stream:
             pass
         return stream.output()
+
+    def generate_batch(
+        self, prompts: Iterable[Mapping[str, Any]], width: int | None = None, **shared: Any
+    ) -> list[DecodeOutput]:
+        """Decode several texts at once, each as `generate` would alone, with shared passes.
+
+        Args:
+            prompts: for each text what `generate` takes; lengths and media may differ.
+            width: the most texts at once, the others wait for a seat; None: all.
+            shared: further arguments of `generate` for all of them. A ``seed`` is that of each
+                text; without one, what texts that are sampled draw depends on their neighbours.
+
+        Returns:
+            An output for each prompt, in order. Seconds in ``stats`` are as the clock on the wall
+            saw them from that row: passes that it shared or waited for count in full.
+
+        Raises:
+            OptionError: a ``width`` below 1, a ``reading`` or ``prepared`` for several texts.
+            UnsupportedError: what `generate` refuses, and a decoder with a ``runner`` or ``group``.
+            What any text raises; the others are then ended.
+        """
+        from sage_core.batch import generate_batch
+
+        return generate_batch(self, prompts, width, shared)
 
 
 class Stream(Iterator[Step]):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sage_cli.batching import AUTO, BATCH
 from sage_cli.collect import takes_options
 from sage_cli.inputs import collect
 from sage_cli.options import PROMPT, RunOptions
@@ -24,6 +25,7 @@ def caption(
         ),
     ] = None,
     prompt: Annotated[str | None, PROMPT] = None,
+    batch: Annotated[str, BATCH] = AUTO,
     *,
     options: RunOptions,
 ) -> int:
@@ -31,4 +33,4 @@ def caption(
     from sage_cli.job import Request, run
 
     sources = collect(files or [], options.files_from)
-    return run([Request((source,), prompt) for source in sources], options)
+    return run([Request((source,), prompt) for source in sources], options, batch)

@@ -118,6 +118,18 @@ class FakeStream(Iterator[Step]):
         self.closed = True
 
 
+@dataclass(frozen=True)
+class FakeOutcome:
+    number: int
+    result: FakeResult | None = None
+    error: Exception | None = None
+
+    def get(self) -> FakeResult | None:
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
 class FakePipeline:
     """Plays one script per call of `stream`, in order; then the default one for ever."""
 
@@ -126,6 +138,7 @@ class FakePipeline:
     device = "cpu"
     dtype = "float32"
     note = "no GPU found: running on the CPU in float32"
+    pays = 1
 
     def __init__(self) -> None:
         self.scripts: deque[Script | BaseException] = deque()
@@ -144,6 +157,22 @@ class FakePipeline:
         names = tuple(file if isinstance(file, str) else "<bytes>" for file in files)
         self.streams.append(FakeStream(script, names, prompt or "Describe this."))
         return self.streams[-1]
+
+    def captions(
+        self, files: Any, prompt: str | None = None, *, batch: int, **options: Any
+    ) -> Iterator[FakeOutcome]:
+        """One after another, told in pairs the other way round: 1, 0, 3, 2..."""
+        held: list[FakeOutcome] = []
+        for number, file in enumerate(files):
+            try:
+                result = self.stream([file], prompt, batch=batch, **options).result()
+                held.append(FakeOutcome(number, result))
+            except Exception as error:
+                held.append(FakeOutcome(number, error=error))
+            if number % 2:
+                yield from reversed(held)
+                held.clear()
+        yield from held
 
     def chat(self, files: Any, **options: Any) -> FakeConversation:
         self.calls.append({"chat": list(files), **options})

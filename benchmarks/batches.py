@@ -1,0 +1,188 @@
+"""What decoding several texts at once brings, over the same texts one by one.
+
+    python -m benchmarks.batches --output benchmarks/results/batches
+
+Every policy decodes the same captions and answers one by one and in batches of several widths, in
+an order that rotates. Time is on the wall from the first prompt to the last token of all texts,
+prompts read included; pictures are prepared before. All texts are compared with those of
+autoregressive decoding one by one, and those with transformers' `generate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks import environment
+from benchmarks.items import items
+from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.pipeline import cast
+from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+
+POLICIES = ("autoregressive", "spec-llava", "sage")
+WIDTHS = (1, 2, 4, 8, 16)
+ENGINE = (POLICIES[0], WIDTHS[0])
+
+
+@dataclass
+class Tally:
+    """What one policy did at one width: seconds of each repeat, and counts that hold for all."""
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    steps: int = 0
+    accepted: float = 0.0
+    nodes: int = 0
+    exact: int = 0
+    texts: int = 0
+
+    def add(
+        self, seconds: float, outputs: list[DecodeOutput], expected: list[torch.Tensor]
+    ) -> None:
+        self.seconds.append(seconds)
+        self.tokens = sum(output.stats.new_tokens for output in outputs)
+        for output, ids in zip(outputs, expected, strict=True):
+            stats = output.stats
+            self.steps += stats.steps
+            self.accepted += stats.mean_accepted * stats.steps
+            self.nodes += stats.nodes_verified
+            self.exact += torch.equal(output.sequences, ids)
+            self.texts += 1
+
+
+def prompts(pair: LoadedPair, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The inputs of as many texts as asked for, on the device."""
+    found = []
+    for item in items(arguments.items, arguments.seed):
+        inputs = pair.family.prepare(item.media, item.prompt)
+        found.append({k: cast(v, pair.target) for k, v in inputs.items()})
+    return found
+
+
+def decode(
+    decoder: SpeculativeDecoder, texts: list[dict[str, Any]], width: int, limit: int
+) -> tuple[float, list[DecodeOutput]]:
+    """All texts at a width; the seconds it took."""
+    started = perf_counter()
+    if width == 1:
+        outputs = [decoder.generate(**inputs, max_new_tokens=limit) for inputs in texts]
+    else:
+        outputs = decoder.generate_batch(texts, width, max_new_tokens=limit)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - started, outputs
+
+
+def measure(pair: LoadedPair, arguments: argparse.Namespace) -> dict[tuple[str, int], Tally]:
+    """Every policy at every width."""
+    texts, limit = prompts(pair, arguments), arguments.max_new_tokens
+    expected = [
+        pair.target.generate(**inputs, do_sample=False, max_new_tokens=limit) for inputs in texts
+    ]
+    ways = [(policy, width) for policy in POLICIES for width in WIDTHS]
+    decoders = {policy: SpeculativeDecoder(pair.target, pair.draft, policy) for policy in POLICIES}
+    for policy, width in ways:  # first calls, and what passes cost, belong to no measurement
+        decode(decoders[policy], texts[: max(4, width)], width, 32)
+    tallies = {way: Tally() for way in ways}
+    for repeat in range(arguments.repeats):
+        turn = repeat * len(ways) // arguments.repeats
+        for policy, width in ways[turn:] + ways[:turn]:
+            seconds, outputs = decode(decoders[policy], texts, width, limit)
+            tallies[policy, width].add(seconds, outputs, expected)
+            print(f"\r{repeat + 1}: {policy} {width}   ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return tallies
+
+
+def figures(tallies: dict[tuple[str, int], Tally]) -> list[dict[str, Any]]:
+    """A row for each policy and width; ratios are medians over repeats of the repeat's own."""
+    rows = []
+    for (policy, width), tally in tallies.items():
+        alone, engine = tallies[policy, WIDTHS[0]], tallies[ENGINE]
+        rows.append(
+            {
+                "policy": policy,
+                "width": width,
+                "tokens_per_second": median(tally.tokens / s for s in tally.seconds),
+                "over_one_by_one": _ratio(alone, tally),
+                "over_autoregressive_one_by_one": _ratio(engine, tally),
+                "mean_accepted": tally.accepted / max(1, tally.steps),
+                "nodes_per_step": tally.nodes / max(1, tally.steps),
+                "exact": tally.exact,
+                "texts": tally.texts,
+                "seconds": tally.seconds,
+            }
+        )
+    return rows
+
+
+def _ratio(slow: Tally, fast: Tally) -> float:
+    return median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
+
+
+def report(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = ["# Several texts at once", ""]
+    lines += environment.as_markdown(data["environment"])
+    lines += [
+        f"- pair: {data['target']} with {data['draft']}; {data['device']}, {data['dtype']}; "
+        f"{data['items']} texts, limit {data['max_new_tokens']}, {data['repeats']} repeats",
+        "- tokens/s: all new tokens over the wall-clock seconds of all texts, prompts included; "
+        "τ and nodes: a step of a text",
+    ]
+    lines += [f"- {data['note']}"] if data["note"] else []
+    lines += [
+        "",
+        "| policy | texts at once | tokens/s | × one by one | × autoregressive one by one | τ "
+        "| nodes | exact |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in data["rows"]:
+        lines.append(
+            f"| {row['policy']} | {row['width']} | {row['tokens_per_second']:.1f} "
+            f"| {row['over_one_by_one']:.2f} | {row['over_autoregressive_one_by_one']:.2f} "
+            f"| {row['mean_accepted']:.2f} | {row['nodes_per_step']:.1f} "
+            f"| {row['exact']}/{row['texts']} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, report; returns 1 if on the CPU in float32 any text differs from `generate`'s."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pair", help="folder of target/ and draft/ (default: bundled)")
+    parser.add_argument("--items", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--note", default="", help="a line for the report")
+    parser.add_argument("--output", help="write FILE.json and FILE.md")
+    arguments = parser.parse_args(argv)
+    pair = load_pair(arguments.pair, "auto", arguments.device, arguments.dtype)
+    rows = figures(measure(pair, arguments))
+    data = {
+        "environment": environment.describe("benchmarks.batches"),
+        "target": pair.target_id,
+        "draft": pair.draft_id,
+        "device": pair.device,
+        "dtype": pair.dtype,
+        "items": arguments.items,
+        "repeats": arguments.repeats,
+        "max_new_tokens": arguments.max_new_tokens,
+        "note": arguments.note,
+        "rows": rows,
+    }
+    environment.write(arguments.output, data, report(data))
+    return int(any(row["exact"] < row["texts"] for row in rows) and pair.dtype == "float32")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

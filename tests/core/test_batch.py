@@ -1,0 +1,390 @@
+"""Several texts at once: each is the target's own, whoever sits beside it, whatever goes wrong."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sage_core
+import sage_core.batch
+from sage_core.batch import Outcome, PassRequest, RowRunner, Table
+from sage_core.bench.oracle import check_steps, first_mismatch, reference
+from sage_core.captured import CapturedRunners
+from sage_core.costbook import CostBook
+from sage_core.costs import Costs
+from sage_core.errors import InputError, OptionError, UnsupportedError
+from sage_core.joint import joint_attention_forward
+from sage_core.policies.sage import UNKNOWN
+from sage_core.prepare import prepare
+from sage_core.reading import Reading
+from sage_core.runner import Runner
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.tree import TokenTree
+from tests.core.test_tree import trees
+from tests.tiny import FAMILIES, build_pair, make_inputs, wrong_draft
+from tests.tiny.families import FIRST_WORD, VOCAB
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+POLICIES = (
+    "autoregressive",
+    "chain",
+    "static",
+    "optimal-static:nodes=20,depth=5",
+    "eagle2:depth=4,beam=2,k=3,nodes=9",
+    "spec-llava",
+    "sage-paper:theta=0.001,wmin=2",
+    "sage",
+)
+LENGTHS = (0, 30, 5, 90, 12)
+LIMITS = (24, 1, 40, 9, 25)
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 20}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("row ")]
+
+
+def rows(target: Any, family: str) -> list[dict[str, Any]]:
+    """Prompts of all kinds, with lengths and limits of their own."""
+    kinds = FAMILIES[family].kinds
+    return [
+        {
+            **make_inputs(target, family, kinds[i % len(kinds)], length=length, seed=i),
+            "max_new_tokens": limit,
+        }
+        for i, (length, limit) in enumerate(zip(LENGTHS, LIMITS, strict=True))
+    ]
+
+
+def assert_each_is_exact(target: Any, outputs: list[Any], given: list[dict[str, Any]]) -> None:
+    assert len(outputs) == len(given)
+    for output, inputs in zip(outputs, given, strict=True):
+        expected = reference(target, inputs)
+        assert first_mismatch(target, inputs, expected, output.sequences) is None
+        check_steps(output.steps, output.sequences[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+CASES = [(family, policy) for family in ("qwen2_5_vl", "llava_onevision") for policy in POLICIES]
+CASES += [
+    (family, "sage") for family in FAMILIES if family not in ("qwen2_5_vl", "llava_onevision")
+]
+
+
+@pytest.mark.parametrize(("family", "policy"), CASES)
+def test_every_row_is_the_target_s_own(family: str, policy: str) -> None:
+    target, draft = build_pair(family)
+    given = rows(target, family)
+    decoder = SpeculativeDecoder(target, draft, policy, costs=UNKNOWN)
+    outputs = decoder.generate_batch(given, width=3)
+    assert_each_is_exact(target, outputs, given)
+    alone = [decoder.generate(**inputs) for inputs in given]
+    assert [o.stats.steps for o in outputs] == [o.stats.steps for o in alone]
+    assert [o.finish_reason for o in outputs] == [o.finish_reason for o in alone]
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, None])
+def test_every_width(width: int | None) -> None:
+    target, draft = build_pair("qwen2_vl")
+    given = rows(target, "qwen2_vl")
+    outputs = SpeculativeDecoder(target, draft, "static").generate_batch(given, width)
+    assert_each_is_exact(target, outputs, given)
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "penalties of their own": [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {},
+        {"min_new_tokens": 5, "eos_token_id": [2, 9]},
+        {"suppress_tokens": [20, 21, 22]},
+    ],
+    "ends in the middle": [{"eos_token_id": list(range(token, token + 60))} for token in
+                           (8, 20, 40, 60, 80)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_rules_of_their_own(name: str) -> None:
+    target, draft = build_pair("qwen3_vl")
+    given = [{**r, **o} for r, o in zip(rows(target, "qwen3_vl"), OPTIONS[name], strict=True)]
+    outputs = SpeculativeDecoder(target, draft, "static").generate_batch(given, 4)
+    assert_each_is_exact(target, outputs, given)
+
+
+@pytest.mark.parametrize("candidates", ["topk", "drawn"])
+def test_sampled_rows_are_those_of_their_seed(candidates: str) -> None:
+    target, draft = build_pair("llava")
+    decoder = SpeculativeDecoder(target, draft, "static", candidates=candidates)
+    given = [{**inputs, **SAMPLED, "seed": i} for i, inputs in enumerate(rows(target, "llava"))]
+    outputs = decoder.generate_batch(given, 3)
+    for output, inputs in zip(outputs, given, strict=True):
+        assert torch.equal(output.sequences, decoder.generate(**inputs).sequences)
+        if candidates == "topk":
+            torch.manual_seed(inputs["seed"])
+            plain = {name: value for name, value in inputs.items() if name != "seed"}
+            assert torch.equal(output.sequences, target.generate(**plain))
+
+
+@pytest.mark.parametrize(
+    "drafts",
+    [{"draft": "ngram"}, {"lookup": "ngram"}, {"draft": None, "policy": "autoregressive"}],
+    ids=str,
+)
+def test_other_drafts(drafts: dict[str, Any]) -> None:
+    target, draft = build_pair("qwen2")
+    given = rows(target, "qwen2")
+    drafts = {"draft": draft, "policy": "static", **drafts}
+    outputs = SpeculativeDecoder(target, **drafts).generate_batch(given, 3)
+    assert_each_is_exact(target, outputs, given)
+
+
+def test_a_wrong_draft_costs_no_exactness() -> None:
+    target, _ = build_pair("llama")
+    given = rows(target, "llama")
+    outputs = SpeculativeDecoder(target, wrong_draft(target), "static").generate_batch(given)
+    assert_each_is_exact(target, outputs, given)
+
+
+class Passes:
+    """Counts the passes of a model's decoder and how many tokens each had."""
+
+    def __init__(self, model: Any) -> None:
+        self._decoder = model.get_decoder()
+        self.tokens: list[int] = []
+
+    def __enter__(self) -> Passes:
+        def count(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+            given = kwargs.get("input_ids")
+            self.tokens.append((kwargs["inputs_embeds"] if given is None else given).shape[1])
+
+        self._handle = self._decoder.register_forward_pre_hook(count, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+@pytest.mark.parametrize(("attention", "shared"), [("sdpa", True), ("eager", False)])
+def test_rows_share_their_passes_where_attention_can_be_cut(attention: str, shared: bool) -> None:
+    """Equal rows stay in step: four take the passes of one, and four prompts."""
+    target, draft = (copy.deepcopy(model) for model in build_pair("qwen2_5_vl"))
+    for model in (target, draft):
+        model.get_decoder().config._attn_implementation = attention
+    inputs = {**make_inputs(target, "qwen2_5_vl", "image"), "max_new_tokens": 20}
+    decoder = SpeculativeDecoder(target, draft, "static")
+    counted = []
+    for model in (target, draft):
+        with Passes(model) as one:
+            decoder.generate(**inputs)
+        with Passes(model) as four:
+            outputs = decoder.generate_batch([inputs] * 4)
+        counted.append((len(one.tokens), len(four.tokens)))
+        if shared:
+            assert four.tokens[4:] == [4 * n for n in one.tokens[1:]]
+    times = 1 if shared else 4
+    assert [four - 4 for _, four in counted] == [times * (one - 1) for one, _ in counted]
+    assert_each_is_exact(target, outputs, [inputs] * 4)
+    assert target.get_decoder().config._attn_implementation == attention
+
+
+def test_a_seat_is_taken_as_soon_as_it_is_free() -> None:
+    """The text behind a short one does not wait for a long one."""
+    target, draft = build_pair("qwen2")
+    inputs = make_inputs(target, "qwen2", "text")
+    table = Table(target, 2)
+    decoder = table.joining(SpeculativeDecoder(target, draft, "chain"))
+    limits = (60, 3, 3, 3)
+    jobs = (lambda n=n: decoder.generate(**inputs, max_new_tokens=n) for n in limits)
+    assert [outcome.number for outcome in table.run(jobs)] == [1, 2, 3, 0]
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from(["llava", "qwen2_5_vl", "qwen3_vl_moe", "llama"]),
+    st.lists(st.tuples(trees(max_nodes=12), st.integers(0, 25)), min_size=2, max_size=4),
+    st.data(),
+)
+def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
+    family: str, drafted: list[tuple[TokenTree, int]], data: st.DataObject
+) -> None:
+    """Logits, hidden states and caches; then one path is kept in each row, and once more."""
+    target, _ = build_pair(family)
+    kinds = FAMILIES[family].kinds
+    table, pairs = Table(target, len(drafted)), []
+    for number, (_, length) in enumerate(drafted):
+        inputs = make_inputs(target, family, kinds[number % len(kinds)], length, seed=number)
+        prepared = prepare(target, {**inputs, "max_new_tokens": 9})
+        pairs.append((Runner(target), RowRunner(target, table)))
+        for runner in pairs[-1]:
+            runner.prefill(prepared, room=data.draw(st.sampled_from([0, 3, 60])))
+    for _ in range(2):
+        last = data.draw(st.sampled_from([0, 1]))
+        requests, expected = [], []
+        for (alone, row), (tree, _) in zip(pairs, drafted, strict=True):
+            tokens = [VOCAB - 1, *(FIRST_WORD + token for token in tree.tokens)]
+            asked = (tokens, [0, *tree.depths], tree.visibility, last)
+            requests.append(PassRequest(row, *asked))
+            expected.append(alone.forward(*asked))
+        for got, plain in zip(RowRunner.together(requests), expected, strict=True):
+            for mine, theirs in zip(got, plain, strict=True):
+                torch.testing.assert_close(mine, theirs, **CLOSE)
+        for (alone, row), (tree, _) in zip(pairs, drafted, strict=True):
+            node = data.draw(st.sampled_from([-1, *range(len(tree))]))
+            for runner in (alone, row):
+                runner.commit([0, *(n + 1 for n in tree.path(node))])
+            for mine, theirs in zip(row.cache.layers, alone.cache.layers, strict=True):
+                assert mine.length == theirs.length == alone.committed
+                kept = slice(0, mine.length)
+                torch.testing.assert_close(
+                    mine.keys[..., kept, :], theirs.keys[..., kept, :], **CLOSE
+                )
+
+
+class Fails(tf.StoppingCriteria):
+    """Raises at a length."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        if input_ids.shape[1] >= self.length:
+            raise InputError("this text fails")
+        return torch.zeros(1, dtype=torch.bool)
+
+
+FAILING: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "before its first step": ({"num_beams": 2}, UnsupportedError),
+    "in the middle": ({"stopping_criteria": tf.StoppingCriteriaList([Fails(20)])}, InputError),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_row_that_fails_fails_alone(name: str) -> None:
+    target, draft = build_pair("qwen2_5_vl")
+    options, kind = FAILING[name]
+    given = rows(target, "qwen2_5_vl")
+    given[2] |= options
+    decoder = SpeculativeDecoder(target, draft, "static")
+    with pytest.raises(kind):
+        decoder.generate_batch(given, 4)
+    table = Table(target, 3)
+    joined = table.joining(decoder)
+    found = {o.number: o for o in table.run((lambda g=g: joined.generate(**g)) for g in given)}
+    assert isinstance(found.pop(2).error, kind)
+    others = [given[number] for number in sorted(found)]
+    assert_each_is_exact(target, [found[n].get() for n in sorted(found)], others)
+
+
+class Broken:
+    """A joint pass that raises at its n-th call."""
+
+    def __init__(self, error: BaseException, call: int) -> None:
+        self._joint, self._error, self._left = sage_core.batch.joint_pass, error, call
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        self._left -= 1
+        if not self._left:
+            raise self._error
+        return self._joint(*arguments)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")], ids=repr)
+@pytest.mark.parametrize("call", [1, 7])
+def test_a_shared_pass_that_fails_reaches_the_caller(
+    error: BaseException, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, draft = build_pair("qwen2_vl")
+    given = rows(target, "qwen2_vl")
+    decoder = SpeculativeDecoder(target, draft, "static")
+    with monkeypatch.context() as patched:
+        patched.setattr(sage_core.batch, "joint_pass", Broken(error, call))
+        with pytest.raises(type(error)):
+            decoder.generate_batch(given, 3)
+    assert_each_is_exact(target, decoder.generate_batch(given, 3), given)
+
+
+def test_rows_end_when_the_caller_has_enough() -> None:
+    target, draft = build_pair("qwen2")
+    decoder = SpeculativeDecoder(target, draft, "chain")
+    given = rows(target, "qwen2")
+    table = Table(target, 4)
+    joined = table.joining(decoder)
+    run = table.run((lambda g=g: joined.generate(**g)) for g in given)
+    assert isinstance(next(run), Outcome)
+    assert [t for t in threading.enumerate() if t.name.startswith("row ")]
+    run.close()
+
+
+@pytest.mark.parametrize("width", [0, -1, 1.5, True, "many"])
+def test_a_width_that_is_none_is_refused(width: Any) -> None:
+    target, draft = build_pair("qwen2")
+    with pytest.raises(OptionError, match="at least 1"):
+        SpeculativeDecoder(target, draft, "chain").generate_batch(rows(target, "qwen2"), width)
+
+
+def test_what_belongs_to_one_text_is_refused() -> None:
+    target, draft = build_pair("qwen2")
+    given = rows(target, "qwen2")
+    with pytest.raises(OptionError, match="reading"):
+        SpeculativeDecoder(target, draft).generate_batch(given, reading=Reading())
+    captured = SpeculativeDecoder(target, draft, runner=CapturedRunners())
+    with pytest.raises(UnsupportedError, match="eager"):
+        captured.generate_batch(given)
+    assert SpeculativeDecoder(target, draft).generate_batch([]) == []
+
+
+def test_a_decoder_that_drops_arguments_is_found_out() -> None:
+    states = torch.zeros(1, 1, 1, 4)
+    with pytest.raises(UnsupportedError, match="one by one"):
+        joint_attention_forward(torch.nn.Module(), states, states, states, None)
+
+
+@pytest.mark.real_costs
+def test_costs_are_those_of_shared_passes_and_only_what_rows_do_alone_is_learned() -> None:
+    target, draft = build_pair("qwen2")
+    book = CostBook()
+    decoder = SpeculativeDecoder(target, draft, "sage", costs=book)
+    given = [{**inputs, "max_new_tokens": 40} for inputs in rows(target, "qwen2")]
+    outputs = decoder.generate_batch(given, 4)
+    assert_each_is_exact(target, outputs, given)
+    (place,) = book._known
+    assert "batches of 4 passes" in place
+    known: Costs = book._known[place]
+    decoder.generate_batch(given, 4)
+    (again,) = book._known.values()
+    for mine, theirs in ((again.target, known.target), (again.draft, known.draft)):
+        assert [n for n, _ in mine] == [n for n, _ in theirs]
+        assert [s for _, s in mine] == pytest.approx([s for _, s in theirs])
+    assert again.step > 0
+
+
+def test_captions_of_several_files_at_once() -> None:
+    """The bundled pair: pictures and a clip, one file that is not there, in the order they end."""
+    pipeline = sage_core.load()
+    files = [str(EXAMPLES / name) for name in ("shapes.png", "none.png", "chart.png", "moving.mp4")]
+    outcomes = {o.number: o for o in pipeline.captions(files, batch=3, max_new_tokens=20)}
+    assert isinstance(outcomes.pop(1).error, InputError)
+    del files[1]
+    alone = pipeline.caption(files, max_new_tokens=20)
+    found = [outcomes[number].get() for number in sorted(outcomes)]
+    assert [result.tokens for result in found] == [result.tokens for result in alone]
+    assert [result.text for result in found] == [result.text for result in alone]
+    again = pipeline.caption(files, batch=2, max_new_tokens=20)
+    assert [result.tokens for result in again] == [result.tokens for result in alone]
+    with pytest.raises(InputError, match="none"):
+        pipeline.caption([*files, "none.png"], batch=2, max_new_tokens=20)
+    with pytest.raises(OptionError, match="batch"):
+        pipeline.caption(files, batch="some")
+    assert pipeline.pays >= 1
