@@ -12,6 +12,7 @@ import pytest
 import sage_core
 from sage_core.draft_vocab import FILE_NAME, DraftVocab, as_asked, fingerprint, read, resolve
 from sage_core.errors import InputError, ModelError, OptionError
+from sage_core.reduced_head import ReducedHead
 from sage_core.token_counts import Said, count_vocab, read_texts
 from tests.core.saved_pair import make_tokenizer, save_pair
 
@@ -167,6 +168,23 @@ def test_a_pipeline_with_a_list_in_every_form(pair: Path, tmp_path: Path) -> Non
     assert [turns.ask(q).tokens for q in ("one", "two")] == [
         chat.ask(q).tokens for chat in [pipeline.chat(**asking)] for q in ("one", "two")
     ]
+
+
+def test_the_head_is_copied_once_for_requests_of_the_same_list(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    honest = ReducedHead.of.__func__  # type: ignore[attr-defined]
+
+    def counting(kind: Any, *arguments: Any) -> Any:
+        made.append(arguments)
+        return honest(kind, *arguments)
+
+    monkeypatch.setattr(ReducedHead, "of", classmethod(counting))
+    pipeline = sage_core.load(pair, device="cpu")
+    for asked in ([40, 41], [40, 41], None, [40, 41]):
+        pipeline.ask((), "one", max_new_tokens=4, policy="static", draft_vocab=asked)
+    assert len(made) == 2, "once, and again behind a request without"
 
 
 def test_without_a_draft_model_it_is_refused(pair: Path) -> None:
