@@ -86,6 +86,7 @@ def reduced_head(
 ) -> ReducedHead:
     """The head of ``draft`` for the tokens of a list, and for those that end the target's texts.
 
+    A draft without a head of its own, `heads.module.Head`, scores by the target's.
     Ids that the draft does not know, having fewer rows than the target, are never drafted anyway.
     A head that has been made is given back.
 
@@ -100,6 +101,7 @@ def reduced_head(
         )
     if isinstance(given, ReducedHead):
         return given
+    scoring = draft if hasattr(draft, "get_output_embeddings") else target
     vocab = DraftVocab.of(given)
     ids = {*vocab.ids, *vocab.always}
     most = int(target.get_output_embeddings().weight.shape[0])
@@ -109,8 +111,8 @@ def reduced_head(
             "one made for this target"
         )
     ids |= {index for index in _ends(target) if index < most}
-    known = int(draft.get_output_embeddings().weight.shape[0])
-    return ReducedHead.of(draft, [index for index in ids if index < known])
+    known = int(scoring.get_output_embeddings().weight.shape[0])
+    return ReducedHead.of(scoring, [index for index in ids if index < known])
 
 
 def _ends(model: Any) -> Iterator[int]:

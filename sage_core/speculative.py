@@ -132,8 +132,7 @@ class SpeculativeDecoder:
             check_head(target, self.draft)
         self.reduced: ReducedHead | None = None
         if draft_vocab is not None:
-            scoring = target if isinstance(self.draft, Head) else self.draft
-            self.reduced = reduced_head(target, scoring, draft_vocab)
+            self.reduced = reduced_head(target, self.draft, draft_vocab)
 
     def stream(
         self,

@@ -71,6 +71,11 @@ def test_loaded_with_its_target_it_drafts(pair: Path, folder: Path) -> None:
     assert result.tokens == wanted.tokens
     assert result.stats.draft_passes > 0
     assert 0 < result.stats.draft_visual_tokens <= result.stats.visual_tokens
+    part = tuple(range(20, 200))
+    few = pipeline.caption(picture(), policy="static", max_new_tokens=12, draft_vocab=part)
+    assert few.tokens == wanted.tokens
+    drafted = {token for step in few.steps for token in step.tree.tokens}
+    assert drafted and drafted <= {*part, 0, 2}, "a head scores by its target's rows"
 
 
 def test_in_another_dtype(pair: Path, folder: Path) -> None:
