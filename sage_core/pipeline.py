@@ -187,7 +187,9 @@ class Pipeline:
     def _scoring(self, options: Options) -> LoadedPair:
         """The pair, its draft scoring what the options say; kept for the next request."""
         if self._asked[0] != options.draft_vocab:
-            self._asked = (options.draft_vocab, self._pair.with_vocab(options.draft_vocab))
+            from sage_core.reduced_head import with_vocab
+
+            self._asked = (options.draft_vocab, with_vocab(self._pair, options.draft_vocab))
         return self._asked[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sage_core.candidates import Offer
-from sage_core.draft_vocab import ENDS, DraftVocab, whole_numbers
+from sage_core.draft_vocab import ENDS, Asked, DraftVocab, resolve, whole_numbers
 from sage_core.errors import OptionError, UnsupportedError
+
+if TYPE_CHECKING:
+    from sage_core.models.loading import LoadedPair
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,18 @@ def reduced_head(
     ids |= {index for index in _ends(target) if index < most}
     known = int(scoring.get_output_embeddings().weight.shape[0])
     return ReducedHead.of(scoring, [index for index in ids if index < known])
+
+
+def with_vocab(pair: LoadedPair, asked: Asked) -> LoadedPair:
+    """The same models, the draft scoring the tokens that are asked for.
+
+    Raises:
+        OptionError, InputError, ModelError, UnsupportedError: see `draft_vocab.resolve` and
+            `reduced_head`.
+    """
+    vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
+    head = None if vocab is None else reduced_head(pair.target, pair.draft, vocab)
+    return replace(pair, reduced=head)
 
 
 def _ends(model: Any) -> Iterator[int]:

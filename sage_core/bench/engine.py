@@ -35,6 +35,7 @@ from sage_core.models.loading import LoadedPair
 from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
 from sage_core.policies import Policy
 from sage_core.policies.eagle2 import Eagle2
+from sage_core.reduced_head import with_vocab
 
 __all__ = ["PairEngine"]
 
@@ -46,7 +47,7 @@ class PairEngine:
     """
 
     def __init__(self, pair: LoadedPair, options: Options) -> None:
-        self._pair = pair.with_vocab(options.draft_vocab)
+        self._pair = with_vocab(pair, options.draft_vocab)
         self._options = options
         self._lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         self.target_id = pair.target_id

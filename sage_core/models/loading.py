@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.draft_vocab import Asked, resolve
 from sage_core.errors import ModelError
 from sage_core.heads.loading import look as find_head
 from sage_core.lookup import Ngram, as_ngram, is_lookup
@@ -69,19 +68,6 @@ class LoadedPair:
     """The target's checkpoint."""
     reduced: ReducedHead | None = None
     """What the draft scores by, if not by its whole vocabulary."""
-
-    def with_vocab(self, asked: Asked) -> LoadedPair:
-        """The same models, the draft scoring the tokens that are asked for.
-
-        Raises:
-            OptionError, InputError, ModelError: see `draft_vocab.resolve`, `reduced_head`.
-        """
-        vocab = resolve(asked, self.target_id, self.folder, self.family.tokenizer)
-        if vocab is None:
-            return replace(self, reduced=None)
-        from sage_core.reduced_head import reduced_head
-
-        return replace(self, reduced=reduced_head(self.target, self.draft, vocab))
 
 
 @dataclass(frozen=True, eq=False)
