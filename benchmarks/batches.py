@@ -137,7 +137,7 @@ def report(data: dict[str, Any]) -> str:
     lines += [
         f"- pair: {data['target']} with {data['draft']}; {data['device']}, {data['dtype']}; "
         f"{data['items']} texts, limit {data['max_new_tokens']}, {data['repeats']} repeats",
-        "- tokens/s: all new tokens over the seconds of all texts, prompts included: the processor's "
+        "- tokens/s: new tokens over the seconds of all texts, prompts included: the processor's "
         "on a CPU, on the wall elsewhere; τ and nodes: a step of a text",
     ]
     lines += [f"- {data['note']}"] if data["note"] else []
