@@ -190,10 +190,10 @@ class Table:
 
     def _resume(self, row: _Row[Any]) -> None:
         self._running = row
-        try:
-            row.resume()
-        finally:
-            self._running = None
+        row.resume()
+        self._running = (
+            None  # not after an interruption: the row runs on, to be stopped in `passed`
+        )
 
     def _pass(self) -> None:
         """Make the passes that go first: those of drafts, or else the target's."""

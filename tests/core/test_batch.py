@@ -10,22 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sage_core
 import sage_core.batch
-from sage_core.batch import Outcome, PassRequest, RowRunner, Table
+from sage_core.batch import PassRequest, RowRunner, Table
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.captured import CapturedRunners
 from sage_core.costbook import CostBook
 from sage_core.costs import Costs
 from sage_core.errors import InputError, OptionError, UnsupportedError
 from sage_core.joint import joint_attention_forward
 from sage_core.policies.sage import UNKNOWN
 from sage_core.prepare import prepare
-from sage_core.reading import Reading
 from sage_core.runner import Runner
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.tree import TokenTree
@@ -250,99 +247,6 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
                 torch.testing.assert_close(
                     mine.keys[..., kept, :], theirs.keys[..., kept, :], **CLOSE
                 )
-
-
-class Fails(tf.StoppingCriteria):
-    """Raises at a length."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        if input_ids.shape[1] >= self.length:
-            raise InputError("this text fails")
-        return torch.zeros(1, dtype=torch.bool)
-
-
-FAILING: dict[str, tuple[dict[str, Any], type[Exception]]] = {
-    "before its first step": ({"num_beams": 2}, UnsupportedError),
-    "in the middle": ({"stopping_criteria": tf.StoppingCriteriaList([Fails(20)])}, InputError),
-}
-
-
-@pytest.mark.parametrize("name", FAILING)
-def test_a_row_that_fails_fails_alone(name: str) -> None:
-    target, draft = build_pair("qwen2_5_vl")
-    options, kind = FAILING[name]
-    given = rows(target, "qwen2_5_vl")
-    given[2] |= options
-    decoder = SpeculativeDecoder(target, draft, "static")
-    with pytest.raises(kind):
-        decoder.generate_batch(given, 4)
-    table = Table(target, 3)
-    joined = table.joining(decoder)
-    found = {o.number: o for o in table.run((lambda g=g: joined.generate(**g)) for g in given)}
-    assert isinstance(found.pop(2).error, kind)
-    others = [given[number] for number in sorted(found)]
-    assert_each_is_exact(target, [found[n].get() for n in sorted(found)], others)
-
-
-class Broken:
-    """A joint pass that raises at its n-th call."""
-
-    def __init__(self, error: BaseException, call: int) -> None:
-        self._joint, self._error, self._left = sage_core.batch.joint_pass, error, call
-
-    def __call__(self, *arguments: Any) -> torch.Tensor:
-        self._left -= 1
-        if not self._left:
-            raise self._error
-        return self._joint(*arguments)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")], ids=repr)
-@pytest.mark.parametrize("call", [1, 7])
-def test_a_shared_pass_that_fails_reaches_the_caller(
-    error: BaseException, call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, draft = build_pair("qwen2_vl")
-    given = rows(target, "qwen2_vl")
-    decoder = SpeculativeDecoder(target, draft, "static")
-    with monkeypatch.context() as patched:
-        patched.setattr(sage_core.batch, "joint_pass", Broken(error, call))
-        with pytest.raises(type(error)):
-            decoder.generate_batch(given, 3)
-    assert_each_is_exact(target, decoder.generate_batch(given, 3), given)
-
-
-def test_rows_end_when_the_caller_has_enough() -> None:
-    target, draft = build_pair("qwen2")
-    decoder = SpeculativeDecoder(target, draft, "chain")
-    given = rows(target, "qwen2")
-    table = Table(target, 4)
-    joined = table.joining(decoder)
-    run = table.run((lambda g=g: joined.generate(**g)) for g in given)
-    assert isinstance(next(run), Outcome)
-    assert [t for t in threading.enumerate() if t.name.startswith("row ")]
-    run.close()
-
-
-@pytest.mark.parametrize("width", [0, -1, 1.5, True, "many"])
-def test_a_width_that_is_none_is_refused(width: Any) -> None:
-    target, draft = build_pair("qwen2")
-    with pytest.raises(OptionError, match="at least 1"):
-        SpeculativeDecoder(target, draft, "chain").generate_batch(rows(target, "qwen2"), width)
-
-
-def test_what_belongs_to_one_text_is_refused() -> None:
-    target, draft = build_pair("qwen2")
-    given = rows(target, "qwen2")
-    with pytest.raises(OptionError, match="reading"):
-        SpeculativeDecoder(target, draft).generate_batch(given, reading=Reading())
-    captured = SpeculativeDecoder(target, draft, runner=CapturedRunners())
-    with pytest.raises(UnsupportedError, match="eager"):
-        captured.generate_batch(given)
-    assert SpeculativeDecoder(target, draft).generate_batch([]) == []
 
 
 def test_a_decoder_that_drops_arguments_is_found_out() -> None:

@@ -1,0 +1,143 @@
+"""What goes wrong with one of several texts, or with all: told to the caller, and cleaned up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+
+import sage_core.batch
+from sage_core.batch import Outcome, Table
+from sage_core.captured import CapturedRunners
+from sage_core.errors import InputError, OptionError, UnsupportedError
+from sage_core.reading import Reading
+from sage_core.speculative import SpeculativeDecoder
+from tests.core.test_batch import assert_each_is_exact, no_thread_is_left, rows
+from tests.tiny import build_pair
+
+__all__ = ["no_thread_is_left"]
+
+
+class Fails(tf.StoppingCriteria):
+    """Raises at a length."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        if input_ids.shape[1] >= self.length:
+            raise InputError("this text fails")
+        return torch.zeros(1, dtype=torch.bool)
+
+
+FAILING: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "before its first step": ({"num_beams": 2}, UnsupportedError),
+    "in the middle": ({"stopping_criteria": tf.StoppingCriteriaList([Fails(20)])}, InputError),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_row_that_fails_fails_alone(name: str) -> None:
+    target, draft = build_pair("qwen2_5_vl")
+    options, kind = FAILING[name]
+    given = rows(target, "qwen2_5_vl")
+    given[2] |= options
+    decoder = SpeculativeDecoder(target, draft, "static")
+    with pytest.raises(kind):
+        decoder.generate_batch(given, 4)
+    table = Table(target, 3)
+    joined = table.joining(decoder)
+    found = {o.number: o for o in table.run((lambda g=g: joined.generate(**g)) for g in given)}
+    assert isinstance(found.pop(2).error, kind)
+    others = [given[number] for number in sorted(found)]
+    assert_each_is_exact(target, [found[n].get() for n in sorted(found)], others)
+
+
+class Broken:
+    """A joint pass that raises at its n-th call."""
+
+    def __init__(self, error: BaseException, call: int) -> None:
+        self._joint, self._error, self._left = sage_core.batch.joint_pass, error, call
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        self._left -= 1
+        if not self._left:
+            raise self._error
+        return self._joint(*arguments)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")], ids=repr)
+@pytest.mark.parametrize("call", [1, 7])
+def test_a_shared_pass_that_fails_reaches_the_caller(
+    error: BaseException, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, draft = build_pair("qwen2_vl")
+    given = rows(target, "qwen2_vl")
+    decoder = SpeculativeDecoder(target, draft, "static")
+    with monkeypatch.context() as patched:
+        patched.setattr(sage_core.batch, "joint_pass", Broken(error, call))
+        with pytest.raises(type(error)):
+            decoder.generate_batch(given, 3)
+    assert_each_is_exact(target, decoder.generate_batch(given, 3), given)
+
+
+class Interrupts(tf.StoppingCriteria):
+    """Presses Ctrl-C at a length, and counts the tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.asked = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self.asked += 1
+        if input_ids.shape[1] == self.length:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return torch.zeros(1, dtype=torch.bool)
+
+
+def test_an_interruption_stops_the_row_that_runs() -> None:
+    target, draft = build_pair("qwen2")
+    presses = Interrupts(20)
+    given = [{**inputs, "max_new_tokens": 200} for inputs in rows(target, "qwen2")]
+    given[2]["stopping_criteria"] = tf.StoppingCriteriaList([presses])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SpeculativeDecoder(target, draft, "chain").generate_batch(given, 3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert presses.asked < 60
+
+
+def test_rows_end_when_the_caller_has_enough() -> None:
+    target, draft = build_pair("qwen2")
+    decoder = SpeculativeDecoder(target, draft, "chain")
+    given = rows(target, "qwen2")
+    table = Table(target, 4)
+    joined = table.joining(decoder)
+    run = table.run((lambda g=g: joined.generate(**g)) for g in given)
+    assert isinstance(next(run), Outcome)
+    assert [t for t in threading.enumerate() if t.name.startswith("row ")]
+    run.close()
+
+
+@pytest.mark.parametrize("width", [0, -1, 1.5, True, "many"])
+def test_a_width_that_is_none_is_refused(width: Any) -> None:
+    target, draft = build_pair("qwen2")
+    with pytest.raises(OptionError, match="at least 1"):
+        SpeculativeDecoder(target, draft, "chain").generate_batch(rows(target, "qwen2"), width)
+
+
+def test_what_belongs_to_one_text_is_refused() -> None:
+    target, draft = build_pair("qwen2")
+    given = rows(target, "qwen2")
+    with pytest.raises(OptionError, match="reading"):
+        SpeculativeDecoder(target, draft).generate_batch(given, reading=Reading())
+    captured = SpeculativeDecoder(target, draft, runner=CapturedRunners())
+    with pytest.raises(UnsupportedError, match="eager"):
+        captured.generate_batch(given)
+    assert SpeculativeDecoder(target, draft).generate_batch([]) == []
