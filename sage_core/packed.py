@@ -99,10 +99,10 @@ class PackedRunners:
         packs = self.packs(model)
         return PackedRunner(model, packs) if packs else Runner(model)
 
-    def packs(self, model: Any) -> Packs:
-        """The copies of a model's layers as they are now."""
+    def packs(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Packs:
+        """The copies of a model's layers as they are now; of those in ``modules``, if given."""
         packs = self._packs.setdefault(model, Packs(self._limit))
-        packs.refresh([model.get_decoder(), model.get_output_embeddings()])
+        packs.refresh(modules or [model.get_decoder(), model.get_output_embeddings()])
         return packs
 
 

@@ -283,7 +283,13 @@ class Stream(Iterator[Step]):
             self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
             if isinstance(draft, Head):
                 model = self._reading.drafter or HeadDrafter(
-                    draft, self._target, prepared, room, sight, self._decoder.reduced
+                    draft,
+                    self._target,
+                    prepared,
+                    room,
+                    sight,
+                    self._decoder.reduced,
+                    self._decoder.runner,
                 )
             elif draft is not None:
                 model = self._reading.drafter or ModelDrafter(

@@ -15,6 +15,7 @@ from sage_core.heads.listening import Heard, Listener
 from sage_core.heads.module import Head
 from sage_core.heads.runner import HeadRunner
 from sage_core.prepare import Prepared
+from sage_core.reading import MakeRunner
 from sage_core.reduced_head import ReducedHead
 from sage_core.runner import READ_TOKENS, Runner
 from sage_core.sight import Sight, visual_mask
@@ -36,6 +37,7 @@ class HeadDrafter(TreeDrafter):
         room: cache slots to reserve behind it.
         sight: what the head sees of it.
         reduced: what it scores by, if not by the target's whole output head.
+        make: what makes the target's runner.
     """
 
     _runner: HeadRunner
@@ -48,8 +50,9 @@ class HeadDrafter(TreeDrafter):
         room: int,
         sight: Sight,
         reduced: ReducedHead | None = None,
+        make: MakeRunner | None = None,
     ) -> None:
-        super().__init__(HeadRunner(head, target.model), target.vocab_size, reduced)
+        super().__init__(HeadRunner(head, target.model, make), target.vocab_size, reduced)
         self._head = head
         self._config = target.model.config
         self._prepared: Prepared | None = prepared

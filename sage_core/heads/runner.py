@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from sage_core.cache import TreeCache
 from sage_core.heads.module import Head, Reading
+from sage_core.packed import PackedRunners, Packs
+from sage_core.reading import MakeRunner
 from sage_core.tree_mask import TreeMaskBuffer
 
 
@@ -24,12 +27,17 @@ class HeadRunner:
     Args:
         head: on the device and in the dtype of the target's output head.
         target: the loaded model whose embedding and output head it shares.
+        make: what makes runners for the pair; one that packs weights packs the head's too.
     """
 
-    def __init__(self, head: Head, target: Any) -> None:
+    def __init__(self, head: Head, target: Any, make: MakeRunner | None = None) -> None:
         self._head = head
         self._embed = target.get_input_embeddings()
-        self._score: Callable[[Tensor], Tensor] = target.get_output_embeddings()
+        output = target.get_output_embeddings()
+        self._score: Callable[[Tensor], Tensor] = output
+        self._packs: Packs | None = None
+        if isinstance(make, PackedRunners):
+            self._packs = make.packs(head, [head.decoder, head.fuse, output])
         self.device: torch.device = head.device
         self.committed = 0
         self._joined: Tensor | None = None
@@ -88,6 +96,18 @@ class HeadRunner:
         Returns:
             logits (n or ``last``, vocabulary) and the predicted features (n, size).
         """
+        packs = self._packs if len(tokens) > 1 else None  # as for `PackedRunner`
+        with packs.in_use() if packs else nullcontext():
+            return self._forward(features, tokens, depths, visible, last)
+
+    def _forward(
+        self,
+        features: Tensor,
+        tokens: Sequence[int],
+        depths: Sequence[int],
+        visible: np.ndarray,
+        last: int,
+    ) -> tuple[Tensor, Tensor]:
         start = self.committed + self._offset
         rows = self._head.inputs(features[None], self.embedded(tokens)[None], self._joined)
         predicted = self._head.decoder(

@@ -1,13 +1,11 @@
-"""Heads draft: the text is the target's own, and every drafted row is what a plain pass gives."""
+"""Heads draft: the text is the target's own, for every kind, family and policy."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import sage_core
 from sage_core.captured import CapturedRunners
@@ -16,48 +14,20 @@ from sage_core.errors import ModelError
 from sage_core.heads.checkpoint import placed
 from sage_core.heads.drafter import HeadDrafter
 from sage_core.heads.making import new_head
-from sage_core.heads.module import Head
 from sage_core.prepare import prepare
 from sage_core.pruning import Pruning
-from sage_core.reading import Reading
 from sage_core.runner import Runner
-from sage_core.sight import visual_mask
 from sage_core.speculative import SpeculativeDecoder
-from sage_core.text import Text
-from sage_core.tree import ROOT, TreeBuilder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.heads import KINDS, LATEST, head_for
 
-KINDS: dict[str, dict[str, Any]] = {
-    "head": {"kind": "head"},
-    **{
-        mode: {"kind": "specvlm", "mode": mode}
-        for mode in (
-            *("weighted", "concat", "select"),
-            *("prune", "pool", "convolution", "resampler", "text"),
-        )
-    },
-    "vispec": {"kind": "vispec"},
-}
 POLICIES = (
     *("autoregressive", "chain", "static", "sage", "sage-paper"),
     *("eagle2", "optimal-static", "spec-llava"),
 )
 COSTS = Costs(((1, 1.0), (64, 1.2)), ((1, 0.05), (12, 0.06)))
 """A machine on which drafting pays, so that the default policy drafts."""
-LATEST = ("llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "llama")
-
-
-@lru_cache(maxsize=64)
-def head_for(family: str, kind: str) -> Head:
-    """An untrained head; every part of it does something."""
-    torch.manual_seed(0)
-    head = new_head(build_pair(family).target, name=f"tiny/{family}", **KINDS[kind])
-    with torch.no_grad():
-        for name, weight in head.named_parameters():
-            if name.startswith(("compressor", "looker", "join")):
-                weight.add_(0.05 * torch.randn_like(weight))
-    return head
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,137 +101,6 @@ def test_lengths_of_prompt_and_text(length: int, new: int) -> None:
         inputs = make_inputs(target, family, media, length=length)
         assert_exact(target, head_for(family, "head"), "static", inputs, max_new_tokens=new)
         assert_exact(target, head_for(family, "vispec"), "chain", inputs, max_new_tokens=new)
-
-
-class Spy(HeadDrafter):
-    """Notes the logits behind each drafted path."""
-
-    noted: list[tuple[tuple[int, ...], Tensor]]
-
-    def _scored(self, logits: Tensor, builder: TreeBuilder, frontier: Any, text: Text) -> Tensor:
-        for row, node in enumerate(frontier):
-            path: list[int] = []
-            while node != ROOT:
-                path.insert(0, builder.tokens[node])
-                node = builder.parents[node]
-            self.noted.append((tuple(path), logits[row]))
-        return super()._scored(logits, builder, frontier, text)
-
-
-def plain(target: Any, head: Head, inputs: dict[str, Any], text: list[int], path: Any) -> Tensor:
-    """The head's logits behind ``text`` and ``path``, without a cache and without a tree."""
-    n = inputs["input_ids"].shape[1]
-    ids = torch.tensor([text])
-    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if "mm_token_type_ids" in inputs:
-        more = torch.zeros((1, len(text) - n), dtype=inputs["mm_token_type_ids"].dtype)
-        whole["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], more], dim=1)
-    heard: dict[str, Any] = {}
-
-    def note(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        given = kwargs.get("inputs_embeds")
-        if given is None:
-            given = target.get_input_embeddings()(ids)
-        heard.update(features=output.last_hidden_state, embeds=given, at=kwargs["position_ids"])
-
-    handle = target.get_decoder().register_forward_hook(note, with_kwargs=True)
-    with torch.no_grad():
-        prepared = target.prepare_inputs_for_generation(
-            ids, is_first_iteration=True, **{k: v for k, v in whole.items() if k != "input_ids"}
-        )
-        target(**prepared)
-        handle.remove()
-        features, embeds, at = heard["features"], heard["embeds"], heard["at"]
-        if at is None:
-            at = torch.arange(len(text))[None]
-        at = at[1:] if at.ndim == 3 and at.shape[0] == 4 else at
-        visual = visual_mask(target.config, ids[0])
-        read = head.read(features[:, : n - 1], embeds[:, 1:n], visual[1:n], at[..., 1:n])
-        later = head.inputs(features[:, n - 1 : -1], embeds[:, n:], read.joined)
-        rows, places = (
-            torch.cat([read.inputs, later], dim=1),
-            torch.cat([read.positions, at[..., n:]], dim=-1),
-        )
-        for step in range(len(path) + 1):
-            mask = torch.full((rows.shape[1],) * 2, torch.finfo(rows.dtype).min).triu(1)[None, None]
-            out = head.decoder(
-                inputs_embeds=rows, position_ids=places, attention_mask=mask, use_cache=False
-            ).last_hidden_state[:, -1:]
-            if step < len(path):
-                token = target.get_input_embeddings()(torch.tensor([[path[step]]]))
-                rows = torch.cat([rows, head.inputs(out, token, read.joined)], dim=1)
-                places = torch.cat([places, places[..., -1:] + 1], dim=-1)
-        return target.get_output_embeddings()(out)[0, 0]
-
-
-@pytest.mark.parametrize("kind", ["head", "weighted", "concat", "vispec"])
-@pytest.mark.parametrize("family", LATEST)
-def test_every_drafted_row_is_what_a_plain_pass_gives(
-    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Features before each token, positions, masks, the cache behind accepted paths."""
-    target, head = build_pair(family).target, head_for(family, kind)
-    inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
-    noted: list[tuple[tuple[int, ...], Tensor]] = []
-    monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.speculative.HeadDrafter", Spy)
-    text = inputs["input_ids"][0].tolist()
-    accepted = 0
-    checked = 0
-    for step in SpeculativeDecoder(target, head, "eagle2:depth=3,beam=2,k=3,nodes=9").stream(
-        **inputs, max_new_tokens=14
-    ):
-        for path, logits in noted[:1] + noted[-2:]:
-            wanted = plain(target, head, inputs, text, path)
-            torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
-            checked += 1
-        noted.clear()
-        text += step.tokens
-        accepted += len(step.accepted)
-    assert checked > 10 and accepted > 0
-
-
-@pytest.mark.parametrize("begun", [8, 1])
-def test_text_that_goes_on_reads_its_own_features(
-    begun: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Texts behind one another, as in a conversation: rows are those of the whole.
-
-    Some differ from the one before in its end, and some are over with the prefill's own token.
-    """
-    target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "vispec")
-    inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
-    noted: list[tuple[tuple[int, ...], Tensor]] = []
-    monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.speculative.HeadDrafter", Spy)
-    decoder, reading = SpeculativeDecoder(target, head, "static"), Reading()
-    text = inputs["input_ids"][0].tolist()
-    for step in decoder.stream(reading=reading, **inputs, max_new_tokens=begun):
-        text += step.tokens
-    turns = ((0, [30, 31, 32], 8), (4, [40, 41], 8), (0, [70], 1), (1, [60], 1), (0, [50], 8))
-    for number, (cut, told, new) in enumerate(turns):
-        text = [*text[: len(text) - cut], *told]
-        ids = torch.tensor([text])
-        types = torch.zeros_like(ids, dtype=torch.int32)
-        types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
-        whole = {
-            **inputs,
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "mm_token_type_ids": types,
-        }
-        noted.clear()
-        wanted = target.generate(**whole, do_sample=False, max_new_tokens=new)
-        first = None
-        for step in decoder.stream(reading=reading, **whole, max_new_tokens=new):
-            if first is None and noted:
-                first = noted[0][1]
-                plainly = plain(target, head, inputs, text, ())
-                torch.testing.assert_close(first, plainly, rtol=1e-3, atol=1e-3)
-            text += step.tokens
-        assert text == wanted[0].tolist() and (first is None) == (new == 1)
-        held = reading.reused > 0
-        assert held == (begun > 1 or number > 0)
 
 
 def test_a_lookup_and_captured_passes_beside_a_head() -> None:

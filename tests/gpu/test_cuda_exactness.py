@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from sage_core.bench.oracle import Mismatch, check_steps, first_mismatch, reference
+from sage_core.heads.checkpoint import placed
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.heads import LATEST, head_for
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -72,6 +74,18 @@ def test_bfloat16_differs_at_near_ties_only(family: str, record_property: Any) -
     for mismatch in found:
         print(f"{family}: {mismatch}")
     assert all(mismatch.near_tie for mismatch in found)
+
+
+@pytest.mark.parametrize("kind", ["head", "concat", "vispec"])
+@pytest.mark.parametrize("family", LATEST)
+def test_heads(family: str, kind: str) -> None:
+    """A head goes where its target is, and drafts there."""
+    target, _, inputs = on_gpu(family, FAMILIES[family].kinds[-1], torch.float32)
+    head = placed(copy.deepcopy(head_for(family, kind)), target)
+    expected = reference(target, inputs, max_new_tokens=NEW)
+    output = SpeculativeDecoder(target, head, "static").generate(**inputs, max_new_tokens=NEW)
+    assert first_mismatch(target, inputs, expected, output.sequences, max_new_tokens=NEW) is None
+    assert output.stats.draft_passes > 0
 
 
 def test_peak_memory_is_the_device_s() -> None:

@@ -1,0 +1,37 @@
+"""Untrained heads of every kind for the tiny targets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from sage_core.heads.making import new_head
+from sage_core.heads.module import Head
+from tests.tiny.pairs import build_pair
+
+KINDS: dict[str, dict[str, Any]] = {
+    "head": {"kind": "head"},
+    **{
+        mode: {"kind": "specvlm", "mode": mode}
+        for mode in (
+            *("weighted", "concat", "select"),
+            *("prune", "pool", "convolution", "resampler", "text"),
+        )
+    },
+    "vispec": {"kind": "vispec"},
+}
+LATEST = ("llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "llama")
+
+
+@lru_cache(maxsize=64)
+def head_for(family: str, kind: str) -> Head:
+    """An untrained head; every part of it does something."""
+    torch.manual_seed(0)
+    head = new_head(build_pair(family).target, name=f"tiny/{family}", **KINDS[kind])
+    with torch.no_grad():
+        for name, weight in head.named_parameters():
+            if name.startswith(("compressor", "looker", "join")):
+                weight.add_(0.05 * torch.randn_like(weight))
+    return head
