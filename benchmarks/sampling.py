@@ -7,6 +7,8 @@
 Tables: models so small that the probability of every text of four tokens is known;
 texts are drawn by the real loop, drafter and rules and compared with these probabilities by χ² and
 total variation distance, and so are texts by deliberately wrong rules, which must be found out.
+Every way to choose candidates goes with every policy that allows it and every warper. The texts of
+such a row are drawn all at once (`tests.tiny.together`); some rows are drawn one by one as well.
 The bundled pair against itself: the place of each drawn token in the distribution that the target
 alone gives, worked out by a plain pass over the finished text, must be uniform. The bundled pair
 against `generate`: how often each beginning of three tokens comes, from both. Beside these,
@@ -29,20 +31,34 @@ import transformers as tf
 
 from benchmarks import environment
 from benchmarks.items import items
+from sage_core import policies
 from sage_core.candidates import Drawn, Likeliest
+from sage_core.choosing import check_candidates
+from sage_core.errors import UnsupportedError
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.policies.base import Policy
 from sage_core.prepare import prepare
 from sage_core.sampling import Choice, RecursiveRejection, Sampled
 from sage_core.speculative import SpeculativeDecoder
-from tests.tiny.tables import Picky, chi2_p_value, compare, draw, random_world
+from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
+from tests.tiny.together import draw_together
 from tests.tiny.wrong_rules import WRONG, wrong_choice
 
 FOUND_OUT = 1e-6
 """A p-value below which a rule is wrong."""
 PLAUSIBLE = 1e-4
 """One above which it may be right; among some thirty tests few fall below 0.01 by chance."""
-POLICIES: tuple[str | Policy, ...] = ("chain", "static", "sage-paper", Picky())
+SMALL = {
+    "static": "static:nodes=6",
+    "optimal-static": "optimal-static:nodes=6",
+    "sage-paper": "sage-paper:nmax=6",
+    "spec-llava": "spec-llava:nodes=6",
+}
+"""Policies with drawn candidates have trees of six nodes: each node's own candidates can come in
+six orders, which multiply."""
+ONE_BY_ONE: tuple[str | Policy, ...] = ("static", Picky())
+VOCABULARY = {"topk": 5, "drawn": 3}
+"""Tokens of the tables."""
 FIGURES: dict[str, Any] = {"do_sample": True, "temperature": 1.2, "top_k": 50, "top_p": 0.95}
 
 
@@ -71,19 +87,30 @@ def _name(policy: str | Policy) -> str:
     return policy if isinstance(policy, str) else policy.name
 
 
-def _processors(kind: str) -> list[Any]:
-    """What a text's logits go through: nothing, or a penalty and warpers."""
-    if kind == "plain":
-        return []
-    warpers = {
-        "top-k, top-p": [tf.TopKLogitsWarper(4), tf.TopPLogitsWarper(0.95)],
-        "min-p, typical": [tf.MinPLogitsWarper(0.08), tf.TypicalLogitsWarper(0.97)],
+def _policies(candidates: str) -> list[str | Policy]:
+    """All policies that allow these candidates, and one whose trees have odd shapes."""
+    names = [name for name in sorted(policies.available()) if _allowed(candidates, name)]
+    if candidates == "drawn":
+        names = [SMALL.get(name, name) for name in names]
+    return [*names, Picky()]
+
+
+def _warpers(vocabulary: int) -> dict[str, list[Any]]:
+    """What a text's logits go through: nothing, each warper, and all of them with a penalty."""
+    return {
+        "no warper": [],
+        "temperature": [tf.TemperatureLogitsWarper(0.7)],
+        "top-k": [tf.TopKLogitsWarper(vocabulary - 1)],
+        "top-p": [tf.TopPLogitsWarper(0.85)],
+        "min-p": [tf.MinPLogitsWarper(0.2)],
+        "all, and a penalty": [
+            tf.RepetitionPenaltyLogitsProcessor(1.2),
+            tf.TemperatureLogitsWarper(0.8),
+            tf.TopKLogitsWarper(vocabulary - 1),
+            tf.TopPLogitsWarper(0.95),
+            tf.MinPLogitsWarper(0.05),
+        ],
     }
-    return [
-        tf.RepetitionPenaltyLogitsProcessor(1.2),
-        tf.TemperatureLogitsWarper(0.8),
-        *warpers[kind],
-    ]
 
 
 def _choice(candidates: str, seed: int) -> Choice:
@@ -93,26 +120,52 @@ def _choice(candidates: str, seed: int) -> Choice:
     return Choice(RecursiveRejection(generator), Drawn(torch.Generator().manual_seed(seed + 1)))
 
 
+def _world(candidates: str, seed: int, kind: str) -> World:
+    vocabulary = VOCABULARY[candidates]
+    rules = _warpers(vocabulary)[kind]
+    return random_world(seed, vocabulary, processors=rules, end=3 if vocabulary > 3 else None)
+
+
+def _allowed(candidates: str, policy: str) -> bool:
+    try:
+        check_candidates(candidates, policies.parse(policy))
+    except UnsupportedError:
+        return False
+    return True
+
+
 def tables(draws: int) -> Iterator[Row]:
     """Right rules under every policy and warper, then wrong ones, against enumeration."""
     seed = 0
-    for candidates in ("topk", "drawn"):
-        for policy in POLICIES:
-            for kind in ("plain", "top-k, top-p", "min-p, typical"):
+    for candidates in VOCABULARY:
+        for policy in _policies(candidates):
+            for kind in _warpers(5):
                 seed += 10
-                world = random_world(seed, 5, processors=_processors(kind), end=3)
-                texts, accepted = draw(world, policy, _choice(candidates, seed), draws)
+                world = _world(candidates, seed, kind)
+                choice = _choice(candidates, seed)
+                texts, accepted = draw_together(world, policy, choice, draws, seed)
                 result = asdict(compare(texts, world.exact()))
                 what = f"{candidates}, {kind}"
                 yield Row("tables", what, _name(policy), accepted=accepted, **result)
     for wrong in WRONG:
         policy = Picky(0.3, k=1) if "policy" in wrong else "static"
-        world = random_world(3, 5, end=3)
-        texts, accepted = draw(world, policy, wrong_choice(wrong), draws)
+        world = random_world(3, 3)
+        texts, accepted = draw_together(world, policy, wrong_choice(wrong), draws, seed)
         result = asdict(compare(texts, world.exact()))
         yield Row(
             "wrong on purpose", wrong, _name(policy), accepted=accepted, must_fail=True, **result
         )
+
+
+def singles(draws: int) -> Iterator[Row]:
+    """Texts drawn one by one, each with its own numbers from torch's generators."""
+    for number, candidates in enumerate(VOCABULARY):
+        for policy in ONE_BY_ONE:
+            world = random_world(3, 5, processors=_warpers(5)["all, and a penalty"], end=3)
+            texts, accepted = draw(world, policy, _choice(candidates, 10 * number), draws)
+            result = asdict(compare(texts, world.exact()))
+            what = f"{candidates}, all, and a penalty"
+            yield Row("one by one", what, _name(policy), accepted=accepted, **result)
 
 
 def together(rows: list[Row]) -> list[Row]:
@@ -269,7 +322,8 @@ def as_markdown(rows: list[Row], taus: list[dict[str, Any]], env: dict[str, Any]
 def main() -> int:
     """Run all parts; 1 if any row is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=17_000, help="texts for each row of tables")
+    parser.add_argument("--draws", type=int, default=200_000, help="texts for each row of tables")
+    parser.add_argument("--singles", type=int, default=17_000, help="texts drawn one by one a row")
     parser.add_argument("--texts", type=int, default=120, help="texts of the pair a policy")
     parser.add_argument("--repeats", type=int, default=1000, help="beginnings by each method")
     parser.add_argument("--only", choices=("tables", "pair"), help="the other parts are left out")
@@ -282,6 +336,7 @@ def main() -> int:
     if arguments.only != "pair":
         rows += _told(tables(arguments.draws))
         rows += together(rows)
+        rows += _told(singles(arguments.singles))
     if arguments.only != "tables":
         pair = load_pair(arguments.pair, "auto", "cpu", "float32")
         rows += _told(places(pair, arguments.texts))

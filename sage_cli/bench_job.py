@@ -59,6 +59,8 @@ def run(
             f"{', '.join(needing)}: cannot decode without a draft: leave out --draft none"
         )
     reference = next(iter(chosen))
+    if models.lossy is not None:
+        methods.check_lossy(models.lossy, chosen[reference])
     lend = any(getattr(method, "calibrates", False) for method in chosen.values())
     items, others, problems = read(names, prompt, options.items, lend=lend)
     shown = chosen_ids(options.trees, [name for item in items for name in item.ids])
@@ -162,6 +164,8 @@ def load_engine(models: RunOptions) -> PairEngine:
             "max_pixels": models.max_pixels,
             "draft_lookup": models.draft_lookup,
             "draft_vocab": models.draft_vocab,
+            "lossy": models.lossy,
+            "viskip": models.viskip,
             "draft_pruning": models.draft_pruning,
             "draft_pruning_method": models.draft_pruning_method,
             "max_new_tokens": models.max_new_tokens,
@@ -331,6 +335,8 @@ class _Job:
                 "repetition_penalty": self._models.repetition_penalty,
                 "draft_lookup": self._models.draft_lookup,
                 "draft_vocab": self._models.draft_vocab,
+                "lossy": self._models.lossy,
+                "viskip": self._models.viskip,
                 "draft_pruning": self._models.draft_pruning,
                 "seed": self._models.seed,
             },

@@ -126,6 +126,8 @@ _SHARED = (
     "repetition_penalty",
     "draft_lookup",
     "draft_vocab",
+    "lossy",
+    "viskip",
     "draft_pruning",
     "draft_pruning_method",
     "seed",

@@ -192,7 +192,7 @@ class ChatLoop:
 
         if self._last is None:
             raise OptionError("/stats: nothing has been answered yet")
-        print_stats(self._last.stats, self._last.prompt)
+        print_stats(self._last.stats, self._last.prompt, self._last.lossy)
 
     def _help(self, rest: str) -> None:
         print(HELP, file=sys.stderr)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from sage_cli.flags import DECODING, MODELS, setting
+from sage_cli.flags import DECODING, MODELS, once, setting
 
 __all__ = [
     "Draft",
     "DraftDevice",
     "DraftRevision",
     "Lookup",
+    "Lossy",
     "Policy",
     "Pruning",
     "PruningMethod",
+    "ViSkip",
     "Vocab",
     "check_vocab",
 ]
@@ -79,6 +81,31 @@ Vocab = Annotated[
         DECODING,
         metavar="LIST",
         show_default="all tokens",
+    ),
+]
+Lossy = Annotated[
+    str | None,
+    once(
+        "--lossy",
+        "Give up the model's own text for speed: 'ears:tolerance=0.1' (sampled text, with "
+        "--candidates drawn) or 'spec-vla:radius=1,first=ID,last=ID' (greedy text with ordered "
+        "action tokens). Every output says so.",
+        DECODING,
+        metavar="RULE",
+        show_default="exact",
+    ),
+]
+ViSkip = Annotated[
+    float | None,
+    setting(
+        "--viskip",
+        "Draft nothing while the last token gave this share of its attention to the picture; "
+        "ViSkip's own is 0.35. The text is the same.",
+        DECODING,
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        show_default="always draft",
     ),
 ]
 Pruning = Annotated[

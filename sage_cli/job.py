@@ -60,8 +60,9 @@ def check(options: RunOptions, *, several: bool) -> str:
         OptionError: options that contradict each other, or that nothing answers to.
     """
     from sage_core import policies
-    from sage_core.choosing import Choosing, check_candidates
+    from sage_core.choosing import Choosing, check_candidates, check_viskip
     from sage_core.lookup import as_ngram, is_lookup
+    from sage_core.lossy import as_lossy, check_lossy
     from sage_core.media.types import Sampling
 
     if options.json and options.jsonl:
@@ -93,6 +94,10 @@ def check(options: RunOptions, *, several: bool) -> str:
     check_vocab(options.draft_vocab, options.draft, drafts=policy.drafts)
     lookup = options.draft_lookup or is_lookup(options.draft)
     check_candidates(options.candidates, policy, lookup=lookup)
+    model = options.draft != "none" and not is_lookup(options.draft)
+    check_viskip(options.viskip, policy, model=model)
+    if options.lossy is not None:
+        check_lossy(as_lossy(options.lossy), policy, options.candidates)
     return policies.spec(policy)
 
 
@@ -117,6 +122,8 @@ def load(options: RunOptions) -> Pipeline:
         )
     if pipeline.note and not options.quiet:
         say(pipeline.note)
+    if options.lossy is not None and not options.quiet:
+        say(f"lossy, by {options.lossy}: texts need not be the model's own")
     return pipeline
 
 
@@ -237,7 +244,8 @@ class Job:
         """Decode what ``start`` starts with whatever watches, and write the result."""
         from sage_cli.render.frame import History
 
-        history = History(request.label, self._policy, self._options.max_new_tokens)
+        shown = f"{self._policy}, lossy" if self._options.lossy else self._policy
+        history = History(request.label, shown, self._options.max_new_tokens)
         saved = self._saved_view(history)
         streamer = self._streamer()
         stream: Stream | None = None
@@ -268,7 +276,7 @@ class Job:
         if self._options.stats:
             from sage_cli.render.stats import print_stats
 
-            print_stats(result.stats, request.label)
+            print_stats(result.stats, request.label, result.lossy)
 
     def _watchers(
         self,
@@ -361,6 +369,8 @@ class Job:
             "max_pixels": options.max_pixels,
             "draft_lookup": options.draft_lookup or None,
             "draft_vocab": options.draft_vocab,
+            "lossy": options.lossy,
+            "viskip": options.viskip,
             "draft_pruning": options.draft_pruning,
             "draft_pruning_method": options.draft_pruning_method,
             "sample": options.sample,

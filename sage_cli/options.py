@@ -182,6 +182,8 @@ class RunOptions:
     ] = None
     draft_lookup: drafting.Lookup = False
     draft_vocab: drafting.Vocab = None
+    lossy: drafting.Lossy = None
+    viskip: drafting.ViSkip = None
     sample: sampling.Sample = None
     temperature: sampling.Temperature = None
     top_p: sampling.TopP = None

@@ -84,13 +84,17 @@ class Drawn:
     def offer(self, scores: Tensor, k: int) -> Offer:
         k = min(k, scores.shape[1])
         draft = scores.softmax(dim=-1).nan_to_num(0.0).to(self._generator.device)
-        arrival = torch.empty_like(draft, dtype=torch.float64)
-        arrival.exponential_(generator=self._generator)
-        arrival = (arrival / draft).masked_fill(draft == 0, torch.inf)
-        tokens = arrival.topk(k, dim=-1, largest=False, sorted=True).indices
+        tokens = self._order(draft, k)
         best, known = draft.topk(k, dim=-1).values, draft.gather(1, tokens)
         packed = torch.stack([best.double(), known.double(), tokens.double()])
         expected, probs, ids = packed.cpu().numpy()
         return Offer(
             expected.astype(np.float32), ids.astype(np.int64), probs.astype(np.float32), draft
         )
+
+    def _order(self, draft: Tensor, k: int) -> Tensor:
+        """int64 (F, k): the first k tokens to arrive, for each row of (F, vocabulary) ``draft``."""
+        arrival = torch.empty_like(draft, dtype=torch.float64)
+        arrival.exponential_(generator=self._generator)
+        arrival = (arrival / draft).masked_fill(draft == 0, torch.inf)
+        return arrival.topk(k, dim=-1, largest=False, sorted=True).indices

@@ -14,6 +14,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import UnsupportedError
+from sage_core.lossy import Lossy
 from sage_core.policies import Policy
 from sage_core.prepare import prepared_by_generate
 from sage_core.pruning import Pruning
@@ -30,6 +31,8 @@ def custom_generate(
     candidates: str = "topk",
     draft_vocab: DraftVocab | Sequence[int] | None = None,
     seed: int | None = None,
+    lossy: str | Lossy | None = None,
+    viskip: float | None = None,
     **arguments: Any,
 ) -> Any:
     """Decode by speculation within ``model.generate(custom_generate=sage_core.custom_generate)``.
@@ -37,9 +40,11 @@ def custom_generate(
     Further arguments of that call:
 
     - ``draft_model``: the draft, a loaded transformers model with the same tokenizer;
-    - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``: as `SpeculativeDecoder` takes them;
+    - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``viskip``: as `SpeculativeDecoder`
+      takes them;
     - ``seed``: of a sampled text; without one torch's global generator is drawn from, so that
-      ``torch.manual_seed`` gives the text that it gives without this argument.
+      ``torch.manual_seed`` gives the text that it gives without this argument;
+    - ``lossy``: a rule of `lossy`, by name; what comes back need then not be what `generate` gives.
 
     Everything else is as ever: the generation config, also the checkpoint's own, is followed,
     sampling included; processors, stopping criteria and a streamer work. Stop strings do not,
@@ -62,7 +67,14 @@ def custom_generate(
     config = arguments["generation_config"]
     streamer = arguments.pop("streamer", None) or call.get("streamer")
     decoder = SpeculativeDecoder(
-        model, draft_model, policy, pruning, candidates=candidates, draft_vocab=draft_vocab
+        model,
+        draft_model,
+        policy,
+        pruning,
+        candidates=candidates,
+        draft_vocab=draft_vocab,
+        lossy=lossy,
+        viskip=viskip,
     )
     prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
     prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}

@@ -9,6 +9,7 @@ from typing import Any
 from sage_core.choosing import Choosing
 from sage_core.draft_vocab import Asked, as_asked
 from sage_core.errors import OptionError
+from sage_core.lossy import as_lossy
 from sage_core.media.types import Sampling
 from sage_core.pruning import Pruning
 
@@ -26,7 +27,9 @@ class Options:
     does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
     ``draft_lookup`` lets branches that are looked up in the text join the draft's trees.
     ``draft_vocab`` is what the draft scores: so many tokens of the model's own list, the file of a
-    list, a list or its ids; None: the whole vocabulary.
+    list, a list or its ids; None: the whole vocabulary. ``lossy`` names a rule of `lossy` that
+    gives up the model's own text; None keeps to it. With ``viskip`` nothing is drafted while that
+    share of the attention is on visual tokens.
 
     Raises:
         OptionError: a value that makes no sense, or an unknown generation field.
@@ -50,6 +53,8 @@ class Options:
     draft_pruning_method: str = "verifier"
     draft_lookup: bool = False
     draft_vocab: Asked = None
+    lossy: str | None = None
+    viskip: float | None = None
     json_schema: str | Mapping[str, Any] | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,6 +67,10 @@ class Options:
         self.pruning()
         self.choosing()
         as_asked(self.draft_vocab)
+        if self.viskip is not None and not 0 < self.viskip <= 1:
+            raise OptionError(f"viskip must be above 0 and at most 1: {self.viskip}")
+        if self.lossy is not None:
+            as_lossy(self.lossy)
         if self.generation:
             _check_generation(self.generation)
 

@@ -52,6 +52,8 @@ class Result:
     sampling: Mapping[str, Any] | None = None
     """What tokens were drawn by: fields of the generation config, and ``candidates``. None if
     the text is greedy."""
+    lossy: str | None = None
+    """The lossy rule that drafts were accepted by; None if the text is the model's own."""
 
 
 class Pipeline:
@@ -245,10 +247,13 @@ class Stream(Iterator[Step]):
             candidates=options.candidates,
             runner=pair.runners,
             draft_vocab=pair.reduced,
+            lossy=options.lossy,
+            viskip=options.viskip,
         )
         if table is not None:
             decoder = table.joining(decoder)
         self.policy = spec(decoder.policy)
+        self.lossy = None if decoder.lossy is None else str(decoder.lossy)
         settings = {**options.generation, **options.choosing().as_generation()}
         settings["max_new_tokens"] = options.max_new_tokens
         if "stop_strings" in settings:
@@ -314,6 +319,7 @@ class Stream(Iterator[Step]):
             finish_reason=self.finish_reason,
             policy=self.policy,
             sampling=self._run.sampling,
+            lossy=self.lossy,
         )
 
     def close(self) -> None:

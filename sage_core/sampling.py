@@ -115,9 +115,12 @@ class Sampled:
     def __call__(self, proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
         def choose(node: int) -> int:
             probs = text.scores(logits[node + 1 : node + 2]).softmax(dim=-1)
-            return int(torch.multinomial(probs, num_samples=1, generator=self._generator))
+            return self._draw(probs)
 
         return follow(proposal.tree, text, choose)
+
+    def _draw(self, probs: Tensor) -> int:
+        return int(torch.multinomial(probs, num_samples=1, generator=self._generator))
 
 
 class RecursiveRejection:
@@ -132,7 +135,7 @@ class RecursiveRejection:
     """
 
     def __init__(self, generator: torch.Generator | None) -> None:
-        self._generator = generator
+        self.generator = generator
 
     @torch.inference_mode()
     def __call__(self, proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
@@ -156,8 +159,7 @@ class RecursiveRejection:
         q[: len(draft)] = draft.to(p)
         q /= q.sum()
         for token in drawn:
-            uniform = torch.rand((), generator=self._generator, dtype=p.dtype, device=p.device)
-            if float(uniform * q[token]) < float(p[token]):
+            if self._accepts(float(p[token]), float(q[token])):
                 return token
             rest = (p - q).clamp_(min=0)
             total = rest.sum()
@@ -168,5 +170,13 @@ class RecursiveRejection:
             q /= q.sum().clamp(min=torch.finfo(q.dtype).tiny)
         return self._draw(p[None])
 
+    def _accepts(self, p: float, q: float) -> bool:
+        """Whether a token that was drawn with probability q is kept: with chance min(1, p / q)."""
+        return self._uniform() * q < p
+
+    def _uniform(self) -> float:
+        device = None if self.generator is None else self.generator.device
+        return float(torch.rand((), generator=self.generator, dtype=torch.double, device=device))
+
     def _draw(self, probs: Tensor) -> int:
-        return int(torch.multinomial(probs, num_samples=1, generator=self._generator))
+        return int(torch.multinomial(probs, num_samples=1, generator=self.generator))

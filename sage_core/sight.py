@@ -59,6 +59,11 @@ class Sight:
         return len(self._visual)
 
     @property
+    def visual_positions(self) -> torch.Tensor:
+        """int64 (n,) on the CPU, ascending: where they are in the prompt."""
+        return self._visual
+
+    @property
     def kept_tokens(self) -> int:
         """How many of them the draft sees."""
         return self._kept

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sage_core.choosing import check_candidates
+from sage_core.captured import CapturedRunners
+from sage_core.choosing import check_candidates, check_viskip
 from sage_core.costbook import CostBook, default_path
 from sage_core.costs import Costs
 from sage_core.decode import decode
@@ -24,6 +25,7 @@ from sage_core.heads.drafter import HeadDrafter
 from sage_core.heads.module import Head
 from sage_core.hybrid import OwnPart, Payoff, WithLookup
 from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
+from sage_core.lossy import Lossy, as_lossy, check_lossy
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.model_drafter import ModelDrafter
 from sage_core.packed import PackedRunners
@@ -34,6 +36,7 @@ from sage_core.pruning import Pruning
 from sage_core.reading import MakeRunner, Reading
 from sage_core.reduced_head import ReducedHead, reduced_head
 from sage_core.rehearsal import rehearse
+from sage_core.relaxing import relaxed
 from sage_core.runner import Runner
 from sage_core.sampling import choice_of, sampling_fields
 from sage_core.sight import Sight, visual_mask
@@ -41,6 +44,7 @@ from sage_core.stats import Stats
 from sage_core.steps import Step
 from sage_core.text import Text
 from sage_core.vision import SharedVision
+from sage_core.viskip import Gaze, Skipping
 
 if TYPE_CHECKING:
     from sage_core.parallel import Group
@@ -60,6 +64,9 @@ class DecodeOutput:
     """With ``output_scores``: (1, vocabulary) float32 processed scores of every new token."""
     logits: tuple[Tensor, ...] | None = None
     """With ``output_logits``: the same before processing."""
+    lossy: str | None = None
+    """The lossy rule by which drafts were accepted: the text need not be the target's own. None
+    if it is."""
 
 
 class SpeculativeDecoder:
@@ -82,6 +89,9 @@ class SpeculativeDecoder:
         candidates: ``topk`` or ``drawn``, how a sampled text's candidates are chosen (`sampling`).
         runner: makes what runs a model, such as `captured.CapturedRunners()`, or `Runner` for plain
             passes; None: `packed.PackedRunners()`.
+        lossy: a rule of `lossy` that gives up the target's own text; None keeps to it.
+        viskip: draft nothing while this share of the last row's attention is on visual tokens
+            (`viskip`); it changes speed only. None: always draft.
         group: the processes that share the target, see `parallel`; None: this one has it whole.
         draft_vocab: the tokens that the draft scores, as ids, as a list that knows their order, or
             as the head of another decoder; None: all. Ends of the target's texts are always in.
@@ -89,9 +99,10 @@ class SpeculativeDecoder:
     Raises:
         OptionError: unknown policy or candidates, a drafting policy without a draft, or the
             reverse.
-        UnsupportedError: candidates that the policy's trees cannot be made of, or a model whose
-            attention or logits a tree pass cannot reproduce.
         ModelError: a head of another target.
+        UnsupportedError: candidates that the policy's trees cannot be made of, a lossy rule that
+            does not go with policy or candidates, or a model whose attention or logits a tree
+            pass cannot reproduce.
     """
 
     def __init__(
@@ -106,6 +117,8 @@ class SpeculativeDecoder:
         runner: MakeRunner | None = None,
         group: Group | None = None,
         draft_vocab: DraftVocab | Sequence[int] | ReducedHead | None = None,
+        lossy: str | Lossy | None = None,
+        viskip: float | None = None,
     ) -> None:
         self.policy = parse(policy)
         self.costs = costs or CostBook(default_path())
@@ -116,6 +129,11 @@ class SpeculativeDecoder:
         self.lookup = as_ngram(lookup) if lookup is not None else None
         check_candidates(candidates, self.policy, lookup=self.lookup is not None)
         self.runner = runner or PackedRunners()
+        self.lossy = None if lossy is None else as_lossy(lossy)
+        check_lossy(self.lossy, self.policy, candidates)
+        eager = not isinstance(runner, CapturedRunners)
+        check_viskip(viskip, self.policy, model=draft is not None, eager=eager)
+        self.viskip = viskip
         self.group = group
         if draft is None and self.lookup is None and self.policy.drafts:
             raise OptionError(
@@ -243,6 +261,7 @@ class Stream(Iterator[Step]):
             self.finish_reason,
             None if scores is None else tuple(scores),
             None if logits is None else tuple(logits),
+            None if self._decoder.lossy is None else str(self._decoder.lossy),
         )
 
     def stats(self) -> Stats:
@@ -302,6 +321,10 @@ class Stream(Iterator[Step]):
                     self._decoder.reduced,
                 )
             drafter, shaper = self._drafting(model, prepared)
+            gaze: Gaze | None = None
+            if self._decoder.viskip is not None and sight.visual_tokens:
+                gaze = Gaze(self._target, sight.visual_positions)
+                shaper = Skipping(shaper, gaze, self._decoder.viskip)
             choice = choice_of(
                 config,
                 self._decoder.candidates,
@@ -311,11 +334,12 @@ class Stream(Iterator[Step]):
             )
             if model is not None:
                 model.candidates = choice.candidates
-            accept = choice.accept
+            accept = relaxed(choice, self._decoder.lossy).accept
             if self._decoder.group is not None:
                 drafter = self._decoder.group.drafting(drafter)
                 accept = self._decoder.group.accepting(accept)
             steps = decode(self._target, prepared, drafter, shaper, text, room=room, accept=accept)
+            steps = steps if gaze is None else gaze.over(steps)
             steps = self._reading.following(steps, text, model or drafter)
             listening = model.listening(self._target) if model is not None else nullcontext()
             with sight.watching(self._target.decoder), listening:

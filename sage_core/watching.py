@@ -8,7 +8,7 @@ and so is what it computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,37 @@ from torch.overrides import TorchFunctionMode
 
 BUDGET = 64 * 1024**2
 """Most bytes of attention weights held at once."""
+
+
+Taker = Callable[[Tensor, Tensor, float | None], None]
+"""Is shown one call's (1, heads, n, size) queries and keys, after rotation, and its scale."""
+
+
+@contextmanager
+def attention_shown(module: Any, take: Taker) -> Iterator[None]:
+    """While open, ``take`` is shown every call of attention that ``module`` makes in a forward."""
+    mode = _Watch(take)
+    entered: list[bool] = []
+
+    def enter(_module: Any, _args: Any) -> None:
+        mode.__enter__()
+        entered.append(True)
+
+    def leave(_module: Any, _args: Any, _output: Any) -> None:
+        entered.pop()
+        mode.__exit__(None, None, None)
+
+    handles = [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if entered:  # the module failed before its hook could be called
+            mode.__exit__(None, None, None)
 
 
 class AttentionScores:
@@ -47,28 +78,8 @@ class AttentionScores:
     @contextmanager
     def watching(self, decoder: Any) -> Iterator[None]:
         """While open, scores add up whenever ``decoder`` reads the prompt."""
-        mode = _Watch(self)
-        entered: list[bool] = []
-
-        def enter(_module: Any, _args: Any) -> None:
-            mode.__enter__()
-            entered.append(True)
-
-        def leave(_module: Any, _args: Any, _output: Any) -> None:
-            entered.pop()
-            mode.__exit__(None, None, None)
-
-        handles = [
-            decoder.register_forward_pre_hook(enter),
-            decoder.register_forward_hook(leave, always_call=True),
-        ]
-        try:
+        with attention_shown(decoder, self.add):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            if entered:  # the decoder failed before its hook could be called
-                mode.__exit__(None, None, None)
 
     def add(self, query: Tensor, key: Tensor, scale: float | None) -> None:
         """Take one layer's (1, heads, n, size) queries and keys, after rotation."""
@@ -94,11 +105,11 @@ class AttentionScores:
 
 
 class _Watch(TorchFunctionMode):
-    """Shows every call of scaled dot-product attention to the scores, then makes it."""
+    """Shows every call of scaled dot-product attention, then makes it."""
 
-    def __init__(self, scores: AttentionScores) -> None:
+    def __init__(self, take: Taker) -> None:
         super().__init__()
-        self._scores = scores
+        self._take = take
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -106,7 +117,7 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             named = dict(zip(("query", "key"), args, strict=False)) | kwargs
-            self._scores.add(named["query"], named["key"], kwargs.get("scale"))
+            self._take(named["query"], named["key"], kwargs.get("scale"))
         return func(*args, **kwargs)
 
 

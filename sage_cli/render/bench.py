@@ -43,6 +43,7 @@ TITLES = (
 
 _CSV = (
     "name",
+    "lossy",
     "items",
     "timed_items",
     "exact",
@@ -69,7 +70,7 @@ def cells(method: Mapping[str, Any]) -> list[str]:
     """One row of the table, in the order of `TITLES`."""
     slower = method["slower_items"]
     return [
-        method["name"],
+        method["name"] + (" (lossy)" if method.get("lossy") else ""),
         _number(method["tokens_per_second"], 1),
         _range(method["tokens_per_second_interval"], 0),
         _number(method["speedup"], 2),
@@ -129,6 +130,8 @@ def _failures(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _differences(method: Mapping[str, Any]) -> Iterator[str]:
     differences = method["differences"]
+    rule = method.get("lossy")
+    verdict = "not exact" if rule is None else f"lossy by {rule}"
     for found in differences[:_SHOWN]:
         margin = found["margin"]
         if margin is None:
@@ -136,9 +139,9 @@ def _differences(method: Mapping[str, Any]) -> Iterator[str]:
         else:
             why = f"margin {margin:.2g}" + (", a near tie" if found["near_tie"] else "")
         where = f"{display_name(found['item'])} from token {found['position']}"
-        yield f"not exact: {method['name']}, {where} ({why})"
+        yield f"{verdict}: {method['name']}, {where} ({why})"
     if len(differences) > _SHOWN:
-        yield f"not exact: {method['name']}, {len(differences) - _SHOWN} more"
+        yield f"{verdict}: {method['name']}, {len(differences) - _SHOWN} more"
 
 
 def print_table(report: Mapping[str, Any]) -> None:
@@ -185,7 +188,7 @@ def as_csv(report: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*names, *(f"seconds_{phase}" for phase in phases)])
     for method in report["methods"]:
-        row = [method[name] for name in _CSV]
+        row = [method.get(name) for name in _CSV]
         for end in ends:
             row += method[end] or (None, None)
         writer.writerow([*row, *(method["seconds"].get(phase) for phase in phases)])

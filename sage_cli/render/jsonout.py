@@ -33,6 +33,7 @@ def result_object(
         "policy": policy,
         "seed": seed,
         "sampling": None if result.sampling is None else dict(result.sampling),
+        "lossy": result.lossy,
         "tokens": list(result.tokens),
         "stats": result.stats.as_dict(),
     }

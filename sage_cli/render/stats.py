@@ -23,10 +23,12 @@ def size(count: int) -> str:
     return f"{value:.2f} GiB"
 
 
-def _rows(stats: Stats) -> list[tuple[str, str]]:
+def _rows(stats: Stats, lossy: str | None) -> list[tuple[str, str]]:
     seconds = stats.seconds
     histogram = " ".join(f"{k}:{v}" for k, v in stats.accepted_histogram.items())
+    mark = [] if lossy is None else [("lossy", f"{lossy}: the text need not be the model's own")]
     return [
+        *mark,
         ("speed, decoding", f"{stats.tokens_per_second:.1f} tokens/s"),
         ("speed, end to end", f"{stats.end_to_end_tokens_per_second:.1f} tokens/s"),
         ("tokens", f"{stats.new_tokens} new, {stats.prompt_tokens} in the prompt"),
@@ -44,8 +46,8 @@ def _rows(stats: Stats) -> list[tuple[str, str]]:
     ]
 
 
-def stats_table(stats: Stats, title: str) -> Table:
-    """The table for one result."""
+def stats_table(stats: Stats, title: str, lossy: str | None = None) -> Table:
+    """The table for one result, marked if a lossy rule made it."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -55,13 +57,13 @@ def stats_table(stats: Stats, title: str) -> Table:
     )
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    for name, value in _rows(stats):
+    for name, value in _rows(stats, lossy):
         table.add_row(name, Text(value))
     return table
 
 
-def print_stats(stats: Stats, title: str) -> None:
+def print_stats(stats: Stats, title: str, lossy: str | None = None) -> None:
     """Print the table to standard error."""
     from rich.console import Console
 
-    Console(file=sys.stderr, highlight=False).print(stats_table(stats, title))
+    Console(file=sys.stderr, highlight=False).print(stats_table(stats, title, lossy))

@@ -36,6 +36,8 @@ class ByEngine:
         pruning: what the draft sees.
         lookup: branches that are looked up join the draft's trees.
         alone: they are all that is drafted.
+        viskip: the share of attention on pictures from which on nothing is drafted.
+        lossy: a rule that drafts are accepted by instead of the exact one.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class ByEngine:
         lookup: Ngram | None = None,
         *,
         alone: bool = False,
+        viskip: float | None = None,
+        lossy: str | None = None,
     ) -> None:
         self.name = name
         draft = None if alone else pair.draft
@@ -60,6 +64,8 @@ class ByEngine:
             lookup=lookup,
             draft_vocab=vocab,
             runner=pair.runners,
+            viskip=viskip if draft is not None and policy.drafts else None,
+            lossy=lossy if policy.drafts else None,
         )
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
@@ -77,6 +83,7 @@ class ByEngine:
             _counts(output.steps, output.stats),
             output.stats.peak_memory,
             output.steps,
+            output.lossy,
         )
 
 

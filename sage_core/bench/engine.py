@@ -109,15 +109,17 @@ class PairEngine:
                 f"{name} needs a draft that is a model, and a head is none: leave it out of "
                 "--compare"
             )
+        pruning = self._options.pruning()
+        also: dict[str, Any] = {"viskip": self._options.viskip, "lossy": self._options.lossy}
         if isinstance(wanted, Policy):
-            return ByEngine(name, pair, wanted, self._options.pruning(), self._lookup)
+            return ByEngine(name, pair, wanted, pruning, self._lookup, **also)
         if isinstance(wanted, Ngrams):
             options = wanted.options()
             limit = Eagle2(nodes=options.nodes)  # of a policy only the node limit counts here
-            return ByEngine(name, pair, limit, self._options.pruning(), options, alone=True)
+            return ByEngine(name, pair, limit, pruning, options, alone=True, **also)
         if isinstance(wanted, BestStaticTree):
             paths = tuple(tuple(path) for path in (setting or {})["tree"])
-            return self._tree(name, paths)
+            return ByEngine(name, pair, FixedTree(paths), pruning, **also)
         if isinstance(wanted, AssistedBest):
             wanted = parse((setting or {})["setting"])
         if isinstance(wanted, Assisted):

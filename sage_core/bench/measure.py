@@ -59,6 +59,8 @@ class Decoded:
     peak_memory: int = 0
     steps: tuple[Any, ...] = ()
     """The engine's `Step` records, for views; they are not kept with the results."""
+    lossy: str | None = None
+    """The lossy rule, if one was used: the text need not be the reference's."""
 
 
 class Watch:
@@ -250,6 +252,7 @@ class Measurement:
                 decoded.phases,
                 decoded.counts,
                 decoded.peak_memory,
+                decoded.lossy,
             )
             check(record, item.limit, item.ends)
         except Exception as error:

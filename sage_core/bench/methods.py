@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_type_hints
 from sage_core import policies
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
+from sage_core.lossy import as_lossy, check_sampled
 from sage_core.policies import Policy
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Peer",
     "Plain",
     "Spec",
+    "check_lossy",
     "chosen",
     "parse",
     "spec",
@@ -251,6 +253,20 @@ def chosen(compare: str, reference: str, node_budget: int | None = None) -> dict
     if node_budget is not None:
         methods = [_within(method, node_budget) for method in methods]
     return {spec(method): method for method in methods}
+
+
+def check_lossy(rule: str, reference: Spec) -> None:
+    """Refuse a lossy rule that a benchmark, whose texts are greedy, cannot hold against exact ones.
+
+    Raises:
+        OptionError: no such rule, one for sampled text, or a reference that it would make lossy.
+    """
+    check_sampled(as_lossy(rule), sampled=False)
+    if isinstance(reference, Policy) and reference.drafts:
+        raise OptionError(
+            f"--lossy: the reference {reference.name} would be lossy too: use autoregressive or "
+            "transformers"
+        )
 
 
 def with_draft(methods: Sequence[Spec]) -> list[str]:

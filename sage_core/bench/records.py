@@ -44,6 +44,8 @@ class Record:
     phases: Mapping[str, float] = field(default_factory=dict)
     counts: Counts | None = None
     peak_memory: int = 0
+    lossy: str | None = None
+    """The rule by which its text may differ from the target's own; None for exact methods."""
 
     @property
     def key(self) -> tuple[str, str, int]:

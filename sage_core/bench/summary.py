@@ -106,6 +106,7 @@ def _method(
     differences = [d for (_, method), d in results.differences.items() if method == name]
     return {
         "name": name,
+        "lossy": next((r.lossy for r in records if r.lossy is not None), None),
         "items": len(figures),
         "timed_items": len(timed),
         "failed": len({f.item for f in results.failures if f.method in ("", name)}),

@@ -76,7 +76,7 @@ class CandidateNetwork:
             shared = alpha, log(max(above.accepted, _LOWEST)), min(above.rank, 4), *level
             own += [(x, min(row[0] - x, 8.0), *shared) for x in row]
         hidden = np.array(own, np.float32) @ self._w1
-        hidden = hidden.reshape(len(rows), -1, HIDDEN) + self._of_rank
+        hidden = hidden.reshape(len(rows), -1, HIDDEN) + self._of_rank[: len(logs[0])]
         np.tanh(hidden, out=hidden)
         logits = hidden @ self._w2
         return [[_bounded(x + self._b2) for x in row] for row in logits.tolist()], alphas

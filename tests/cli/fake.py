@@ -63,6 +63,7 @@ class Script:
     error: BaseException | None = None
     pause: float = 0.0
     on_step: Callable[[int], None] | None = None
+    lossy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class FakeResult:
     prompt: str
     finish_reason: str = "eos"
     sampling: dict[str, Any] | None = None
+    lossy: str | None = None
 
 
 class FakeStream(Iterator[Step]):
@@ -112,7 +114,15 @@ class FakeStream(Iterator[Step]):
             pass
         tokens = tuple(t for step in self._done for t in step.tokens)
         stats = Stats.from_steps(self._done, prompt_tokens=12, wall_seconds=0.5, peak_memory=2**28)
-        return FakeResult(self.text, tokens, stats, tuple(self._done), self._files, self._prompt)
+        return FakeResult(
+            self.text,
+            tokens,
+            stats,
+            tuple(self._done),
+            self._files,
+            self._prompt,
+            lossy=self._script.lossy,
+        )
 
     def close(self) -> None:
         self.closed = True

@@ -93,7 +93,7 @@ def test_the_json_has_what_is_documented(sage, engine, lists):
     one = {method["name"]: method for method in found["methods"]}["sage"]
     assert one["speedup"] == pytest.approx(2.5)
     documented = {
-        "name", "items", "timed_items", "failed", "exact", "compared", "differences",
+        "name", "lossy", "items", "timed_items", "failed", "exact", "compared", "differences",
         "new_tokens", "tokens_per_second", "tokens_per_second_interval", "speedup",
         "speedup_interval", "median_item_speedup", "end_to_end_speedup", "slower_items",
         "worst_item", "worst_item_speedup", "steps", "mean_accepted", "accepted_histogram",
@@ -234,6 +234,29 @@ def test_a_method_that_is_not_exact_is_named_with_place_and_margin(sage, engine,
     assert "0/3" in done.stdout
 
 
+def test_a_lossy_method_is_marked_and_not_called_wrong(sage, engine, lists, tmp_path):
+    rule = "spec-vla:first=20,last=29,radius=2"
+
+    def spoil(method: FakeMethod) -> None:
+        if method.name == "sage":
+            method.spoil = lambda tokens: (*tokens[:4], 7, *tokens[5:])
+            method.lossy = rule
+
+    engine.change = spoil
+    arguments = ("bench", str(lists), "--compare", "static", "--lossy", rule)
+    done = sage(*arguments, "--output", str(tmp_path / "out"))
+    assert f"lossy by {rule}: sage, a from token 4" in done.stdout
+    assert "sage (lossy)" in done.stdout
+    assert "not exact" not in done.stdout
+    found = report(sage(*arguments, "--output", str(tmp_path / "out"), "--json"))
+    assert found["settings"]["lossy"] == rule
+    assert {m["name"]: m["lossy"] for m in found["methods"]} == {
+        "autoregressive": None, "static": None, "sage": rule
+    }  # fmt: skip
+    rows = csv.DictReader(io.StringIO(sage(*arguments, "--csv").stdout))
+    assert [row["lossy"] for row in rows] == ["", "", rule]
+
+
 def test_settings_are_chosen_on_other_items_once(sage, engine, lists, tmp_path):
     folder = str(tmp_path / "out")
     arguments = ("bench", str(lists), "--compare", "best-static", "--output", folder)
@@ -271,6 +294,8 @@ def test_the_default_data(sage, engine):
         (("--items", "61"), 2, "there are 60 bundled items"),
         (("--items", "0"), 2, "Invalid value"),
         (("--repetition-penalty", "0"), 2, "must be a positive number"),
+        (("--lossy", "ears"), 2, "for sampled text"),
+        (("--lossy", "spec-vla:first=1,last=4", "--reference", "static"), 2, "lossy too"),
         (("--trees", "nothing"), 2, "there is no item 'nothing'"),
         (("gone.png",), 3, "gone.png: no such file"),
         (("diff", "a.json"), 2, "diff compares two results"),

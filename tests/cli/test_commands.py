@@ -88,7 +88,7 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         *("--start", "1:02.5", "--end", "1:01:00", "--max-pixels", "100"),
         *("--draft-pruning", "0.5", "--draft-pruning-method", "uniform"),
         *("--sample", "--temperature", "0.7", "--top-p", "0.8", "--top-k", "20", "--min-p", "0.1"),
-        *("--candidates", "drawn"),
+        *("--candidates", "drawn", "--viskip", "0.35"),
     )
     (load,) = loads.calls
     assert (load["target"], load["draft"], load["device"], load["dtype"]) == (
@@ -112,6 +112,7 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         "top_k": 20,
         "min_p": 0.1,
         "candidates": "drawn",
+        "viskip": 0.35,
     }
 
 
@@ -198,6 +199,11 @@ USAGE = [
     (("caption", "a.png", "--draft", "ngram:size=3"), "ngram has no option 'size'"),
     (("caption", "a.png", "--draft", "ngram", "--policy", "autoregressive"), "verifies no drafts"),
     (("caption", "a.png", "--policy", "autoregressive", "--draft-lookup"), "verifies no drafts"),
+    (("caption", "a.png", "--viskip", "0"), "viskip must be above 0"),
+    (("caption", "a.png", "--viskip", "0.3", "--draft", "ngram"), "none drafts here"),
+    (("caption", "a.png", "--lossy", "lucky"), "unknown lossy rule 'lucky'"),
+    (("caption", "a.png", "--lossy", "ears"), "needs candidates drawn"),
+    (("caption", "a.png", "--lossy", "ears", "--policy", "autoregressive"), "has none"),
     (("caption", "a.png", "--dtype", "float8"), "--dtype"),
     (("caption", "a.png", "--save-view", "view.pdf"), ".svg or .html"),
     (("caption", "a.png", "b.png", "--save-view", "v.svg"), "one file at a time"),

@@ -15,7 +15,7 @@ from tests.cli.test_commands import TEXT
 
 FIELDS = {
     "schema", "files", "prompt", "text", "finish_reason", "models", "device", "dtype", "policy",
-    "seed", "sampling", "tokens", "stats",
+    "seed", "sampling", "lossy", "tokens", "stats",
 }  # fmt: skip
 
 
@@ -31,6 +31,17 @@ def test_json_alone_is_on_stdout(sage):
     assert data["finish_reason"] == "eos"
     assert data["stats"]["new_tokens"] == len(data["tokens"]) == 9
     assert data["stats"]["accepted_histogram"] == {"0": 1, "2": 1, "3": 1}
+
+
+def test_a_lossy_rule_marks_everything(sage, pipeline):
+    rule = "spec-vla:first=20,last=29,radius=2"
+    pipeline.enqueue(Script(lossy=rule), Script(lossy=rule))
+    result = sage("caption", "a.png", "--json", "--stats", "--lossy", rule)
+    assert json.loads(result.stdout)["lossy"] == pipeline.calls[0]["lossy"] == rule
+    assert f"lossy, by {rule}" in result.stderr
+    assert "need not be the model's own" in result.stderr.split("speed, decoding")[0]
+    assert "lossy" not in sage("caption", "a.png", "--quiet", "--lossy", rule).stderr
+    assert json.loads(sage("caption", "a.png", "--json").stdout)["lossy"] is None
 
 
 def test_every_field_is_documented(sage):

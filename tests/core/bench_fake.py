@@ -45,6 +45,7 @@ class FakeMethod:
     fail: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda item: None
+    lossy: str | None = None
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
         if item.limit > 32 or item.id not in self.calls:
@@ -58,9 +59,8 @@ class FakeMethod:
         self.clock.now += (len(tokens) - 1) / self.rates.get(item.id, self.rate)
         watch.end()
         counted = _count(len(tokens) - 1, self.accepted)
-        return Decoded(
-            tokens, {"verify": 0.25, "draft": 0.5}, self.counts(counted), 2**20, _steps(tokens)
-        )
+        phases, steps = {"verify": 0.25, "draft": 0.5}, _steps(tokens)
+        return Decoded(tokens, phases, self.counts(counted), 2**20, steps, self.lossy)
 
 
 def _count(tokens: int, accepted: int) -> Counts:

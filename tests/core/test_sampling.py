@@ -18,6 +18,7 @@ from sage_core.sampling import Choice, RecursiveRejection, Sampled
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
+from tests.tiny.together import draw_together
 from tests.tiny.wrong_rules import WRONG, wrong_choice
 
 POLICIES = ("autoregressive", "chain", "static", "eagle2", "spec-llava", "sage-paper", "sage")
@@ -69,12 +70,43 @@ def test_texts_are_distributed_as_the_target_s_own(name: str) -> None:
     assert accepted > 0.2, "a test in which nothing is accepted shows little"
 
 
+ALL_AT_ONCE = [("topk", policy) for policy in POLICIES] + [
+    ("drawn", policy) for policy in ("chain", "static:nodes=6", "sage-paper:nmax=6")
+]
+
+
+@pytest.mark.parametrize(("candidates", "policy"), ALL_AT_ONCE)
+def test_many_texts_at_once_are_distributed_as_the_target_s_own(
+    candidates: str, policy: str
+) -> None:
+    """Twenty thousand texts, by the engine run once for each way that chance goes."""
+    small = random_world(3, 3, scale=1.3, processors=processors("warped")[:2])
+    drawn, _ = draw_together(small, policy, right_choice(candidates), 20_000, seed=2)
+    assert drawn.total() == 20_000
+    result = compare(drawn, small.exact())
+    assert result.p_value > 1e-3, result
+    assert result.distance < 1.5 * result.by_chance, result
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_rule_is_found_out(name: str) -> None:
-    policy: str | Policy = Picky(0.3, k=1) if "policy" in name else "static"
-    drawn, _ = draw(world("plain"), policy, wrong_choice(name), 2 * DRAWS)
-    result = compare(drawn, world("plain").exact())
-    assert result.p_value < 1e-6, result
+def test_a_wrong_rule_is_found_out_at_once(name: str) -> None:
+    policy: str | Policy = Picky(0.3, k=1) if "policy" in name else "static:nodes=6"
+    small = random_world(3, 3, scale=1.3)
+    drawn, _ = draw_together(small, policy, wrong_choice(name), 20_000, seed=2)
+    assert compare(drawn, small.exact()).p_value < 1e-6
+
+
+def test_a_wrong_rule_is_found_out_one_by_one() -> None:
+    drawn, _ = draw(world("plain"), "static", wrong_choice("likeliest taken for drawn"), DRAWS)
+    assert compare(drawn, world("plain").exact()).p_value < 1e-6
+
+
+def test_a_candidate_is_accepted_as_often_as_it_should_be() -> None:
+    """The one draw that the texts drawn at once replace in the rule: min(1, p / q)."""
+    rule = RecursiveRejection(torch.Generator().manual_seed(0))
+    for p, q in ((0.1, 0.4), (0.3, 0.4), (0.5, 0.4), (0.0, 0.4)):
+        kept = sum(rule._accepts(p, q) for _ in range(4000)) / 4000
+        assert kept == pytest.approx(min(1.0, p / q), abs=0.03)
 
 
 def test_the_p_value_is_chi_squared_s() -> None:

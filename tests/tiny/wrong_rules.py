@@ -21,7 +21,7 @@ class _NoResidual(RecursiveRejection):
 
     def _decide(self, probs: Tensor, draft: Tensor, drawn: list[int]) -> int:
         for token in drawn:
-            if float(torch.rand((), generator=self._generator) * draft[token]) < probs[0, token]:
+            if self._accepts(float(probs[0, token]), float(draft[token])):
                 return token
         return self._draw(probs)
 
@@ -32,7 +32,7 @@ class _WithReplacement(RecursiveRejection):
     def _decide(self, probs: Tensor, draft: Tensor, drawn: list[int]) -> int:
         p, q = probs[0].double(), draft.double()
         for token in drawn:
-            if float(torch.rand((), generator=self._generator) * q[token]) < float(p[token]):
+            if self._accepts(float(p[token]), float(q[token])):
                 return token
             rest = (p - q).clamp(min=0)
             if float(rest.sum()) <= 0:

@@ -1,0 +1,152 @@
+"""ViSkip: the attention it reads is the model's own, it skips where it says, and text stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sage_core
+from sage_core.captured import CapturedRunners
+from sage_core.errors import OptionError, UnsupportedError
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.viskip import Gaze
+from tests.tiny import FAMILIES, build_pair, make_inputs
+
+PICTURES = [family for family, spec in FAMILIES.items() if spec.kinds[-1] != "text"]
+
+
+class Noted(list[float]):
+    """The shares that a decoding was steered by."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        share = Gaze.share
+
+        def note(gaze: Gaze, row: int) -> float:
+            self.append(share(gaze, row))
+            return self[-1]
+
+        monkeypatch.setattr(Gaze, "share", note)
+
+
+@pytest.mark.parametrize("family", PICTURES)
+def test_the_share_is_that_of_the_model_s_own_attention(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a plain pass over the finished text that gives its attention matrices."""
+    shares = Noted(monkeypatch)
+    target, draft = build_pair(family)
+    inputs = make_inputs(target, family, FAMILIES[family].kinds[-1])
+    output = SpeculativeDecoder(target, draft, "static", viskip=0.9).generate(
+        **inputs, max_new_tokens=16, repetition_penalty=1.3
+    )
+    assert any(step.accepted for step in output.steps), "a row of a tree is looked at too"
+    weights = _attention(target, inputs, output.sequences)
+    prompt = inputs["input_ids"].shape[1]
+    marks = [getattr(target.config, f"{kind}_token_id", -1) for kind in ("image", "video")]
+    visual = torch.isin(output.sequences[0], torch.tensor(marks)).nonzero()[:, 0]
+    count = len(target.get_decoder().layers)
+    layers = sorted({(2 * i + 1) * count // 8 for i in range(4)})
+    committed = prompt
+    for step, share in zip(output.steps, shares, strict=False):
+        # The row behind which the next tree begins gave the last token that is committed.
+        committed += len(step.tokens)
+        row = committed - 2
+        expected = sum(float(weights[i][0, :, row, visual].sum(-1).mean()) for i in layers)
+        assert share == pytest.approx(expected / len(layers), abs=1e-4)
+
+
+def _attention(target: Any, inputs: Any, sequences: torch.Tensor) -> Any:
+    """The attention matrices (1, heads, n, n) of all layers over the finished text."""
+    more = sequences.shape[1] - inputs["input_ids"].shape[1]
+    whole = {**inputs, "input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
+    if "mm_token_type_ids" in inputs:
+        whole["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more))
+    target.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            return target(**whole, output_attentions=True).attentions
+    finally:
+        target.set_attn_implementation("sdpa")
+
+
+@pytest.mark.parametrize("policy", ["static", "sage", "eagle2", "sage-paper"])
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen3_vl"])
+def test_steps_are_skipped_and_the_text_stays(
+    family: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, draft = build_pair(family)
+    inputs = make_inputs(target, family, FAMILIES[family].kinds[-1]) | {"max_new_tokens": 40}
+    with monkeypatch.context() as patch:
+        shares = Noted(patch)
+        SpeculativeDecoder(target, draft, policy, viskip=1.0).generate(**inputs)
+    middle = sorted(shares)[len(shares) // 2]
+    output = SpeculativeDecoder(target, draft, policy, viskip=middle).generate(**inputs)
+    assert torch.equal(output.sequences, target.generate(**inputs, do_sample=False))
+    skipped = ["viskip" in step.shape.note for step in output.steps[1:]]
+    assert any(skipped) and not all(skipped)
+    for step, skip in zip(output.steps[1:], skipped, strict=True):
+        assert not (skip and (len(step.tree) or step.draft_passes))
+
+
+def test_with_branches_that_are_looked_up_and_in_a_conversation() -> None:
+    pipeline = sage_core.load()
+    plain, skipping = (
+        pipeline.chat(["examples/chart.png"], draft_lookup=True, max_new_tokens=24, viskip=share)
+        for share in (None, 0.05)
+    )
+    for question in ("Which bar is the tallest?", "What is its value?"):
+        assert skipping.ask(question).tokens == plain.ask(question).tokens
+
+
+def test_a_text_without_a_picture_is_drafted_as_ever() -> None:
+    target, draft = build_pair("llama")
+    inputs = make_inputs(target, "llama", "text") | {"max_new_tokens": 16}
+    plain, skipping = (
+        SpeculativeDecoder(target, draft, "static", viskip=share).generate(**inputs)
+        for share in (None, 0.01)
+    )
+    assert [step.tree for step in skipping.steps] == [step.tree for step in plain.steps]
+
+
+def test_nothing_stays_on_the_model() -> None:
+    target, draft = build_pair("llava_onevision")
+    inputs = make_inputs(target, "llava_onevision", "image")
+    stream = SpeculativeDecoder(target, draft, viskip=0.5).stream(**inputs, max_new_tokens=9)
+
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in target.modules())
+
+    before = hooks()  # transformers leaves some where attention has been asked for
+    for _ in stream:
+        assert hooks() == before
+
+
+def test_attention_that_cannot_be_seen_is_refused() -> None:
+    target, draft = build_pair("llava_onevision")
+    inputs = make_inputs(target, "llava_onevision", "image")
+    target.set_attn_implementation("eager")
+    try:
+        with pytest.raises(UnsupportedError, match="attn_implementation='sdpa'"):
+            SpeculativeDecoder(target, draft, viskip=0.5).generate(**inputs, max_new_tokens=9)
+    finally:
+        target.set_attn_implementation("sdpa")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no share": ({"viskip": 0.0}, "above 0"),
+    "more than all": ({"viskip": 1.2}, "above 0"),
+    "no draft model": ({"viskip": 0.3, "draft": "ngram"}, "none drafts here"),
+    "a policy without drafts": ({"viskip": 0.3, "policy": "autoregressive"}, "none drafts here"),
+    "captured passes": ({"viskip": 0.3, "runner": CapturedRunners()}, "eager passes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_skip_is_refused(name: str) -> None:
+    given, message = REFUSED[name]
+    target, draft = build_pair("llama")
+    with pytest.raises(OptionError, match=message):
+        SpeculativeDecoder(target, **({"draft": draft} | given))
