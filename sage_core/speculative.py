@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from sage_core.captured import CapturedRunners
@@ -17,29 +16,23 @@ from sage_core.costbook import CostBook, default_path
 from sage_core.costs import Costs
 from sage_core.decode import decode
 from sage_core.draft_vocab import DraftVocab
-from sage_core.drafter import Drafter, NoDrafter, TreeDrafter
+from sage_core.drafting import drafting, drafting_model, seen_by_draft
 from sage_core.errors import OptionError
-from sage_core.grammar import ForcedDrafter, JsonGrammar
 from sage_core.heads.checkpoint import check_head
-from sage_core.heads.drafter import HeadDrafter
 from sage_core.heads.module import Head
-from sage_core.hybrid import OwnPart, Payoff, WithLookup
-from sage_core.lookup import BREAK, Ngram, NgramDrafter, as_ngram, is_lookup
+from sage_core.lookup import Ngram, as_ngram, is_lookup
 from sage_core.lossy import Lossy, as_lossy, check_lossy
 from sage_core.memory import peak_memory, reset_peak_memory
-from sage_core.model_drafter import ModelDrafter
 from sage_core.packed import PackedRunners
-from sage_core.policies import Policy, Shaper, parse
-from sage_core.policies.autoregressive import Autoregressive
+from sage_core.policies import Policy, parse
 from sage_core.prepare import Prepared, on_device
+from sage_core.pricing import calibrate, key
 from sage_core.pruning import Pruning
 from sage_core.reading import MakeRunner, Reading
 from sage_core.reduced_head import ReducedHead, reduced_head
-from sage_core.rehearsal import rehearse
 from sage_core.relaxing import relaxed
-from sage_core.runner import Runner
 from sage_core.sampling import choice_of, sampling_fields
-from sage_core.sight import Sight, visual_mask
+from sage_core.sight import Sight
 from sage_core.stats import Stats
 from sage_core.steps import Step
 from sage_core.text import Text
@@ -295,32 +288,11 @@ class Stream(Iterator[Step]):
             # Behind the prompt: the text itself, and one whole tree with its root.
             added = self._decoder.lookup.nodes if self._decoder.lookup else 0
             room = max(0, text.remaining) + policy.max_nodes + added + 1
-            model: TreeDrafter | None = None
-            pruning = self._decoder.pruning if draft is not None else Pruning(method="none")
-            if isinstance(draft, Head) and pruning.ratio is None:
-                pruning = Pruning(method="none")  # it compresses pictures by itself, if at all
-            self._sight = sight = Sight(pruning, self._decoder.target.config, prepared)
-            if isinstance(draft, Head):
-                model = self._reading.drafter or HeadDrafter(
-                    draft,
-                    self._target,
-                    prepared,
-                    room,
-                    sight,
-                    self._decoder.reduced,
-                    self._decoder.runner,
-                )
-            elif draft is not None:
-                model = self._reading.drafter or ModelDrafter(
-                    self._decoder.runner(draft),
-                    self._inputs,
-                    self._target.vocab_size,
-                    room,
-                    vision,
-                    sight,
-                    self._decoder.reduced,
-                )
-            drafter, shaper = self._drafting(model, prepared)
+            self._sight = sight = seen_by_draft(self._decoder, prepared)
+            model = self._reading.drafter or drafting_model(
+                self._decoder, self._target, self._inputs, prepared, room, vision, sight
+            )
+            drafter, shaper = drafting(self._decoder, self._reading, self._target, prepared, model)
             gaze: Gaze | None = None
             if self._decoder.viskip is not None and sight.visual_tokens:
                 gaze = Gaze(self._target, sight.visual_positions)
@@ -346,7 +318,7 @@ class Stream(Iterator[Step]):
                 first = next(steps)
             if model is not None and model.visual_tokens is not None:
                 self._draft_visual = model.visual_tokens
-            book = self._calibrate(shaper, model or drafter)
+            book = calibrate(self._decoder, self._target, shaper, model or drafter)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds
         yield replace(
@@ -354,66 +326,4 @@ class Stream(Iterator[Step]):
         )
         yield from steps
         if book is not None:
-            book.learn(self._key, prepared.prompt_tokens, self._steps)
-
-    def _calibrate(self, shaper: Shaper, drafter: Drafter) -> CostBook | None:
-        """Tell the shaper what passes cost; gives the book that learns from this text, if any."""
-        costs = self._decoder.costs
-        if not shaper.counts_costs or not isinstance(drafter, TreeDrafter) or not drafter.started:
-            return None
-        if isinstance(costs, Costs):
-            shaper.calibrate(costs)
-            return None
-        target = self._target
-        shaper.calibrate(
-            costs.costs(
-                self._key,
-                target.committed,
-                lambda: rehearse(target, drafter, shaper.branching),
-            )
-        )
-        return costs
-
-    @property
-    def _key(self) -> str:
-        """What passes of this pair cost depends on: device, threads, passes, models, dtypes."""
-        models = (self._decoder.target, self._decoder.draft)
-        device = self._target.device
-        where = f"cpu x{torch.get_num_threads()}"
-        if device.type == "cuda":
-            where = torch.cuda.get_device_name(device)
-        if self._target.way != Runner.way:
-            where += f", {self._target.way} passes"
-        if self._decoder.reduced is not None:
-            where += f", draft of {len(self._decoder.reduced)} tokens"
-        return ", ".join([where, *(_described(model) for model in models), torch.__version__])
-
-    def _drafting(self, model: TreeDrafter | None, prepared: Prepared) -> tuple[Drafter, Shaper]:
-        """Who drafts, and who shapes the trees."""
-        policy, lookup = self._decoder.policy, self._decoder.lookup
-        if lookup is None:
-            drafter: Drafter = model or NoDrafter()
-            for grammar in [p for p in prepared.processors if isinstance(p, JsonGrammar)]:
-                drafter = ForcedDrafter(drafter, grammar)
-            return drafter, policy.shaper()
-        limit = policy.max_nodes if model is None else lookup.nodes
-        words = NgramDrafter(lookup, self._words(prepared), limit)
-        if model is None:  # nothing is grown: all that the policy says is its node limit
-            return words, Autoregressive().shaper()
-        payoff = self._reading.payoff = self._reading.payoff or Payoff(lookup.price)
-        both = WithLookup(model, words, payoff)
-        return both, OwnPart(policy.shaper(), both)
-
-    def _words(self, prepared: Prepared) -> list[int]:
-        """The prompt's ids, with breaks for pictures and for ids that the target cannot embed."""
-        ids = prepared.input_ids[0]
-        no_words = visual_mask(self._decoder.target.config, ids) | (ids >= self._target.vocab_size)
-        words: list[int] = ids.masked_fill(no_words, BREAK).tolist()
-        return words
-
-
-def _described(model: Any) -> str:
-    """A model's kind and size, without its weights: ``Qwen2ForCausalLM 28x3584 bfloat16``."""
-    config = model.get_decoder().config
-    size = f"{config.num_hidden_layers}x{config.hidden_size}"
-    return f"{type(model).__name__} {size} {str(model.dtype).removeprefix('torch.')}"
+            book.learn(key(self._decoder, self._target), prepared.prompt_tokens, self._steps)
