@@ -134,8 +134,12 @@ class Table:
         """``decoder`` with passes that are made at this table.
 
         Raises:
-            UnsupportedError: its passes are captured, or shared by several processes.
+            UnsupportedError: its passes are captured, or shared by several processes, or watched.
         """
+        if decoder.viskip is not None and self.width > 1:
+            raise UnsupportedError(
+                "viskip watches the passes of one text: leave it out, or decode one at a time"
+            )
         maker = decoder.runner
         if decoder.group is not None or not (maker is Runner or isinstance(maker, PackedRunners)):
             raise UnsupportedError(

@@ -107,7 +107,8 @@ class Pipeline:
         """
         from sage_core.batch import Outcome, Table
 
-        width = self.pays if batch == "auto" else batch
+        alone = options.get("viskip") is not None  # it watches the passes of one text
+        width = (1 if alone else self.pays) if batch == "auto" else batch
         table = Table(self._pair.target, width)  # type: ignore[arg-type]
 
         def one(file: Any) -> Result:

@@ -36,9 +36,10 @@ def test_auto_is_what_pays(sage, pipeline):
         sage("caption", "a.png")
         sage("caption", "a.png", "-", stdin="a picture")
         sage("ask", "a.png", "b.png", "What?")
+        sage("caption", "a.png", "b.png", "--viskip", "0.35")
     finally:
         type(pipeline).pays = 1
-    assert [call.get("batch") for call in pipeline.calls] == [None, None, 2, 2, *[None] * 4]
+    assert [call.get("batch") for call in pipeline.calls] == [None, None, 2, 2, *[None] * 6]
 
 
 def test_the_options_of_a_run_hold_for_all(sage, pipeline):

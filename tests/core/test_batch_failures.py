@@ -140,4 +140,6 @@ def test_what_belongs_to_one_text_is_refused() -> None:
     captured = SpeculativeDecoder(target, draft, runner=CapturedRunners())
     with pytest.raises(UnsupportedError, match="eager"):
         captured.generate_batch(given)
+    with pytest.raises(UnsupportedError, match="viskip"):
+        SpeculativeDecoder(target, draft, viskip=0.35).generate_batch(given)
     assert SpeculativeDecoder(target, draft).generate_batch([]) == []
