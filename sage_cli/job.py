@@ -161,7 +161,9 @@ class Job:
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
         """All requests in order; the worst of their exit codes."""
         watched = self._live or self._streamer()
-        width = width_of(batch, requests, 1 if watched else self._pipeline.pays)
+        width = width_of(
+            batch, requests, 1 if watched or self._options.viskip else self._pipeline.pays
+        )
         with self.keeping():
             if width > 1:
                 self._together(requests, width)
