@@ -23,8 +23,9 @@ import torch
 from benchmarks import environment
 from benchmarks.items import items
 from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.output import DecodeOutput
 from sage_core.pipeline import cast
-from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+from sage_core.speculative import SpeculativeDecoder
 
 POLICIES = ("autoregressive", "spec-llava", "sage")
 WIDTHS = (1, 2, 4, 8, 16)

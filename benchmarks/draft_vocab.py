@@ -27,9 +27,10 @@ from sage_core.candidates import Likeliest
 from sage_core.costs import Costs
 from sage_core.draft_vocab import DraftVocab
 from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.output import DecodeOutput
 from sage_core.reduced_head import ReducedHead
 from sage_core.runner import Runner
-from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+from sage_core.speculative import SpeculativeDecoder
 
 VOCABULARIES = (152_064, 64_000, 32_000)
 PARTS = (32_000, 16_000, 8_000, 4_000)

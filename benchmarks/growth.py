@@ -23,7 +23,8 @@ from transformers import StoppingCriteriaList
 from benchmarks import environment
 from benchmarks.policies import FirstToken
 from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+from sage_core.output import DecodeOutput
+from sage_core.speculative import SpeculativeDecoder
 
 POLICIES = ("autoregressive", "chain", "sage")
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     )
     from sage_core.generating import custom_generate
     from sage_core.media import Clip, Picture, Sampling, open_media
+    from sage_core.output import DecodeOutput
     from sage_core.pipeline import Options, Pipeline, Result, Stream, load
-    from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+    from sage_core.speculative import SpeculativeDecoder
     from sage_core.stats import Stats
     from sage_core.steps import PhaseSeconds, Shape, Step
     from sage_core.tree import TokenTree
@@ -70,7 +71,8 @@ _HOMES = {
     "sage_core.generating": ("custom_generate",),
     "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
     "sage_core.pipeline": ("Options", "Pipeline", "Result", "Stream", "load"),
-    "sage_core.speculative": ("DecodeOutput", "SpeculativeDecoder"),
+    "sage_core.output": ("DecodeOutput",),
+    "sage_core.speculative": ("SpeculativeDecoder",),
     "sage_core.stats": ("Stats",),
     "sage_core.steps": ("PhaseSeconds", "Shape", "Step"),
     "sage_core.tree": ("TokenTree",),

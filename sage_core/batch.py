@@ -34,7 +34,8 @@ from sage_core.runner import Runner
 from sage_core.steps import PhaseSeconds, Step
 
 if TYPE_CHECKING:
-    from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+    from sage_core.output import DecodeOutput
+    from sage_core.speculative import SpeculativeDecoder
 
 T = TypeVar("T")
 Outputs = tuple[Tensor, Tensor]
@@ -53,6 +54,8 @@ class PassRequest:
 
 class RowRunner(Runner):
     """Runs a model for one row; its tree passes are made together with those of other rows."""
+
+    watchable = False
 
     def __init__(self, model: Any, table: Table, packs: Packs | None = None) -> None:
         super().__init__(model)

@@ -33,6 +33,8 @@ class Runner:
 
     way = "eager"
     """How passes run; what they cost depends on it."""
+    watchable = True
+    """Whether what the model's layers do in a pass is of this text alone, and can be seen."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

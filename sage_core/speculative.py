@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from sage_core.captured import CapturedRunners
 from sage_core.choosing import check_candidates, check_viskip
@@ -23,6 +21,7 @@ from sage_core.heads.module import Head
 from sage_core.lookup import Ngram, as_ngram, is_lookup
 from sage_core.lossy import Lossy, as_lossy, check_lossy
 from sage_core.memory import peak_memory, reset_peak_memory
+from sage_core.output import DecodeOutput
 from sage_core.packed import PackedRunners
 from sage_core.policies import Policy, parse
 from sage_core.prepare import Prepared, on_device
@@ -41,25 +40,6 @@ from sage_core.viskip import Gaze, Skipping
 
 if TYPE_CHECKING:
     from sage_core.parallel import Group
-
-
-@dataclass(frozen=True)
-class DecodeOutput:
-    """What `SpeculativeDecoder.generate` returns."""
-
-    sequences: Tensor
-    """(1, prompt + new tokens) int64, as `generate` returns them."""
-    steps: tuple[Step, ...]
-    stats: Stats
-    finish_reason: str
-    """``eos``, ``length`` or ``stop`` (any other stopping criterion)."""
-    scores: tuple[Tensor, ...] | None = None
-    """With ``output_scores``: (1, vocabulary) float32 processed scores of every new token."""
-    logits: tuple[Tensor, ...] | None = None
-    """With ``output_logits``: the same before processing."""
-    lossy: str | None = None
-    """The lossy rule by which drafts were accepted: the text need not be the target's own. None
-    if it is."""
 
 
 class SpeculativeDecoder:

@@ -43,9 +43,16 @@ class Gaze:
     Args:
         target: runs the model that is watched, with PyTorch's scaled dot-product attention.
         visual: int64 (n,) positions of the visual tokens.
+
+    Raises:
+        UnsupportedError: several texts share the target's passes.
     """
 
     def __init__(self, target: Runner, visual: Tensor) -> None:
+        if not target.watchable:
+            raise UnsupportedError(
+                "viskip watches one text at a time: leave it out, or decode without batches"
+            )
         self._target = target
         self._visual = visual
         count = len(target.decoder.layers)

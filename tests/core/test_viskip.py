@@ -135,6 +135,14 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
         target.set_attn_implementation("sdpa")
 
 
+def test_texts_that_share_passes_are_refused() -> None:
+    target, draft = build_pair("llava_onevision")
+    inputs = make_inputs(target, "llava_onevision", "image")
+    decoder = SpeculativeDecoder(target, draft, viskip=0.5)
+    with pytest.raises(UnsupportedError, match="without batches"):
+        decoder.generate_batch([inputs, inputs], max_new_tokens=4)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no share": ({"viskip": 0.0}, "above 0"),
     "more than all": ({"viskip": 1.2}, "above 0"),
