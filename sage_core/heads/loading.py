@@ -49,7 +49,6 @@ class SavedHead:
 def look(
     draft: str | Path | None,
     target_config: Any,
-    *,
     revision: str | None = None,
     device: str = "auto",
     draft_device: str = "auto",

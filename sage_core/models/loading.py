@@ -127,13 +127,7 @@ def load_pair(
     names = find_pair(target, draft)
     ours = _look(names.target, names.target_id, revision, trust_remote_code, method)
     family_class = find_family(ours.config)
-    head = find_head(
-        names.draft,
-        ours.config,
-        revision=draft_revision,
-        device=device,
-        draft_device=draft_device,
-    )
+    head = find_head(names.draft, ours.config, draft_revision, device, draft_device)
     theirs = None
     if head is not None:
         layers = ours.config.get_text_config(decoder=True).num_hidden_layers

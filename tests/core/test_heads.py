@@ -142,6 +142,23 @@ def test_a_pruned_prompt() -> None:
     assert seen == [3, 3, 2] and output.stats.visual_tokens == 8
 
 
+def test_several_texts_at_once() -> None:
+    """Each drafts with its own features; the head's passes are its own, the target's are shared."""
+    target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "vispec")
+    prompts = [
+        make_inputs(target, "qwen2_5_vl", kind, length=length)
+        for kind, length in (("image", 9), ("text", 5), ("video", 12))
+    ]
+    decoder = SpeculativeDecoder(target, head, "static")
+    outputs = decoder.generate_batch(prompts, max_new_tokens=20)
+    for inputs, output in zip(prompts, outputs, strict=True):
+        wanted = target.generate(**inputs, do_sample=False, max_new_tokens=20)
+        assert output.sequences.tolist() == wanted.tolist()
+        alone = decoder.generate(**inputs, max_new_tokens=20)
+        trees, wanted_trees = ([step.tree.tokens for step in o.steps] for o in (output, alone))
+        assert trees == wanted_trees
+
+
 def test_generate_with_one_more_argument() -> None:
     target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "weighted")
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import sage_core
 from sage_core.bench.engine import PairEngine
+from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import ModelError, OptionError
 from sage_core.heads import checkpoint
 from sage_core.heads import loading as heads
@@ -76,6 +77,15 @@ def test_loaded_with_its_target_it_drafts(pair: Path, folder: Path) -> None:
     assert few.tokens == wanted.tokens
     drafted = {token for step in few.steps for token in step.tree.tokens}
     assert drafted and drafted <= {*part, 0, 2}, "a head scores by its target's rows"
+
+
+def test_it_scores_a_part_of_the_vocabulary(pair: Path, folder: Path) -> None:
+    pipeline, plain = sage_core.load(pair, folder), sage_core.load(pair, None)
+    vocab = DraftVocab.of(range(5, 120))
+    result = pipeline.caption(picture(), policy="static", max_new_tokens=12, draft_vocab=vocab)
+    assert result.tokens == plain.caption(picture(), max_new_tokens=12).tokens
+    drafted = {token for step in result.steps for token in step.tree.tokens}
+    assert drafted and max(drafted) < 120
 
 
 def test_in_another_dtype(pair: Path, folder: Path) -> None:
