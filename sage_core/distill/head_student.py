@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sage_core.distill.losses import distribution_loss, feature_loss
 from sage_core.distill.options import DistillOptions
+from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.distill.unroll import unroll
@@ -62,7 +63,8 @@ class HeadStudent:
         return agreement([self._teacher.logits(step) for step in steps], lesson.logits)
 
     def save(self, folder: Path) -> None:
-        save_head(self.module, folder)
+        with write_errors(folder):
+            save_head(self.module, folder)
 
     def load(self, folder: Path) -> Any:
         return load_head(folder, self._teacher.target)

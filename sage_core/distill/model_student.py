@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sage_core.distill.losses import distribution_loss
 from sage_core.distill.options import DistillOptions
+from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.errors import ModelError, OptionError
@@ -71,20 +72,26 @@ class ModelStudent:
         return agreement([logits[k:] for k in range(EVALUATED_DEPTH)][: len(logits)], lesson.logits)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / ".new"
+        with write_errors(folder):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            try:
+                self._write(beside)
+                for file in sorted(beside.iterdir()):
+                    file.replace(folder / file.name)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
         for file in self._source.iterdir():
             if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
                 shutil.copy(file, folder / file.name)
+        # In the target's dtype, so that a tower of its weights is bit for bit its own.
         dtype = self._teacher.target.dtype
-        weights = {name: w.detach().to(dtype) for name, w in self.module.state_dict().items()}
-        if self._shared is not None:  # bit for bit the target's, so that the loader shares it
-            self.module.generation_config = self._teacher.target.generation_config
-        saved_as = self.module.config.dtype
-        self.module.config.dtype = dtype
-        try:
-            self.module.save_pretrained(folder, state_dict=weights)
-        finally:
-            self.module.config.dtype = saved_as
+        small = copy.deepcopy(self.module).to(dtype)
+        small.generation_config = copy.deepcopy(self._teacher.target.generation_config)
+        small.save_pretrained(folder)
 
     def load(self, folder: Path) -> Any:
         target = self._teacher.target

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sage_core.errors import InputError
+from sage_core.models.quiet import is_memory_error
 
-__all__ = ["STATE", "load_state", "save_state"]
+__all__ = ["STATE", "load_state", "save_state", "write_errors"]
 
 STATE = "state.pt"
+
+
+@contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Give a write that failed in torch or safetensors, whose errors are their own, as OSError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if is_memory_error(error):
+            raise
+        raise OSError(f"{folder}: cannot be written: {error}") from error
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -24,13 +40,11 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / (STATE + ".tmp")
     try:
-        with beside.open("wb") as file:
+        with write_errors(folder), beside.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(folder / STATE)
-    except RuntimeError as error:  # torch's own word for a write that failed
-        raise OSError(f"{folder}: the state cannot be written: {error}") from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -90,7 +90,7 @@ class Trainer:
         self.step = 0
         self.best = -1.0
         self.held_out = Acceptance()
-        self._spent = 0.0
+        self.seconds = 0.0
         self._left_out: set[int] = set()
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class Trainer:
             for name, parameter in self._named:
                 parameter.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best, self._spent = state["step"], state["best"], state["seconds"]
+        self.step, self.best, X, state["best"], state["seconds"]
 
     def run(self, log: Log | None) -> None:
         """Train to the end; the best draft by held-out τ is then in the folder.
@@ -109,15 +109,14 @@ class Trainer:
             MemoryExhaustedError: with advice.
             OSError: the last checkpoint cannot be written; the one before it is whole.
         """
-        begin = monotonic() - self._spent
-        if self.step == 0 and self._crew.size == 1:
-            self._check_first()
+        before = self.seconds
+        begin = monotonic() - before
         while not self._over(monotonic() - begin):
             with memory_errors("while training", _ADVICE):
                 values = self._take_step()
             self.step += 1
-            seconds = monotonic() - begin
-            values["tokens_per_second"] = self._tokens / max(1e-9, seconds - self._spent)
+            self.seconds = seconds = monotonic() - begin
+            values["tokens_per_second"] = self._tokens / max(1e-9, seconds - before)
             over = self._over(seconds)
             if self.step % self._options.checkpoint_every == 0 or over:
                 values |= self._judged()
@@ -127,11 +126,6 @@ class Trainer:
                 self._tell(Event(self.step, seconds, values, done=self._done(seconds)))
                 if "tau" in values:
                     self._keep(values["tau"], seconds, last=over)
-
-    def _check_first(self) -> None:
-        """Say at once if nothing can be learned from the data at all."""
-        if all(self._lesson(index) is None for index in self._train[:8]) and len(self._train) <= 8:
-            raise InputError("none of the samples can be used: see what was left out")
 
     def _over(self, seconds: float) -> bool:
         """Whether the run is over, for all processes alike."""
