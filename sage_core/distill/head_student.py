@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sage_core.distill.losses import distribution_loss, feature_loss
@@ -30,17 +30,24 @@ class HeadStudent:
     """
 
     def __init__(self, teacher: Teacher, options: DistillOptions) -> None:
-        given = {"kind": options.kind, "mode": options.mode, "ratio": options.ratio}
-        name = teacher.pair.target_id
         torch.manual_seed(options.seed)
-        head = new_head(teacher.target, name=name, **given, queries=options.queries)
-        self.module = head.to(teacher.target.device).train()
+        head = new_head(
+            teacher.target,
+            name=teacher.pair.target_id,
+            kind=options.kind,
+            mode=options.mode,
+            ratio=options.ratio,
+            queries=options.queries,
+        )
+        device = teacher.target.get_output_embeddings().weight.device
+        self.module: nn.Module = head.to(device).train()
+        self._head = head
         self._teacher = teacher
         self._options = options
 
     def lose(self, lesson: Lesson) -> Lost:
         options = self._options
-        steps = unroll(self.module, lesson, options.depths)
+        steps = unroll(self._head, lesson, options.depths)
         words: list[Tensor] = []
         shapes: list[Tensor] = []
         for k, predicted in enumerate(steps):
@@ -59,12 +66,12 @@ class HeadStudent:
 
     @torch.no_grad()
     def judge(self, lesson: Lesson) -> Acceptance:
-        steps = unroll(self.module, lesson, EVALUATED_DEPTH, training=False)
+        steps = unroll(self._head, lesson, EVALUATED_DEPTH, training=False)
         return agreement([self._teacher.logits(step) for step in steps], lesson.logits)
 
     def save(self, folder: Path) -> None:
         with write_errors(folder):
-            save_head(self.module, folder)
+            save_head(self._head, folder)
 
     def load(self, folder: Path) -> Any:
         return load_head(folder, self._teacher.target)

@@ -111,7 +111,7 @@ def small_config(config: Any, layers: int | None, hidden: int | None) -> Any:
     small = copy.deepcopy(config)
     text = small.get_text_config(decoder=True)
     vision = getattr(small, "vision_config", None)
-    bound = vision is not None and getattr(vision, "out_hidden_size", None) == text.hidden_size
+    bound = getattr(vision, "out_hidden_size", None) == text.hidden_size
     size, count = text.hidden_size, text.num_hidden_layers
     new = hidden or (size if bound else size // 2)
     head = getattr(text, "head_dim", None) or size // text.num_attention_heads
@@ -124,7 +124,7 @@ def small_config(config: Any, layers: int | None, hidden: int | None) -> Any:
         if (kinds := getattr(text, name, None)) is not None:
             setattr(text, name, list(kinds)[: text.num_hidden_layers])
     if new != size:
-        if bound:
+        if vision is not None and bound:
             vision.out_hidden_size = new
         text.hidden_size = new
         text.num_attention_heads = new // head

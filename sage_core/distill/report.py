@@ -26,8 +26,9 @@ class Speed:
     """``none``, the previous draft's name, or ``new``."""
     policy: str
     tokens: int
+    """That were decoded."""
     seconds: float
-    """Of decoding, prefill included."""
+    """Of decoding, without the prompt and the token that reading it gives."""
     mean_accepted: float
 
     @property
@@ -103,10 +104,10 @@ def measure(
             if number == 0:  # a warm-up, in which costs are measured too
                 continue
             stats, total = output.stats, totals[name]
-            total[0] += stats.new_tokens
-            total[1] += stats.wall_seconds
-            total[2] += stats.accepted_tokens
-            total[3] += stats.verify_steps
+            total[0] += stats.new_tokens - 1
+            total[1] += stats.decode_seconds
+            total[2] += stats.mean_accepted * stats.steps
+            total[3] += stats.steps
     return tuple(
         Speed(name, decoder.policy.name, int(total[0]), total[1], total[2] / max(1.0, total[3]))
         for (name, decoder), total in zip(ways, totals.values(), strict=True)

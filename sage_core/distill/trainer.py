@@ -23,9 +23,7 @@ from sage_core.models.quiet import memory_errors
 
 __all__ = ["Event", "Trainer"]
 
-_ADVICE = (
-    "use --recompute, a lower --max-new-tokens, --depths or --max-pixels, or --dtype bfloat16"
-)
+_ADVICE = "use --recompute, a lower --max-new-tokens, --depths or --max-pixels, or --dtype bfloat16"
 _LARGEST_GRADIENT = 1.0
 
 
@@ -99,7 +97,7 @@ class Trainer:
             for name, parameter in self._named:
                 parameter.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best, X, state["best"], state["seconds"]
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
 
     def run(self, log: Log | None) -> None:
         """Train to the end; the best draft by held-out τ is then in the folder.
