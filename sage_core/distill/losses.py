@@ -25,14 +25,13 @@ def acceptance(draft: Tensor, target: Tensor, candidates: int = CANDIDATES) -> T
     """−log of the probability that a token drawn from the draft is accepted, a mean over rows.
 
     That probability is Σ min(p, q), 1 less the total variation distance (Leviathan et al., arXiv
-    2211.17192); the sum is over the target's likeliest tokens. The logarithm makes rows that are
-    nearly always refused weigh most, where the distance itself would hardly move them.
+    2211.17192); the sum is over the target's likeliest tokens. The logarithm weighs each row's
+    gradient by how seldom it is accepted, where the distance itself hardly moves such rows.
     ``draft`` and ``target`` are (rows, vocabulary).
     """
     p = target.float().softmax(dim=-1)
     top, ids = p.topk(min(candidates, p.shape[-1]), dim=-1)
     log_q = draft.float().log_softmax(dim=-1).gather(-1, ids)
-    # In logarithms all along: a tiny q has no gradient left once it is a probability.
     log_min = torch.minimum(log_q, top.clamp_min(1e-30).log())
     return -log_min.logsumexp(dim=-1).mean()
 
