@@ -80,11 +80,11 @@ def shares(found: Acceptance) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def measure(
-    teacher: Teacher, held: Iterable[int], drafts: Sequence[tuple[str, Any]]
+    teacher: Teacher, held: Iterable[int], drafts: Sequence[tuple[str, Any]], longest: int
 ) -> tuple[Speed, ...]:
     """Decode up to six held-out prompts without and with each of ``drafts``, greedily.
 
-    Every way decodes every prompt, in an order that rotates, after one that is not counted.
+    Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an order that rotates, after one that is not counted.
     """
     ways = [("none", SpeculativeDecoder(teacher.target, None, "autoregressive"))]
     ways += [(name, SpeculativeDecoder(teacher.target, draft)) for name, draft in drafts]
@@ -100,7 +100,7 @@ def measure(
     for number, prompt in enumerate([*prompts[:1], *prompts]):
         turn = number % len(ways)
         for name, decoder in [*ways[turn:], *ways[:turn]]:
-            output = decoder.generate(**prompt, max_new_tokens=_TOKENS)
+            output = decoder.generate(**prompt, max_new_tokens=min(longest, _TOKENS))
             if number == 0:  # a warm-up, in which costs are measured too
                 continue
             stats, total = output.stats, totals[name]

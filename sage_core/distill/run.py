@@ -147,5 +147,5 @@ def _report(
         by_rank=ranks,
         parameters=trained,
         bytes=weights_bytes(output),
-        speeds=measure(teacher, held, drafts),
+        speeds=measure(teacher, held, drafts, options.max_new_tokens),
     )

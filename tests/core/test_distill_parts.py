@@ -18,7 +18,6 @@ from sage_core.distill.unroll import sight
 from sage_core.errors import InputError, OptionError
 from tests.core import saved_families
 
-
 _STEPS = [(b, n, k) for b, n in ((0, 1), (3, 1), (2, 4), (5, 6)) for k in range(1, min(4, n) + 1)]
 
 
