@@ -84,7 +84,8 @@ def measure(
 ) -> tuple[Speed, ...]:
     """Decode up to six held-out prompts without and with each of ``drafts``, greedily.
 
-    Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an order that rotates, after one that is not counted.
+    Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an
+    order that rotates, after one that is not counted.
     """
     ways = [("none", SpeculativeDecoder(teacher.target, None, "autoregressive"))]
     ways += [(name, SpeculativeDecoder(teacher.target, draft)) for name, draft in drafts]
