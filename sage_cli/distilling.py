@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,14 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
     Raises:
         SageError, OSError: as `sage_core.distill.run.distill`.
     """
+    from sage_core.distill import crew
     from sage_core.distill.options import DistillOptions
     from sage_core.distill.trainer import Event
 
+    if not crew.leads():  # the one that does tells for all
+        shared = replace(shared, quiet=True)
+    if shared.device == "auto":
+        shared = replace(shared, device=crew.own_device())
     every = {**vars(options), **vars(shared)}
     names = {field.name for field in fields(DistillOptions)}
     chosen = DistillOptions(**{name: value for name, value in every.items() if name in names})
@@ -53,7 +58,8 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
             resume=options.resume,
             tensorboard=options.log == "tensorboard",
         )
-    _print(report, as_json=options.json)
+    if report is not None:
+        _print(report, as_json=options.json)
     if not shared.quiet:
         say(f"the draft is in {options.output}: use it with --draft {options.output}")
     return ExitCode.OK

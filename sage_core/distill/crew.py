@@ -9,7 +9,19 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "leads", "own_device"]
+
+
+def leads() -> bool:
+    """Whether this is the process that writes and tells, as its launcher numbered it."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def own_device() -> str:
+    """What ``auto`` means: a GPU of its own for each of several processes, if there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "auto"
 
 
 class Crew:
@@ -60,6 +72,10 @@ class Crew:
                 grad.copy_(part.view_as(grad))
         for grad in grads:
             grad.mul_(share)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.add([0.0])
 
     def add(self, values: Sequence[float]) -> list[float]:
         """Sums over the processes."""

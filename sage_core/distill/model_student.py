@@ -17,6 +17,7 @@ from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreeme
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.errors import ModelError, OptionError
 from sage_core.models.loading import load_model, share_vision
+from sage_core.pipeline import cast
 from sage_core.vision import find_tower
 
 __all__ = ["ModelStudent", "small_config"]
@@ -61,7 +62,8 @@ class ModelStudent:
 
     def _logits(self, lesson: Lesson) -> Tensor:
         """(L, vocabulary) behind each of the answer's tokens."""
-        hidden = self.module.base_model(**lesson.inputs, use_cache=False).last_hidden_state
+        inputs = {name: cast(value, self.module) for name, value in lesson.inputs.items()}
+        hidden = self.module.base_model(**inputs, use_cache=False).last_hidden_state
         logits: Tensor = self.module.get_output_embeddings()(hidden[0, lesson.prompt_tokens :])
         return logits
 

@@ -38,8 +38,8 @@ def distill(
     *,
     resume: bool = False,
     tensorboard: bool = False,
-) -> Report:
-    """Train a draft for ``pair.target`` and measure it.
+) -> Report | None:
+    """Train a draft for ``pair.target`` and measure it; None in processes that do not lead.
 
     Args:
         pair: the target, and the draft it had so far, which the new one is measured against.
@@ -79,10 +79,11 @@ def distill(
     finally:
         if log is not None:
             log.close()
+    if not crew.leads:
+        return None
     report = _report(trainer, student, teacher, held, len(samples), options, output)
-    if crew.leads:
-        text = json.dumps(report.as_json(), indent=2) + "\n"
-        (output / REPORT).write_text(text, encoding="utf-8")
+    text = json.dumps(report.as_json(), indent=2) + "\n"
+    (output / REPORT).write_text(text, encoding="utf-8")
     return report
 
 

@@ -124,6 +124,7 @@ class Trainer:
                 self._tell(Event(self.step, seconds, values, done=self._done(seconds)))
                 if "tau" in values:
                     self._keep(values["tau"], seconds, last=over)
+        self._crew.wait()  # until the draft is written
 
     def _over(self, seconds: float) -> bool:
         """Whether the run is over, for all processes alike."""
@@ -159,13 +160,15 @@ class Trainer:
         names = ["loss", *self._part_names()]
         *sums, used_all, tokens_all = crew.add([*(totals.get(n, 0.0) for n in names), used, tokens])
         self._tokens += tokens_all
-        share = 1 / max(1.0, used_all)
+        if not used_all:  # nothing to step on; unless a later batch has something, that is the end
+            if len(self._left_out) >= len(self._train[:: crew.size]):
+                raise InputError("none of the samples can be used: see what was left out")
+            return dict.fromkeys(names, 0.0)
+        share = 1 / used_all
         crew.add_gradients(self._parameters, share)
         torch.nn.utils.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        if not used_all and len(self._left_out) >= len(self._train):
-            raise InputError("none of the samples can be used: see what was left out")
         return {name: value * share for name, value in zip(names, sums, strict=True)}
 
     def _part_names(self) -> list[str]:

@@ -41,9 +41,11 @@ def unroll(head: Head, lesson: Lesson, depths: int, *, training: bool = True) ->
     p, total = lesson.prompt_tokens, lesson.tokens
     answer = total - p
     question = torch.arange(1, total, device=lesson.visual.device) < p
+    dtype = head.fuse.weight.dtype  # the target may be in another than what is trained
+    features, embeds = lesson.features.to(dtype), lesson.embeds.to(dtype)
     reading = head.read(
-        lesson.features[:, :-1],
-        lesson.embeds[:, 1:],
+        features[:, :-1],
+        embeds[:, 1:],
         lesson.visual[1:],
         lesson.positions[..., 1:],
         training=training,
@@ -57,8 +59,8 @@ def unroll(head: Head, lesson: Lesson, depths: int, *, training: bool = True) ->
     steps: list[Tensor] = []
     for step in range(1, min(depths, answer) + 1):
         if step > 1:
-            own = torch.arange(p + step - 1, total, device=lesson.embeds.device)
-            inputs = head.inputs(steps[-1][None, :-1], lesson.embeds[:, own], reading.joined)
+            own = slice(p + step - 1, total)
+            inputs = head.inputs(steps[-1][None, :-1], embeds[:, own], reading.joined)
             positions = lesson.positions[..., own]
             seen = sight(step, before, answer)
         predicted = head.decoder(

@@ -25,8 +25,8 @@ def save_data(folder: Path, family: str = "llava_onevision") -> tuple[Path, Path
     return target, pictures
 
 
-def load_target(target: Path) -> LoadedPair:
-    return load_pair(target, None, device="cpu", dtype="float32")
+def load_target(target: Path, dtype: str = "float32") -> LoadedPair:
+    return load_pair(target, None, device="cpu", dtype=dtype)
 
 
 def options(**more: Any) -> DistillOptions:
@@ -35,10 +35,16 @@ def options(**more: Any) -> DistillOptions:
 
 
 def train(
-    target: Path, data: Path, output: Path, *, resume: bool = False, **more: Any
-) -> tuple[Report, list[Event]]:
+    target: Path,
+    data: Path,
+    output: Path,
+    *,
+    resume: bool = False,
+    dtype: str = "float32",
+    **more: Any,
+) -> tuple[Report | None, list[Event]]:
     """A run in this process with a freshly loaded target."""
     events: list[Event] = []
-    pair = load_target(target)
+    pair = load_target(target, dtype)
     report = distill(pair, target, data, output, options(**more), events.append, resume=resume)
     return report, events

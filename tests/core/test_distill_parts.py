@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from sage_core.distill.data import order, read_samples, split
+from sage_core.distill.logs import Log
 from sage_core.distill.losses import acceptance, cross_entropy
 from sage_core.distill.options import DistillOptions, rate_for
 from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, agreement
@@ -147,6 +149,30 @@ def test_a_folder_gives_its_pictures_whatever_their_names(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="no picture"):
         (tmp_path / "in" / "b.dat").unlink()
         read_samples(tmp_path, lambda note: None)
+
+
+def test_the_log_goes_on_where_the_state_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path)
+    for step in (1, 2, 3):
+        log.row(step, 0.5 * step, {"loss": 1 / step})
+    log = Log(tmp_path, 2)
+    log.row(3, 9.0, {"loss": 7.0})
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines == ["step,seconds,name,value", "1,0.5,loss,1", "2,1.0,loss,0.5", "3,9.0,loss,7"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(OptionError, match="tensorboard is not installed"):
+        Log(tmp_path, tensorboard=True)
+
+
+def test_tensorboard_gets_what_the_table_gets(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    log = Log(tmp_path, tensorboard=True)
+    log.row(1, 0.5, {"loss": 0.25})
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in events.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "specvlm", "mode": "select", "loss": "acceptance"},
     {"kind": "specvlm", "mode": "concat", "recompute": True},
     {"kind": "vispec"},
-    {"kind": "model", "hidden": 32, "layers": 1},
+    {"kind": "model", "hidden": 32, "layers": 1, "recompute": True},
 ]
 _NAMES = ["-".join(str(value) for value in kind.values()) for kind in KINDS]
 
@@ -83,7 +83,7 @@ def test_every_kind_is_saved_and_drafts_exactly(
 ) -> None:
     target, pictures = data
     report, events = distill_runs.train(target, pictures, tmp_path, steps=2, **kind)
-    assert report.steps == 2 and report.bytes > 0
+    assert report is not None and report.steps == 2 and report.bytes > 0
     assert [speed.draft for speed in report.speeds] == ["none", "new"]
     assert json.loads((tmp_path / "report.json").read_text())["kind"] == kind["kind"]
     assert (tmp_path / "log.csv").read_text().startswith("step,seconds,name,value")
@@ -214,6 +214,14 @@ def test_damaged_pictures_are_told_and_left_out(data: tuple[Path, Path], tmp_pat
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(InputError, match="none of the samples"):
         distill_runs.train(data[0], pictures, tmp_path / "none", steps=40)
+
+
+@pytest.mark.parametrize("kind", [KINDS[4], KINDS[-1]], ids=[_NAMES[4], _NAMES[-1]])
+def test_a_target_in_bfloat16(
+    data: tuple[Path, Path], tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    distill_runs.train(*data, tmp_path, steps=1, dtype="bfloat16", **kind)
+    assert {weight.dtype for weight in _weights(tmp_path).values()} == {torch.float32}
 
 
 def test_two_processes_train_as_one_does(data: tuple[Path, Path], tmp_path: Path) -> None:
