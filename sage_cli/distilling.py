@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_cli import version
@@ -43,14 +42,13 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
     names = {field.name for field in fields(DistillOptions)}
     chosen = DistillOptions(**{name: value for name, value in every.items() if name in names})
     set_verbosity(shared.verbose)
-    pair, source = _load(options, shared)
+    pair = _load(options, shared)
     from sage_core.distill.run import distill
 
     with _progress(quiet=shared.quiet) as tell:
         tell(Event(0, 0.0, note=pair.note) if pair.note and not shared.quiet else Event(0, 0.0))
         report = distill(
             pair,
-            source,
             options.data,
             options.output,
             chosen,
@@ -65,14 +63,13 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
     return ExitCode.OK
 
 
-def _load(options: DistillFlags, shared: Any) -> tuple[LoadedPair, Path]:
-    """The target with the draft it had so far, and the target's folder."""
+def _load(options: DistillFlags, shared: Any) -> LoadedPair:
+    """The target with the draft it had so far."""
     with loading_progress(is_terminal(sys.stderr) and not shared.quiet) as progress:
         progress("starting", 0.0)
-        from sage_core.models import hub
-        from sage_core.models.loading import find_pair, load_pair
+        from sage_core.models.loading import load_pair
 
-        pair = load_pair(
+        return load_pair(
             options.target,
             None if options.compare == "none" else options.compare,
             shared.device,
@@ -83,9 +80,6 @@ def _load(options: DistillFlags, shared: Any) -> tuple[LoadedPair, Path]:
             draft_revision=shared.draft_revision,
             trust_remote_code=shared.trust_remote_code,
         )
-        found = find_pair(options.target, None)
-        source = hub.fetch(hub.find(found.target, shared.revision, code=shared.trust_remote_code))
-    return pair, source.folder
 
 
 @contextmanager

@@ -32,14 +32,13 @@ class ModelStudent:
     Args:
         teacher: the target.
         options: of the run; ``layers`` and ``hidden`` are its sizes.
-        source: the target's checkpoint, whose tokenizer and processor files the draft takes.
 
     Raises:
         OptionError: sizes that do not go together.
         ModelError: no such model can be made.
     """
 
-    def __init__(self, teacher: Teacher, options: DistillOptions, source: Path) -> None:
+    def __init__(self, teacher: Teacher, options: DistillOptions) -> None:
         target = teacher.target
         config = small_config(target.config, options.layers, options.hidden)
         torch.manual_seed(options.seed)
@@ -53,8 +52,9 @@ class ModelStudent:
             if self._shared is not None and module is self._shared:
                 module.requires_grad_(False).eval()
         if options.recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._teacher, self._options, self._source = teacher, options, source
+            older = model.gradient_checkpointing_enable  # its name before transformers 5.23
+            getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
+        self._teacher, self._options = teacher, options
 
     def lose(self, lesson: Lesson) -> Lost:
         loss = distribution_loss(self._options.loss, self._logits(lesson), lesson.logits)
@@ -86,7 +86,8 @@ class ModelStudent:
                 shutil.rmtree(beside, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
-        for file in self._source.iterdir():
+        # The tokenizer and what prepares pictures are the target's own.
+        for file in self._teacher.pair.folder.iterdir() if self._teacher.pair.folder else ():
             if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
                 shutil.copy(file, folder / file.name)
         # In the target's dtype, so that a tower of its weights is bit for bit its own.

@@ -10,7 +10,6 @@ from typing import Any
 from sage_core.distill.student import Acceptance
 from sage_core.distill.teacher import Teacher
 from sage_core.errors import InputError, OptionError
-from sage_core.speculative import SpeculativeDecoder
 
 __all__ = ["REPORT", "Report", "Speed", "measure"]
 
@@ -87,8 +86,8 @@ def measure(
     Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an
     order that rotates, after one that is not counted.
     """
-    ways = [("none", SpeculativeDecoder(teacher.target, None, "autoregressive"))]
-    ways += [(name, SpeculativeDecoder(teacher.target, draft)) for name, draft in drafts]
+    ways = [("none", teacher.decoder(None, "autoregressive"))]
+    ways += [(name, teacher.decoder(draft)) for name, draft in drafts]
     prompts: list[dict[str, Any]] = []
     for index in held:
         try:

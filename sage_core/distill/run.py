@@ -30,7 +30,6 @@ _MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute")
 
 def distill(
     pair: LoadedPair,
-    source: Path,
     data: str | Path,
     output: Path,
     options: DistillOptions,
@@ -43,7 +42,6 @@ def distill(
 
     Args:
         pair: the target, and the draft it had so far, which the new one is measured against.
-        source: the target's checkpoint.
         data: a folder of pictures and clips, or a ``.jsonl`` file, see `data.read_samples`.
         output: where the draft goes, with ``log.csv``, ``report.json`` and the run's state.
         options: of the run.
@@ -65,7 +63,7 @@ def distill(
             tell(Event(0, 0.0, note=note))
     train, held = split(len(samples), options.seed)
     teacher = Teacher(pair, samples, options)
-    student = _student(teacher, options, source)
+    student = _student(teacher, options)
     plan = _plan(pair, options, samples)
     if not resume and (output / STATE).is_file():
         raise InputError(f"{output}: holds a run: go on with --resume, or use another folder")
@@ -87,11 +85,11 @@ def distill(
     return report
 
 
-def _student(teacher: Teacher, options: DistillOptions, source: Path) -> Student:
+def _student(teacher: Teacher, options: DistillOptions) -> Student:
     if options.kind == "model":
         from sage_core.distill.model_student import ModelStudent
 
-        return ModelStudent(teacher, options, source)
+        return ModelStudent(teacher, options)
     from sage_core.distill.head_student import HeadStudent
 
     return HeadStudent(teacher, options)

@@ -80,7 +80,11 @@ class Teacher:
         self._answers: dict[int, Tensor] = {}
         self._head = self.target.get_output_embeddings()
         policy = "autoregressive" if pair.draft is None else "sage"
-        self._writer = SpeculativeDecoder(pair.target, pair.draft, policy)
+        self._writer = self.decoder(pair.draft, policy)
+
+    def decoder(self, draft: Any, policy: str = "sage") -> SpeculativeDecoder:
+        """The target with a draft, run as `sage_core.load` runs them."""
+        return SpeculativeDecoder(self.target, draft, policy, runner=self.pair.runners)
 
     @property
     def hidden_size(self) -> int:

@@ -46,5 +46,5 @@ def train(
     """A run in this process with a freshly loaded target."""
     events: list[Event] = []
     pair = load_target(target, dtype)
-    report = distill(pair, target, data, output, options(**more), events.append, resume=resume)
+    report = distill(pair, data, output, options(**more), events.append, resume=resume)
     return report, events
