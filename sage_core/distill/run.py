@@ -22,7 +22,7 @@ from sage_core.distill.trainer import Event, Tell, Trainer
 from sage_core.errors import InputError, OptionError
 from sage_core.models.loading import LoadedPair
 
-__all__ = ["distill"]
+__all__ = ["distill", "new_student"]
 
 _MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute")
 """Options that a run may be resumed with other values of."""
@@ -63,7 +63,7 @@ def distill(
             tell(Event(0, 0.0, note=note))
     train, held = split(len(samples), options.seed)
     teacher = Teacher(pair, samples, options)
-    student = _student(teacher, options)
+    student = new_student(teacher, options)
     plan = _plan(pair, options, samples)
     if not resume and (output / STATE).is_file():
         raise InputError(f"{output}: holds a run: go on with --resume, or use another folder")
@@ -85,7 +85,12 @@ def distill(
     return report
 
 
-def _student(teacher: Teacher, options: DistillOptions) -> Student:
+def new_student(teacher: Teacher, options: DistillOptions) -> Student:
+    """The draft that ``options`` ask for, at its beginning.
+
+    Raises:
+        OptionError, ModelError: it cannot be made.
+    """
     if options.kind == "model":
         from sage_core.distill.model_student import ModelStudent
 

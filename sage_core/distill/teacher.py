@@ -20,7 +20,11 @@ from sage_core.prepare import on_device
 from sage_core.sight import visual_mask
 from sage_core.speculative import SpeculativeDecoder
 
-__all__ = ["Lesson", "Teacher"]
+__all__ = ["KEPT", "Lesson", "Teacher"]
+
+KEPT = 512 * 1024**2
+"""Bytes of lessons kept in memory: all of a small run's, so that the target reads them once; next to
+none of a large model's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,12 @@ class Lesson:
         return self.tokens - self.prompt_tokens
 
     @property
+    def bytes(self) -> int:
+        """Of its tensors, where they are."""
+        held = [self.features, self.embeds, self.logits, *self.inputs.values()]
+        return sum(one.nbytes for one in held if isinstance(one, Tensor))
+
+    @property
     def answer_features(self) -> Tensor:
         """(L, size): at each of the answer's tokens."""
         return self.features[0, self.prompt_tokens :]
@@ -62,7 +72,7 @@ class Teacher:
     """Makes lessons of samples; the same sample gives the same lesson under a seed.
 
     The target's weights ask for no gradients from here on. Answers it has written are kept in
-    memory; nothing else is.
+    memory, and lessons while they fit into `KEPT`; nothing is stored.
 
     Args:
         pair: the target; its draft, if any, makes writing faster.
@@ -78,6 +88,8 @@ class Teacher:
         self._samples = samples
         self._options = options
         self._answers: dict[int, Tensor] = {}
+        self._lessons: dict[int, Lesson] = {}
+        self._room = KEPT
         self._head = self.target.get_output_embeddings()
         policy = "autoregressive" if pair.draft is None else "sage"
         self._writer = self.decoder(pair.draft, policy)
@@ -135,13 +147,22 @@ class Teacher:
         written = self._writer.generate(**inputs, **settings).sequences
         return written[0, inputs["input_ids"].shape[1] :].cpu().clone()
 
-    @torch.no_grad()
     def lesson(self, index: int) -> Lesson:
         """The target's reading of a sample with its answer.
 
         Raises:
             InputError, OptionError: the sample cannot be used.
         """
+        if index in self._lessons:
+            return self._lessons[index]
+        lesson = self._lesson(index)
+        if lesson.bytes <= self._room:
+            self._room -= lesson.bytes
+            self._lessons[index] = lesson
+        return lesson
+
+    @torch.no_grad()
+    def _lesson(self, index: int) -> Lesson:
         inputs = self.prompt(index)
         answer = self.answer(index, inputs)
         if len(answer) < 2:

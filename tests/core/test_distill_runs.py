@@ -44,7 +44,7 @@ def _student(data: tuple[Path, Path], **more: Any) -> tuple[Student, Teacher]:
     options = distill_runs.options(**more)
     samples = running.read_samples(pictures, lambda note: None)
     teacher = Teacher(distill_runs.load_target(target), samples, options)
-    return running._student(teacher, options), teacher
+    return running.new_student(teacher, options), teacher
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
