@@ -23,8 +23,8 @@ from sage_core.speculative import SpeculativeDecoder
 __all__ = ["KEPT", "Lesson", "Teacher"]
 
 KEPT = 512 * 1024**2
-"""Bytes of lessons kept in memory: all of a small run's, so that the target reads them once; next to
-none of a large model's."""
+"""Bytes of lessons kept in memory: all of a small run's, so that the target reads them once, and
+next to none of a large model's."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import torch
 
 from sage_core.distill import run as running
 from sage_core.distill import state as states
+from sage_core.distill import teacher as teachers
 from sage_core.distill.run import distill
 from sage_core.distill.student import Student
 from sage_core.distill.teacher import Teacher
@@ -160,6 +161,26 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
         return [[s[0], *s[2:]] for s in split if s[2] != "tokens_per_second"]
 
     assert rows(whole) == rows(broken)
+
+
+def test_a_small_target_reads_each_sample_once(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    lesson = Teacher._lesson
+
+    def counted(self: Teacher, index: int) -> Any:
+        read.append(index)
+        return lesson(self, index)
+
+    monkeypatch.setattr(Teacher, "_lesson", counted)
+    distill_runs.train(*data, tmp_path / "kept", steps=6)
+    assert sorted(read) == list(range(distill_runs.PICTURES))
+    monkeypatch.setattr(teachers, "KEPT", 0)
+    distill_runs.train(*data, tmp_path / "not", steps=6)
+    assert len(read) > 3 * distill_runs.PICTURES
+    one, other = _weights(tmp_path / "kept"), _weights(tmp_path / "not")
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_another_run_in_the_folder_is_refused(data: tuple[Path, Path], tmp_path: Path) -> None:
