@@ -15,11 +15,12 @@ import torch
 from sage_core.distill import run as running
 from sage_core.distill import state as states
 from sage_core.distill import teacher as teachers
+from sage_core.distill.head_student import HeadStudent
 from sage_core.distill.run import distill
 from sage_core.distill.student import Student
 from sage_core.distill.teacher import Teacher
 from sage_core.distill.trainer import Event, Trainer
-from sage_core.errors import InputError
+from sage_core.errors import InputError, MemoryExhaustedError
 from sage_core.models.loading import load_pair
 from sage_core.speculative import SpeculativeDecoder
 from tests.core import distill_runs, saved_families
@@ -219,6 +220,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert len(notes) == 1 and "step 4" in notes[0] and "No space left" in notes[0]
     assert torch.load(tmp_path / states.STATE, weights_only=True)["step"] == 6
     assert not (tmp_path / (states.STATE + ".tmp")).exists()
+
+
+def test_running_out_of_memory_gives_advice(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(self: HeadStudent, lesson: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(HeadStudent, "lose", lose)
+    with pytest.raises(MemoryExhaustedError, match="--recompute"):
+        distill_runs.train(*data, tmp_path, steps=1)
 
 
 def test_damaged_pictures_are_told_and_left_out(data: tuple[Path, Path], tmp_path: Path) -> None:
