@@ -17,6 +17,7 @@ from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreeme
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.errors import ModelError, OptionError
 from sage_core.models.loading import load_model, share_vision
+from sage_core.models.quiet import quiet
 from sage_core.pipeline import cast
 from sage_core.vision import find_tower
 
@@ -94,7 +95,8 @@ class ModelStudent:
         dtype = self._teacher.target.dtype
         small = copy.deepcopy(self.module).to(dtype)
         small.generation_config = copy.deepcopy(self._teacher.target.generation_config)
-        small.save_pretrained(folder)
+        with quiet():  # it has a progress bar
+            small.save_pretrained(folder)
 
     def load(self, folder: Path) -> Any:
         target = self._teacher.target
