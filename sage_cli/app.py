@@ -17,6 +17,7 @@ from sage_cli.commands.ask import ask
 from sage_cli.commands.bench import bench
 from sage_cli.commands.caption import caption
 from sage_cli.commands.chat import chat
+from sage_cli.commands.distill import distill
 from sage_cli.commands.doctor import doctor
 from sage_cli.commands.draft_vocab import draft_vocab
 from sage_cli.commands.models import models
@@ -66,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, ask, chat, bench, draft_vocab, models, doctor):
+for command in (caption, ask, chat, bench, distill, draft_vocab, models, doctor):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from sage_cli.app import HELP, app
 from sage_cli.bench_options import ModelOptions
+from sage_cli.distill_options import SharedFlags
 from sage_cli.exit_codes import MEANING
 from sage_cli.options import RunOptions
 from sage_cli.settings import FILE_NAME
@@ -31,10 +32,14 @@ printf '%s\n' "What is it?" "What colour?" | sage chat photo.jpg --jsonl
 sage caption photo.jpg --policy sage-paper:dmax=12,nmax=32 --stats
 sage caption clip.mp4 --save-view run.html              # a page to step through the run
 sage bench --compare static                             # which method is fastest here
+sage distill --data photos --minutes 5 --output my-head # train a draft
 ```
 """
 
-_SHARED_WITH_BENCH = frozenset(field.name for field in fields(ModelOptions))
+_SHARED = {
+    "bench": frozenset(field.name for field in fields(ModelOptions)),
+    "distill": frozenset(field.name for field in fields(SharedFlags)),
+}
 
 _HEAD = ("| option | default | environment | |", "|---|---|---|---|")
 
@@ -122,9 +127,9 @@ def _command(name: str, command: Any) -> str:
         options = [p for p in options if p.name not in shared]
         lines += ["Options: those [below](#options-of-caption-ask-and-chat)"]
         lines[-1] += ", and" if options else "."
-    elif name == "bench":
-        taken = [p for p in options if p.name in _SHARED_WITH_BENCH]
-        options = [p for p in options if p.name not in _SHARED_WITH_BENCH]
+    elif name in _SHARED:
+        taken = [p for p in options if p.name in _SHARED[name]]
+        options = [p for p in options if p.name not in _SHARED[name]]
         flags = ", ".join(f"`{p.opts[0].split('/')[0]}`" for p in taken)
         lines += [f"Of the options [below](#options-of-caption-ask-and-chat): {flags}; and"]
     if options:

@@ -67,7 +67,7 @@ def memory_errors(doing: str, advice: str) -> Iterator[None]:
         raise MemoryExhaustedError(f"out of device memory {doing}: {advice}") from error
 
 
-def is_memory_error(error: RuntimeError) -> bool:
+def is_memory_error(error: Exception) -> bool:
     """True for torch's several ways to say that an allocation failed."""
     import torch
 

@@ -1,0 +1,19 @@
+"""``sage distill``: train a draft for a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_cli.collect import takes_options
+from sage_cli.distill_options import DistillFlags, SharedFlags
+
+__all__ = ["distill"]
+
+
+@takes_options(SharedFlags, "shared")
+@takes_options(DistillFlags)
+def distill(*, options: DistillFlags, shared: Any = None) -> int:
+    """Train a draft for a target, next to the frozen target itself, and measure it."""
+    from sage_cli.distilling import run
+
+    return int(run(options, shared))

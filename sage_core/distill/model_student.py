@@ -1,0 +1,162 @@
+"""A small model of the target's own class in training, with the target's vision tower if it can."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sage_core.distill.losses import distribution_loss
+from sage_core.distill.options import DistillOptions
+from sage_core.distill.state import write_errors
+from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
+from sage_core.distill.teacher import Lesson, Teacher
+from sage_core.errors import ModelError, OptionError
+from sage_core.models.loading import load_model, share_vision
+from sage_core.models.quiet import quiet
+from sage_core.pipeline import cast
+from sage_core.vision import find_tower
+
+__all__ = ["ModelStudent", "small_config"]
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "config.json")
+_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+
+
+class ModelStudent:
+    """Trains a small model from scratch; weights of the target's shapes begin as the target's.
+
+    Args:
+        teacher: the target.
+        options: of the run; ``layers`` and ``hidden`` are its sizes.
+
+    Raises:
+        OptionError: sizes that do not go together.
+        ModelError: no such model can be made.
+    """
+
+    def __init__(self, teacher: Teacher, options: DistillOptions) -> None:
+        target = teacher.target
+        config = small_config(target.config, options.layers, options.hidden)
+        torch.manual_seed(options.seed)
+        try:
+            model = type(target)(config).float()
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ModelError(f"no model of these sizes can be made: {error}") from error
+        self._shared = _take_weights(model, target)
+        self.module = model.to(target.device).train()
+        for module in model.modules():  # a tower of the target's own weights learns nothing
+            if self._shared is not None and module is self._shared:
+                module.requires_grad_(False).eval()
+        if options.recompute:
+            older = model.gradient_checkpointing_enable  # its name before transformers 5.23
+            getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
+        self._teacher, self._options = teacher, options
+
+    def lose(self, lesson: Lesson) -> Lost:
+        loss = distribution_loss(self._options.loss, self._logits(lesson), lesson.logits)
+        return Lost(loss, {self._options.loss: float(loss.detach())})
+
+    def _logits(self, lesson: Lesson) -> Tensor:
+        """(L, vocabulary) behind each of the answer's tokens."""
+        inputs = {name: cast(value, self.module) for name, value in lesson.inputs.items()}
+        hidden = self.module.base_model(**inputs, use_cache=False).last_hidden_state
+        logits: Tensor = self.module.get_output_embeddings()(hidden[0, lesson.prompt_tokens :])
+        return logits
+
+    @torch.no_grad()
+    def judge(self, lesson: Lesson) -> Acceptance:
+        logits = self._logits(lesson)
+        # A model reads the tokens alone: what it says along a chain is what it says of the text.
+        return agreement([logits[k:] for k in range(EVALUATED_DEPTH)][: len(logits)], lesson.logits)
+
+    def save(self, folder: Path) -> None:
+        beside = folder / ".new"
+        with write_errors(folder):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            try:
+                self._write(beside)
+                for file in sorted(beside.iterdir()):
+                    file.replace(folder / file.name)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        # The tokenizer and what prepares pictures are the target's own.
+        for file in self._teacher.pair.folder.iterdir() if self._teacher.pair.folder else ():
+            if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
+                shutil.copy(file, folder / file.name)
+        # In the target's dtype, so that a tower of its weights is bit for bit its own.
+        dtype = self._teacher.target.dtype
+        small = copy.deepcopy(self.module).to(dtype)
+        small.generation_config = copy.deepcopy(self._teacher.target.generation_config)
+        with quiet():  # it has a progress bar
+            small.save_pretrained(folder)
+
+    def load(self, folder: Path) -> Any:
+        target = self._teacher.target
+        dtype = str(target.dtype).removeprefix("torch.")
+        draft = load_model(folder, str(target.device), dtype)
+        share_vision(target, draft)
+        return draft
+
+
+def small_config(config: Any, layers: int | None, hidden: int | None) -> Any:
+    """The target's configuration made small: fewer layers, a smaller hidden size, as many heads as
+    fit.
+
+    Raises:
+        OptionError: sizes that do not go together.
+    """
+    small = copy.deepcopy(config)
+    text = small.get_text_config(decoder=True)
+    vision = getattr(small, "vision_config", None)
+    bound = getattr(vision, "out_hidden_size", None) == text.hidden_size
+    size, count = text.hidden_size, text.num_hidden_layers
+    new = hidden or (size if bound else size // 2)
+    head = getattr(text, "head_dim", None) or size // text.num_attention_heads
+    if new % head:
+        raise OptionError(f"hidden must be a multiple of the target's head size, {head}: {new}")
+    text.num_hidden_layers = layers or max(1, count // 8)
+    if text.num_hidden_layers > count:
+        raise OptionError(f"layers must be at most the target's {count}")
+    for name in _PER_LAYER:
+        if (kinds := getattr(text, name, None)) is not None:
+            setattr(text, name, list(kinds)[: text.num_hidden_layers])
+    if new != size:
+        if vision is not None and bound:
+            vision.out_hidden_size = new
+        text.hidden_size = new
+        text.num_attention_heads = new // head
+        text.num_key_value_heads = _fitting(text.num_key_value_heads, new // head)
+        # In steps of 64 where it is large, as kernels like it.
+        scaled = text.intermediate_size * new // size
+        text.intermediate_size = max(scaled // 64 * 64, min(scaled, 64))
+    return small
+
+
+def _fitting(groups: int, heads: int) -> int:
+    """The largest number of key heads up to ``groups`` that divides ``heads``."""
+    return next(n for n in range(min(groups, heads), 0, -1) if heads % n == 0)
+
+
+@torch.no_grad()
+def _take_weights(model: Any, target: Any) -> Any:
+    """Copy weights of equal name and shape; the vision tower if it is now the target's, or None."""
+    known = target.state_dict()
+    for name, weight in model.state_dict().items():
+        given = known.get(name)
+        if given is not None and given.shape == weight.shape and given.is_floating_point():
+            weight.copy_(given)
+    holder, name = find_tower(model)
+    theirs, own = find_tower(target)
+    if holder is None or theirs is None:
+        return None
+    mine, source = getattr(holder, name), getattr(theirs, own).state_dict()
+    same = all(source[key].shape == value.shape for key, value in mine.state_dict().items())
+    return mine if same else None

@@ -1,0 +1,82 @@
+"""A head's steps in a row, as it will draft: from the target's features, then from its own.
+
+Rows of an answer of L tokens are numbered from 0; row j predicts the feature at token j. Step 1
+reads the target's features everywhere. Step k reads row j with the feature that step k - 1
+predicted for the token before it, and sees what a branch of k - 1 drafted tokens would see: the
+text up to the row where it was rooted, as step 1 read it, and one row of each later step
+(HASS, arXiv 2408.15766; EAGLE-3, arXiv 2503.01840).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sage_core.distill.teacher import Lesson
+from sage_core.heads.module import Head
+
+__all__ = ["sight", "unroll"]
+
+
+def sight(step: int, before: int, answer: int) -> Tensor:
+    """bool (answer - step + 1, columns): which columns the queries of a step see.
+
+    Columns are those of step 1, ``before`` + ``answer``, then those of each later step in turn,
+    ``answer - m + 1`` for step m. Query q of step k is row q + k - 1, rooted at row q.
+    """
+    queries = answer - step + 1
+    columns = torch.arange(before + answer)
+    text = columns[None] <= before + torch.arange(queries)[:, None]
+    own = [torch.eye(queries, answer - m + 1, dtype=torch.bool) for m in range(2, step + 1)]
+    return torch.cat([text, *own], dim=1)
+
+
+def unroll(head: Head, lesson: Lesson, depths: int, *, training: bool = True) -> list[Tensor]:
+    """Predicted features by step: (L - k + 1, size) for k = 1..min(depths, L).
+
+    Row q of step k is the feature at the answer's token q + k - 1.
+    """
+    from transformers import DynamicCache
+
+    p, total = lesson.prompt_tokens, lesson.tokens
+    answer = total - p
+    question = torch.arange(1, total, device=lesson.visual.device) < p
+    dtype = head.fuse.weight.dtype  # the target may be in another than what is trained
+    features, embeds = lesson.features.to(dtype), lesson.embeds.to(dtype)
+    reading = head.read(
+        features[:, :-1],
+        embeds[:, 1:],
+        lesson.visual[1:],
+        lesson.positions[..., 1:],
+        training=training,
+        question=question,
+    )
+    before = reading.inputs.shape[1] - answer
+    # Step 1 of all rows but one: causal, by the same mask with every row a query.
+    inputs, positions = reading.inputs, reading.positions
+    seen = torch.ones(inputs.shape[1], inputs.shape[1], dtype=torch.bool).tril()
+    cache = DynamicCache()
+    steps: list[Tensor] = []
+    for step in range(1, min(depths, answer) + 1):
+        if step > 1:
+            own = slice(p + step - 1, total)
+            inputs = head.inputs(steps[-1][None, :-1], embeds[:, own], reading.joined)
+            positions = lesson.positions[..., own]
+            seen = sight(step, before, answer)
+        predicted = head.decoder(
+            inputs_embeds=inputs,
+            position_ids=positions,
+            attention_mask=_additive(seen, inputs),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        steps.append(predicted[before:] if step == 1 else predicted)
+    return steps
+
+
+def _additive(seen: Tensor, like: Tensor) -> Tensor:
+    """(1, 1, queries, columns): 0 where seen, else the least value, in the dtype of ``like``."""
+    mask = torch.zeros(seen.shape, dtype=like.dtype)
+    # bfloat16's least value is finite in every dtype that autocast may turn the mask into.
+    mask.masked_fill_(~seen, max(torch.finfo(torch.bfloat16).min, torch.finfo(like.dtype).min))
+    return mask[None, None].to(like.device)
