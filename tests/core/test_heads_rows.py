@@ -110,7 +110,7 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
     inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.speculative.HeadDrafter", Spy)
+    monkeypatch.setattr("sage_core.drafting.HeadDrafter", Spy)
     text = inputs["input_ids"][0].tolist()
     accepted = 0
     checked = 0
@@ -139,7 +139,7 @@ def test_text_that_goes_on_reads_its_own_features(
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.speculative.HeadDrafter", Spy)
+    monkeypatch.setattr("sage_core.drafting.HeadDrafter", Spy)
     decoder, reading = SpeculativeDecoder(target, head, "static"), Reading()
     text = inputs["input_ids"][0].tolist()
     for step in decoder.stream(reading=reading, **inputs, max_new_tokens=begun):
