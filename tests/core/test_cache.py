@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sage_core.reading
-import sage_core.speculative
 from sage_core.cache import TreeCache
+from sage_core.packed import PackedRunners
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
 from sage_core.speculative import SpeculativeDecoder
@@ -57,14 +56,13 @@ def assert_cache_is_fresh(runner: Runner, inputs: dict[str, torch.Tensor], new: 
 def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
     """The runners that a decoder makes: the target's first, then the draft's."""
     made: list[Runner] = []
+    make = PackedRunners.__call__
 
-    class Recorded(Runner):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            made.append(self)
+    def recorded(self: PackedRunners, model: Any) -> Runner:
+        made.append(make(self, model))
+        return made[-1]
 
-    monkeypatch.setattr(sage_core.reading, "Runner", Recorded)  # the target's
-    monkeypatch.setattr(sage_core.speculative, "Runner", Recorded)  # the draft's
+    monkeypatch.setattr(PackedRunners, "__call__", recorded)
     return made
 
 
