@@ -77,6 +77,14 @@ class Crew:
         """Until all processes are here."""
         self.add([0.0])
 
+    def part(self) -> None:
+        """Go separate ways. Left to the interpreter's end, gloo's threads may abort the process."""
+        if self.size > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
+            self.size = 1
+
     def add(self, values: Sequence[float]) -> list[float]:
         """Sums over the processes."""
         if self.size == 1:

@@ -77,6 +77,7 @@ def distill(
     finally:
         if log is not None:
             log.close()
+    crew.part()
     if not crew.leads:
         return None
     report = _report(trainer, student, teacher, held, len(samples), options, output)

@@ -14,8 +14,10 @@ from sage_core.candidates import Drawn, Offer
 from sage_core.captured import CapturedRunners
 from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import OptionError, UnsupportedError
+from sage_core.pricing import key
 from sage_core.reading import Reading
 from sage_core.reduced_head import ReducedHead, reduced_head
+from sage_core.runner import Runner
 from sage_core.sampling import Choice, RecursiveRejection
 from sage_core.speculative import SpeculativeDecoder
 from tests.core.tape import record
@@ -268,8 +270,9 @@ def test_within_generate() -> None:
 
 def test_costs_are_kept_apart() -> None:
     target, draft = build_pair("llama")
+    runner = Runner(target)
     keys = {
-        SpeculativeDecoder(target, draft, draft_vocab=vocab).stream(**NEW)._key
+        key(SpeculativeDecoder(target, draft, draft_vocab=vocab), runner)
         for vocab in (None, HALF, HALF[:9])
     }
     assert len(keys) == 3

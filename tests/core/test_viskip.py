@@ -139,7 +139,7 @@ def test_texts_that_share_passes_are_refused() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image")
     decoder = SpeculativeDecoder(target, draft, viskip=0.5)
-    with pytest.raises(UnsupportedError, match="without batches"):
+    with pytest.raises(UnsupportedError, match="one at a time"):
         decoder.generate_batch([inputs, inputs], max_new_tokens=4)
 
 
