@@ -19,7 +19,7 @@ from sage_core.steps import Step
 VARIABLE = "SAGE_COSTS"
 """Environment variable: the file, or ``off``."""
 _VERSION = 1
-_BLEND = 0.25  # how far a run's own medians move what is kept
+_TRUSTED = 16  # steps of a text that count as much as all that was known before it
 _FEW = 5  # passes of a size that a median needs
 
 
@@ -86,7 +86,8 @@ def corrected(known: Costs, steps: Sequence[Step]) -> Costs:
     """Costs moved towards what the steps took, where enough of them say so.
 
     The curves are scaled as a whole: the few sizes that a run happens to use say more about the
-    level than about the shape.
+    level than about the shape. The longer a text the more it counts: its medians are over many
+    more passes than the few that were timed at first, perhaps at a bad moment.
     """
     drafted = [step for step in steps if not step.is_prefill and step.draft_passes]
     if len(drafted) < _FEW:
@@ -99,11 +100,12 @@ def corrected(known: Costs, steps: Sequence[Step]) -> Costs:
         (step.seconds.draft + step.seconds.plan) / (one * step.draft_passes) for step in drafted
     )
     around = median(step.seconds.accept + step.seconds.commit for step in drafted)
+    blend = len(drafted) / (len(drafted) + _TRUSTED)
     return replace(
         known,
-        target=_scaled(known.target, 1 + _BLEND * (verifying - 1)),
-        draft=_scaled(known.draft, 1 + _BLEND * (drafting - 1)),
-        step=known.step + _BLEND * (around - known.step) if known.step else around,
+        target=_scaled(known.target, 1 + blend * (verifying - 1)),
+        draft=_scaled(known.draft, 1 + blend * (drafting - 1)),
+        step=known.step + blend * (around - known.step) if known.step else around,
     )
 
 

@@ -100,8 +100,11 @@ def test_costs_follow_what_steps_take() -> None:
     assert same.draft[1][1] == pytest.approx(0.2)
     assert same.step == pytest.approx(0.03)
     dearer = corrected(known, [made(3.0, 0.6)] * 9 + [made(99.0, 99.0)] * 3)
-    assert dearer.target[1][1] == pytest.approx(2 * 1.5)
-    assert dearer.draft[0][1] == pytest.approx(0.1 * 1.5)
+    moved = 1 + 2 * 12 / (12 + 16)  # three times as dear, by twelve steps
+    assert dearer.target[1][1] == pytest.approx(2 * moved)
+    assert dearer.draft[0][1] == pytest.approx(0.1 * moved)
+    longer = corrected(known, [made(3.0, 0.6)] * 160)
+    assert 2.8 < longer.target[0][1] < 3, "a long text tells more than what was timed at first"
     assert corrected(known, [made(9.0, 9.0)] * 2) == known
 
 
