@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -89,8 +90,35 @@ def set_verbosity(verbose: bool) -> None:
 
 
 @contextmanager
+def not_collecting() -> Iterator[None]:
+    """Leave Python's collector off; what was made the first time stays out of its sight ever after.
+
+    Importing torch and transformers makes objects by the hundred thousand, and nearly all stay:
+    looking through them again and again takes a good part of the time until a model is loaded.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            if not gc.get_freeze_count():  # later there may be models among it that are let go of
+                gc.freeze()
+            gc.enable()
+
+
+@contextmanager
 def loading_progress(enabled: bool) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on standard error that vanishes when done; yields ``report(what, share)``."""
+    """A progress bar on standard error that vanishes when done; yields ``report(what, share)``.
+
+    Around what imports the libraries and reads the weights: see `not_collecting`.
+    """
+    with not_collecting(), _progress_bar(enabled) as report:
+        yield report
+
+
+@contextmanager
+def _progress_bar(enabled: bool) -> Iterator[Callable[[str, float], None]]:
     if not enabled:
         yield lambda message, fraction: None
         return

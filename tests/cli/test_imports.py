@@ -39,6 +39,21 @@ def test_every_module_of_the_command_imports_without_torch():
     assert found == "[]\n"
 
 
+def test_the_collector_is_off_while_libraries_are_imported():
+    found = run(
+        "import gc\n"
+        "from sage_cli.console import loading_progress, not_collecting\n"
+        "with loading_progress(False): inside = gc.isenabled(); kept = [[] for _ in range(9000)]\n"
+        "first = gc.get_freeze_count()\n"
+        "with loading_progress(False): more = [[] for _ in range(9000)]\n"
+        "print(inside, gc.isenabled(), first > 9000, gc.get_freeze_count() <= first)\n"
+        "gc.disable()\n"
+        "with not_collecting(): pass\n"
+        "print(gc.isenabled())"
+    )
+    assert found == "False True True True\nFalse\n"
+
+
 def test_the_reference_is_current():
     from sage_cli.reference import reference
 
