@@ -12,7 +12,7 @@ from sage_cli.options import RunOptions
 
 __all__ = ["DistillFlags", "SharedFlags"]
 
-_WHAT, _HOW, _OUTPUT = "What is trained", "How", "Output"
+_WHAT, _HOW, _OUTPUT, _DRY = "What is trained", "How", "Output", "Dry run"
 
 
 def _option(flag: str, help: str, panel: str, **more: Any) -> Any:
@@ -226,6 +226,46 @@ class DistillFlags:
     json: Annotated[
         bool, _option("--json", "Print the report as JSON, not as a table.", _OUTPUT)
     ] = False
+
+    dry_run: Annotated[
+        bool,
+        _option(
+            "--dry-run",
+            "Read no weights and write nothing: tell the memory and the time that the run would "
+            "need, on a GPU unless --device is cpu.",
+            _DRY,
+        ),
+    ] = False
+    tflops: Annotated[
+        float | None,
+        _option(
+            "--tflops",
+            "Peak of the device that is planned for, 10^12 operations a second.",
+            _DRY,
+            metavar="X",
+            show_default="989, an H200 in bfloat16; 0.2 on a CPU",
+        ),
+    ] = None
+    utilisation: Annotated[
+        float | None,
+        _option(
+            "--utilisation",
+            "The share of that peak that training reaches, 0 to 1.",
+            _DRY,
+            metavar="X",
+            show_default="0.4",
+        ),
+    ] = None
+    bandwidth: Annotated[
+        float | None,
+        _option(
+            "--bandwidth",
+            "Of that device's memory, in GB a second.",
+            _DRY,
+            metavar="X",
+            show_default="4300; 20 on a CPU",
+        ),
+    ] = None
 
 
 _SHARED = (

@@ -14,33 +14,35 @@ from sage_cli.distill_options import DistillFlags
 from sage_cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from sage_core.distill.options import DistillOptions
     from sage_core.distill.report import Report
     from sage_core.distill.trainer import Event, Tell
     from sage_core.models.loading import LoadedPair
 
-__all__ = ["run"]
+__all__ = ["run", "run_options"]
 
 _TELL_EVERY = 30.0
 """Seconds between lines of progress where there is no terminal."""
 
 
 def run(options: DistillFlags, shared: Any) -> ExitCode:
-    """Train, measure, report.
+    """Train, measure, report; or tell what that would take.
 
     Raises:
         SageError, OSError: as `sage_core.distill.run.distill`.
     """
+    if options.dry_run:
+        from sage_cli.distill_plan import run as plan
+
+        return plan(options, shared)
     from sage_core.distill import crew
-    from sage_core.distill.options import DistillOptions
     from sage_core.distill.trainer import Event
 
     if not crew.leads():  # the one that does tells for all
         shared = replace(shared, quiet=True)
     if shared.device == "auto":
         shared = replace(shared, device=crew.own_device())
-    every = {**vars(options), **vars(shared)}
-    names = {field.name for field in fields(DistillOptions)}
-    chosen = DistillOptions(**{name: value for name, value in every.items() if name in names})
+    chosen = run_options(options, shared)
     set_verbosity(shared.verbose)
     pair = _load(options, shared)
     from sage_core.distill.run import distill
@@ -61,6 +63,19 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
     if not shared.quiet:
         say(f"the draft is in {options.output}: use it with --draft {options.output}")
     return ExitCode.OK
+
+
+def run_options(options: DistillFlags, shared: Any, **more: Any) -> DistillOptions:
+    """The options of the run among all that were given, and ``more``.
+
+    Raises:
+        OptionError: see `DistillOptions`.
+    """
+    from sage_core.distill.options import DistillOptions
+
+    every = {**vars(options), **vars(shared), **more}
+    names = {field.name for field in fields(DistillOptions)}
+    return DistillOptions(**{name: value for name, value in every.items() if name in names})
 
 
 def _load(options: DistillFlags, shared: Any) -> LoadedPair:

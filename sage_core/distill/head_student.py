@@ -59,7 +59,7 @@ class HeadStudent:
                 words.append(self._words(predicted, lesson.logits[k:]))
         word, shape = torch.stack(words).mean(), torch.stack(shapes).mean()
         loss = options.ce_weight * word + options.feature_weight * shape
-        return Lost(loss, {options.loss: float(word.detach()), "features": float(shape.detach())})
+        return Lost(loss, {options.loss: word.detach(), "features": shape.detach()})
 
     def _words(self, predicted: Tensor, target: Tensor) -> Tensor:
         return distribution_loss(self._options.loss, self._teacher.logits(predicted), target)

@@ -21,7 +21,7 @@ from sage_core.models.quiet import quiet
 from sage_core.pipeline import cast
 from sage_core.vision import find_tower
 
-__all__ = ["ModelStudent", "small_config"]
+__all__ = ["ModelStudent", "new_model", "small_config"]
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "config.json")
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
@@ -40,26 +40,19 @@ class ModelStudent:
     """
 
     def __init__(self, teacher: Teacher, options: DistillOptions) -> None:
-        target = teacher.target
-        config = small_config(target.config, options.layers, options.hidden)
         torch.manual_seed(options.seed)
-        try:
-            model = type(target)(config).float()
-        except (ValueError, RuntimeError, AssertionError) as error:
-            raise ModelError(f"no model of these sizes can be made: {error}") from error
-        self._shared = _take_weights(model, target)
-        self.module = model.to(target.device).train()
-        for module in model.modules():  # a tower of the target's own weights learns nothing
-            if self._shared is not None and module is self._shared:
-                module.requires_grad_(False).eval()
+        model = new_model(teacher.target, options.layers, options.hidden)
+        self.module = model.to(teacher.target.device)
         if options.recompute:
             older = model.gradient_checkpointing_enable  # its name before transformers 5.23
             getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
+            # What it is fed asks for gradients now too, and a frozen tower would keep all it does.
+            model.disable_input_require_grads()
         self._teacher, self._options = teacher, options
 
     def lose(self, lesson: Lesson) -> Lost:
         loss = distribution_loss(self._options.loss, self._logits(lesson), lesson.logits)
-        return Lost(loss, {self._options.loss: float(loss.detach())})
+        return Lost(loss, {self._options.loss: loss.detach()})
 
     def _logits(self, lesson: Lesson) -> Tensor:
         """(L, vocabulary) behind each of the answer's tokens."""
@@ -104,6 +97,25 @@ class ModelStudent:
         draft = load_model(folder, str(target.device), dtype)
         share_vision(target, draft)
         return draft
+
+
+def new_model(target: Any, layers: int | None, hidden: int | None) -> Any:
+    """A small model in float32 for a target, in training mode; weights of the target's shapes are
+    the target's, and a vision tower that is all the target's is frozen.
+
+    Raises:
+        OptionError: sizes that do not go together.
+        ModelError: no such model can be made.
+    """
+    config = small_config(target.config, layers, hidden)
+    try:
+        model = type(target)(config).float().train()
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ModelError(f"no model of these sizes can be made: {error}") from error
+    shared = _take_weights(model, target)
+    if shared is not None:  # it learns nothing
+        shared.requires_grad_(False).eval()
+    return model
 
 
 def small_config(config: Any, layers: int | None, hidden: int | None) -> Any:

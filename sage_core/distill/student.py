@@ -24,7 +24,7 @@ class Lost:
     """The loss of one lesson, with its parts for the log."""
 
     loss: Tensor
-    parts: dict[str, float]
+    parts: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from sage_core.distill.data import Sample
 from sage_core.distill.options import DistillOptions
 from sage_core.errors import InputError
 from sage_core.media import Clip, open_media
+from sage_core.models.families import Family
 from sage_core.models.loading import LoadedPair
 from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, cast
 from sage_core.prepare import on_device
 from sage_core.sight import visual_mask
 from sage_core.speculative import SpeculativeDecoder
 
-__all__ = ["KEPT", "Lesson", "Teacher"]
+__all__ = ["KEPT", "Lesson", "Teacher", "read_prompt"]
 
 KEPT = 512 * 1024**2
 """Bytes of lessons kept in memory: all of a small run's, so that the target reads them once, and
@@ -113,14 +114,8 @@ class Teacher:
         Raises:
             InputError, OptionError: its media or its prompt cannot be used.
         """
-        sample, family = self._samples[index], self.pair.family
-        from sage_core.options import Options
-
-        sampling = Options(max_pixels=self._options.max_pixels).sampling(family.sampling)
-        media = [open_media(file, sampling) for file in sample.files]
-        clip = any(isinstance(one, Clip) for one in media)
-        asked = sample.prompt or (VIDEO_PROMPT if clip else IMAGE_PROMPT)
-        inputs = {k: cast(v, self.target) for k, v in family.prepare(media, asked).items()}
+        read = read_prompt(self.pair.family, self._samples[index], self._options.max_pixels)
+        inputs = {k: cast(v, self.target) for k, v in read.items()}
         return on_device(inputs, self._head.weight.device)
 
     def answer(self, index: int, inputs: dict[str, Any]) -> Tensor:
@@ -188,6 +183,20 @@ class Teacher:
             positions=positions,
             logits=self.logits(features[0, p:]),
         )
+
+
+def read_prompt(family: Family, sample: Sample, max_pixels: int | None) -> dict[str, Any]:
+    """A sample's prompt as the target's forward takes it, on the CPU in float32.
+
+    Raises:
+        InputError, OptionError: its media or its prompt cannot be used.
+    """
+    from sage_core.options import Options
+
+    sampling = Options(max_pixels=max_pixels).sampling(family.sampling)
+    media = [open_media(file, sampling) for file in sample.files]
+    clip = any(isinstance(one, Clip) for one in media)
+    return family.prepare(media, sample.prompt or (VIDEO_PROMPT if clip else IMAGE_PROMPT))
 
 
 def _continued(inputs: dict[str, Any], answer: Tensor) -> dict[str, Any]:

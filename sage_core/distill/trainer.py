@@ -154,7 +154,7 @@ class Trainer:
             lost.loss.backward()
             totals["loss"] += float(lost.loss.detach())
             for name, value in lost.parts.items():
-                totals[name] = totals.get(name, 0.0) + value
+                totals[name] = totals.get(name, 0.0) + float(value)
             used += 1
             tokens += lesson.answer_tokens
         names = ["loss", *self._part_names()]

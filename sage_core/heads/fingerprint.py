@@ -24,7 +24,7 @@ _ROWS = 16
 
 @torch.no_grad()
 def fingerprint(target: Any) -> str:
-    """A hash of the decoder's shape and of 16 rows spread over the output head.
+    """A hash of the decoder's shape and of 16 rows spread over the output head, if it has values.
 
     The rows are rounded to bfloat16, so that one checkpoint has one fingerprint in every dtype it
     is likely to be loaded in.
@@ -34,7 +34,7 @@ def fingerprint(target: Any) -> str:
     weight = target.get_output_embeddings().weight
     # Quantized output heads are packed: their shape alone tells them apart then.
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    if weight.is_floating_point():
+    if weight.is_floating_point() and not weight.is_meta:
         spread = torch.linspace(0, weight.shape[0] - 1, _ROWS).round().long()
         rows = weight[spread.to(weight.device)].to("cpu", torch.bfloat16).float()
         digest.update(rows.numpy().tobytes())

@@ -224,4 +224,4 @@ def _mean(embeds: Tensor, rows: Tensor) -> Tensor:
     """The mean (size,) of the marked rows of (n, size); zero if there are none."""
     if not bool(rows.any()):
         return embeds.new_zeros(embeds.shape[-1])
-    return embeds[rows].mean(dim=0)
+    return embeds[rows.nonzero()[:, 0]].mean(dim=0)

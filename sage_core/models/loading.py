@@ -29,12 +29,14 @@ __all__ = [
     "MEMORY_ADVICE",
     "LoadedPair",
     "PairNames",
+    "Part",
     "Progress",
     "find_pair",
     "load_config",
     "load_model",
     "load_pair",
     "load_tokenizer",
+    "look",
     "share_vision",
 ]
 
@@ -71,7 +73,7 @@ class LoadedPair:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class Part:
     """One model of a pair before its weights are read."""
 
     checkpoint: Checkpoint
@@ -125,7 +127,7 @@ def load_pair(
     for name in (device, draft_device):
         check_device(name, found)
     names = find_pair(target, draft)
-    ours = _look(names.target, names.target_id, revision, trust_remote_code, method)
+    ours = look(names.target, names.target_id, revision, trust_remote_code, method)
     family_class = find_family(ours.config)
     head = find_head(names.draft, ours.config, draft_revision, device, draft_device)
     theirs = None
@@ -173,22 +175,26 @@ def load_pair(
     )
 
 
-def _look(
+def look(
     name: str | Path, shown: str, revision: str | None, code: bool, method: Method | None = None
-) -> _Part:
-    """A model without its weights."""
+) -> Part:
+    """A model without its weights, which messages call ``shown``.
+
+    Raises:
+        ModelError: not found, damaged, or of an unknown kind.
+    """
     checkpoint = hub.find(name, revision, code=code)
     config = load_config(checkpoint.folder, code=code)
     check_ready_made(shown, config, method)
     find_family(config)
     tokenizer = load_tokenizer(checkpoint.folder, code=code)
     size = measure(shown, config, checkpoint.bytes, code=code)
-    return _Part(replace(checkpoint, name=shown), config, tokenizer, size)
+    return Part(replace(checkpoint, name=shown), config, tokenizer, size)
 
 
 def _look_at_draft(
-    names: PairNames, target: _Part, revision: str | None, code: bool
-) -> tuple[PairNames, _Part | None]:
+    names: PairNames, target: Part, revision: str | None, code: bool
+) -> tuple[PairNames, Part | None]:
     """The draft, if there is one and it fits; the names say so if one that is known does not.
 
     Raises:
@@ -202,7 +208,7 @@ def _look_at_draft(
         return names, None
     assert names.draft_id is not None
     try:
-        draft = _look(names.draft, names.draft_id, revision, code)
+        draft = look(names.draft, names.draft_id, revision, code)
         check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
     except ModelError as error:
         if not names.known:
@@ -212,7 +218,7 @@ def _look_at_draft(
     return names, draft
 
 
-def _suggestion(target: _Part) -> str:
+def _suggestion(target: Part) -> str:
     """What would fit a target of no known pair: smaller models of its kind."""
     kind = catalog.architecture(target.config.to_dict())
     cached = [
@@ -225,12 +231,12 @@ def _suggestion(target: _Part) -> str:
     return f" (a smaller {target.config.model_type} model with its tokenizer would fit{such})"
 
 
-def _fetched(part: _Part, progress: Progress) -> _Part:
+def _fetched(part: Part, progress: Progress) -> Part:
     return replace(part, checkpoint=hub.fetch(part.checkpoint, progress))
 
 
 def _read(
-    part: _Part, placement: Placement, code: bool, progress: Progress, method: Method | None = None
+    part: Part, placement: Placement, code: bool, progress: Progress, method: Method | None = None
 ) -> Any:
     return load_weights(
         part.checkpoint.folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,25 @@ def test_what_cannot_work_is_refused_in_one_line(
     found, out, err = _sage("distill", *given, *arguments)
     assert found == code and words in err, err
     assert not out and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_reads_no_weights_and_writes_nothing(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    shutil.copytree(data[0], target)
+    for file in target.glob("*.safetensors"):
+        file.write_bytes(b"")
+    given = ("--target", target, "--data", data[1], "--output", tmp_path / "out", "--dry-run")
+    code, out, err = _sage("distill", *given, "--steps", "100", "--kind", "vispec")
+    assert code == 0 and "memory in all" in out and "100 steps" in out and not err
+    code, out, _ = _sage("distill", *given, "--device", "cpu", "--tflops", "2", "--json")
+    plan = json.loads(out)
+    assert code == 0 and plan["machine"]["flops"] == 2e12 and not plan["machine"]["gpu"]
+    assert plan["peak"] == sum(plan["memory"].values()) + max(plan["passes"].values())
+    code, _, err = _sage("distill", *given, "--utilisation", "3")
+    assert code == 2 and "machine" in err
     assert not (tmp_path / "out").exists()
 
 
