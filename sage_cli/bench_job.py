@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_cli import version
-from sage_cli.bench_options import BenchOptions
+from sage_cli.bench_loading import load_engine, sampling_asked
+from sage_cli.bench_options import DEFAULT_COMPARE, BenchOptions
 from sage_cli.console import (
     complain,
     display_name,
     is_terminal,
-    loading_progress,
     say,
     set_verbosity,
 )
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sage_core.bench.engine import PairEngine
     from sage_core.bench.items import Item, Problem
     from sage_core.bench.measure import Input, Measurement, Method
-    from sage_core.bench.methods import Spec
+    from sage_core.bench.methods import Chosen, Spec
     from sage_core.bench.records import Failure
     from sage_core.bench.store import Store
 
@@ -53,21 +53,28 @@ def run(
     from sage_core.bench import methods
 
     _check(options, models)
-    chosen = methods.chosen(options.compare, options.reference, options.node_budget)
-    if models.draft == "none" and (needing := methods.with_draft(list(chosen.values()))):
+    sampled = sampling_asked(models) is not None
+    asked = methods.chosen(
+        options.compare or DEFAULT_COMPARE,
+        options.reference,
+        options.node_budget,
+        named=options.compare is not None,
+        sampled=sampled,
+    )
+    chosen = asked.methods
+    if models.draft == "none" and (needing := methods.with_draft(chosen.values())):
         raise OptionError(
             f"{', '.join(needing)}: cannot decode without a draft: leave out --draft none"
         )
     reference = next(iter(chosen))
-    if models.lossy is not None:
-        methods.check_lossy(models.lossy, chosen[reference])
+    methods.check_lossy(models.lossy, chosen[reference], sampled=sampled)
     lend = any(getattr(method, "calibrates", False) for method in chosen.values())
     items, others, problems = read(names, prompt, options.items, lend=lend)
     shown = chosen_ids(options.trees, [name for item in items for name in item.ids])
     set_verbosity(models.verbose)
     store = _store(options, models, list(chosen), reference, items)
     engine = load_engine(models)
-    job = _Job(options, models, engine, chosen, store)
+    job = _Job(options, models, engine, asked, store)
     trees = TreeKeeper(engine, shown, options.output)
     job.run(items, others, problems, trees)
     return job.exit_code
@@ -145,51 +152,6 @@ def _store(
     return store
 
 
-def load_engine(models: RunOptions) -> PairEngine:
-    """The loaded pair, with progress on a terminal and one line on what was chosen."""
-    with loading_progress(is_terminal(sys.stderr) and not models.quiet) as progress:
-        progress("starting", 0.0)
-        from sage_core.bench.engine import PairEngine
-        from sage_core.models.loading import load_pair
-        from sage_core.pipeline import Options
-
-        generation: Mapping[str, Any] = {}
-        if models.repetition_penalty is not None:
-            generation = {"repetition_penalty": models.repetition_penalty}
-        given = {
-            "frames": models.frames,
-            "fps": models.fps,
-            "start": models.start,
-            "end": models.end,
-            "max_pixels": models.max_pixels,
-            "draft_lookup": models.draft_lookup,
-            "draft_vocab": models.draft_vocab,
-            "lossy": models.lossy,
-            "viskip": models.viskip,
-            "draft_pruning": models.draft_pruning,
-            "draft_pruning_method": models.draft_pruning_method,
-            "max_new_tokens": models.max_new_tokens,
-            "seed": models.seed,
-            "generation": generation,
-        }
-        decoding = Options(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-        pair = load_pair(
-            models.model,
-            None if models.draft == "none" else models.draft,
-            models.device,
-            models.dtype,
-            progress,
-            quantization=models.quantization,
-            revision=models.revision,
-            draft_revision=models.draft_revision,
-            draft_device=models.draft_device,
-            trust_remote_code=models.trust_remote_code,
-        )
-    if pair.note and not models.quiet:
-        say(pair.note)
-    return PairEngine(pair, decoding)
-
-
 class _Job:
     """One benchmark: what stays the same while it runs."""
 
@@ -198,7 +160,7 @@ class _Job:
         options: BenchOptions,
         models: RunOptions,
         engine: PairEngine,
-        chosen: Mapping[str, Spec],
+        asked: Chosen,
         store: Store | None,
     ) -> None:
         from sage_core.bench.environment import describe
@@ -206,8 +168,9 @@ class _Job:
         self._options = options
         self._models = models
         self._engine = engine
-        self._chosen = chosen
-        self._reference = next(iter(chosen))
+        self._chosen = dict(asked.methods)
+        self._offered = asked.offered
+        self._reference = next(iter(self._chosen))
         self._store = store
         self._calibration: dict[str, Any] = store.calibration if store is not None else {}
         self._environment = describe(shlex.join(["sage", *sys.argv[1:]]))
@@ -250,16 +213,21 @@ class _Job:
     def _methods(self, others: list[Item]) -> tuple[Method, ...]:
         """The methods, those that calibrate with what they chose.
 
-        One that cannot choose is told and left out, unless it is the reference.
+        One that cannot choose is told and left out, unless it is the reference. So is one that
+        nobody asked for by name and that the pair cannot run.
         """
         made: list[Method] = []
-        for name, method in self._chosen.items():
+        for name, method in list(self._chosen.items()):
             try:
+                self._engine.check(name)
                 if getattr(method, "calibrates", False) and name not in self._calibration:
                     self._calibrate(name, method, others)
                 made.append(self._engine.method(name, self._calibration.get(name)))
-            except OptionError:
-                raise
+            except OptionError as error:
+                if name not in self._offered:
+                    raise
+                del self._chosen[name]
+                say(f"left out: {error}")
             except Exception as error:
                 if name == self._reference:
                     raise
@@ -337,6 +305,7 @@ class _Job:
                 "draft_vocab": self._models.draft_vocab,
                 "lossy": self._models.lossy,
                 "viskip": self._models.viskip,
+                "sampling": sampling_asked(self._models),
                 "draft_pruning": self._models.draft_pruning,
                 "seed": self._models.seed,
             },

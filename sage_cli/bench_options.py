@@ -27,16 +27,18 @@ class BenchOptions:
     """What is measured and where the results go."""
 
     compare: Annotated[
-        str,
+        str | None,
         _option(
             "--compare",
-            "Methods to compare sage with, between commas: policies, ngram, transformers, "
+            "Methods to compare sage with, between commas: policies, perhaps with additions as in "
+            "sage+ngram, +viskip, +vocab, +drawn or a lossy rule; ngram, transformers, "
             "transformers-assisted, transformers-assisted-best, transformers-lookup, best-static, "
             "or all.",
             _WHAT,
             metavar="METHODS",
+            show_default=DEFAULT_COMPARE,
         ),
-    ] = DEFAULT_COMPARE
+    ] = None
     reference: Annotated[
         str,
         _option(
@@ -128,6 +130,11 @@ _SHARED = (
     "draft_vocab",
     "lossy",
     "viskip",
+    "sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
     "draft_pruning",
     "draft_pruning_method",
     "seed",

@@ -44,6 +44,7 @@ TITLES = (
 _CSV = (
     "name",
     "lossy",
+    "comparable",
     "items",
     "timed_items",
     "exact",
@@ -80,7 +81,7 @@ def cells(method: Mapping[str, Any]) -> list[str]:
         _number(method["mean_accepted"], 2),
         _number(method["nodes_per_step"], 1),
         _number(method["draft_passes_per_step"], 1),
-        f"{method['exact']}/{method['compared']}",
+        f"{method['exact']}/{method['compared']}" if method.get("comparable", True) else "–",
     ]
 
 
@@ -101,7 +102,7 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
     most = max((m["timed_items"] for m in report["methods"]), default=0)
     yield (
         f"{pair}, {report['device']}, {report['dtype']}; {len(report['items'])} items, "
-        f"{most} of at least {settings['least']} tokens timed, {times}"
+        f"{most} of at least {settings['least']} tokens timed, {times}{_sampled(settings)}"
     )
     yield (
         f"speed-up: median tokens/s over that of {report['reference']}, same items; worst: the "
@@ -112,9 +113,28 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
         f"exact: texts equal to {report['reference']}'s id by id; nodes and draft passes a step; "
         "decoding only, prompts and media left out"
     )
+    yield from _not_compared(report["methods"])
     yield from _failures(report)
     for method in report["methods"]:
         yield from _differences(method)
+
+
+def _sampled(settings: Mapping[str, Any]) -> str:
+    fields = settings.get("sampling")
+    if fields is None:
+        return ""
+    given = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return f"; sampled with {given or 'the figures of the model'}, seed {settings['seed']}"
+
+
+def _not_compared(methods: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Why some texts have no verdict: they are others, and that is no mistake."""
+    names = [m["name"] for m in methods if not m.get("comparable", True)]
+    if names:
+        yield (
+            f"not comparable under sampling: {', '.join(names)}: one seed gives other texts there; "
+            "so tokens are not held against the reference's, and speeds are of other texts"
+        )
 
 
 def _failures(report: Mapping[str, Any]) -> Iterator[str]:

@@ -13,8 +13,10 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from sage_core.bench.measure import Decoded, Input, Watch
+from sage_core.bench.oracle import seeded
 from sage_core.bench.records import Counts
 from sage_core.lookup import Ngram
+from sage_core.lossy import Lossy
 from sage_core.memory import peak_memory, reset_peak_memory
 from sage_core.models.loading import LoadedPair
 from sage_core.policies import Policy
@@ -38,6 +40,7 @@ class ByEngine:
         alone: they are all that is drafted.
         viskip: the share of attention on pictures from which on nothing is drafted.
         lossy: a rule that drafts are accepted by instead of the exact one.
+        candidates: how a sampled text's are chosen.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class ByEngine:
         *,
         alone: bool = False,
         viskip: float | None = None,
-        lossy: str | None = None,
+        lossy: str | Lossy | None = None,
+        candidates: str = "topk",
     ) -> None:
         self.name = name
         draft = None if alone else pair.draft
@@ -66,10 +70,11 @@ class ByEngine:
             runner=pair.runners,
             viskip=viskip if draft is not None and policy.drafts else None,
             lossy=lossy if policy.drafts else None,
+            candidates=candidates,
         )
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
-        stream = self._decoder.stream(**item.inputs, **item.options)
+        stream = self._decoder.stream(seed=item.seed, **item.inputs, **item.options)
         next(stream)
         watch.first(1)
         for _ in stream:
@@ -84,6 +89,7 @@ class ByEngine:
             output.stats.peak_memory,
             output.steps,
             output.lossy,
+            item.seed is None or self._decoder.candidates == "topk",
         )
 
 
@@ -133,7 +139,8 @@ class ByTransformers:
     def decode(self, item: Input, watch: Watch) -> Decoded:
         reset_peak_memory(self._target.device)
         commits = _Commits(watch)
-        with _settings(self._draft, self._settings):
+        drawing = seeded(item.seed, self._target.device)
+        with _settings(self._draft, self._settings), drawing:
             ids = self._target.generate(
                 **item.inputs,
                 **{"do_sample": False, **item.options},
@@ -143,7 +150,12 @@ class ByTransformers:
         watch.end()
         tokens = tuple(ids[0, item.prompt_tokens :].tolist())
         counts = commits.counts() if self._drafts else None
-        return Decoded(tokens, counts=counts, peak_memory=peak_memory(self._target.device))
+        return Decoded(
+            tokens,
+            counts=counts,
+            peak_memory=peak_memory(self._target.device),
+            comparable=item.seed is None or not self._drafts,
+        )
 
 
 def _tokenizers(pair: LoadedPair) -> dict[str, Any]:

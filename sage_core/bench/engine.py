@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from sage_core import fixed_trees
 from sage_core.bench import calibration
+from sage_core.bench.additions import Extended, ViSkip, Vocab
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine, ByTransformers
 from sage_core.bench.items import Request
@@ -25,6 +27,7 @@ from sage_core.bench.methods import (
     spec,
 )
 from sage_core.bench.oracle import first_mismatch
+from sage_core.draft_vocab import FILE_NAME
 from sage_core.errors import OptionError, SageError
 from sage_core.heads.module import Head
 from sage_core.lookup import Ngram
@@ -81,7 +84,8 @@ class PairEngine:
             for name, value in inputs.items()
         }
         limit = self._options.max_new_tokens
-        settings = {**self._options.generation, "max_new_tokens": limit}
+        choosing = self._options.choosing().as_generation()
+        settings = {**self._options.generation, **choosing, "max_new_tokens": limit}
         return Input(
             request.id,
             request.category,
@@ -91,28 +95,42 @@ class PairEngine:
             self._ends,
             int(inputs["input_ids"].shape[1]),
             perf_counter() - started,
+            self._options.seed if choosing.get("do_sample") else None,
         )
+
+    def check(self, name: str) -> None:
+        """Refuse a method that this pair cannot run.
+
+        Raises:
+            OptionError: unknown, or it needs a draft, or one of another kind.
+        """
+        wanted, draft = parse(name), self._pair.draft
+        looks = self._lookup is not None and isinstance(wanted, Policy)
+        if isinstance(wanted, Extended):
+            looks = not _needs_model(wanted)
+        if wanted.drafts and draft is None and not looks:
+            raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
+        if isinstance(wanted, Assisted | AssistedBest) and isinstance(draft, Head):
+            raise OptionError(
+                f"{name} needs a draft that is a model, and a head is none: leave it out of "
+                "--compare"
+            )
 
     def method(self, name: str, setting: Mapping[str, Any] | None = None) -> Method:
         """The method of a spec; ``setting`` is what `calibrate` chose for it.
 
         Raises:
-            OptionError: unknown, or it needs a draft and there is none.
+            OptionError: see `check`, and what the engine refuses.
         """
+        self.check(name)
         wanted = parse(name)
         pair = self._pair
-        looks = self._lookup is not None and isinstance(wanted, Policy)
-        if wanted.drafts and pair.draft is None and not looks:
-            raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
-        if isinstance(wanted, Assisted | AssistedBest) and isinstance(pair.draft, Head):
-            raise OptionError(
-                f"{name} needs a draft that is a model, and a head is none: leave it out of "
-                "--compare"
-            )
         pruning = self._options.pruning()
         also: dict[str, Any] = {"viskip": self._options.viskip, "lossy": self._options.lossy}
         if isinstance(wanted, Policy):
             return ByEngine(name, pair, wanted, pruning, self._lookup, **also)
+        if isinstance(wanted, Extended):
+            return self._extended(name, wanted)
         if isinstance(wanted, Ngrams):
             options = wanted.options()
             limit = Eagle2(nodes=options.nodes)  # of a policy only the node limit counts here
@@ -131,6 +149,33 @@ class PairEngine:
             }
             return ByTransformers(name, pair, arguments)
         return ByTransformers(name, pair)
+
+    def _extended(self, name: str, wanted: Extended) -> Method:
+        """A policy with what its row adds, in the place of what the flags say of it."""
+        options, pair = self._options, self._pair
+        vocab, viskip = wanted.get(Vocab), wanted.get(ViSkip)
+        if vocab is not None:
+            pair = with_vocab(pair, vocab.list or self._own_list(name))
+        return ByEngine(
+            name,
+            pair,
+            wanted.policy,
+            options.pruning(),
+            wanted.get(Ngram) or self._lookup,
+            viskip=options.viskip if viskip is None else viskip.share,
+            lossy=wanted.lossy or options.lossy,
+            candidates=wanted.candidates,
+        )
+
+    def _own_list(self, name: str) -> Path:
+        """The target's own draft vocabulary."""
+        folder = self._pair.folder
+        if folder is None or not (folder / FILE_NAME).is_file():
+            raise OptionError(
+                f"{name}: there is no {FILE_NAME} beside {self.target_id}: name a file, as in "
+                "sage+vocab:list=FILE, made with sage draft-vocab"
+            )
+        return folder / FILE_NAME
 
     def calibrate(self, method: Spec, items: Sequence[Input]) -> dict[str, Any]:
         """What a method that calibrates chooses on ``items``, as plain data.
@@ -185,7 +230,9 @@ class PairEngine:
             return torch.cat([prompt, new], dim=1)
 
         inputs, options = dict(item.inputs), dict(item.options)
-        found = first_mismatch(self._pair.target, inputs, whole(expected), whole(got), **options)
+        found = first_mismatch(
+            self._pair.target, inputs, whole(expected), whole(got), item.seed, **options
+        )
         if found is None:
             raise ValueError("the texts are equal")
         return found.position, found.expected, found.got, found.margin, found.near_tie
@@ -208,6 +255,11 @@ class PairEngine:
     def _wait(self) -> None:
         if self._pair.target.device.type == "cuda":
             torch.cuda.synchronize(self._pair.target.device)
+
+
+def _needs_model(method: Extended) -> bool:
+    """Whether a draft that is no model, a lookup, cannot do what the row adds."""
+    return method.get(Ngram) is None or any(method.get(kind) for kind in (ViSkip, Vocab))
 
 
 def _end_tokens(target: Any) -> frozenset[int]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 from sage_core import policies
+from sage_core.bench import additions
+from sage_core.bench.additions import Extended, changed_options, options_of
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
-from sage_core.lossy import as_lossy, check_sampled
+from sage_core.lossy import Ears, as_lossy, check_sampled
 from sage_core.policies import Policy
 
 __all__ = [
     "ALL",
+    "ALL_SAMPLED",
     "Assisted",
     "AssistedBest",
     "BestStaticTree",
+    "Chosen",
+    "Extended",
     "Lookup",
     "Ngrams",
     "Peer",
@@ -37,13 +42,19 @@ ALL = (
     "sage-paper",
     "eagle2",
     "spec-llava",
+    "sage+ngram",
+    "sage+viskip",
+    "sage+vocab",
     "ngram",
     "transformers",
     "transformers-assisted",
     "transformers-assisted-best",
     "transformers-lookup",
 )
-"""What ``--compare all`` adds to the reference and `sage`."""
+"""What ``--compare all`` adds to the reference and `sage`, as far as the pair can do it."""
+ALL_SAMPLED = (*ALL, "static+drawn", "static+ears:tolerance=0.1")
+"""The same where text is sampled. No lossy rule is in it for greedy text: the only one there is
+needs to be told which tokens are actions."""
 _STATIC_NODES = 25  # SpecVLM's tree has no more
 
 
@@ -59,7 +70,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Plain(Peer):
-    """transformers' own greedy `generate`."""
+    """transformers' own `generate`."""
 
     name: ClassVar[str] = "transformers"
 
@@ -164,7 +175,18 @@ class BestStaticTree(Peer):
 
 _PEERS: tuple[type[Peer], ...] = (Plain, Assisted, AssistedBest, Lookup, Ngrams, BestStaticTree)
 
-Spec = Policy | Peer
+Spec = Policy | Extended | Peer
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The methods of a run by name, the reference first.
+
+    ``offered``: those that nobody asked for by name. A pair that cannot run one goes without.
+    """
+
+    methods: Mapping[str, Spec]
+    offered: frozenset[str] = frozenset()
 
 
 def split(text: str) -> list[str]:
@@ -186,90 +208,120 @@ def split(text: str) -> list[str]:
 
 
 def parse(text: str) -> Spec:
-    """A method from ``name`` or ``name:option=value,...``.
+    """A method from ``name`` or ``name:option=value,...``, a policy perhaps with additions.
 
     Raises:
         OptionError: unknown name or option, or a value of the wrong kind, naming the valid ones.
+        UnsupportedError: additions that do not go together.
     """
-    name, _, rest = text.partition(":")
+    name = text.partition(":")[0].partition("+")[0]
     kind = next((peer for peer in _PEERS if peer.name == name), None)
+    if kind is not None and "+" in text:
+        raise OptionError(f"{text}: only policies take additions, and {name} is none")
     if kind is not None:
-        return _parse_peer(kind, rest)
+        return kind(**options_of(kind, text))
     known = policies.available()
     if name not in known:
         names = [*sorted(known), *(peer.name for peer in _PEERS)]
         raise OptionError(f"unknown method {name!r}: choose from {', '.join(names)}, or all")
-    return policies.parse(text)
-
-
-def _parse_peer(kind: type[Peer], rest: str) -> Peer:
-    hints = get_type_hints(kind)
-    valid = [f.name for f in fields(kind)]
-    given: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        if key not in valid:
-            known = ", ".join(valid) or "none"
-            raise OptionError(f"method {kind.name} has no option {key!r}: its options are {known}")
-        try:
-            given[key] = hints[key](value)
-        except ValueError:
-            wanted = hints[key].__name__
-            raise OptionError(
-                f"method {kind.name}: option {key} needs {wanted}, not {value!r}"
-            ) from None
-    return kind(**given)
+    return additions.parse(text) if "+" in text else policies.parse(text)
 
 
 def spec(method: Spec) -> str:
     """The text that `parse` turns into this method; options at their defaults are left out."""
     if isinstance(method, Policy):
         return policies.spec(method)
-    changed = [
-        f"{f.name}={getattr(method, f.name)}"
-        for f in fields(method)
-        if getattr(method, f.name) != f.default
-    ]
-    return method.name + (":" + ",".join(changed) if changed else "")
+    if isinstance(method, Extended):
+        return additions.spec(method)
+    return method.name + changed_options(method)
 
 
-def chosen(compare: str, reference: str, node_budget: int | None = None) -> dict[str, Spec]:
-    """The methods of a run by name: the reference, what is compared, and `sage`.
+def chosen(
+    compare: str,
+    reference: str,
+    node_budget: int | None = None,
+    *,
+    named: bool = True,
+    sampled: bool = False,
+) -> Chosen:
+    """The methods of a run: the reference, what is compared, and `sage`.
 
     `sage` is left out where it is named with options of its own; ``all`` is every method that
     there is. With ``node_budget`` no tree has more nodes.
 
-    Raises:
-        OptionError: see `parse`.
-    """
-    named = split(compare)
-    if "all" in named:
-        named = [*ALL, *(name for name in named if name != "all")]
-    parsed = [parse(name) for name in named]
-    first = parse(reference)
-    methods = [first, *parsed]
-    if not any(method.name == "sage" for method in parsed):
-        methods.append(parse("sage"))
-    if node_budget is not None:
-        methods = [_within(method, node_budget) for method in methods]
-    return {spec(method): method for method in methods}
-
-
-def check_lossy(rule: str, reference: Spec) -> None:
-    """Refuse a lossy rule that a benchmark, whose texts are greedy, cannot hold against exact ones.
+    Args:
+        named: somebody asked for what is in ``compare``; else it is only offered, as are those
+            that ``all`` stands for.
+        sampled: text is sampled.
 
     Raises:
-        OptionError: no such rule, one for sampled text, or a reference that it would make lossy.
+        OptionError: see `parse`; or a method that is not for this kind of text, or a reference
+            whose sampled texts no other can be compared with.
+        UnsupportedError: see `parse`.
     """
-    check_sampled(as_lossy(rule), sampled=False)
-    if isinstance(reference, Policy) and reference.drafts:
+
+    def made(name: str) -> Spec:
+        method = parse(name)
+        if node_budget is not None:
+            method = _within(method, node_budget)
+        if isinstance(method, Extended):
+            method.check_text(sampled)
+        return method
+
+    asked = split(compare)
+    every = (ALL_SAMPLED if sampled else ALL) if "all" in asked else ()
+    own = [name for name in asked if name != "all"]
+    first = made(reference)
+    if sampled:
+        _check_sampled_reference(first)
+    methods = [first, *map(made, every), *map(made, own)]
+    if not any(method.name == "sage" for method in methods[1:]):
+        methods.append(made("sage"))
+    offered = {spec(made(name)) for name in (every if named else (*every, *own))}
+    wanted = {spec(first), "sage", *(spec(made(name)) for name in (own if named else ()))}
+    return Chosen({spec(method): method for method in methods}, frozenset(offered - wanted))
+
+
+def _check_sampled_reference(method: Spec) -> None:
+    """Refuse a reference that draws otherwise than `generate`: nothing else writes its texts."""
+    drawn = isinstance(method, Extended) and method.candidates == "drawn"
+    if drawn or isinstance(method, Assisted | AssistedBest | Lookup):
+        raise OptionError(
+            f"--reference {spec(method)}: one seed gives other texts with it than with any other "
+            "method where text is sampled: use autoregressive or transformers"
+        )
+
+
+def check_lossy(rule: str | None, reference: Spec, *, sampled: bool = False) -> None:
+    """Refuse a lossy rule for all methods that this benchmark cannot hold against exact ones.
+
+    Raises:
+        OptionError: no such rule, one that not all methods can follow, or a reference that it
+            would make lossy, or that is.
+        UnsupportedError: one for the other kind of text.
+    """
+    if isinstance(reference, Extended) and reference.lossy is not None:
+        raise OptionError(
+            f"--reference {reference.name}: it is lossy: use autoregressive or transformers"
+        )
+    if rule is None:
+        return
+    lossy = as_lossy(rule)
+    check_sampled(lossy, sampled)
+    if isinstance(lossy, Ears):
+        raise OptionError(
+            "--lossy ears: it needs drawn candidates, which sage and others do not go with: "
+            "compare a row of its own, such as static+ears:tolerance=0.1"
+        )
+    ours = isinstance(reference, Ngrams | BestStaticTree) or not isinstance(reference, Peer)
+    if ours and (reference.drafts or isinstance(reference, Ngrams)):
         raise OptionError(
             f"--lossy: the reference {reference.name} would be lossy too: use autoregressive or "
             "transformers"
         )
 
 
-def with_draft(methods: Sequence[Spec]) -> list[str]:
+def with_draft(methods: Iterable[Spec]) -> list[str]:
     """The names of those that need a draft."""
     return [spec(method) for method in methods if method.drafts]
 
@@ -281,6 +333,13 @@ def _within(method: Spec, nodes: int) -> Spec:
     """
     if nodes < 1:
         raise OptionError(f"--node-budget must be at least 1, not {nodes}")
+    if isinstance(method, Extended):
+        looked = method.get(Ngram)
+        least = 0 if looked is None else min(looked.nodes, nodes // 2)
+        if looked is not None and not least:
+            raise OptionError(f"{method.name}: a node budget of 1 leaves none to look up")
+        policy: Any = _within(method.policy, nodes - least)
+        return method.within(policy, least)
     options: Any = method  # a frozen dataclass, whichever it is
     names = {f.name for f in fields(options)}
     if "nmax" in names:

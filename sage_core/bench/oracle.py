@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -38,10 +40,29 @@ def reference(target: Any, inputs: dict[str, Any], **options: Any) -> Tensor:
     return target.generate(**inputs, **{"do_sample": False, **options})
 
 
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """torch's global generators seeded, as they were afterwards; None leaves them alone."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def first_mismatch(
-    target: Any, inputs: dict[str, Any], expected: Tensor, got: Tensor, **options: Any
+    target: Any,
+    inputs: dict[str, Any],
+    expected: Tensor,
+    got: Tensor,
+    seed: int | None = None,
+    **options: Any,
 ) -> Mismatch | None:
-    """None if two sequences of shape (1, n) are equal, else their first difference, explained."""
+    """None if two sequences of shape (1, n) are equal, else their first difference, explained.
+
+    ``seed`` is what sampled texts were drawn with.
+    """
     if got.shape == expected.shape and torch.equal(got, expected):
         return None
     prompt = inputs["input_ids"].shape[1]
@@ -52,7 +73,12 @@ def first_mismatch(
     have = found[position] if position < len(found) else None
     if want is None or have is None:
         return Mismatch(position, want, have, None, False)
-    scores = _scores(target, inputs, position, wanted[:position], options)
+    with seeded(seed, target.device):
+        scores = _scores(target, inputs, position, wanted[:position], options)
+    if scores is not None and seed is not None:
+        scores = _with_draws(scores, position, seed)
+        if int(scores.argmax()) != want:  # drawn in another way than is known here
+            scores = None
     if scores is None:
         return Mismatch(position, want, have, None, False)
     margin = float(scores[want] - scores[have])
@@ -79,6 +105,19 @@ def _scores(
     if position >= len(output.scores):
         return None
     return output.scores[position][0].float()
+
+
+def _with_draws(scores: Tensor, position: int, seed: int) -> Tensor:
+    """(vocabulary,) scores of which the greatest is the token drawn: a draw as an arg max.
+
+    `torch.multinomial` draws one token as the least of exponential times over probabilities, which
+    is the arg max of log probabilities less the logarithms of the times.
+    """
+    generator = torch.Generator(scores.device).manual_seed(seed)
+    times = torch.empty(1, len(scores), device=scores.device)
+    for _ in range(position + 1):
+        times.exponential_(generator=generator)
+    return scores - times[0].log()
 
 
 def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:

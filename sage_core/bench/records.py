@@ -46,6 +46,8 @@ class Record:
     peak_memory: int = 0
     lossy: str | None = None
     """The rule by which its text may differ from the target's own; None for exact methods."""
+    comparable: bool = True
+    """Whether its text can be held against the reference's token by token."""
 
     @property
     def key(self) -> tuple[str, str, int]:

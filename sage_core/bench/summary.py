@@ -28,7 +28,7 @@ class ItemFigures:
 
     ``rate`` and ``whole_rate`` are medians over the repeats, tokens a second without and with the
     prefill; None where the prefill ended the text, or where it is shorter than asked for.
-    ``exact`` is None where the reference gave nothing.
+    ``exact`` is None where the reference gave nothing, or no text that this one can be held to.
     """
 
     id: str
@@ -52,6 +52,8 @@ def item_figures(
         if not records:
             continue
         expected = results.records.get((item, reference, 0))
+        if not all(record.comparable for record in records):
+            expected = None
         exact = None if expected is None else all(r.tokens == expected.tokens for r in records)
         long_enough = len((expected or records[0]).tokens) >= least
         rates = tuple(r.rate for r in records if r.rate is not None) if long_enough else ()
@@ -107,6 +109,7 @@ def _method(
     return {
         "name": name,
         "lossy": next((r.lossy for r in records if r.lossy is not None), None),
+        "comparable": all(record.comparable for record in records),
         "items": len(figures),
         "timed_items": len(timed),
         "failed": len({f.item for f in results.failures if f.method in ("", name)}),

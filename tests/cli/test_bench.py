@@ -15,7 +15,7 @@ import pytest
 from sage_cli import bench_job
 from sage_cli.render import bench_plots
 from sage_core.bench import methods
-from sage_core.errors import ModelError
+from sage_core.errors import ModelError, OptionError
 from tests.core.bench_fake import Clock, FakeEngine, FakeMethod
 
 RATES = {"autoregressive": 10.0, "static": 20.0, "sage": 25.0, "transformers": 9.0}
@@ -30,6 +30,11 @@ class Engine(FakeEngine):
         self.settings: dict[str, Any] = {}
         self.calibrated: list[str] = []
         self.calls: list[tuple[str, str]] = []
+        self.cannot: set[str] = set()
+
+    def check(self, name: str) -> None:
+        if name in self.cannot:
+            raise OptionError(f"{name}: not for this pair")
 
     def method(self, name: str, setting: Mapping[str, Any] | None = None) -> FakeMethod:
         self.settings[name] = setting
@@ -93,8 +98,8 @@ def test_the_json_has_what_is_documented(sage, engine, lists):
     one = {method["name"]: method for method in found["methods"]}["sage"]
     assert one["speedup"] == pytest.approx(2.5)
     documented = {
-        "name", "lossy", "items", "timed_items", "failed", "exact", "compared", "differences",
-        "new_tokens", "tokens_per_second", "tokens_per_second_interval", "speedup",
+        "name", "lossy", "comparable", "items", "timed_items", "failed", "exact", "compared",
+        "differences", "new_tokens", "tokens_per_second", "tokens_per_second_interval", "speedup",
         "speedup_interval", "median_item_speedup", "end_to_end_speedup", "slower_items",
         "worst_item", "worst_item_speedup", "steps", "mean_accepted", "accepted_histogram",
         "acceptance_by_depth", "nodes_per_step", "draft_passes_per_step", "seconds", "peak_memory",
@@ -257,6 +262,57 @@ def test_a_lossy_method_is_marked_and_not_called_wrong(sage, engine, lists, tmp_
     assert [row["lossy"] for row in rows] == ["", "", rule]
 
 
+def test_sampled_texts_that_cannot_be_compared_are_told_as_such(sage, engine, lists, tmp_path):
+    def own(method: FakeMethod) -> None:
+        if method.name in ("transformers-assisted", "static+drawn"):
+            method.spoil = lambda tokens: (*tokens[:4], 7, *tokens[5:])
+            method.comparable = False
+
+    engine.change = own
+    arguments = ("bench", str(lists), "--compare", "transformers-assisted,static+drawn")
+    arguments += ("--temperature", "0.7", "--min-p", "0.1", "--seed", "5")
+    done = sage(*arguments)
+    assert "not comparable under sampling: transformers-assisted, static+drawn" in done.stdout
+    assert "sampled with temperature 0.7, min_p 0.1, seed 5" in done.stdout
+    assert "not exact" not in done.stdout
+    rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
+    assert {row[0]: row[-1] for row in rows if len(row) == 11 and row[0] in engine.settings} == {
+        "autoregressive": "3/3", "transformers-assisted": "–", "static+drawn": "–", "sage": "3/3"
+    }  # fmt: skip
+    found = report(sage(*arguments, "--json"))
+    assert found["settings"]["sampling"] == {"temperature": 0.7, "min_p": 0.1}
+    assert [m["comparable"] for m in found["methods"]] == [True, False, False, True]
+    folder = str(tmp_path / "out")
+    assert sage(*arguments, "--output", folder).exit_code == 0
+    other = sage(*arguments, "--top-k", "3", "--output", folder)
+    assert other.exit_code == 2 and "other decoding" in other.stderr, "another run"
+
+
+def test_greedy_overrules_the_figures(sage, engine, lists):
+    found = report(sage("bench", str(lists), "--temperature", "0.7", "--greedy", "--json"))
+    assert found["settings"]["sampling"] is None
+    own = report(sage("bench", str(lists), "--sample", "--json"))
+    assert own["settings"]["sampling"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [((), 0), (("--compare", "all"), 0), (("--compare", "static,transformers-assisted"), 2)],
+    ids=["by default", "all", "by name"],
+)
+def test_what_the_pair_cannot_run_is_left_out_unless_it_was_named(
+    sage, engine, lists, arguments, code
+):
+    engine.cannot = {"transformers-assisted"}
+    done = sage("bench", str(lists), *arguments, "--json")
+    assert done.exit_code == code
+    assert "transformers-assisted: not for this pair" in done.stderr
+    assert ("left out" in done.stderr) == (code == 0)
+    if code == 0:
+        names = [m["name"] for m in json.loads(done.stdout)["methods"]]
+        assert "transformers-assisted" not in names and "static" in names
+
+
 def test_settings_are_chosen_on_other_items_once(sage, engine, lists, tmp_path):
     folder = str(tmp_path / "out")
     arguments = ("bench", str(lists), "--compare", "best-static", "--output", folder)
@@ -295,6 +351,12 @@ def test_the_default_data(sage, engine):
         (("--items", "0"), 2, "Invalid value"),
         (("--repetition-penalty", "0"), 2, "must be a positive number"),
         (("--lossy", "ears"), 2, "for sampled text"),
+        (("--lossy", "ears", "--sample"), 2, "a row of its own"),
+        (("--temperature", "-1"), 2, "temperature must be 0 (greedy) or a positive number"),
+        (("--top-p", "2"), 2, "top_p must be above 0"),
+        (("--compare", "static+drawn"), 2, "this is greedy"),
+        (("--compare", "static+drawn", "--top-k", "5", "--greedy"), 2, "this is greedy"),
+        (("--reference", "transformers-lookup", "--sample"), 2, "gives other texts"),
         (("--lossy", "spec-vla:first=1,last=4", "--reference", "static"), 2, "lossy too"),
         (("--trees", "nothing"), 2, "there is no item 'nothing'"),
         (("gone.png",), 3, "gone.png: no such file"),

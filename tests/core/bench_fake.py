@@ -46,6 +46,7 @@ class FakeMethod:
     calls: list[str] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda item: None
     lossy: str | None = None
+    comparable: bool = True
 
     def decode(self, item: Input, watch: Watch) -> Decoded:
         if item.limit > 32 or item.id not in self.calls:
@@ -60,7 +61,8 @@ class FakeMethod:
         watch.end()
         counted = _count(len(tokens) - 1, self.accepted)
         phases, steps = {"verify": 0.25, "draft": 0.5}, _steps(tokens)
-        return Decoded(tokens, phases, self.counts(counted), 2**20, steps, self.lossy)
+        told = self.counts(counted)
+        return Decoded(tokens, phases, told, 2**20, steps, self.lossy, self.comparable)
 
 
 def _count(tokens: int, accepted: int) -> Counts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sage_core.bench import methods
 from sage_core.bench.calibration import GRID
@@ -12,7 +13,9 @@ from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import Files, Item, Rendered
 from sage_core.bench.measure import Input, Measurement, Plan, Watch
 from sage_core.bench.summary import summary
+from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import OptionError
+from sage_core.lookup import Ngram
 from sage_core.models.families.base import Turn
 from sage_core.models.loading import load_pair
 from sage_core.pipeline import Options
@@ -53,6 +56,7 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
         "transformers-assisted", "transformers-assisted-best", "transformers-lookup:tokens=3",
         "transformers-assisted:tokens=2,schedule=heuristic", "ngram:shortest=1,nodes=5",
         "eagle2:nodes=6", "optimal-static:nodes=6", "spec-llava:nodes=6",
+        "sage+ngram:shortest=1,least=0.001", "static+viskip:share=0.001",
     ]  # fmt: skip
     made = tuple(engine.method(name, given.get(name)) for name in names)
     asked = (
@@ -71,6 +75,7 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
     assert report["best-static:nodes=3"]["nodes_per_step"] <= 3
     assert report["ngram:shortest=1,nodes=5"]["draft_passes_per_step"] == 0
     assert 0 < report["ngram:shortest=1,nodes=5"]["nodes_per_step"] <= 5
+    assert report["static+viskip:share=0.001"]["nodes_per_step"] == 0, "it looks at the picture"
     assert report["transformers"]["mean_accepted"] is None
     assert report["transformers-assisted"]["steps"] > 0, "its rounds are counted"
     assert report["transformers-assisted"]["nodes_per_step"] is None
@@ -78,6 +83,97 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
     phases = sum(seconds[name] for name in ("draft", "plan", "verify", "accept", "commit"))
     assert 0 < phases <= seconds["decode"]
     assert report["sage"]["peak_memory"] > 0
+
+
+SAMPLED = {
+    "autoregressive": True,
+    "sage": True,
+    "static": True,
+    "sage+ngram:shortest=1,least=0.001": True,
+    "ngram:shortest=1,nodes=5": True,
+    "transformers": True,
+    "static+drawn": False,
+    "chain+ears:tolerance=1.0": False,
+    "transformers-assisted": False,
+    "transformers-lookup:tokens=3": False,
+}
+"""Whether a method's sampled text is the reference's under one seed."""
+
+
+def test_sampled_texts(engine: PairEngine, picture: Files) -> None:
+    """Each method gets the same seed for an item; what draws otherwise is not held against it."""
+    options = Options(max_new_tokens=LIMIT, temperature=1.3, top_k=40, seed=4)
+    sampling = PairEngine(engine._pair, options)
+    made = tuple(sampling.method(name) for name in SAMPLED)
+    asked = (Item("card", picture, (None, "And what else?")),)
+    measurement = Measurement(Plan(asked, made, "autoregressive"), sampling)
+    state = torch.get_rng_state()
+    for _ in measurement.lines():
+        pass
+    assert torch.equal(torch.get_rng_state(), state), "the caller's own stream goes on"
+    assert not measurement.results.failures
+    found = summary(measurement.results, list(SAMPLED), "autoregressive")["methods"]
+    compared = {m["name"]: (m["comparable"], m["exact"], m["compared"]) for m in found}
+    assert compared == {n: (same, 2 * same, 2 * same) for n, same in SAMPLED.items()}
+    assert {m["lossy"] for m in found} == {None, "ears:tolerance=1.0"}
+    item = sampling.prepare(asked[0].request(0, ()))
+    texts = {n: measurement.results.of("card#1", n)[0].tokens for n in SAMPLED}
+    torch.manual_seed(4)
+    ids = engine._pair.target.generate(
+        **item.inputs, do_sample=True, temperature=1.3, top_k=40, max_new_tokens=LIMIT
+    )
+    assert tuple(ids[0, item.prompt_tokens :].tolist()) == texts["autoregressive"]
+    assert texts["static+drawn"] != texts["autoregressive"]
+    greedy = engine.method("autoregressive").decode(
+        engine.prepare(asked[0].request(0, ())), Watch()
+    )
+    assert greedy.tokens != texts["autoregressive"] and greedy.comparable
+
+
+def test_a_sampled_difference_comes_with_the_margin_of_the_draw(
+    engine: PairEngine, picture: Files
+) -> None:
+    options = Options(max_new_tokens=LIMIT, temperature=1.3, seed=4)
+    sampling = PairEngine(engine._pair, options)
+    item = sampling.prepare(Item("card", picture).request(0, ()))
+    tokens = sampling.method("transformers").decode(item, sampling.watch()).tokens
+    for place in (0, 3, len(tokens) - 2):
+        wrong = (*tokens[:place], (tokens[place] + 1) % 200, *tokens[place + 1 :])
+        position, *_, margin, tie = sampling.explain(item, tokens, wrong)
+        assert position == place and margin > 0 and not tie
+    # Of a token that was not drawn there is no margin: the text is not what this seed gives.
+    assert sampling.explain(item, wrong, tokens)[3] is None
+
+
+def test_rows_with_a_reduced_draft(tmp_path: Path, picture: Files) -> None:
+    folder = save_pair(tmp_path)
+    pair = load_pair(folder / "target", folder / "draft", device="cpu")
+    engine = PairEngine(pair, Options(max_new_tokens=LIMIT))
+    with pytest.raises(OptionError, match=r"no draft_vocab.json .* sage\+vocab:list=FILE"):
+        engine.method("sage+vocab")
+    written = DraftVocab(tuple(range(5, 60)), (2,)).as_json()
+    (tmp_path / "some.json").write_text(written)
+    (pair.folder / "draft_vocab.json").write_text(written)
+    item = engine.prepare(Item("card", picture).request(0, ()))
+    names = [
+        "static",
+        "static+vocab",
+        "static+vocab:list=9",
+        f"static+vocab:list={tmp_path}/some.json",
+    ]
+    rows = {name: engine.method(name) for name in names}
+    sizes = [m._decoder.reduced and len(m._decoder.reduced) for m in rows.values()]
+    assert sizes == [None, 57, 10, 57], "with an end of texts that the list did not have"
+    assert len({m.decode(item, engine.watch()).tokens for m in rows.values()}) == 1
+
+
+def test_a_row_s_addition_is_in_the_place_of_the_flag(engine: PairEngine) -> None:
+    flags = PairEngine(engine._pair, Options(viskip=0.9, draft_lookup=True))
+    plain, own = (flags.method(n)._decoder for n in ("sage", "sage+viskip:share=0.2+ngram:nodes=3"))
+    assert (plain.viskip, plain.lookup) == (0.9, Ngram())
+    assert (own.viskip, own.lookup) == (0.2, Ngram(nodes=3))
+    with pytest.raises(OptionError, match="looked up"):
+        flags.method("static+drawn")
 
 
 def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) -> None:
@@ -91,8 +187,11 @@ def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) 
     looked = engine.method("static").decode(item, engine.watch())
     assert looked.tokens == alone.tokens
     assert looked.counts is not None and looked.counts.draft_passes == 0
-    with pytest.raises(OptionError, match="needs a draft model"):
-        engine.method("transformers-assisted")
+    looked = engine.method("static+ngram:nodes=2").decode(item, engine.watch())
+    assert looked.tokens == alone.tokens
+    for name in ("transformers-assisted", "sage+viskip", "sage+ngram+vocab", "static+drawn"):
+        with pytest.raises(OptionError, match="needs a draft model"):
+            engine.method(name)
 
 
 def test_later_turns_have_the_whole_conversation(engine: PairEngine, picture: Files) -> None:

@@ -82,6 +82,12 @@ def test_nothing_gives_nothing():
         ("static:nodes=9; chain:length=2", ["static:nodes=9", "chain:length=2"]),
         ("transformers-assisted:tokens=5,threshold=0.4", 
          ["transformers-assisted:tokens=5,threshold=0.4"]),
+        ("sage+viskip,static:nodes=9+drawn+viskip:share=0.5,chain",
+         ["sage+viskip", "static:nodes=9+drawn+viskip:share=0.5", "chain"]),
+        ("sage+ngram:longest=3,nodes=8,eagle2:beam=2,k=3+vocab:list=a,sage+vocab",
+         ["sage+ngram:longest=3,nodes=8", "eagle2:beam=2,k=3+vocab:list=a", "sage+vocab"]),
+        ("static+ears:tolerance=0.2,sage+spec-vla:first=3,last=9,radius=2",
+         ["static+ears:tolerance=0.2", "sage+spec-vla:first=3,last=9,radius=2"]),
         ("", []),
     ],
 )  # fmt: skip
@@ -100,6 +106,19 @@ def test_methods_between_commas(text, names):
         ("transformers-assisted:schedule=odd", "schedule is constant"),
         ("transformers-lookup:tokens=0", "at least 1"),
         ("best-static:nodes=0", "at least 1"),
+        ("sage+skip", "unknown addition 'skip': choose from ngram, ears"),
+        ("odd+viskip", "unknown method 'odd'"),
+        ("sage+viskip:much=1", "viskip has no option 'much'"),
+        ("sage+viskip:share=0", "viskip must be above 0"),
+        ("sage+drawn:x=1", "its options are none"),
+        ("sage+ngram+ngram:nodes=3", "name each addition once"),
+        ("static+ears+spec-vla:first=1,last=2", "one lossy rule at most"),
+        ("autoregressive+viskip", "drafts nothing"),
+        ("transformers-lookup+viskip", "only policies take additions"),
+        ("sage+drawn", "drops nodes"),
+        ("sage+ears", "drops nodes"),
+        ("static+drawn+ngram", "looked up"),
+        ("static+spec-vla", "needs first and last"),
     ],
 )
 def test_unknown_methods_and_options_are_refused(text, says):
@@ -121,10 +140,75 @@ def test_unknown_methods_and_options_are_refused(text, says):
         ("eagle2,eagle2:beam=3", 40,
          ["autoregressive", "eagle2:nodes=40", "eagle2:beam=3,nodes=40", "sage:nmax=40"]),
         ("chain", 3, ["autoregressive", "chain:length=3", "sage:nmax=3"]),
+        ("sage+viskip", None, ["autoregressive", "sage+viskip", "sage"]),
+        ("eagle2+ngram,sage+viskip", 40,
+         ["autoregressive", "eagle2:nodes=20+ngram:nodes=20", "sage:nmax=40+viskip",
+          "sage:nmax=40"]),
     ],
 )  # fmt: skip
 def test_the_methods_of_a_run(compare, budget, names):
-    assert list(methods.chosen(compare, "autoregressive", budget)) == names
+    assert list(methods.chosen(compare, "autoregressive", budget).methods) == names
+
+
+@pytest.mark.parametrize(
+    ("compare", "named", "offered"),
+    [
+        ("static,transformers-assisted", True, set()),
+        ("static,transformers-assisted", False, {"static", "transformers-assisted"}),
+        ("all", True, {*methods.ALL}),
+        ("all,transformers-assisted,chain", True,
+         {*methods.ALL} - {"transformers-assisted", "chain"}),
+    ],
+)  # fmt: skip
+def test_what_was_not_asked_for_by_name(compare, named, offered):
+    assert methods.chosen(compare, "autoregressive", named=named).offered == offered
+
+
+def test_everything_where_text_is_sampled():
+    found = methods.chosen("all", "transformers", sampled=True)
+    assert {"static+drawn", "static+ears:tolerance=0.1"} == found.offered - {*methods.ALL}
+    lossy = [m for m in map(methods.parse, methods.ALL) if getattr(m, "lossy", None)]
+    assert not lossy, "greedy text gets none that nobody asked for"
+
+
+@pytest.mark.parametrize(
+    ("compare", "reference", "sampled", "says"),
+    [
+        ("static+drawn", "autoregressive", False, "this is greedy"),
+        ("static+ears", "autoregressive", False, "for sampled text"),
+        ("sage+spec-vla:first=1,last=4", "autoregressive", True, "for greedy text"),
+        ("static", "static+drawn", True, "gives other texts"),
+        ("static", "transformers-lookup", True, "gives other texts"),
+        ("sage+ngram", "autoregressive", None, "leaves none to look up"),
+    ],
+)
+def test_what_does_not_go_together(compare, reference, sampled, says):
+    budget = 1 if sampled is None else None
+    with pytest.raises(OptionError, match=says):
+        methods.chosen(compare, reference, budget, sampled=bool(sampled))
+
+
+@pytest.mark.parametrize(
+    ("rule", "reference", "sampled", "says"),
+    [
+        ("ears", "autoregressive", False, "for sampled text"),
+        ("ears", "autoregressive", True, "a row of its own"),
+        ("spec-vla:first=1,last=4", "autoregressive", True, "for greedy text"),
+        ("spec-vla:first=1,last=4", "static", False, "lossy too"),
+        ("spec-vla:first=1,last=4", "sage+viskip", False, "lossy too"),
+        ("spec-vla:first=1,last=4", "ngram", False, "lossy too"),
+        (None, "sage+spec-vla:first=1,last=4", False, "it is lossy"),
+    ],
+)
+def test_lossy_rules_that_cannot_be_held_against_exact_ones(rule, reference, sampled, says):
+    with pytest.raises(OptionError, match=says):
+        methods.check_lossy(rule, methods.parse(reference), sampled=sampled)
+
+
+def test_lossy_rules_that_can():
+    for reference in ("autoregressive", "transformers", "transformers-assisted"):
+        methods.check_lossy("spec-vla:first=1,last=4", methods.parse(reference))
+        methods.check_lossy(None, methods.parse(reference), sampled=True)
 
 
 # Data
@@ -295,11 +379,12 @@ def test_the_fastest_is_by_all_tokens_and_all_seconds():
         Record("a", "m", 1, (3, 4), 1, 0.5, 0.25, {"verify": 0.1},
                Counts(2, {0: 1, 3: 1}, {5: 2}, 50, 10), 4096),
         Record("a", "m", 1, (3,), 1, 0.5, 0.0),
+        Record("a", "m", 0, (3,), 1, 0.5, 0.0, lossy="ears:tolerance=0.1", comparable=False),
         ItemInfo("a", "charts", 37, 0.25),
         Difference("a", "m", 3, 5, None, None, False),
         Failure("a", "", 0, "input", "gone"),
     ],
-    ids=["run", "short run", "item", "difference", "failure"],
+    ids=["run", "short run", "sampled run", "item", "difference", "failure"],
 )  # fmt: skip
 def test_lines_survive_json(line):
     assert from_json(json.loads(json.dumps(to_json(line)))) == line

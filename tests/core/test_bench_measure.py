@@ -131,6 +131,17 @@ def test_a_text_that_differs_is_caught_with_its_place(spoil, position, expected,
     assert table(results, methods)[REFERENCE]["exact"] == 3
 
 
+def test_a_text_that_cannot_be_compared_is_neither_right_nor_wrong():
+    methods = two(spoil=lambda tokens: (*tokens[:4], 77), comparable=False)
+    results = measured(methods)
+    found = table(results, methods)["other"]
+    assert (found["comparable"], found["exact"], found["compared"]) == (False, 0, 0)
+    assert not found["differences"] and not results.differences
+    assert found["timed_items"] == 3 and found["speedup"] is not None
+    assert table(results, methods, least=6)["other"]["timed_items"] == 0, "by its own length"
+    assert table(results, methods)[REFERENCE]["comparable"]
+
+
 def test_a_repeat_that_differs_is_caught():
     methods = two()
     turns = iter([False, False, True])

@@ -178,6 +178,8 @@ def test_what_a_head_cannot_be_asked_for(pair: Path, folder: Path) -> None:
     for name in ("transformers-assisted", "transformers-assisted-best"):
         with pytest.raises(OptionError, match="a head is none"):
             engine.method(name)
+    for name in ("static+ngram", "sage+viskip", "static+drawn"):
+        assert engine.method(name).name == name
     assert heads.look(pair / "draft", make_config(2)) is None
     assert heads.look("some/model", make_config(2)) is None and heads.look(None, None) is None
 
