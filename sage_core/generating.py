@@ -15,6 +15,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import UnsupportedError
 from sage_core.lossy import Lossy
+from sage_core.padded import is_padded, joined, rows
 from sage_core.policies import Policy
 from sage_core.prepare import prepared_by_generate
 from sage_core.pruning import Pruning
@@ -51,13 +52,18 @@ def custom_generate(
     because transformers (5.23) forgets the tokenizer on the way; a `StopStringCriteria` among the
     stopping criteria does.
 
+    Several prompts, padded on the left, are decoded together, each with the text that it has alone:
+    without its padding, and with ``seed`` for each of them. (The padded batch of `generate` itself
+    may differ from that by rounding, or where a rule counts the padding.)
+
     Returns:
-        What `generate` returns: (1, prompt + new tokens) ids or, with ``return_dict_in_generate``,
+        What `generate` returns: (B, prompt + new tokens) ids or, with ``return_dict_in_generate``,
         a `GenerateDecoderOnlyOutput` with ``scores`` and ``logits`` if asked for; it has no cache.
 
     Raises:
-        OptionError: no draft, an unknown policy.
-        UnsupportedError: what cannot be followed exactly: beams, several prompts at once...
+        OptionError: no draft, an unknown policy, padding on the right.
+        UnsupportedError: what cannot be followed exactly: beams, a streamer for several prompts,
+            pictures of several prompts that cannot be told apart...
     """
     call = _call_of_generate()
     given = call.get("kwargs", {})
@@ -76,17 +82,44 @@ def custom_generate(
         lossy=lossy,
         viskip=viskip,
     )
+    if is_padded(input_ids, arguments):
+        return _batch(decoder, input_ids, arguments, call, seed)
     prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
     prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}
     stream = decoder.stream(prepared=prepared, seed=seed, **prompt)
     _run(stream, streamer)
     output = stream.output()
+    return _returned(config, output.sequences, output.scores, output.logits)
+
+
+def _batch(
+    decoder: SpeculativeDecoder,
+    input_ids: Tensor,
+    arguments: dict[str, Any],
+    call: dict[str, Any],
+    seed: int | None,
+) -> Any:
+    """Several prompts, or one with padding: each decoded as it is alone, with shared passes."""
+    prompts = rows(decoder.target, input_ids, arguments, call)
+    width = 1 if decoder.viskip is not None else None  # it watches the passes of one text
+    outputs = decoder.generate_batch(prompts, width, seed=seed)
+    config = arguments["generation_config"]
+    return _returned(config, *joined(outputs, input_ids, config))
+
+
+def _returned(
+    config: Any,
+    sequences: Tensor,
+    scores: tuple[Tensor, ...] | None,
+    logits: tuple[Tensor, ...] | None,
+) -> Any:
+    """Ids or the dict output, as the config asks for."""
     if not config.return_dict_in_generate:
-        return output.sequences
+        return sequences
     fields: dict[str, Any] = {
-        "sequences": output.sequences,
-        "scores": _plain(output.scores),
-        "logits": _plain(output.logits),
+        "sequences": sequences,
+        "scores": _plain(scores),
+        "logits": _plain(logits),
     }
     return GenerateDecoderOnlyOutput(**fields)
 

@@ -81,7 +81,7 @@ def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
     Raises:
         UnsupportedError: as `prepare`.
     """
-    _refuse_config(arguments["generation_config"])
+    refuse_config(arguments["generation_config"])
     _refuse_batch(arguments["input_ids"], arguments)
     return _prepared(model, arguments)
 
@@ -209,7 +209,7 @@ def _refuse_arguments(model: Any, options: dict[str, Any]) -> None:
         raise UnsupportedError("generation option num_return_sequences is not supported: one text")
 
 
-def _refuse_config(config: Any) -> None:
+def refuse_config(config: Any) -> None:
     """Refuse by name what a tree decoder cannot follow exactly."""
     refusals = [
         ("num_beams", (config.num_beams or 1) > 1, "beam search is not supported"),
@@ -243,7 +243,8 @@ def _of(config: Any, name: str) -> Any:
 def _refuse_batch(input_ids: Tensor, kwargs: dict[str, Any]) -> None:
     if input_ids.shape[0] != 1:
         raise UnsupportedError(
-            f"{input_ids.shape[0]} prompts in one call are not supported: pass them one by one"
+            f"{input_ids.shape[0]} prompts in one call are not supported: pass them one by one, or "
+            "to generate_batch"
         )
     mask = kwargs.get("attention_mask")
     if mask is not None and not bool(mask.all()):

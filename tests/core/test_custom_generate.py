@@ -223,7 +223,13 @@ def test_the_example_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None
     assert len(first.split()) > 5
 
 
+def test_the_example_of_a_batch_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """It compares each answer with the one that its question has alone."""
+    runpy.run_path(str(ROOT / "examples" / "generate_a_batch.py"))
+    assert len(capsys.readouterr().out.strip().splitlines()) == 3
+
+
 def test_the_readme_has_the_line() -> None:
     line = "custom_generate=sage_core.custom_generate, draft_model=draft"
-    for file in ("README.md", "examples/generate_in_one_line.py"):
+    for file in ("README.md", "docs/generation-config.md", "examples/generate_in_one_line.py"):
         assert line in re.sub(r"\s+", " ", (ROOT / file).read_text(encoding="utf-8")), file
