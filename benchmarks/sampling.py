@@ -2,12 +2,14 @@
 
     python -m benchmarks.sampling --only tables --output benchmarks/results/sampling-tables
     python -m benchmarks.sampling --only pair --output benchmarks/results/sampling-pair
+    python -m benchmarks.sampling --policies sage --output benchmarks/results/sampling-tables
     python -m benchmarks.sampling --draws 2000 --texts 20 --repeats 50
 
 Tables: models so small that the probability of every text of four tokens is known;
 texts are drawn by the real loop, drafter and rules and compared with these probabilities by χ² and
 total variation distance, and so are texts by deliberately wrong rules, which must be found out.
-Every way to choose candidates goes with every policy that allows it and every warper. The texts of
+Every way to choose candidates goes with every policy that allows it and every warper, and branches
+that are looked up join the trees of two. The texts of
 such a row are drawn all at once (`tests.tiny.together`); some rows are drawn one by one as well.
 The bundled pair against itself: the place of each drawn token in the distribution that the target
 alone gives, worked out by a plain pass over the finished text, must be uniform. The bundled pair
@@ -18,169 +20,34 @@ accepted length by temperature for both ways to choose candidates.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers as tf
 
 from benchmarks import environment
 from benchmarks.items import items
-from sage_core import policies
-from sage_core.candidates import Drawn, Likeliest
-from sage_core.choosing import check_candidates
-from sage_core.errors import UnsupportedError
+from benchmarks.sampling_tables import (
+    FOUND_OUT,
+    PLAUSIBLE,
+    Row,
+    renewed,
+    singles,
+    tables,
+    together,
+)
 from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.policies.base import Policy
 from sage_core.prepare import prepare
-from sage_core.sampling import Choice, RecursiveRejection, Sampled
 from sage_core.speculative import SpeculativeDecoder
-from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
-from tests.tiny.together import draw_together
-from tests.tiny.wrong_rules import WRONG, wrong_choice
+from tests.tiny.tables import chi2_p_value
 
-FOUND_OUT = 1e-6
-"""A p-value below which a rule is wrong."""
-PLAUSIBLE = 1e-4
-"""One above which it may be right; among some thirty tests few fall below 0.01 by chance."""
-SMALL = {
-    "static": "static:nodes=6",
-    "optimal-static": "optimal-static:nodes=6",
-    "sage-paper": "sage-paper:nmax=6",
-    "spec-llava": "spec-llava:nodes=6",
-}
-"""Policies with drawn candidates have trees of six nodes: each node's own candidates can come in
-six orders, which multiply."""
-ONE_BY_ONE: tuple[str | Policy, ...] = ("static", Picky())
-VOCABULARY = {"topk": 5, "drawn": 3}
-"""Tokens of the tables."""
 FIGURES: dict[str, Any] = {"do_sample": True, "temperature": 1.2, "top_k": 50, "top_p": 0.95}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison."""
-
-    part: str
-    what: str
-    policy: str
-    draws: int
-    chi2: float
-    freedom: int
-    p_value: float
-    distance: float | None
-    by_chance: float | None
-    accepted: float | None
-    must_fail: bool = False
-
-    @property
-    def as_it_should_be(self) -> bool:
-        return self.p_value < FOUND_OUT if self.must_fail else self.p_value > PLAUSIBLE
-
-
-def _name(policy: str | Policy) -> str:
-    return policy if isinstance(policy, str) else policy.name
-
-
-def _policies(candidates: str) -> list[str | Policy]:
-    """All policies that allow these candidates, and one whose trees have odd shapes."""
-    names = [name for name in sorted(policies.available()) if _allowed(candidates, name)]
-    if candidates == "drawn":
-        names = [SMALL.get(name, name) for name in names]
-    return [*names, Picky()]
-
-
-def _warpers(vocabulary: int) -> dict[str, list[Any]]:
-    """What a text's logits go through: nothing, each warper, and all of them with a penalty."""
-    return {
-        "no warper": [],
-        "temperature": [tf.TemperatureLogitsWarper(0.7)],
-        "top-k": [tf.TopKLogitsWarper(vocabulary - 1)],
-        "top-p": [tf.TopPLogitsWarper(0.85)],
-        "min-p": [tf.MinPLogitsWarper(0.2)],
-        "all, and a penalty": [
-            tf.RepetitionPenaltyLogitsProcessor(1.2),
-            tf.TemperatureLogitsWarper(0.8),
-            tf.TopKLogitsWarper(vocabulary - 1),
-            tf.TopPLogitsWarper(0.95),
-            tf.MinPLogitsWarper(0.05),
-        ],
-    }
-
-
-def _choice(candidates: str, seed: int) -> Choice:
-    generator = torch.Generator().manual_seed(seed)
-    if candidates == "topk":
-        return Choice(Sampled(generator), Likeliest())
-    return Choice(RecursiveRejection(generator), Drawn(torch.Generator().manual_seed(seed + 1)))
-
-
-def _world(candidates: str, seed: int, kind: str) -> World:
-    vocabulary = VOCABULARY[candidates]
-    rules = _warpers(vocabulary)[kind]
-    return random_world(seed, vocabulary, processors=rules, end=3 if vocabulary > 3 else None)
-
-
-def _allowed(candidates: str, policy: str) -> bool:
-    try:
-        check_candidates(candidates, policies.parse(policy))
-    except UnsupportedError:
-        return False
-    return True
-
-
-def tables(draws: int) -> Iterator[Row]:
-    """Right rules under every policy and warper, then wrong ones, against enumeration."""
-    seed = 0
-    for candidates in VOCABULARY:
-        for policy in _policies(candidates):
-            for kind in _warpers(5):
-                seed += 10
-                world = _world(candidates, seed, kind)
-                choice = _choice(candidates, seed)
-                texts, accepted = draw_together(world, policy, choice, draws, seed)
-                result = asdict(compare(texts, world.exact()))
-                what = f"{candidates}, {kind}"
-                yield Row("tables", what, _name(policy), accepted=accepted, **result)
-    for wrong in WRONG:
-        policy = Picky(0.3, k=1) if "policy" in wrong else "static"
-        world = random_world(3, 3)
-        texts, accepted = draw_together(world, policy, wrong_choice(wrong), draws, seed)
-        result = asdict(compare(texts, world.exact()))
-        yield Row(
-            "wrong on purpose", wrong, _name(policy), accepted=accepted, must_fail=True, **result
-        )
-
-
-def singles(draws: int) -> Iterator[Row]:
-    """Texts drawn one by one, each with its own numbers from torch's generators."""
-    for number, candidates in enumerate(VOCABULARY):
-        for policy in ONE_BY_ONE:
-            world = random_world(3, 5, processors=_warpers(5)["all, and a penalty"], end=3)
-            texts, accepted = draw(world, policy, _choice(candidates, 10 * number), draws)
-            result = asdict(compare(texts, world.exact()))
-            what = f"{candidates}, all, and a penalty"
-            yield Row("one by one", what, _name(policy), accepted=accepted, **result)
-
-
-def together(rows: list[Row]) -> list[Row]:
-    """Each right rule over all of its rows of tables: χ² and degrees of freedom add up."""
-    found = []
-    for candidates in ("topk", "drawn"):
-        own = [r for r in rows if r.part == "tables" and r.what.startswith(candidates)]
-        chi2, freedom = sum(r.chi2 for r in own), sum(r.freedom for r in own)
-        draws = sum(r.draws for r in own)
-        tau = float(np.mean([r.accepted for r in own]))
-        p_value = chi2_p_value(chi2, freedom)
-        found.append(
-            Row("together", candidates, "all", draws, chi2, freedom, p_value, None, None, tau)
-        )
-    return found
 
 
 def places(pair: LoadedPair, texts: int) -> Iterator[Row]:
@@ -281,8 +148,18 @@ def lengths(pair: LoadedPair, texts: int) -> list[dict[str, Any]]:
     return found
 
 
-def as_markdown(rows: list[Row], taus: list[dict[str, Any]], env: dict[str, Any]) -> str:
-    lines = ["# Sampling", "", *environment.as_markdown(env), ""]
+def as_markdown(
+    rows: list[Row],
+    taus: list[dict[str, Any]],
+    env: dict[str, Any],
+    later: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The report; ``later`` are the runs that have renewed some of its rows."""
+    lines = ["# Sampling", "", *environment.as_markdown(env)]
+    for run in later:
+        names = ", ".join(run["policies"])
+        lines += [f"- rows of tables of {names}:", *environment.as_markdown(run["environment"])]
+    lines.append("")
     for part in dict.fromkeys(row.part for row in rows):
         lines += [f"## {part.capitalize()}", ""]
         lines.append(
@@ -327,10 +204,18 @@ def main() -> int:
     parser.add_argument("--texts", type=int, default=120, help="texts of the pair a policy")
     parser.add_argument("--repeats", type=int, default=1000, help="beginnings by each method")
     parser.add_argument("--only", choices=("tables", "pair"), help="the other parts are left out")
+    parser.add_argument(
+        "--policies",
+        default="",
+        help="measure the tables' rows of these policies alone, between commas, and put them into "
+        "the report that --output names",
+    )
     parser.add_argument("--pair", type=Path, help="a pair in place of the bundled one")
     parser.add_argument("--output", help="FILE.json and FILE.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.policies:
+        return renew(arguments.output, arguments.policies.split(","), arguments.draws)
     rows: list[Row] = []
     taus: list[dict[str, Any]] = []
     if arguments.only != "pair":
@@ -345,6 +230,17 @@ def main() -> int:
     env = environment.describe("benchmarks.sampling")
     data = {"environment": env, "rows": [asdict(row) for row in rows], "accepted": taus}
     environment.write(arguments.output, data, as_markdown(rows, taus, env))
+    return int(not all(row.as_it_should_be for row in rows))
+
+
+def renew(output: str, names: list[str], draws: int) -> int:
+    """Measure some policies' rows anew in a report that is there; 1 if any row is not right."""
+    data = json.loads(Path(output).with_suffix(".json").read_text(encoding="utf-8"))
+    rows = renewed(data, _told(tables(draws, names)))
+    run = {"policies": names, "environment": environment.describe("benchmarks.sampling")}
+    data |= {"rows": [asdict(row) for row in rows], "later": [*data.get("later", []), run]}
+    markdown = as_markdown(rows, data["accepted"], data["environment"], data["later"])
+    environment.write(output, data, markdown)
     return int(not all(row.as_it_should_be for row in rows))
 
 

@@ -13,6 +13,7 @@ import transformers as tf
 import sage_core
 from sage_core.candidates import Drawn, Likeliest
 from sage_core.errors import OptionError, UnsupportedError
+from sage_core.lookup import Ngram
 from sage_core.policies.base import Growth, Policy
 from sage_core.sampling import Choice, RecursiveRejection, Sampled
 from sage_core.speculative import SpeculativeDecoder
@@ -86,6 +87,19 @@ def test_many_texts_at_once_are_distributed_as_the_target_s_own(
     result = compare(drawn, small.exact())
     assert result.p_value > 1e-3, result
     assert result.distance < 1.5 * result.by_chance, result
+
+
+@pytest.mark.parametrize("policy", ["static:nodes=6", "sage"])
+def test_branches_that_are_looked_up_change_no_odds(policy: str) -> None:
+    small = random_world(3, 4, likeness=0.0, scale=1.5, processors=processors("warped")[:2])
+    runs = [
+        draw_together(small, policy, right_choice("topk"), 20_000, 2, lookup)
+        for lookup in (None, Ngram())
+    ]
+    for drawn, _ in runs:
+        result = compare(drawn, small.exact())
+        assert drawn.total() == 20_000 and result.p_value > 1e-3, result
+    assert runs[1][1] != runs[0][1], "other trees"
 
 
 @pytest.mark.parametrize("name", WRONG)

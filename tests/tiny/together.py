@@ -25,6 +25,8 @@ from sage_core import policies
 from sage_core.candidates import Drawn, Likeliest
 from sage_core.decode import decode
 from sage_core.drafter import NoDrafter
+from sage_core.hybrid import OwnPart, Payoff, WithLookup
+from sage_core.lookup import Ngram, NgramDrafter
 from sage_core.model_drafter import ModelDrafter
 from sage_core.policies.base import Policy, Shaper
 from sage_core.sampling import Choice, RecursiveRejection, Sampled
@@ -118,11 +120,19 @@ def together(choice: Choice, chance: Chance) -> Choice:
 
 
 def draw_together(
-    world: World, policy: str | Policy, choice: Choice, count: int, seed: int
+    world: World,
+    policy: str | Policy,
+    choice: Choice,
+    count: int,
+    seed: int,
+    lookup: Ngram | None = None,
 ) -> tuple[Counter[Words], float]:
-    """As `tables.draw`: how often each of ``count`` texts came, and the mean accepted length."""
+    """As `tables.draw`: how often each of ``count`` texts came, and the mean accepted length.
+
+    With ``lookup`` such branches join the draft's trees.
+    """
     chance = Chance(seed)
-    made = _Engine(world, policies.parse(policy), together(choice, chance))
+    made = _Engine(world, policies.parse(policy), together(choice, chance), lookup)
     texts: Counter[Words] = Counter()
     accepted = steps = 0
     waiting = {((), ()): _Group((), 0, count)}
@@ -159,12 +169,16 @@ class _Group:
 class _Engine:
     """One pair of tables under one policy and rule."""
 
-    def __init__(self, world: World, policy: Policy, choice: Choice) -> None:
+    def __init__(
+        self, world: World, policy: Policy, choice: Choice, lookup: Ngram | None = None
+    ) -> None:
         self._prepared = world.prepared()
         self._target, self._draft = TableRunner(world.target), TableRunner(world.draft)
         self._policy = policy
         self._choice = choice
-        self._learns = type(policy.shaper()).observe is not Shaper.observe
+        self._lookup = lookup
+        # What branches have earned is learnt from trees as well.
+        self._learns = lookup is not None or type(policy.shaper()).observe is not Shaper.observe
 
     def step(self, number: int) -> tuple[State, Step]:
         """Run to step ``number``: the state behind it, and that step.
@@ -192,5 +206,9 @@ class _Engine:
             drafter.candidates = self._choice.candidates
         target: Any = self._target
         shaper, text = self._policy.shaper(), Text(self._prepared)
+        if self._lookup is not None:
+            words = NgramDrafter(self._lookup, PROMPT, self._lookup.nodes)
+            drafter = WithLookup(drafter, words, Payoff(self._lookup.price))
+            shaper = OwnPart(shaper, drafter)
         accept: Callable[..., Any] = self._choice.accept
         return decode(target, self._prepared, drafter, shaper, text, room=0, accept=accept)
