@@ -158,7 +158,10 @@ def as_markdown(
     lines = ["# Sampling", "", *environment.as_markdown(env)]
     for run in later:
         names = ", ".join(run["policies"])
-        lines += [f"- rows of tables of {names}:", *environment.as_markdown(run["environment"])]
+        lines += [
+            f"- then the rows of {names} again:",
+            *environment.as_markdown(run["environment"]),
+        ]
     lines.append("")
     for part in dict.fromkeys(row.part for row in rows):
         lines += [f"## {part.capitalize()}", ""]
