@@ -1,19 +1,22 @@
 """What decoding several texts at once brings, over the same texts one by one.
 
     python -m benchmarks.batches --output benchmarks/results/batches
+    python -m benchmarks.batches --widths 1,16 --told 0.25,4,100
 
 Every policy decodes the same captions and answers one by one and in batches of several widths, in
 an order that rotates. Time runs from the first prompt to the last token of all texts, prompts read
 included; pictures are prepared before. On a CPU it is the processor's, so that other work on the
 machine counts little; elsewhere the clock's on the wall. All texts are compared with those of
-transformers' `generate`.
+transformers' `generate`. With ``--told`` the default policy also decodes at the greatest width
+while it is told that draft passes cost so many times what they do.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
@@ -22,14 +25,33 @@ import torch
 
 from benchmarks import environment
 from benchmarks.items import items
+from sage_core.costbook import CostBook
+from sage_core.costs import Costs
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.output import DecodeOutput
 from sage_core.pipeline import cast
 from sage_core.speculative import SpeculativeDecoder
+from sage_core.steps import Step
 
-POLICIES = ("autoregressive", "spec-llava", "sage")
-WIDTHS = (1, 2, 4, 8, 16)
-ENGINE = (POLICIES[0], WIDTHS[0])
+DEFAULT = "sage"
+POLICIES = ("autoregressive", "spec-llava", DEFAULT)
+WIDTHS = "1,2,4,8,16"
+ENGINE = (POLICIES[0], 1)
+
+
+class Told(CostBook):
+    """Costs whose draft passes are ``times`` as dear as they are measured; it learns nothing."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self._times = times
+
+    def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
+        found = super().costs(key, context, measure)
+        return replace(found, draft=tuple((n, self._times * s) for n, s in found.draft))
+
+    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
+        return
 
 
 @dataclass
@@ -90,8 +112,13 @@ def measure(pair: LoadedPair, arguments: argparse.Namespace) -> dict[tuple[str, 
     expected = [
         pair.target.generate(**inputs, do_sample=False, max_new_tokens=limit) for inputs in texts
     ]
-    ways = [(policy, width) for policy in POLICIES for width in WIDTHS]
+    widths = arguments.widths
+    ways = [(policy, width) for policy in POLICIES for width in widths]
     decoders = {policy: SpeculativeDecoder(pair.target, pair.draft, policy) for policy in POLICIES}
+    for times in arguments.told:
+        name = f"{DEFAULT}, told ×{times:g}"
+        ways.append((name, max(widths)))
+        decoders[name] = SpeculativeDecoder(pair.target, pair.draft, DEFAULT, costs=Told(times))
     for policy, width in ways:  # first calls, and what passes cost, belong to no measurement
         decode(decoders[policy], texts[: max(4, width)], width, 32)
     tallies = {way: Tally() for way in ways}
@@ -109,7 +136,7 @@ def figures(tallies: dict[tuple[str, int], Tally]) -> list[dict[str, Any]]:
     """A row for each policy and width; ratios are medians over repeats of the repeat's own."""
     rows = []
     for (policy, width), tally in tallies.items():
-        alone, engine = tallies[policy, WIDTHS[0]], tallies[ENGINE]
+        alone, engine = tallies[policy.partition(",")[0], ENGINE[1]], tallies[ENGINE]
         rows.append(
             {
                 "policy": policy,
@@ -158,6 +185,11 @@ def report(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """What reads numbers between commas."""
+    return lambda text: [kind(part) for part in filter(None, text.split(","))]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure, report; returns 1 if on the CPU in float32 any text differs from `generate`'s."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -168,6 +200,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--widths", type=_numbers(int), default=WIDTHS, help="1 among them")
+    parser.add_argument("--told", type=_numbers(float), default="", help="factors of draft costs")
     parser.add_argument("--note", default="", help="a line for the report")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)

@@ -192,8 +192,10 @@ def renewed(data: dict[str, Any], rows: list[Row]) -> list[Row]:
 def together(rows: list[Row]) -> list[Row]:
     """Each right rule over all of its rows of tables: χ² and degrees of freedom add up."""
     found = []
-    for candidates in ("topk", "drawn"):
+    for candidates in VOCABULARY:
         own = [r for r in rows if r.part == "tables" and r.what.startswith(candidates)]
+        if not own:
+            continue
         chi2, freedom = sum(r.chi2 for r in own), sum(r.freedom for r in own)
         draws = sum(r.draws for r in own)
         tau = float(np.mean([r.accepted for r in own]))

@@ -83,6 +83,11 @@ def custom_generate(
         viskip=viskip,
     )
     if is_padded(input_ids, arguments):
+        if streamer is not None:
+            raise UnsupportedError(
+                "a streamer goes with one prompt without padding: pass prompts one by one, or "
+                "leave it out"
+            )
         return _batch(decoder, input_ids, arguments, call, seed)
     prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
     prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}

@@ -56,8 +56,6 @@ def rows(
         raise UnsupportedError(
             f"several prompts at once are decoded within generate only: {_ONE_BY_ONE}"
         )
-    if call.get("streamer") is not None:
-        raise UnsupportedError(f"streamer is for one prompt: {_ONE_BY_ONE}, or leave it out")
     given = {k: v for k, v in call["kwargs"].items() if v is not None and k != "input_ids"}
     mask = arguments.get("attention_mask")
     kept = torch.ones_like(input_ids).bool() if mask is None else mask.bool()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import transformers as tf
 
 import sage_core
+from benchmarks.sampling_tables import Row, renewed
 from sage_core.candidates import Drawn, Likeliest
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.lookup import Ngram
@@ -100,6 +102,20 @@ def test_branches_that_are_looked_up_change_no_odds(policy: str) -> None:
         result = compare(drawn, small.exact())
         assert drawn.total() == 20_000 and result.p_value > 1e-3, result
     assert runs[1][1] != runs[0][1], "other trees"
+
+
+def test_rows_of_a_report_take_the_places_of_older_ones() -> None:
+    def row(policy: str, chi2: float, part: str = "tables", what: str = "topk, no warper") -> Row:
+        return Row(part, what, policy, 10, chi2, 4, 0.5, 0.1, 0.1, 1.0)
+
+    old = [row("chain", 1.0), row("sage", 2.0), row("static", 3.0, "wrong on purpose")]
+    data = {"rows": [asdict(one) for one in (*old, row("all", 3.0, "together", "topk"))]}
+    found = renewed(data, [row("sage", 5.0), row("sage+ngram", 6.0)])
+    told = [(one.part, one.policy, one.chi2) for one in found]
+    assert told[:5] == [
+        ("tables", "chain", 1.0), ("tables", "sage", 5.0), ("tables", "sage+ngram", 6.0),
+        ("wrong on purpose", "static", 3.0), ("together", "all", 12.0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)
