@@ -93,7 +93,7 @@ def test_many_texts_at_once_are_distributed_as_the_target_s_own(
 
 @pytest.mark.parametrize("policy", ["static:nodes=6", "sage"])
 def test_branches_that_are_looked_up_change_no_odds(policy: str) -> None:
-    small = random_world(3, 4, likeness=0.0, scale=1.5, processors=processors("warped")[:2])
+    small = random_world(3, 3, likeness=0.0, scale=1.3, processors=processors("warped")[:2])
     runs = [
         draw_together(small, policy, right_choice("topk"), 20_000, 2, lookup)
         for lookup in (None, Ngram())
