@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,14 @@ POINTS = 6
 def write(out: Path, output: str | None) -> None:
     """Gather the stages' files in ``out`` into one result, with what is missing left out."""
     data: dict[str, Any] = {"environment": environment.describe("benchmarks.distill")}
-    data["trained"] = _merged(map(json.loads, (out / ROWS).read_text("utf-8").splitlines()))
+    rows = map(json.loads, (out / ROWS).read_text("utf-8").splitlines())
+    data["trained"] = {row["kind"]: row for row in rows}  # the last of a kind has all of it
     for name in (SPEEDS, LONG):
         file = out / name
         data[file.stem] = json.loads(file.read_text("utf-8")) if file.is_file() else []
     environment.write(output, data, page(data))
     if output is not None:
         plot(data["trained"], Path(output).with_suffix(".png"))
-
-
-def _merged(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A kind's parts of training as one."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        before = found.get(row["kind"], {"tau_by_step": {}, "seconds_by_step": {}})
-        for name in ("tau_by_step", "seconds_by_step"):
-            row[name] = before[name] | row[name]
-        found[row["kind"]] = row
-    return found
 
 
 def page(data: Mapping[str, Any]) -> str:
