@@ -49,8 +49,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "specvlm weighted 5x": {"kind": "specvlm", "ratio": 5.0},
     **_branches(),
 }
-KINDS = {**MAIN, **VARIANTS}
-GROUPS = {"main": list(MAIN), "variants": list(VARIANTS)}
+LONGER: dict[str, dict[str, Any]] = {"head, longer": {}}
+KINDS = {**MAIN, **VARIANTS, **LONGER}
+GROUPS = {"main": list(MAIN), "variants": list(VARIANTS), "longer": list(LONGER)}
 
 
 def folder_of(name: str) -> str:
