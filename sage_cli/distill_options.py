@@ -143,6 +143,17 @@ class DistillFlags:
             show_default="8e-5 at hidden size 3584, in inverse proportion to it, 3e-3 at most",
         ),
     ] = None
+    decay: Annotated[
+        float,
+        _option(
+            "--decay",
+            "The share of the run, at its end, over which the learning rate falls to nothing.",
+            _HOW,
+            min=0,
+            max=1,
+            metavar="SHARE",
+        ),
+    ] = 0.0
     batch: Annotated[
         int,
         _option(

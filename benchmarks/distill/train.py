@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "specvlm weighted 5x": {"kind": "specvlm", "ratio": 5.0},
     **_branches(),
 }
-LONGER: dict[str, dict[str, Any]] = {"head, longer": {}}
+LONGER: dict[str, dict[str, Any]] = {"head, longer": {"decay": 0.2}}
 KINDS = {**MAIN, **VARIANTS, **LONGER}
 GROUPS = {"main": list(MAIN), "variants": list(VARIANTS), "longer": list(LONGER)}
 

@@ -39,6 +39,9 @@ class DistillOptions:
     tower's output has that size (the Qwen families), so that the tower can be shared."""
     lr: float | None = None
     """Learning rate; None for `rate_for` the target's hidden size."""
+    decay: float = 0.0
+    """The share of the run, at its end, over which the learning rate falls to nothing in a straight
+    line."""
     batch: int = 8
     """Samples of one step, over all processes. They pass one by one and their gradients add up, so
     that memory does not depend on it."""
@@ -74,6 +77,8 @@ class DistillOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"{name} must be a positive number: {value!r}")
+        if not 0 <= self.decay <= 1:
+            raise OptionError(f"decay must be a share of the run, 0 to 1: {self.decay!r}")
         for name, known in (("kind", KINDS), ("loss", LOSSES)):
             if getattr(self, name) not in known:
                 given = getattr(self, name)

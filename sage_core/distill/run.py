@@ -24,7 +24,7 @@ from sage_core.models.loading import LoadedPair
 
 __all__ = ["distill", "new_student"]
 
-_MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute")
+_MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute", "decay")
 """Options that a run may be resumed with other values of."""
 
 

@@ -81,9 +81,9 @@ class Trainer:
         self._crew, self._tell = crew, tell
         self._named = [(n, p) for n, p in student.module.named_parameters() if p.requires_grad]
         self._parameters = [p for _, p in self._named]
-        rate = options.lr or rate_for(teacher.hidden_size)
+        self._rate = options.lr or rate_for(teacher.hidden_size)
         self._optimizer = torch.optim.AdamW(
-            self._parameters, rate, betas=(0.9, 0.95), weight_decay=0.0
+            self._parameters, self._rate, betas=(0.9, 0.95), weight_decay=0.0
         )
         self.step = 0
         self.best = -1.0
@@ -129,7 +129,8 @@ class Trainer:
     def _over(self, seconds: float) -> bool:
         """Whether the run is over, for all processes alike."""
         done = self._done(seconds) if self._crew.leads else 0.0
-        return self._crew.add([done])[0] >= 1
+        self._run = self._crew.add([done])[0]
+        return self._run >= 1
 
     def _done(self, seconds: float) -> float:
         steps, minutes = self._options.steps, self._options.minutes
@@ -137,6 +138,12 @@ class Trainer:
         return max(by_steps, seconds / (60 * minutes) if minutes else 0.0)
 
     _tokens = 0.0
+    _run = 0.0  # the share of the run that is done, the same in all processes
+
+    def _faded(self) -> float:
+        """The learning rate now."""
+        left, decay = 1 - self._run, self._options.decay
+        return self._rate * (left / decay if left < decay else 1.0)
 
     def _take_step(self) -> dict[str, float]:
         """One step of the optimizer; the mean loss and its parts."""
@@ -167,9 +174,12 @@ class Trainer:
         share = 1 / used_all
         crew.add_gradients(self._parameters, share)
         torch.nn.utils.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
+        rate = self._faded()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return {name: value * share for name, value in zip(names, sums, strict=True)}
+        return {**{name: x * share for name, x in zip(names, sums, strict=True)}, "lr": rate}
 
     def _part_names(self) -> list[str]:
         features = [] if self._options.kind == "model" else ["features"]

@@ -164,6 +164,17 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     assert rows(whole) == rows(broken)
 
 
+@pytest.mark.parametrize(
+    ("decay", "shares"), [(0.0, [1, 1, 1, 1]), (0.5, [1, 1, 1, 0.5]), (1.0, [1, 0.75, 0.5, 0.25])]
+)
+def test_the_learning_rate_falls_at_the_end(
+    data: tuple[Path, Path], tmp_path: Path, decay: float, shares: list[float]
+) -> None:
+    _, events = distill_runs.train(*data, tmp_path, steps=4, lr=1e-3, decay=decay)
+    rates = [event.values["lr"] for event in events if "lr" in event.values]
+    assert rates == pytest.approx([1e-3 * share for share in shares])
+
+
 def test_a_small_target_reads_each_sample_once(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
