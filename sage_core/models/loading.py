@@ -287,6 +287,8 @@ def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
     assert where is not None
     if draft is None or str(draft) == "none":
         return PairNames(where, name, None, None)
+    if str(draft) == catalog.BUNDLED_HEAD:
+        return PairNames(where, name, catalog.bundled_folder() / "head", catalog.BUNDLED_HEAD)
     if str(draft) != "auto":
         return PairNames(where, name, draft, str(draft))
     if pair is not None:

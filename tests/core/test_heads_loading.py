@@ -22,6 +22,7 @@ from sage_core.heads.checkpoint import load_head, save_head
 from sage_core.heads.config import is_head
 from sage_core.heads.fingerprint import fingerprint
 from sage_core.heads.making import new_head
+from sage_core.models import catalog
 from sage_core.models.sizes import measure
 from sage_core.options import Options
 from tests.core.saved_families import picture
@@ -228,3 +229,12 @@ def test_on_the_command_line(
     (other / "config.json").write_text(json.dumps(told | {"fingerprint": "0" * 32}))
     run = CliRunner().invoke(app, [*words, "--draft", str(other)])
     assert run.exit_code == 4 and "some/target@abc" in run.output
+
+
+def test_the_bundled_head_has_a_name(pair: Path) -> None:
+    own, other = sage_core.load(), sage_core.load(draft=catalog.BUNDLED_HEAD)
+    one, two = (each.caption("examples/shapes.png", max_new_tokens=48) for each in (own, other))
+    assert one.text == two.text
+    assert two.stats.mean_accepted > 1.5, "it has been trained"
+    with pytest.raises(ModelError, match="which this target is not"):
+        sage_core.load(pair, catalog.BUNDLED_HEAD)
