@@ -81,7 +81,7 @@ def time_generate(pair: LoadedPair, inputs: dict[str, Any], limit: int) -> Timin
 
 def time_policy(pair: LoadedPair, policy: str, inputs: dict[str, Any], limit: int) -> Timing:
     """Decoding by the engine; the clock on the wall, not the sum of its phases."""
-    decoder = SpeculativeDecoder(pair.target, pair.draft, policy)
+    decoder = SpeculativeDecoder(pair.target, pair.draft, policy, runner=pair.runners)
     stream = decoder.stream(**inputs, max_new_tokens=limit)
     next(stream)
     start = _now(pair.target.device)
@@ -235,6 +235,7 @@ def report(data: dict[str, Any]) -> str:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pair", help="folder of target/ and draft/ (default: bundled)")
+    parser.add_argument("--draft", help="another draft than the pair's own")
     parser.add_argument("--policies", help="specs between commas, or semicolons")
     parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2)
@@ -263,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(arguments.pair) if arguments.pair else None
     pair = load_pair(
         folder / "target" if folder else None,
-        folder / "draft" if folder else "auto",
+        arguments.draft or (folder / "draft" if folder else "auto"),
         arguments.device,
         arguments.dtype,
     )
