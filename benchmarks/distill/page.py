@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.distill.long import LONG
 from benchmarks.distill.speed import BUNDLED, POLICIES, SETTINGS, SPEEDS
-from benchmarks.distill.train import MAIN, ROWS, VARIANTS
+from benchmarks.distill.train import LONGER, MAIN, ROWS, VARIANTS
 
 POINTS = 6
 """Points of the training whose τ is shown."""
@@ -34,8 +34,9 @@ def page(data: Mapping[str, Any]) -> str:
     lines = ["# Kinds of draft, trained side by side", ""]
     lines += environment.as_markdown(data["environment"])
     for names, title in (
-        (MAIN, "Longer training"),
-        (VARIANTS, "Branches and variants, fewer steps"),
+        (MAIN, "Kinds"),
+        (VARIANTS, "Branches and variants"),
+        (LONGER, "Trained for longer"),
     ):
         rows = [data["trained"][name] for name in names if name in data["trained"]]
         if rows:
@@ -87,7 +88,7 @@ def _speeds(speeds: list[dict[str, Any]]) -> list[str]:
         "| kind | " + " | ".join(f"{policy}, {setting}" for policy, setting in ways) + " | exact |",
         "|---|" + "--:|" * (len(ways) + 1),
     ]
-    for name in (BUNDLED, *MAIN):
+    for name in (BUNDLED, *MAIN, *LONGER):
         found = [s for way in ways for s in speeds if _is(s, name, *way)]
         if found:
             cells = " | ".join(f"{s['ratio']:.2f} ({s['accepted']:.2f})" for s in found)
@@ -112,7 +113,8 @@ def _long(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def plot(trained: Mapping[str, dict[str, Any]], path: Path) -> None:
-    """τ of the held-out scenes against training time, a line for each of `train.MAIN`."""
+    """τ of the held-out scenes against training time, a line for each of `train.MAIN`
+    and `train.LONGER`."""
     try:
         import matplotlib
 
@@ -122,7 +124,7 @@ def plot(trained: Mapping[str, dict[str, Any]], path: Path) -> None:
         print("no plot: pip install matplotlib", file=sys.stderr)
         return
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    for name in MAIN:
+    for name in (*MAIN, *LONGER):
         if name in trained:
             row = trained[name]
             minutes = [seconds / 60 for seconds in row["seconds_by_step"].values()]

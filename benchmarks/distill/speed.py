@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.distill.data import SceneTeacher, read_scenes
-from benchmarks.distill.train import MAIN, VARIANTS, folder_of
+from benchmarks.distill.train import KINDS, VARIANTS, folder_of
 from sage_core.models.loading import LoadedPair, load_model, load_pair
 from sage_core.speculative import DecodeOutput, SpeculativeDecoder
 
@@ -39,13 +39,13 @@ def load_draft(pair: LoadedPair, folder: Path) -> Any:
 def measure(out: Path, count: int) -> None:
     """Decode ``count`` held-out scenes every way, in rotated order; write `SPEEDS`.
 
-    Drafts of `train.MAIN` under every policy and setting, others under ``sage`` and greedily.
+    `train.VARIANTS` under ``sage`` and greedily, all others under every policy and setting.
     """
     pair = load_pair()
     scenes, answers = read_scenes(out, "held")
     teacher = SceneTeacher(pair, scenes, answers)
     drafts = {BUNDLED: pair.draft}
-    for name in (*MAIN, *VARIANTS):
+    for name in KINDS:
         if (out / folder_of(name)).is_dir():
             drafts[name] = load_draft(pair, out / folder_of(name))
     ways: list[Way] = [
