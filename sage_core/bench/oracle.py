@@ -39,9 +39,18 @@ def reference(target: Any, inputs: dict[str, Any], **options: Any) -> Tensor:
 
 
 def first_mismatch(
-    target: Any, inputs: dict[str, Any], expected: Tensor, got: Tensor, **options: Any
+    target: Any,
+    inputs: dict[str, Any],
+    expected: Tensor,
+    got: Tensor,
+    *,
+    seed: int | None = None,
+    **options: Any,
 ) -> Mismatch | None:
-    """None if two sequences of shape (1, n) are equal, else their first difference, explained."""
+    """None if two sequences of shape (1, n) are equal, else their first difference, explained.
+
+    ``seed`` is what `generate` drew a sampled text under: its luck then counts as part of scores.
+    """
     if got.shape == expected.shape and torch.equal(got, expected):
         return None
     prompt = inputs["input_ids"].shape[1]
@@ -52,7 +61,7 @@ def first_mismatch(
     have = found[position] if position < len(found) else None
     if want is None or have is None:
         return Mismatch(position, want, have, None, False)
-    scores = _scores(target, inputs, position, wanted[:position], options)
+    scores = _scores(target, inputs, position, wanted[: position + 1], options, seed)
     if scores is None:
         return Mismatch(position, want, have, None, False)
     margin = float(scores[want] - scores[have])
@@ -61,12 +70,19 @@ def first_mismatch(
 
 
 def _scores(
-    target: Any, inputs: dict[str, Any], position: int, before: list[int], options: dict[str, Any]
+    target: Any,
+    inputs: dict[str, Any],
+    position: int,
+    text: list[int],
+    options: dict[str, Any],
+    seed: int | None,
 ) -> Tensor | None:
-    """(vocabulary,) processed scores that `generate` chose the new token at ``position`` from.
+    """(vocabulary,) processed scores of which `generate` chose the greatest at ``position``.
 
-    None if `generate` does not write the tokens ``before`` it.
+    None if it does not write ``text``, the tokens up to that one.
     """
+    if seed is not None:
+        torch.manual_seed(seed)
     output = target.generate(
         **inputs,
         **{"do_sample": False, **options},
@@ -74,11 +90,27 @@ def _scores(
         return_dict_in_generate=True,
     )
     prompt = inputs["input_ids"].shape[1]
-    if output.sequences[0, prompt : prompt + position].tolist() != before:
+    if output.sequences[0, prompt : prompt + position + 1].tolist() != text:
         return None
     if position >= len(output.scores):
         return None
-    return output.scores[position][0].float()
+    scores: Tensor = output.scores[position][0].float()
+    if seed is None:
+        return scores
+    lucky = scores + _luck(seed, position, scores)
+    return lucky if int(lucky.argmax()) == text[-1] else None
+
+
+def _luck(seed: int, position: int, like: Tensor) -> Tensor:
+    """(vocabulary,) what chance adds to the scores of the token drawn at ``position``.
+
+    `torch.multinomial` takes the token with the greatest p / e, each e drawn from an exponential
+    distribution: that with the greatest score - log e.
+    """
+    generator = torch.Generator(like.device).manual_seed(seed)
+    for _ in range(position + 1):
+        drawn = torch.empty_like(like[None]).exponential_(1, generator=generator)
+    return -drawn[0].log()
 
 
 def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
