@@ -8,6 +8,8 @@ from itertools import count
 
 from benchmarks.exactness.prompts import CUT_OFFS, SAMPLED, SETTINGS, Spec
 from benchmarks.exactness.ways import ODD_TREE, Way
+from sage_core.costs import Costs
+from sage_core.policies.sage import UNKNOWN
 from sage_core.pruning import Pruning
 from tests.tiny import FAMILIES
 from tests.tiny.heads import KINDS
@@ -32,6 +34,8 @@ FEW = ("static", "eagle2", "sage")
 NGRAM = "ngram:shortest=1,least=0.001"
 EAGER_NGRAM = f"{NGRAM},price=0"
 """Joins whatever it finds to a tree, whether it has paid or not."""
+DEAR = Costs.linear(1.0, 0.05, 0.4)
+"""What passes may cost where drafting hardly pays, so that `sage` often does not."""
 
 HEADS = tuple(Way(policy, kind, kind) for kind in KINDS for policy in DRAFTING)
 PRUNED = tuple(
@@ -62,6 +66,7 @@ OPTIONS = (
     *(Way(p, what="static passes", captured=True) for p in ("autoregressive", "chain", *FEW)),
     Way("static", "weighted", "static passes", captured=True),
     Way("eagle2", what="static passes", captured=True, lookup=EAGER_NGRAM),
+    *(Way("sage", what="drafts that cost", costs=costs) for costs in (UNKNOWN, DEAR)),
     *(Way(p, what="in one line", manner="line") for p in ("chain", "static", "eagle2")),
     *(
         Way(

@@ -45,6 +45,7 @@ class Way:
     part_of_vocabulary: bool = False
     viskip: float | None = None
     captured: bool = False
+    costs: Costs = CHEAP
     manner: str = "alone"
     visual: bool = False
 
@@ -124,7 +125,7 @@ class Models:
             self.draft(way.draft),
             way.policy,
             way.pruning,
-            CHEAP,
+            way.costs,
             way.lookup,
             runner=self._captured if way.captured else self._runner,
             draft_vocab=self._part(way.draft) if way.part_of_vocabulary else None,
