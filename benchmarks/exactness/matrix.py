@@ -37,6 +37,7 @@ EAGER_NGRAM = f"{NGRAM},price=0"
 DEAR = Costs.linear(1.0, 0.05, 0.4)
 """What passes may cost where drafting hardly pays, so that `sage` often does not."""
 
+PLAIN = tuple(Way(policy) for policy in POLICIES)
 HEADS = tuple(Way(policy, kind, kind) for kind in KINDS for policy in DRAFTING)
 PRUNED = tuple(
     Way(policy, what=f"pruning {ratio}", pruning=Pruning(ratio), visual=True)
@@ -100,23 +101,26 @@ LENGTHS = (12, 1, 60, 200)
 """Words of the prompts, in turn."""
 SHORT, USUAL, LONG = (1, 2, 7), 24, 40
 """Limits on new tokens."""
+IN_TURN = ("penalty 1.05", SAMPLED, "plain")
+"""Settings of parts that are about something else."""
 Groups = Iterable[tuple[Spec, tuple[Way, ...]]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the matrix: its title, and of how many ways the quick form takes one."""
+    """A part of the matrix: its title, its ways, and of how many the quick form takes one."""
 
     title: str
+    ways: tuple[Way, ...]
     one_in: int
 
 
 PARTS = {
-    "policies": Part("Policies, settings and pruning, with a draft model", 2),
-    "heads": Part("Heads of every kind, with every policy", 8),
-    "options": Part("What else drafts, and what else changes drafts", 3),
-    "batches": Part("Texts decoded together", 4),
-    "turns": Part("Texts that go on from one another", 4),
+    "policies": Part("Policies, settings and pruning, with a draft model", PLAIN + PRUNED, 2),
+    "heads": Part("Heads of every kind, with every policy", HEADS, 8),
+    "options": Part("What else drafts, and what else changes drafts", OPTIONS, 3),
+    "batches": Part("Texts decoded together", BATCHES, 4),
+    "turns": Part("Texts that go on from one another", TURNS, 4),
 }
 
 
@@ -132,34 +136,34 @@ def groups(part: str, family: str, *, full: bool, sharp: bool) -> Groups:
         for spec, ways in _GROUPS[part](family)
         if sharp or spec.setting not in CUT_OFFS
     ]
-    return whole if full else _thinned(whole, PARTS[part].one_in, [*FAMILIES].index(family))
+    return whole if full else _thinned(whole, PARTS[part], [*FAMILIES].index(family))
 
 
-def _thinned(whole: Groups, one_in: int, first: int) -> Groups:
+def _thinned(whole: Groups, part: Part, first: int) -> Groups:
     places: dict[Way, list[Spec]] = {}
     for spec, ways in whole:
         for way in ways:
             places.setdefault(way, []).append(spec)
     chosen: dict[Spec, tuple[Way, ...]] = {}
-    for number, (way, specs) in enumerate(places.items()):
-        if number % one_in == first % one_in:
+    for number, way in enumerate(part.ways):
+        if way in places and number % part.one_in == first % part.one_in:
+            specs = places[way]
             spec = specs[(7 * number + first) % len(specs)]
             chosen[spec] = (*chosen.get(spec, ()), way)
     return chosen.items()
 
 
 def _policies(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
-    plain = tuple(Way(policy) for policy in POLICIES)
     turn = count()
     kinds = FAMILIES[family].kinds
     for kind in kinds:
         for limit in (*SHORT, LONG, LONG):
-            yield Spec(kind, _length(turn), limit), plain
+            yield Spec(kind, _length(turn), limit), PLAIN
         if kind != "text":
             yield Spec(kind, _length(turn), LONG), PRUNED
     for number, setting in enumerate(name for name in SETTINGS if name != "plain"):
         for kind in {kinds[number % len(kinds)], kinds[(number + 2) % len(kinds)]}:
-            yield Spec(kind, _length(turn), LONG, setting), plain
+            yield Spec(kind, _length(turn), LONG, setting), PLAIN
 
 
 def _heads(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
@@ -175,21 +179,20 @@ def _heads(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
 
 def _options(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
     turn = count()
-    for kind in FAMILIES[family].kinds:
-        for setting in ("plain", "penalty 1.05", SAMPLED):
-            ways = tuple(way for way in OPTIONS if kind != "text" or not way.visual)
-            yield Spec(kind, _length(turn), USUAL, setting), ways
+    for number, kind in enumerate(FAMILIES[family].kinds):
+        ways = tuple(way for way in OPTIONS if kind != "text" or not way.visual)
+        yield Spec(kind, _length(turn), USUAL, IN_TURN[number % len(IN_TURN)]), ways
 
 
 def _batches(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
-    for setting in ("plain", "penalty 1.05", SAMPLED):
+    for setting in ("plain", SAMPLED):
         yield Spec("batch", 0, USUAL, setting), BATCHES
 
 
 def _turns(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
     turn = count()
     for number, kind in enumerate(FAMILIES[family].kinds):
-        setting = ("plain", "penalty 1.05", SAMPLED)[number % 3]
+        setting = IN_TURN[(number + 1) % len(IN_TURN)]
         yield Spec(kind, _length(turn), USUAL, setting, turns=3), TURNS
 
 
