@@ -148,7 +148,7 @@ def _thinned(whole: Groups, part: Part, first: int) -> Groups:
     for number, way in enumerate(part.ways):
         if way in places and number % part.one_in == first % part.one_in:
             specs = places[way]
-            spec = specs[(7 * number + first) % len(specs)]
+            spec = specs[(11 * (number // part.one_in) + 3 * first) % len(specs)]
             chosen[spec] = (*chosen.get(spec, ()), way)
     return chosen.items()
 
