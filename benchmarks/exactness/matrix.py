@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
 from benchmarks.exactness.prompts import CUT_OFFS, SAMPLED, SETTINGS, Spec
-from benchmarks.exactness.ways import ODD_TREE, Way
+from benchmarks.exactness.ways import CHEAP, ODD_TREE, Way
 from sage_core.costs import Costs
 from sage_core.policies.sage import UNKNOWN
 from sage_core.pruning import Pruning
@@ -97,6 +98,35 @@ TURNS = (
     Way("sage", what="viskip 0.35", viskip=0.35, manner="turns"),
 )
 
+
+def _mixtures(number: int) -> tuple[Way, ...]:
+    """Ways that have anything at all in common, drawn once and for all."""
+    draw = random.Random(7)
+    drawn = []
+    for _ in range(number):
+        captured = draw.random() < 0.2
+        manner = "turns" if captured else draw.choice(("turns", "turns", "batch"))
+        gazes = manner == "turns" and not captured and draw.random() < 0.4
+        drawn.append(
+            Way(
+                draw.choice([*DRAFTING, *LARGE]),
+                draw.choice(("model", "model", "right", "wrong", "tower", *KINDS)),
+                "mixtures",
+                lookup=draw.choice((None, "ngram", NGRAM, EAGER_NGRAM)),
+                pruning=draw.choice((Pruning(), Pruning(0.5, "uniform"), Pruning(0.9))),
+                part_of_vocabulary=draw.random() < 0.3,
+                viskip=draw.choice((0.1, 0.2, 0.35)) if gazes else None,
+                captured=captured,
+                costs=draw.choice((CHEAP, UNKNOWN, DEAR)),
+                manner=manner,
+            )
+        )
+    return tuple(drawn)
+
+
+LARGE = ("eagle2:nodes=90", "sage-paper:nmax=96,theta=0.001", "static:nodes=3", "chain:length=12")
+MIXTURES = _mixtures(32)
+
 LENGTHS = (12, 1, 60, 200)
 """Words of the prompts, in turn."""
 SHORT, USUAL, LONG = (1, 2, 7), 24, 40
@@ -121,6 +151,7 @@ PARTS = {
     "options": Part("What else drafts, and what else changes drafts", OPTIONS, 3),
     "batches": Part("Texts decoded together", BATCHES, 4),
     "turns": Part("Texts that go on from one another", TURNS, 4),
+    "mixtures": Part("Anything with anything", MIXTURES, 4),
 }
 
 
@@ -196,6 +227,17 @@ def _turns(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
         yield Spec(kind, _length(turn), USUAL, setting, turns=3), TURNS
 
 
+def _mixed(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
+    turn = count()
+    settings = list(SETTINGS)
+    first = 5 * [*FAMILIES].index(family)
+    for number, kind in enumerate((*FAMILIES[family].kinds, "batch")):
+        manner = "batch" if kind == "batch" else "turns"
+        ways = tuple(way for way in MIXTURES if way.manner == manner)
+        setting = SAMPLED if kind == "batch" else settings[(first + number) % len(settings)]
+        yield Spec(kind, _length(turn), USUAL, setting, turns=2), ways
+
+
 def _length(turn: count[int]) -> int:
     return LENGTHS[next(turn) % len(LENGTHS)]
 
@@ -206,4 +248,5 @@ _GROUPS = {
     "options": _options,
     "batches": _batches,
     "turns": _turns,
+    "mixtures": _mixed,
 }

@@ -55,6 +55,7 @@ def _table(heading: str, entries: dict[str, Counter[str]]) -> list[str]:
 def told(mismatch: dict[str, Any]) -> str:
     """A mismatch in a sentence."""
     way = f"{mismatch['draft']}, `{mismatch['policy']}`, {mismatch['what']}"
+    way += f" ({mismatch['options']})" if mismatch["options"] else ""
     if "error" in mismatch:
         return f"WRONG: {mismatch['case']}, {way}: {mismatch['error']}"
     margin = mismatch["margin"]

@@ -85,7 +85,12 @@ def compared(cases: Iterable[Case]) -> Record:
 
 def _compare(case: Case, way: Way) -> Iterator[tuple[Counter[str], dict[str, Any] | None]]:
     """Each text of a case in one way: its counts, and its first difference if there is one."""
-    where = {"what": way.what or case.setting, "draft": way.draft, "policy": way.shown}
+    where = {
+        "what": way.what or case.setting,
+        "draft": way.draft,
+        "policy": way.shown,
+        "options": way.options,
+    }
     try:
         decoded = decode(case.models, way, case.prompts)
     except Exception as error:  # a matrix goes on, and says so

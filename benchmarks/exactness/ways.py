@@ -55,6 +55,14 @@ class Way:
         policy = self.policy.replace(str(ODD_TREE), ODD_TREE.name)
         return self.draft if self.draft.startswith("ngram") else policy
 
+    @property
+    def options(self) -> str:
+        """What else is not as usual, for a report of what went wrong."""
+        named = ("lookup", "pruning", "part_of_vocabulary", "viskip", "captured", "costs", "manner")
+        usual = Way(self.policy)
+        changed = [name for name in named if getattr(self, name) != getattr(usual, name)]
+        return ", ".join(f"{name}={getattr(self, name)}" for name in changed)
+
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
