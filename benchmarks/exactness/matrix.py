@@ -31,6 +31,7 @@ POLICIES = (
 )
 DRAFTING = ("chain", "static", "eagle2", "optimal-static", "spec-llava", "sage-paper", "sage")
 """Every policy that drafts, as it comes."""
+UNUSUAL = ("eagle2:nodes=90", "sage-paper:nmax=96,theta=0.001", "static:nodes=3", "chain:length=12")
 FEW = ("static", "eagle2", "sage")
 NGRAM = "ngram:shortest=1,least=0.001"
 EAGER_NGRAM = f"{NGRAM},price=0"
@@ -109,7 +110,7 @@ def _mixtures(number: int) -> tuple[Way, ...]:
         gazes = manner == "turns" and not captured and draw.random() < 0.4
         drawn.append(
             Way(
-                draw.choice([*DRAFTING, *LARGE]),
+                draw.choice([*DRAFTING, *UNUSUAL]),
                 draw.choice(("model", "model", "right", "wrong", "tower", *KINDS)),
                 "mixtures",
                 lookup=draw.choice((None, "ngram", NGRAM, EAGER_NGRAM)),
@@ -124,7 +125,6 @@ def _mixtures(number: int) -> tuple[Way, ...]:
     return tuple(drawn)
 
 
-LARGE = ("eagle2:nodes=90", "sage-paper:nmax=96,theta=0.001", "static:nodes=3", "chain:length=12")
 MIXTURES = _mixtures(32)
 
 LENGTHS = (12, 1, 60, 200)
@@ -193,7 +193,7 @@ def _policies(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
         if kind != "text":
             yield Spec(kind, _length(turn), LONG), PRUNED
     for number, setting in enumerate(name for name in SETTINGS if name != "plain"):
-        for kind in {kinds[number % len(kinds)], kinds[(number + 2) % len(kinds)]}:
+        for kind in dict.fromkeys(kinds[(number + n) % len(kinds)] for n in (0, 2)):
             yield Spec(kind, _length(turn), LONG, setting), PLAIN
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.exactness.ways import Models, Prompt, perfect
+from benchmarks.exactness.ways import Models, Prompt
 from sage_core.reading import MakeRunner
-from tests.tiny import FAMILIES, build_pair, make_inputs, wrong_draft
+from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
 from tests.tiny.heads import good_head
 from tests.tiny.letters import Letters
@@ -73,7 +73,7 @@ def tiny_models(family: str, device: str, dtype: torch.dtype, runner: MakeRunner
 
     def further(target: Any, name: str) -> Any:
         if name == "right":
-            return perfect(target)
+            return perfect_draft(target)
         if name == "wrong":
             return wrong_draft(target)
         return with_tower_of(target, draft) if name == "tower" else good_head(target, name)

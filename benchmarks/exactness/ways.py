@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -180,8 +179,3 @@ def _in_one_line(models: Models, way: Way, prompt: Prompt) -> torch.Tensor:
         seed=prompt.seed,
     )
     return sequences
-
-
-def perfect(target: Any) -> Any:
-    """A draft that is the target itself, in weights of its own."""
-    return copy.deepcopy(target)

@@ -31,11 +31,7 @@ def head_for(family: str, kind: str) -> Head:
     """An untrained head; every part of it does something."""
     torch.manual_seed(0)
     head = new_head(build_pair(family).target, name=f"tiny/{family}", **KINDS[kind])
-    with torch.no_grad():
-        for name, weight in head.named_parameters():
-            if name.startswith(("compressor", "looker", "join")):
-                weight.add_(0.05 * torch.randn_like(weight))
-    return head
+    return _stirred(head)
 
 
 def good_head(target: Any, kind: str) -> Head:
@@ -51,7 +47,13 @@ def good_head(target: Any, kind: str) -> Head:
     with torch.no_grad():
         head.decoder.layers[0].load_state_dict(first)
         head.fuse.weight.copy_(torch.cat([0.1 * torch.eye(size), torch.eye(size)], dim=1))
-        for name, weight in head.named_parameters():
-            if name.startswith(("compressor", "looker", "join")):
-                weight.add_(0.05 * torch.randn_like(weight))
-    return placed(head, target)
+    return placed(_stirred(head), target)
+
+
+@torch.no_grad()
+def _stirred(head: Head) -> Head:
+    """The head with noise in what begins as nothing: every part of it does something."""
+    for name, weight in head.named_parameters():
+        if name.startswith(("compressor", "looker", "join")):
+            weight.add_(0.05 * torch.randn_like(weight))
+    return head
