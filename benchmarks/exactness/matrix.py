@@ -229,13 +229,15 @@ def _turns(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
 
 def _mixed(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
     turn = count()
-    settings = list(SETTINGS)
+    settings, kinds = list(SETTINGS), FAMILIES[family].kinds
     first = 5 * [*FAMILIES].index(family)
-    for number, kind in enumerate((*FAMILIES[family].kinds, "batch")):
-        manner = "batch" if kind == "batch" else "turns"
-        ways = tuple(way for way in MIXTURES if way.manner == manner)
-        setting = SAMPLED if kind == "batch" else settings[(first + number) % len(settings)]
-        yield Spec(kind, _length(turn), USUAL, setting, turns=2), ways
+    for number, kind in enumerate(kinds):
+        ways = tuple(way for way in MIXTURES if way.manner == "turns")
+        setting = settings[(first + number) % len(settings)]
+        spec = Spec(kind, _length(turn), USUAL, setting, turns=2)
+        yield spec, ways[(first + number) % len(kinds) :: len(kinds)]
+    batches = tuple(way for way in MIXTURES if way.manner == "batch")
+    yield Spec("batch", 0, USUAL, SAMPLED), batches
 
 
 def _length(turn: count[int]) -> int:
