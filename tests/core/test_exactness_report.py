@@ -22,6 +22,8 @@ from sage_core.tree import TokenTree
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import KINDS
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
+
 NEW = 12
 
 
