@@ -29,8 +29,6 @@ __all__ = ["Gaze", "Skipping"]
 
 _LAYERS = 4
 """Layers that are looked at, spread over the depth: each costs a few small operations a step."""
-_MOST_ROWS = 65
-"""Of a longer pass, which reads a prompt, only the last row is kept."""
 
 
 class Gaze:
@@ -58,6 +56,7 @@ class Gaze:
         count = len(target.decoder.layers)
         self._layers = sorted({(2 * i + 1) * count // (2 * _LAYERS) for i in range(_LAYERS)})
         self._queries: dict[int, tuple[Tensor, float]] = {}
+        self._reading = True
 
     def over(self, steps: Iterator[Step]) -> Iterator[Step]:
         """The ``steps``, each made while the target is watched; between them nothing is."""
@@ -69,11 +68,12 @@ class Gaze:
                 step = next(steps, None)
             if step is None:
                 return
+            self._reading = False
             yield step
 
     def _note(self, layer: int, query: Tensor, _key: Tensor, scale: float | None) -> None:
         rows = query[0].transpose(0, 1)  # (n, heads, size)
-        if len(rows) > _MOST_ROWS:
+        if self._reading:  # a prompt may be long, and only its last row is asked about
             rows = rows[-1:].clone()
         self._queries[layer] = rows, scale if scale is not None else query.shape[-1] ** -0.5
 

@@ -15,8 +15,8 @@ from transformers.generation.streamers import BaseStreamer
 
 import sage_core
 from sage_core.errors import OptionError, UnsupportedError
-from tests.core.test_processors import _Letters
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.letters import Letters
 
 ROOT = Path(__file__).parents[2]
 FAMILY, KIND = "qwen2_5_vl", "image"
@@ -167,7 +167,7 @@ def test_a_streamer_hears_what_it_would_hear() -> None:
 def test_stopping_criteria_processors_and_stop_strings() -> None:
     plain = both({})[0]
     prompt = make_inputs(build_pair(FAMILY).target, FAMILY, KIND)["input_ids"].shape[1]
-    letters = _Letters(160)
+    letters = Letters(160)
     word = "".join(letters.convert_ids_to_tokens(plain[0, prompt + 9 : prompt + 11].tolist()))[1:3]
 
     def alternating(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

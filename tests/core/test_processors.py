@@ -15,6 +15,7 @@ from sage_core.errors import OptionError, UnsupportedError
 from sage_core.speculative import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
+from tests.tiny.letters import Letters
 
 POLICIES = ("autoregressive", "static", "sage")
 FAMILY = "qwen2_5_vl"
@@ -121,38 +122,12 @@ def test_every_limit_is_met_exactly(policy: str) -> None:
         assert (output.stats.new_tokens, output.finish_reason) == (new, "length")
 
 
-class _Letters:
-    """The least a stop-string criterion needs of a tokenizer: two letters for every token."""
-
-    def __init__(self, size: int) -> None:
-        self._words = [chr(97 + i // 26) + chr(97 + i % 26) for i in range(size)]
-
-    def get_vocab(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self._words)}
-
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-        return [self._words[i] for i in ids]
-
-    def _convert_id_to_token(self, token: int) -> str:
-        return self._words[token]
-
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        return "".join(tokens)
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        table = self.get_vocab()
-        return {"input_ids": [table[text[i : i + 2]] for i in range(0, len(text), 2)]}
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_stop_strings(policy: str, greedy: list[int]) -> None:
     """A stop string over the border of two tokens, in the middle of the text."""
     target, draft = build_pair(FAMILY)
     inputs = make_inputs(target, FAMILY, KIND)
-    tokenizer = _Letters(160)
+    tokenizer = Letters(160)
     words = "".join(tokenizer.convert_ids_to_tokens(greedy[20:22]))
     output = assert_exact(
         target,

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from sage_core.errors import OptionError
 from sage_core.speculative import SpeculativeDecoder
-from tests.core.test_processors import _Letters
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import FIRST_WORD, VOCAB
+from tests.tiny.letters import Letters
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
 
 POLICIES = ("autoregressive", "chain", "static", "eagle2", "sage-paper", "sage")
-LETTERS = _Letters(VOCAB)
+LETTERS = Letters(VOCAB)
 
 words = st.integers(FIRST_WORD, VOCAB - 1)
 sequences = st.lists(words, min_size=1, max_size=3)

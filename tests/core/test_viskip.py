@@ -91,6 +91,17 @@ def test_steps_are_skipped_and_the_text_stays(
         assert not (skip and (len(step.tree) or step.draft_passes))
 
 
+@pytest.mark.parametrize("options", [{}, {"lookup": "ngram:least=0.001,price=0"}], ids=str)
+def test_trees_of_more_nodes_than_usual(options: dict[str, Any]) -> None:
+    """What counts is the row that was accepted last, wherever it was in the tree."""
+    target, draft = build_pair("llava_onevision")
+    inputs = make_inputs(target, "llava_onevision", "image", length=60) | {"max_new_tokens": 24}
+    decoder = SpeculativeDecoder(target, draft, "eagle2:nodes=80", viskip=0.9, **options)
+    output = decoder.generate(**inputs)
+    assert max(len(step.tree) for step in output.steps) >= 80
+    assert torch.equal(output.sequences, target.generate(**inputs, do_sample=False))
+
+
 def test_with_branches_that_are_looked_up_and_in_a_conversation() -> None:
     pipeline = sage_core.load()
     plain, skipping = (

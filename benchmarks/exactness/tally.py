@@ -1,0 +1,132 @@
+"""Texts compared with the oracle's, and counts of them that can be added and kept."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.exactness.ways import Decoded, Models, Prompt, Way, decode
+from sage_core.bench.oracle import check_steps, first_mismatch
+
+AXES = ("group", "what", "policy")
+COUNTED = ("cases", "exact", "near_ties", "wrong", "new_tokens", "steps", "accepted")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Prompts that belong together, to be decoded in several ways."""
+
+    name: str
+    group: str
+    setting: str
+    models: Models
+    prompts: list[Prompt]
+    ways: tuple[Way, ...]
+
+
+@dataclass
+class Record:
+    """Counts by group (family or kind of input), by what is tried and by policy."""
+
+    counts: dict[str, dict[str, Counter[str]]] = field(
+        default_factory=lambda: {axis: {} for axis in AXES}
+    )
+    mismatches: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, group: str, what: str, policy: str, counted: Counter[str]) -> None:
+        """Count a text along every axis."""
+        for axis, name in zip(AXES, (group, what, policy), strict=True):
+            self.counts[axis].setdefault(name, Counter()).update(counted)
+
+    def merge(self, other: Record) -> None:
+        """Take the counts and mismatches of another record in."""
+        for axis, entries in other.counts.items():
+            for name, counted in entries.items():
+                self.counts[axis].setdefault(name, Counter()).update(counted)
+        self.mismatches += other.mismatches
+
+    @property
+    def total(self) -> Counter[str]:
+        """All counts together."""
+        return sum(self.counts["group"].values(), Counter())
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {
+            axis: {name: {key: c[key] for key in COUNTED} for name, c in entries.items()}
+            for axis, entries in self.counts.items()
+        }
+        return {**told, "mismatches": self.mismatches}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        counts = {axis: {n: Counter(c) for n, c in data[axis].items()} for axis in AXES}
+        return cls(counts, list(data["mismatches"]))
+
+
+def compared(cases: Iterable[Case]) -> Record:
+    """Decode every case in its ways and compare. Progress goes to stderr."""
+    record = Record()
+    done = 0
+    for case in cases:
+        for way in case.ways:
+            for counted, told in _compare(case, way):
+                record.add(case.group, way.what or case.setting, way.shown, counted)
+                if told is not None:
+                    record.mismatches.append(told)
+                    print(f"\nMISMATCH {told}", file=sys.stderr, flush=True)
+            done += len(case.prompts)
+        if sys.stderr.isatty():
+            print(f"\r{done} texts", end="", file=sys.stderr, flush=True)
+    return record
+
+
+def _compare(case: Case, way: Way) -> Iterator[tuple[Counter[str], dict[str, Any] | None]]:
+    """Each text of a case in one way: its counts, and its first difference if there is one."""
+    where = {
+        "what": way.what or case.setting,
+        "draft": way.draft,
+        "policy": way.shown,
+        "options": way.options,
+    }
+    try:
+        decoded = decode(case.models, way, case.prompts)
+    except Exception as error:  # a matrix goes on, and says so
+        told = {"case": case.name, **where, "error": f"{type(error).__name__}: {error}"}
+        yield Counter(cases=len(case.prompts), wrong=len(case.prompts)), told
+        return
+    for number, (prompt, text) in enumerate(zip(case.prompts, decoded, strict=True)):
+        name = f"{case.name}, text {number + 1}" if len(case.prompts) > 1 else case.name
+        counted, found = _judged(case.models.target, prompt, text)
+        yield counted, None if found is None else {"case": name, **where, **found}
+
+
+def _judged(
+    target: Any, prompt: Prompt, text: Decoded
+) -> tuple[Counter[str], dict[str, Any] | None]:
+    start = prompt.inputs["input_ids"].shape[1]
+    counted = Counter(
+        cases=1,
+        new_tokens=text.sequences.shape[1] - start,
+        steps=sum(not step.is_prefill for step in text.steps),
+        accepted=sum(len(step.accepted) for step in text.steps),
+    )
+    found = first_mismatch(
+        target,
+        prompt.inputs,
+        prompt.expected,
+        text.sequences,
+        seed=prompt.seed,
+        **prompt.options,
+    )
+    told = None if found is None else found.as_dict()
+    if found is None and text.steps:
+        try:
+            check_steps(text.steps, text.sequences[0, start:].tolist())
+        except AssertionError as error:
+            told = {"error": f"the steps tell another story: {error}"}
+    near = found is not None and found.near_tie
+    counted["exact" if told is None else "near_ties" if near else "wrong"] += 1
+    return counted, told

@@ -1,0 +1,181 @@
+"""How a text is decoded: a draft, a policy and options, on the models of one family or pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sage_core
+from sage_core.captured import CapturedRunners
+from sage_core.costs import Costs
+from sage_core.pruning import Pruning
+from sage_core.reading import MakeRunner, Reading
+from sage_core.reduced_head import ReducedHead, reduced_head
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.steps import Step
+
+ODD_TREE = Path(__file__).parents[1] / "trees" / "odd.txt"
+CHEAP = Costs.linear(1.0, 1e-4, 1e-3)
+"""What `sage` takes passes to cost, so that it drafts whatever may be accepted."""
+WIDTH = 3
+"""Texts decoded at once in a batch."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to decode.
+
+    ``draft`` is the name of one of `Models.draft`, or a spec of ``ngram``. ``what`` is the line of
+    the report that it counts in; if it is empty that is the prompt's. ``manner`` is ``alone``,
+    ``batch``, ``turns`` (the texts go on from one another) or ``line`` (transformers' `generate`
+    with `custom_generate`). A ``visual`` way differs from another only where there are pictures.
+    """
+
+    policy: str
+    draft: str = "model"
+    what: str = ""
+    lookup: str | None = None
+    pruning: Pruning = field(default_factory=Pruning)
+    part_of_vocabulary: bool = False
+    viskip: float | None = None
+    captured: bool = False
+    costs: Costs = CHEAP
+    manner: str = "alone"
+    visual: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The policy, without this machine's folders, or what drafts in its place."""
+        policy = self.policy.replace(str(ODD_TREE), ODD_TREE.name)
+        return self.draft if self.draft.startswith("ngram") else policy
+
+    @property
+    def options(self) -> str:
+        """What else is not as usual, for a report of what went wrong."""
+        named = ("lookup", "pruning", "part_of_vocabulary", "viskip", "captured", "costs", "manner")
+        usual = Way(self.policy)
+        changed = [name for name in named if getattr(self, name) != getattr(usual, name)]
+        return ", ".join(f"{name}={getattr(self, name)}" for name in changed)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What is asked for, and what `generate` answers."""
+
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    expected: torch.Tensor
+    """(1, prompt + new tokens)"""
+    seed: int | None = None
+    """Of a sampled text."""
+
+    @classmethod
+    def of(cls, target: Any, inputs: dict[str, Any], options: dict[str, Any], seed: int) -> Prompt:
+        """Ask the oracle: ``target.generate``, under ``seed`` if the options sample."""
+        torch.manual_seed(seed)
+        expected = target.generate(**inputs, **{"do_sample": False, **options})
+        return cls(inputs, options, expected, seed if options.get("do_sample") else None)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The arguments of a decoder's `generate`."""
+        return {**self.inputs, **self.options, "seed": self.seed}
+
+
+class Models:
+    """A target with its drafts by name, and what runs them.
+
+    Args:
+        target: a loaded transformers model.
+        draft: the model of its pair.
+        vocabulary: the tokens of a draft that scores only a part.
+        runner: makes what runs a model.
+        drafts: makes further drafts for the target by name; they are kept.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        draft: Any,
+        vocabulary: Sequence[int],
+        runner: MakeRunner,
+        drafts: Callable[[Any, str], Any],
+    ) -> None:
+        self.target = target
+        self._vocabulary = list(vocabulary)
+        self._runner = runner
+        self._make = drafts
+        self._drafts: dict[str, Any] = {"model": draft}
+        self._reduced: dict[str, ReducedHead] = {}
+
+    @cached_property
+    def _captured(self) -> CapturedRunners:
+        return CapturedRunners(kernel=self.target.device.type == "cuda")
+
+    def draft(self, name: str) -> Any:
+        """A draft model, a head, or the spec of a lookup."""
+        if name.startswith("ngram"):
+            return name
+        if name not in self._drafts:
+            self._drafts[name] = self._make(self.target, name)
+        return self._drafts[name]
+
+    def decoder(self, way: Way) -> SpeculativeDecoder:
+        """A decoder of the target in this way."""
+        return SpeculativeDecoder(
+            self.target,
+            self.draft(way.draft),
+            way.policy,
+            way.pruning,
+            way.costs,
+            way.lookup,
+            runner=self._captured if way.captured else self._runner,
+            draft_vocab=self._part(way.draft) if way.part_of_vocabulary else None,
+            viskip=way.viskip,
+        )
+
+    def _part(self, name: str) -> ReducedHead:
+        if name not in self._reduced:
+            made = reduced_head(self.target, self.draft(name), self._vocabulary)
+            self._reduced[name] = made
+        return self._reduced[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A text, (1, prompt + new tokens), and its steps; none where only `generate` knows them."""
+
+    sequences: torch.Tensor
+    steps: tuple[Step, ...]
+
+
+def decode(models: Models, way: Way, prompts: Sequence[Prompt]) -> list[Decoded]:
+    """All ``prompts`` in one way, in order."""
+    if way.manner == "line":
+        return [Decoded(_in_one_line(models, way, prompt), ()) for prompt in prompts]
+    decoder = models.decoder(way)
+    if way.manner == "batch":
+        outputs = decoder.generate_batch([prompt.request for prompt in prompts], WIDTH)
+    elif way.manner == "turns":
+        reading = Reading()
+        outputs = [decoder.generate(reading=reading, **prompt.request) for prompt in prompts]
+    else:
+        outputs = [decoder.generate(**prompt.request) for prompt in prompts]
+    return [Decoded(output.sequences, output.steps) for output in outputs]
+
+
+def _in_one_line(models: Models, way: Way, prompt: Prompt) -> torch.Tensor:
+    sequences: torch.Tensor = models.target.generate(
+        **prompt.inputs,
+        **{"do_sample": False, **prompt.options},
+        custom_generate=sage_core.custom_generate,
+        draft_model=models.draft(way.draft),
+        policy=way.policy,
+        seed=prompt.seed,
+    )
+    return sequences
