@@ -76,7 +76,7 @@ def first_mismatch(
     with seeded(seed, target.device):
         scores = _scores(target, inputs, position, wanted[:position], options)
     if scores is not None and seed is not None:
-        scores = _with_draws(scores, position, seed)
+        scores = scores + _luck(seed, position, scores)
         if int(scores.argmax()) != want:  # drawn in another way than is known here
             scores = None
     if scores is None:
@@ -107,17 +107,17 @@ def _scores(
     return output.scores[position][0].float()
 
 
-def _with_draws(scores: Tensor, position: int, seed: int) -> Tensor:
-    """(vocabulary,) scores of which the greatest is the token drawn: a draw as an arg max.
+def _luck(seed: int, position: int, like: Tensor) -> Tensor:
+    """(vocabulary,) what chance adds to the scores of the token drawn at ``position``.
 
     `torch.multinomial` draws one token as the least of exponential times over probabilities, which
     is the arg max of log probabilities less the logarithms of the times.
     """
-    generator = torch.Generator(scores.device).manual_seed(seed)
-    times = torch.empty(1, len(scores), device=scores.device)
+    generator = torch.Generator(like.device).manual_seed(seed)
+    times = torch.empty(1, len(like), device=like.device)
     for _ in range(position + 1):
         times.exponential_(generator=generator)
-    return scores - times[0].log()
+    return -times[0].log()
 
 
 def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
