@@ -113,8 +113,8 @@ def _long(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def plot(trained: Mapping[str, dict[str, Any]], path: Path) -> None:
-    """τ of the held-out scenes against training time, a line for each of `train.MAIN`
-    and `train.LONGER`."""
+    """τ of the held-out scenes along the training, a line for each of `train.MAIN` and
+    `train.LONGER`. By steps: on a machine with other work seconds would tell another story."""
     try:
         import matplotlib
 
@@ -127,9 +127,9 @@ def plot(trained: Mapping[str, dict[str, Any]], path: Path) -> None:
     for name in (*MAIN, *LONGER):
         if name in trained:
             row = trained[name]
-            minutes = [seconds / 60 for seconds in row["seconds_by_step"].values()]
-            axes.plot(minutes, list(row["tau_by_step"].values()), marker="o", label=name)
-    axes.set_xlabel("minutes of training, one CPU thread")
+            steps = [int(step) for step in row["tau_by_step"]]
+            axes.plot(steps, list(row["tau_by_step"].values()), marker="o", label=name)
+    axes.set_xlabel(f"training steps of {row['batch']} samples")
     axes.set_ylabel("τ of held-out scenes, chain of six")
     axes.legend()
     figure.tight_layout()
