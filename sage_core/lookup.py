@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from sage_core.errors import OptionError
+from sage_core.specs import changed_options
 from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
 
@@ -64,12 +65,7 @@ class Ngram:
             raise OptionError(f"ngram: price must be a number of at least 0, not {self.price}")
 
     def __str__(self) -> str:
-        changed = [
-            f"{f.name}={getattr(self, f.name)}"
-            for f in fields(self)
-            if getattr(self, f.name) != f.default
-        ]
-        return NAME + (":" + ",".join(changed) if changed else "")
+        return NAME + changed_options(self)
 
 
 def is_lookup(draft: object) -> bool:

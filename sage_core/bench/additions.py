@@ -17,6 +17,7 @@ from sage_core.errors import OptionError
 from sage_core.lookup import Ngram, as_ngram
 from sage_core.lossy import Ears, Lossy, SpecVla, as_lossy, check_lossy, check_sampled
 from sage_core.policies import Policy
+from sage_core.specs import changed_options
 
 __all__ = ["Addition", "Drawn", "Extended", "ViSkip", "Vocab", "options_of", "parse", "spec"]
 
@@ -182,14 +183,6 @@ def options_of(kind: Any, text: str) -> dict[str, Any]:
                 f"method {kind.name}: option {key} needs {wanted}, not {value!r}"
             ) from None
     return given
-
-
-def changed_options(one: Any) -> str:
-    """``:option=value,...`` of a dataclass, those at their defaults left out."""
-    changed = [
-        f"{f.name}={getattr(one, f.name)}" for f in fields(one) if getattr(one, f.name) != f.default
-    ]
-    return ":" + ",".join(changed) if changed else ""
 
 
 def _name(one: Addition) -> str:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from sage_core import policies
 from sage_core.bench import additions
-from sage_core.bench.additions import Extended, changed_options, options_of
+from sage_core.bench.additions import Extended, options_of
 from sage_core.errors import OptionError
 from sage_core.lookup import Ngram
 from sage_core.lossy import Ears, as_lossy, check_sampled
 from sage_core.policies import Policy
+from sage_core.specs import changed_options
 
 __all__ = [
     "ALL",

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from sage_core.errors import OptionError
 from sage_core.policies.base import Growth, Level, Policy, Shaper
+from sage_core.specs import changed_options
 
 __all__ = ["Growth", "Level", "Policy", "Shaper", "available", "parse", "spec"]
 
@@ -59,12 +60,7 @@ def parse(text: str | Policy) -> Policy:
 
 def spec(policy: Policy) -> str:
     """The text that `parse` turns into this policy; options at their defaults are left out."""
-    changed = [
-        f"{f.name}={getattr(policy, f.name)}"
-        for f in fields(policy)  # type: ignore[arg-type]
-        if getattr(policy, f.name) != f.default
-    ]
-    return policy.name + (":" + ",".join(changed) if changed else "")
+    return policy.name + changed_options(policy)
 
 
 def _convert(policy: str, key: str, value: str, kind: Any) -> Any:
