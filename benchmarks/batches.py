@@ -75,7 +75,7 @@ class Tally:
         for output, ids in zip(outputs, expected, strict=True):
             stats = output.stats
             self.steps += stats.steps
-            self.accepted += stats.mean_accepted * stats.steps
+            self.accepted += stats.accepted
             self.nodes += stats.nodes_verified
             self.exact += torch.equal(output.sequences, ids)
             self.texts += 1

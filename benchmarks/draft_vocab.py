@@ -146,8 +146,8 @@ class Cell:
     def add(self, output: DecodeOutput, exact: bool) -> None:
         stats = output.stats
         if stats.new_tokens >= LEAST:
-            self.rates.append((stats.new_tokens - 1) / stats.seconds.decode)
-        self.accepted += sum(n * count for n, count in stats.accepted_histogram.items())
+            self.rates.append(stats.tokens_per_second)
+        self.accepted += stats.accepted
         self.steps += stats.steps
         self.nodes += stats.nodes_verified
         self.exact += exact

@@ -68,9 +68,9 @@ class Tally:
         stats = result.stats
         timed = stats.new_tokens >= LEAST
         # The first token comes with the prefill.
-        self.rates.append((stats.new_tokens - 1) / stats.seconds.decode if timed else None)
+        self.rates.append(stats.tokens_per_second if timed else None)
         self.steps += stats.steps
-        self.accepted += sum(n * count for n, count in stats.accepted_histogram.items())
+        self.accepted += stats.accepted
         self.nodes += stats.nodes_verified
         self.passes += stats.draft_passes
         self.exact += result.tokens == expected

@@ -96,7 +96,7 @@ class Tally:
         stats = result.stats
         self.rates.append(stats.tokens_per_second if stats.new_tokens >= LEAST else None)
         self.steps += stats.steps
-        self.accepted += stats.mean_accepted * stats.steps
+        self.accepted += stats.accepted
         self.texts += 1
         self.differ += result.tokens != expected.tokens
         if item.facts is not None:

@@ -124,7 +124,7 @@ class Method:
             "exact": sum(exact),
             "items": len(exact),
             "new_tokens": sum(len(repeats[0].tokens) for repeats in self.timings),
-            "mean_accepted": _per(steps, (s.mean_accepted * s.steps for s in counted)),
+            "mean_accepted": _per(steps, (s.accepted for s in counted)),
             "nodes_per_step": _per(steps, (s.nodes_verified for s in counted)),
             "draft_passes_per_step": _per(steps, (s.draft_passes for s in counted)),
             "seconds": _phases(counted),

@@ -106,7 +106,7 @@ def compare(
                 cell.kept.append(stats.draft_visual_tokens)
                 cell.prefill.append(stats.seconds.prefill_draft)
                 cell.rates.append(stats.tokens_per_second)
-                cell.accepted += sum(len(step.accepted) for step in output.steps)
+                cell.accepted += stats.accepted
                 cell.steps += stats.steps
                 cell.exact += ids == expected
                 cell.edges.append(edge_share(pair, inputs, Pruning(ratio, method), frames))

@@ -143,7 +143,7 @@ def lengths(pair: LoadedPair, texts: int) -> list[dict[str, Any]]:
                     for number, one in enumerate(inputs)
                 ]
                 steps = sum(s.steps for s in stats)
-                row[candidates] = sum(s.mean_accepted * s.steps for s in stats) / max(1, steps)
+                row[candidates] = sum(s.accepted for s in stats) / max(1, steps)
             found.append(row)
     return found
 

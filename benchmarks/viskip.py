@@ -47,7 +47,7 @@ class Tally:
         self.rates.append(stats.tokens_per_second if stats.new_tokens >= LEAST else None)
         self.steps += stats.steps
         self.skipped += sum("viskip" in step.shape.note for step in result.steps)
-        self.accepted += stats.mean_accepted * stats.steps
+        self.accepted += stats.accepted
         self.texts += 1
         self.exact += result.tokens == expected.tokens
 

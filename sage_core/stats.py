@@ -82,10 +82,14 @@ class Stats:
         return self.seconds.decode
 
     @property
+    def accepted(self) -> int:
+        """Draft tokens that were accepted."""
+        return sum(length * count for length, count in self.accepted_histogram.items())
+
+    @property
     def mean_accepted(self) -> float:
         """τ: draft tokens accepted per step, on average."""
-        accepted = sum(length * count for length, count in self.accepted_histogram.items())
-        return accepted / self.steps if self.steps else 0.0
+        return self.accepted / self.steps if self.steps else 0.0
 
     @property
     def tokens_per_step(self) -> float:

@@ -82,7 +82,7 @@ def _row(output: DecodeOutput, base: DecodeOutput) -> dict[str, float]:
     return {
         "ratio": stats.tokens_per_second / base.stats.tokens_per_second,
         "rate": stats.tokens_per_second,
-        "accepted": stats.mean_accepted * stats.steps,
+        "accepted": stats.accepted,
         "steps": stats.steps,
         "level_ms": 1000 * stats.seconds.draft / max(1, stats.draft_passes),
         "passes": stats.draft_passes,

@@ -106,7 +106,7 @@ def measure(
             stats, total = output.stats, totals[name]
             total[0] += stats.new_tokens - 1
             total[1] += stats.decode_seconds
-            total[2] += stats.mean_accepted * stats.steps
+            total[2] += stats.accepted
             total[3] += stats.steps
     return tuple(
         Speed(name, decoder.policy.name, int(total[0]), total[1], total[2] / max(1.0, total[3]))
