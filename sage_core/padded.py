@@ -183,13 +183,9 @@ def _owned(sizes: Sequence[int], asked: Sequence[int], what: str) -> list[tuple[
 
     ``sizes`` are tokens of each picture, ``asked`` placeholders of each prompt.
     """
-    ends, place = (
-        [0, *accumulate(sizes)],
-        {total: i for i, total in enumerate(accumulate(sizes), 1)},
-    )
-    place[0] = 0
+    place = {**{total: i for i, total in enumerate(accumulate(sizes), 1)}, 0: 0}
     bounds = [place.get(total) for total in (0, *accumulate(asked))]
-    if None in bounds or ends[-1] != sum(asked):
+    if None in bounds or sum(sizes) != sum(asked):
         raise UnsupportedError(
             f"the prompts ask for {', '.join(map(str, asked))} {what} tokens, and the {what}s have "
             f"{', '.join(map(str, sizes))}: {_ONE_BY_ONE}"

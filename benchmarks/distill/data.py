@@ -18,8 +18,6 @@ from sage_core.distill.data import Sample
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.teacher import Teacher
 from sage_core.models.loading import LoadedPair
-from sage_core.pipeline import cast
-from sage_core.prepare import on_device
 
 TRAIN_SEED, HELD_SEED = 5_000_011, 6_000_011
 LEAST, LONGEST = 12, 160
@@ -38,11 +36,9 @@ class SceneTeacher(Teacher):
         self._scenes = scenes
         self._answers = {n: torch.tensor(ids) for n, ids in enumerate(answers)}
 
-    def prompt(self, index: int) -> dict[str, Any]:
+    def _read(self, index: int) -> dict[str, Any]:
         scene = self._scenes[index]
-        prepared = self.pair.family.prepare(list(scene.media), scene.prompt)
-        inputs = {name: cast(value, self.target) for name, value in prepared.items()}
-        return on_device(inputs, self._head.weight.device)
+        return self.pair.family.prepare(list(scene.media), scene.prompt)
 
 
 def write_answers(pair: LoadedPair, folder: Path, train: int, held: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import sage_core
+from sage_core.bench.oracle import reference
 from sage_core.captured import CapturedRunners
 from sage_core.costs import Costs
 from sage_core.pruning import Pruning
@@ -76,9 +77,9 @@ class Prompt:
 
     @classmethod
     def of(cls, target: Any, inputs: dict[str, Any], options: dict[str, Any], seed: int) -> Prompt:
-        """Ask the oracle: ``target.generate``, under ``seed`` if the options sample."""
+        """Ask the oracle, under ``seed`` if the options sample."""
         torch.manual_seed(seed)
-        expected = target.generate(**inputs, **{"do_sample": False, **options})
+        expected = reference(target, inputs, **options)
         return cls(inputs, options, expected, seed if options.get("do_sample") else None)
 
     @property

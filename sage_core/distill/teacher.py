@@ -114,9 +114,12 @@ class Teacher:
         Raises:
             InputError, OptionError: its media or its prompt cannot be used.
         """
-        read = read_prompt(self.pair.family, self._samples[index], self._options.max_pixels)
-        inputs = {k: cast(v, self.target) for k, v in read.items()}
+        inputs = {k: cast(v, self.target) for k, v in self._read(index).items()}
         return on_device(inputs, self._head.weight.device)
+
+    def _read(self, index: int) -> dict[str, Any]:
+        """A sample's prompt on the CPU in float32."""
+        return read_prompt(self.pair.family, self._samples[index], self._options.max_pixels)
 
     def answer(self, index: int, inputs: dict[str, Any]) -> Tensor:
         """int64 (tokens,): the sample's answer with its end, written by the target if it has none.
