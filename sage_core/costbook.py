@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -73,12 +73,13 @@ class CostBook:
             return
         data = {
             "version": _VERSION,
-            "costs": {place: asdict(costs) for place, costs in self._known.items()},
+            "costs": {place: vars(costs) for place, costs in self._known.items()},
         }
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             scratch = self._path.with_suffix(f".{os.getpid()}.new")
-            scratch.write_text(json.dumps(data, indent=1), encoding="utf-8")
+            # In one line: with indents json is encoded in Python, which is slow after every text.
+            scratch.write_text(json.dumps(data), encoding="utf-8")
             scratch.replace(self._path)
 
 

@@ -1,0 +1,187 @@
+"""The bundled head: `python -m training.head answers --out OUT`, then `train --out OUT`.
+
+One layer on the target's own features, trained on scenes of every sort that the pair knows, in the
+target's words: what it would say, and for a share of them what it might have said. Both stages go
+on from what is in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.items import items as mixed_items
+from sage_core.bench.items import Rendered
+from sage_core.distill.crew import Crew
+from sage_core.distill.data import Sample
+from sage_core.distill.logs import Log
+from sage_core.distill.options import DistillOptions
+from sage_core.distill.run import new_student
+from sage_core.distill.state import load_state
+from sage_core.distill.teacher import Lesson, Teacher
+from sage_core.distill.trainer import Event, Trainer
+from sage_core.heads.checkpoint import load_head
+from sage_core.media import Sampling
+from sage_core.models.families.base import Turn
+from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.world.heldout import CATEGORIES
+
+SEEDS = {"train": 7_000_013, "held": 8_000_003}
+LEAST, LONGEST = 4, 160
+"""Tokens of an answer that is taken; longer ones end there."""
+DRAWN, TEMPERATURE = 5, 0.8
+"""Of training, one text of so many is drawn at this temperature; the others are greedy."""
+ROOM = 6 * 1024**3
+Scene = list[Turn]
+"""A conversation whose last turn is to be answered; media are in the first."""
+
+
+def scenes(seed: int) -> Iterator[Scene]:
+    """Without end: the categories of `heldout` in turn, then a picture, several and a clip."""
+    mixed = mixed_items(1 << 30, seed)
+    index = 0
+    while True:
+        for category in CATEGORIES:
+            yield _conversation(Rendered(category, index, seed))
+        for other in islice(mixed, 3):
+            yield [Turn(other.media, other.prompt)]
+        index += 1
+
+
+def _conversation(source: Rendered) -> Scene:
+    drawn, media = source.item(), source.open(Sampling())
+    said = [(turn.user, turn.answer) for turn in drawn.history]
+    turns: list[tuple[str, str | None]] = [*said, (drawn.prompt, None)]
+    return [
+        Turn(media if number == 0 else (), text, answer)
+        for number, (text, answer) in enumerate(turns)
+    ]
+
+
+class SceneTeacher(Teacher):
+    """A teacher whose samples are conversations in memory."""
+
+    def __init__(self, pair: LoadedPair, given: list[Scene], options: DistillOptions) -> None:
+        samples = [Sample(str(number), ()) for number in range(len(given))]
+        super().__init__(pair, samples, options)
+        self._room = ROOM
+        self._given = given
+
+    def _read(self, index: int) -> dict[str, Any]:
+        family, turns = self.pair.family, self._given[index]
+        media = turns[0].media
+        return family.read(family.render(turns), media, family.look(media))
+
+    def _lesson(self, index: int) -> Lesson:
+        # A head reads no pixels; without them ten times as many lessons fit into memory.
+        return replace(super()._lesson(index), inputs={})
+
+    def told(self, answers: list[list[int]]) -> SceneTeacher:
+        """With these answers, in order."""
+        self._answers = {number: torch.tensor(ids) for number, ids in enumerate(answers)}
+        return self
+
+
+def write_answers(out: Path, counts: dict[str, int]) -> None:
+    """Append what is missing of each file: a line for each scene, [number, [token ids]]."""
+    out.mkdir(parents=True, exist_ok=True)
+    pair = load_pair(draft="sage-tiny-head")
+    greedy = DistillOptions(steps=1, max_new_tokens=LONGEST)
+    for name, count in counts.items():
+        path = out / f"{name}.jsonl"
+        known = _lines(path)
+        with path.open("a", encoding="utf-8") as file:
+            start = 1 + (known[-1][0] if known else -1)
+            left = count - len(known)
+            for number, scene in enumerate(islice(scenes(SEEDS[name]), start, None), start):
+                if left <= 0:
+                    break
+                drawn = name == "train" and number % DRAWN == 0
+                options = replace(greedy, temperature=TEMPERATURE, seed=number) if drawn else greedy
+                teacher = SceneTeacher(pair, [scene], options)
+                ids = teacher.answer(0, teacher.prompt(0)).tolist()
+                if len(ids) >= LEAST:
+                    file.write(json.dumps([number, ids]) + "\n")
+                    file.flush()
+                    left -= 1
+                if number % 100 == 0:
+                    print(f"{name}: {left} to go", file=sys.stderr, flush=True)
+
+
+def _lines(path: Path) -> list[tuple[int, list[int]]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _read(out: Path, name: str) -> tuple[list[Scene], list[list[int]]]:
+    chosen = dict(_lines(out / f"{name}.jsonl"))
+    drawn = enumerate(islice(scenes(SEEDS[name]), max(chosen) + 1))
+    return [scene for number, scene in drawn if number in chosen], list(chosen.values())
+
+
+def train(out: Path, start: Path | None, options: DistillOptions) -> None:
+    """Train the head; the best by held-out τ is in ``out / "head"``."""
+    given, answers = _read(out, "train")
+    held_given, held_answers = _read(out, "held")
+    pair = load_pair(draft=None)
+    teacher = SceneTeacher(pair, given + held_given, options).told(answers + held_answers)
+    rest = list(range(len(given)))
+    held = list(range(len(given), len(given) + len(held_given)))
+    folder = out / "head"
+    student = new_student(teacher, options)
+    if start is not None:
+        student.module.load_state_dict(load_head(start, pair.target).state_dict())
+    crew = Crew(torch.device(pair.device))
+    plan = {"kind": "bundled head", "batch": options.batch}
+    trainer = Trainer(student, teacher, rest, held, options, folder, plan, crew, _tell)
+    if (state := load_state(folder, plan)) is not None:
+        trainer.resume(state)
+    log = Log(folder, trainer.step)
+    trainer.run(log)
+    log.close()
+
+
+def _tell(event: Event) -> None:
+    if "tau" in event.values or event.note:
+        values = " ".join(f"{name} {value:.3f}" for name, value in event.values.items())
+        print(f"step {event.step}, {event.seconds:.0f} s: {values}{event.note}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("stage", choices=["answers", "train"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=4000)
+    parser.add_argument("--held", type=int, default=54)
+    parser.add_argument("--start", type=Path, help="a head to go on from")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--every", type=int, default=250, help="steps between looks at τ")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--depths", type=int, default=3)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--decay", type=float, default=0.2)
+    parser.add_argument("--ce-weight", type=float, default=0.1)
+    parser.add_argument("--feature-weight", type=float, default=1.0)
+    parser.add_argument("--loss", default="sage")
+    chosen = vars(parser.parse_args())
+    stage, out, start = chosen.pop("stage"), chosen.pop("out"), chosen.pop("start")
+    count, held = chosen.pop("scenes"), chosen.pop("held")
+    if stage == "answers":
+        write_answers(out, {"held": held, "train": count})
+    else:
+        every = chosen.pop("every")
+        train(out, start, DistillOptions(**chosen, checkpoint_every=every))
+
+
+if __name__ == "__main__":
+    main()
