@@ -119,7 +119,14 @@ class TreeDrafter(ABC):
 
     @abstractmethod
     def rehearse(self, rows: int, branching: int) -> None:
-        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone."""
+        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone.
+
+        It lengthens the text by a token, until `rehearsed`.
+        """
+
+    @abstractmethod
+    def rehearsed(self, passes: int) -> None:
+        """Forget all that so many `rehearse` have left."""
 
     @abstractmethod
     def _read_pending(self) -> Tensor:

@@ -81,11 +81,13 @@ class ModelDrafter(TreeDrafter):
         self._columns = {}
 
     def rehearse(self, rows: int, branching: int) -> None:
-        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone."""
         nodes = [0] * rows
         logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
         Likeliest().offer(logits.float(), branching)
-        self._runner.commit(())
+        self._runner.commit([0])
+
+    def rehearsed(self, passes: int) -> None:
+        self._runner.forget(passes)
 
     def _read_pending(self) -> Tensor:
         """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""

@@ -10,7 +10,7 @@ more than one row.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sage_core.runner import Runner
+from sage_core.taped import Tapes
 
 LIMIT = 1 << 30
 """Most bytes of copies for one model."""
@@ -31,12 +32,17 @@ class Packs:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+        self._forwards: dict[nn.Module, partial[Tensor]] = {}
         self._made_of: list[tuple[int, int]] = []
 
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._forwards)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The copies themselves."""
+        return [forward.args[1] for forward in self._forwards.values()]
 
     def refresh(self, modules: Sequence[nn.Module]) -> int:
         """Copy what has been changed since; gives the number of layers with a copy.
@@ -66,13 +72,14 @@ class Packs:
 
 
 class PackedRunner(Runner):
-    """A `Runner` whose passes over several tokens multiply by packed weights."""
+    """A `Runner` whose passes over several tokens multiply by packed weights, and are taped."""
 
-    way = "packed"
+    way = "packed, taped"
 
-    def __init__(self, model: Any, packs: Packs) -> None:
+    def __init__(self, model: Any, packs: Packs, tapes: Tapes) -> None:
         super().__init__(model)
         self._packs = packs
+        self._tapes: Tapes | None = tapes
 
     @torch.inference_mode()
     def forward(
@@ -82,6 +89,15 @@ class PackedRunner(Runner):
             return super().forward(tokens, depths, visible, last)
         with self._packs.in_use():
             return super().forward(tokens, depths, visible, last)
+
+    def _decode(self, **inputs: Any) -> Tensor:
+        rows = int(inputs["input_ids"].shape[1])
+        if self._tapes is None:
+            return super()._decode(**inputs)
+        return self._tapes.run(rows, inputs, self.cache, super()._decode)
+
+    def watch(self) -> None:
+        self._tapes = None
 
 
 class PackedRunners:
@@ -94,10 +110,19 @@ class PackedRunners:
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._packs: weakref.WeakKeyDictionary[Any, Packs] = weakref.WeakKeyDictionary()
+        self._tapes: weakref.WeakKeyDictionary[Any, Tapes] = weakref.WeakKeyDictionary()
 
     def __call__(self, model: Any) -> Runner:
         packs = self.packs(model)
-        return PackedRunner(model, packs) if packs else Runner(model)
+        if not packs:
+            return Runner(model)
+        return PackedRunner(model, packs, self.tapes(model, packs))
+
+    def tapes(self, model: Any, packs: Packs) -> Tapes:
+        """Repeatable passes through a model's decoder and what is around it, as they are now."""
+        tapes = self._tapes.setdefault(model, Tapes(model.get_decoder().config))
+        tapes.refresh(model, packs.weights)
+        return tapes
 
     def packs(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Packs:
         """The copies of a model's layers as they are now; of those in ``modules``, if given."""
@@ -117,9 +142,9 @@ def _layers(module: nn.Module) -> list[nn.Linear]:
     ]
 
 
-def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Module, partial[Tensor]]:
     """Each layer's forward by a copy of its weight; none where this PyTorch has no oneDNN."""
-    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    forwards: dict[nn.Module, partial[Tensor]] = {}
     # Operators that PyTorch's own compiler uses; they are found by name where they exist.
     with suppress(AttributeError, RuntimeError, NotImplementedError), torch.no_grad():
         reorder = torch.ops.mkldnn._reorder_linear_weight

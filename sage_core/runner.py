@@ -56,6 +56,9 @@ class Runner:
     def vocab_size(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
+    def watch(self) -> None:
+        """Run the decoder's own modules in every pass from here on, for hooks to see."""
+
     def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
         """Score by ``head``, (n, hidden) -> (n, S), in place of the model's own; not in `prefill`.
 
@@ -106,14 +109,19 @@ class Runner:
             states (n, hidden), both in the model's own dtype.
         """
         start = self.committed + self._offset
-        hidden = self._decoder(
+        hidden = self._decode(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([[start + d for d in depths]], device=self.device),
             attention_mask=self._mask.additive(visible, self.committed),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[0]
+        )[0]
         return self._head(hidden[-last:] if last else hidden), hidden
+
+    def _decode(self, **inputs: Any) -> Tensor:
+        """(1, n, hidden) the decoder's last hidden states."""
+        hidden: Tensor = self._decoder(
+            **inputs, past_key_values=self.cache, use_cache=True
+        ).last_hidden_state
+        return hidden
 
     @torch.inference_mode()
     def commit(self, columns: Sequence[int]) -> None:

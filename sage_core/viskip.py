@@ -51,6 +51,7 @@ class Gaze:
             raise UnsupportedError(
                 "viskip watches one text at a time: leave it out, or decode without batches"
             )
+        target.watch()
         self._target = target
         self._visual = visual
         count = len(target.decoder.layers)

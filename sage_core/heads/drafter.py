@@ -160,7 +160,10 @@ class HeadDrafter(TreeDrafter):
         nothing = torch.zeros((rows, self._runner.size), device=self.device, dtype=self._head.dtype)
         logits, _ = self._runner.forward(nothing, nodes, nodes, np.eye(rows, dtype=bool))
         Likeliest().offer(logits.float(), branching)
-        self._runner.commit(())
+        self._runner.commit([0])
+
+    def rehearsed(self, passes: int) -> None:
+        self._runner.forget(passes)
 
     def _read_pending(self) -> Tensor:
         logits = torch.empty(0)

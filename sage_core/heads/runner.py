@@ -14,6 +14,7 @@ from sage_core.cache import TreeCache
 from sage_core.heads.module import Head, Reading
 from sage_core.packed import PackedRunners, Packs
 from sage_core.reading import MakeRunner
+from sage_core.taped import Tapes
 from sage_core.tree_mask import TreeMaskBuffer
 
 
@@ -36,8 +37,10 @@ class HeadRunner:
         output = target.get_output_embeddings()
         self._score: Callable[[Tensor], Tensor] = output
         self._packs: Packs | None = None
+        self._tapes: Tapes | None = None
         if isinstance(make, PackedRunners):
             self._packs = make.packs(head, [head.decoder, head.fuse, output])
+            self._tapes = make.tapes(head, self._packs)
         self.device: torch.device = head.device
         self.committed = 0
         self._joined: Tensor | None = None
@@ -109,15 +112,39 @@ class HeadRunner:
         last: int,
     ) -> tuple[Tensor, Tensor]:
         start = self.committed + self._offset
-        rows = self._head.inputs(features[None], self.embedded(tokens)[None], self._joined)
-        predicted = self._head.decoder(
-            inputs_embeds=rows,
-            position_ids=torch.tensor([[start + d for d in depths]], device=self.device),
-            attention_mask=self._mask.additive(visible, self.committed),
+        inputs = {
+            "features": features[None],
+            "embeds": self.embedded(tokens)[None],
+            "positions": torch.tensor([[start + d for d in depths]], device=self.device),
+            "mask": self._mask.additive(visible, self.committed),
+        }
+        if self._joined is not None:
+            inputs["joined"] = self._joined
+        if self._tapes is None:
+            predicted = self._predict(**inputs)[0]
+        else:
+            predicted = self._tapes.run(len(tokens), inputs, self.cache, self._predict)[0]
+        return self._score(predicted[-last:] if last else predicted), predicted
+
+    def _predict(
+        self,
+        features: Tensor,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        joined: Tensor | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """(1, n, size) predicted features; ``more`` goes to the decoder."""
+        predicted: Tensor = self._head.decoder(
+            inputs_embeds=self._head.inputs(features, embeds, joined),
+            position_ids=positions,
+            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-        ).last_hidden_state[0]
-        return self._score(predicted[-last:] if last else predicted), predicted
+            **more,
+        ).last_hidden_state
+        return predicted
 
     def embedded(self, tokens: Sequence[int]) -> Tensor:
         """(n, size) embeddings of token ids, by the target's own embedding."""

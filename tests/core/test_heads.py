@@ -187,6 +187,7 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     assert held == prepared.prompt_tokens - 1
     for rows in (1, 8, 3):
         drafter.rehearse(rows, 10)
+    drafter.rehearsed(3)
     assert drafter._runner.committed == drafter._runner.cache.length == held
     assert not target.get_decoder()._forward_hooks and runner.heard is None
 

@@ -1,0 +1,273 @@
+"""Taped passes: those of the eager model to the last bit, or none where that is not sure."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sage_core.cache import TreeCache
+from sage_core.packed import PackedRunner, PackedRunners
+from sage_core.prepare import prepare
+from sage_core.runner import Runner
+from sage_core.speculative import SpeculativeDecoder
+from sage_core.taped import Tapes
+from tests.tiny.families import FAMILIES
+from tests.tiny.inputs import make_inputs
+from tests.tiny.pairs import build_pair
+
+EXPERTS = [name for name in FAMILIES if "moe" in name]
+PLAIN = [name for name in FAMILIES if name not in EXPERTS]
+
+
+class Untaped(PackedRunner):
+    """The reference: packed weights, and the model's own modules in every pass."""
+
+    def __init__(self, runner: PackedRunner) -> None:
+        super().__init__(runner.model, runner._packs, Tapes(runner.decoder.config))
+        self.watch()
+
+
+def passes(seed: int, count: int) -> Iterator[tuple[list[int], list[int], np.ndarray, list[int]]]:
+    """Trees as passes, with the path that is committed of each."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        n = int(rng.integers(1, 9)) if number % 3 else 1
+        parents = [-1] + [int(rng.integers(0, i)) for i in range(1, n)]
+        visible = np.eye(n, dtype=bool)
+        depths = [0] * n
+        for i in range(1, n):
+            visible[i] |= visible[parents[i]]
+            depths[i] = depths[parents[i]] + 1
+        path = [i for i in range(n) if visible[n - 1, i]][: int(rng.integers(1, 4))]
+        yield rng.integers(20, 60, n).tolist(), depths, visible, path
+
+
+def both(family: str, make: PackedRunners) -> list[Runner]:
+    target = build_pair(family).target
+    runner = make(target)
+    assert isinstance(runner, PackedRunner)
+    runners = [runner, Untaped(runner)]
+    for one in runners:
+        kind = "image" if "image" in FAMILIES[family].kinds else "text"
+        inputs = make_inputs(target, family, kind, length=7)
+        one.prefill(prepare(target, {**inputs, "max_new_tokens": 4}), 8)
+    return runners
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_taped_passes_are_the_models_own_to_the_last_bit(family: str) -> None:
+    make = PackedRunners()
+    for seed in range(2):  # what was taped in one text serves the next
+        taped, plain = both(family, make)
+        for tokens, depths, visible, path in passes(seed, 14):
+            found = taped.forward(tokens, depths, visible)
+            wanted = plain.forward(tokens, depths, visible)
+            for mine, theirs in zip(found, wanted, strict=True):
+                assert torch.equal(mine, theirs)
+            taped.commit(path)
+            plain.commit(path)
+    assert isinstance(taped, PackedRunner) and taped._tapes is not None
+    assert {one for one, *_ in taped._tapes._repeat} == {True, False}, taped._tapes.why
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_passes_that_depend_on_what_is_in_a_tensor_are_never_taped(family: str) -> None:
+    taped, plain = both(family, PackedRunners())
+    for tokens, depths, visible, path in passes(0, 12):
+        found, wanted = (one.forward(tokens, depths, visible) for one in (taped, plain))
+        assert torch.equal(found[0], wanted[0])
+        taped.commit(path)
+        plain.commit(path)
+    assert isinstance(taped, PackedRunner) and taped._tapes is not None
+    assert not taped._tapes._repeat and "may depend on what is in a tensor" in taped._tapes.why
+
+
+class Small(nn.Module):
+    """A decoder of one layer; ``way`` says what it does besides."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.config = build_pair("qwen2").target.config
+        self.linear = nn.Linear(4, 4)
+        self.own = nn.Buffer(torch.randn(4))
+        self.way = way
+        self.eval()
+
+    def forward(self, x: Tensor, cache: TreeCache, foreign: Tensor, **_more: Any) -> Tensor:
+        keys, _ = cache.update(x[:, None], x[:, None], 0)
+        x = F.silu(self.linear(x)) + self.own
+        match self.way:
+            case "item":
+                x = x * x.sum().item()
+            case "branch":
+                x = x + 1 if x.mean() > 0 else x
+            case "index":
+                x = x[:, x[0, :, 0].argsort()]
+            case "foreign":
+                x = x + foreign
+            case "length":
+                x = x * keys.shape[2]
+            case "in place":
+                x = F.relu(x, inplace=True)
+            case "fresh":
+                x = x + torch.ones(4)
+            case "assignment":
+                x = x.clone()
+                x[x > 0] = 0
+            case "slices":
+                before, y = x * 2, x.clone()
+                first = y * 2
+                y[:, :1, ::2] = before[:, :1, ::2]
+                x = before + first + y * 2
+                y[:, :1, ::2] = before[:, :1, ::2] * 3
+                x = x + y * 2
+            case "calls":
+                for _ in range(keys.shape[2] % 3):
+                    x = x * 2
+            case "random":
+                x = F.dropout(x, 0.5, training=True)
+        return x
+
+
+def run(module: Small, tapes: Tapes, lengths: list[int]) -> None:
+    """Passes of those lengths one behind another, each held against the module's own."""
+    tapes.refresh(module)
+    cache, other = TreeCache(1, 64), TreeCache(1, 64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for n in lengths:
+            x, foreign = torch.randn(2, 1, n, 4, generator=generator)
+
+            def eager(x: Tensor, foreign: Tensor = foreign, **more: Any) -> Tensor:
+                return module(x, cache, foreign, **more)
+
+            torch.manual_seed(n)
+            found = tapes.run(n, {"x": x}, cache, eager)
+            torch.manual_seed(n)
+            assert torch.equal(found, module(x, other, foreign))
+            assert cache.length == other.length
+
+
+LENGTHS = [3, 3, 5, 2, 1, 1, 1, 6, 4, 1]
+REFUSED = {
+    "item": "item may depend",
+    "branch": "may depend",
+    "index": "may depend",
+    "foreign": "not the model's",
+    "length": "depends on the length",
+    "in place": "may depend",
+    "fresh": "may depend",
+    "assignment": "may depend",
+    "calls": "call other functions",
+    "random": "dropout may depend",
+}
+
+
+@pytest.mark.parametrize("way", REFUSED)
+def test_what_cannot_be_repeated_runs_as_it_is(way: str) -> None:
+    module = Small(way)
+    tapes = Tapes(module.config)
+    run(module, tapes, LENGTHS)
+    assert REFUSED[way] in tapes.why
+    assert not tapes._repeat
+    run(module, tapes, LENGTHS)  # and it is not tried again
+    assert not tapes._noted
+
+
+def test_what_was_computed_before_an_assignment_is_computed_again() -> None:
+    module = Small("slices")
+    tapes = Tapes(module.config)
+    run(module, tapes, LENGTHS)
+    assert len(tapes._repeat) == 2, tapes.why
+
+
+def test_what_can_is_noted_twice_and_then_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Small("")
+    tapes = Tapes(module.config)
+    run(module, tapes, LENGTHS)
+    assert len(tapes._repeat) == 2 and not tapes.why
+    calls = []
+    monkeypatch.setattr(Small, "forward", lambda *_args, **_more: calls.append(1))
+    with torch.inference_mode():
+        cache = TreeCache(1, 8)
+        for n in (1, 7):
+            out = tapes.run(n, {"x": torch.randn(1, n, 4)}, cache, module)
+            assert out.shape == (1, n, 4)
+    assert not calls
+
+
+def test_a_model_that_is_another_by_now_is_taped_anew() -> None:
+    module = Small("")
+    tapes = Tapes(module.config)
+    run(module, tapes, LENGTHS)
+    with torch.no_grad():
+        module.linear.weight.mul_(2)  # in place: the tape uses the same tensor
+    run(module, tapes, LENGTHS)
+    module.linear.weight = nn.Parameter(torch.randn(4, 4))
+    run(module, tapes, LENGTHS)
+    assert len(tapes._repeat) == 2
+
+
+WATCHED = {
+    "a hook": lambda m: m.linear.register_forward_hook(lambda *_: None),
+    "a hook before": lambda m: m.linear.register_forward_pre_hook(lambda *_: None),
+    "training": lambda m: m.train(),
+    "its own forward": lambda m: m.linear.__dict__.update(forward=m.linear.forward),
+}
+
+
+@pytest.mark.parametrize("how", WATCHED)
+def test_modules_that_someone_watches_run(how: str) -> None:
+    module = Small("")
+    tapes = Tapes(module.config)
+    WATCHED[how](module)
+    run(module, tapes, LENGTHS)
+    assert tapes.why and not tapes._repeat
+
+
+def test_autocast_is_left_to_the_model() -> None:
+    module = Small("")
+    tapes = Tapes(module.config)
+    run(module, tapes, LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16):
+        run(module, tapes, LENGTHS)
+
+
+def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None:
+    pair = build_pair("qwen2")
+    runner = PackedRunners()(pair.target)
+    runner.prefill(
+        prepare(pair.target, {"input_ids": torch.tensor([[5, 6]]), "max_new_tokens": 4}), 8
+    )
+    before = pair.target.config._attn_implementation
+    with pytest.raises(IndexError):
+        runner.forward([10**6], [0], np.eye(1, dtype=bool))
+    assert pair.target.config._attn_implementation == before == "sdpa"
+    assert "update" not in runner.cache.__dict__
+    runner.commit(())
+    runner.forward([7], [0], np.eye(1, dtype=bool))
+
+
+def test_tapes_do_not_keep_a_model_alive() -> None:
+    from tests.tiny.heads import head_for
+
+    make = PackedRunners()
+    target = build_pair("llava").target
+    head = head_for("llava", "head")
+    decoder = SpeculativeDecoder(target, head, "chain", runner=make)
+    inputs = make_inputs(target, "llava", "image", length=7)
+    decoder.generate(**inputs, max_new_tokens=24)
+    packs = make.packs(head, [head.decoder, head.fuse, target.get_output_embeddings()])
+    assert make.tapes(head, packs)._repeat
+    gone = weakref.ref(head)
+    del head, decoder, packs
+    gc.collect()
+    assert gone() is None
