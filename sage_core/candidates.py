@@ -54,9 +54,10 @@ class Likeliest:
 
     @torch.inference_mode()
     def offer(self, scores: Tensor, k: int) -> Offer:
-        best, tokens = scores.topk(min(k, scores.shape[1]), dim=-1)
         # Where every token is forbidden there is no distribution: all are impossible.
-        probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp().nan_to_num(0.0)
+        probs, tokens = scores.softmax(dim=-1).nan_to_num_(0.0).topk(min(k, scores.shape[1]))
+        if scores.device.type == "cpu":
+            return Offer(probs.numpy(), tokens.numpy(), probs.numpy())
         # One device-to-host copy.
         packed = torch.stack([probs.double(), tokens.double()]).cpu().numpy()
         known = packed[0].astype(np.float32)

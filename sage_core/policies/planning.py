@@ -78,8 +78,7 @@ class CandidateNetwork:
         hidden = np.array(own, np.float32) @ self._w1
         hidden = hidden.reshape(len(rows), -1, HIDDEN) + self._of_rank[: len(logs[0])]
         np.tanh(hidden, out=hidden)
-        logits = hidden @ self._w2
-        return [[_bounded(x + self._b2) for x in row] for row in logits.tolist()], alphas
+        return _bounded(hidden @ self._w2 + self._b2).tolist(), alphas
 
     def _alpha(self, probs: Sequence[float], logs: Sequence[float]) -> float:
         """1 - H / log k of a row's renormalised probabilities: α of SAGE (Eq. 7-9)."""
@@ -114,8 +113,8 @@ class NodeNetwork:
         ]
         hidden = np.array(own, np.float32) @ self._w1
         np.tanh(hidden, out=hidden)
-        logits: list[float] = (hidden @ self._w2).tolist()
-        return [_bounded(x + self._b2) for x in logits]
+        logits: list[float] = _bounded(hidden @ self._w2 + self._b2).tolist()
+        return logits
 
 
 class Correction:
@@ -147,5 +146,6 @@ class Correction:
         self._scale = min(1.6, max(0.6, self._scale - 0.1 * rate * along))
 
 
-def _bounded(logit: float) -> float:
-    return min(CERTAIN, max(-CERTAIN, logit))
+def _bounded(logits: np.ndarray) -> np.ndarray:
+    bounded: np.ndarray = np.minimum(np.maximum(logits, -CERTAIN), CERTAIN)
+    return bounded

@@ -21,6 +21,8 @@ from sage_core.policies.planning import CandidateNetwork, Correction, Node, Node
 from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
 
+_SLIGHT = 1e-3
+"""Beyond the first few ranks, candidates of a smaller draft probability are not looked at."""
 UNKNOWN = Costs.linear(1.0, 0.01, 0.1)
 """What passes are taken to cost where nobody has measured: only the ratios matter."""
 
@@ -96,11 +98,8 @@ class SageShaper(Shaper):
         self._least = 1.0 / float(self._verify[0])
         self._seconds = 12.0 / self._least
         self._tokens = 1.5 * 12.0
-
-    @property
-    def _rate(self) -> float:
-        """λ, tokens per second."""
-        return max(self._least, self._tokens / self._seconds)
+        self._rate = 1.5 * self._least
+        """λ, tokens per second, for one step."""
 
     def _start(self, shape: Shape, served: float) -> None:
         self._shape = shape
@@ -118,7 +117,7 @@ class SageShaper(Shaper):
         Drafting may go deeper, and stops by what each level shows: a limit from the forecast cost
         more than it saved. Where not even the forecast's best depth pays, nothing is drafted.
         """
-        rate = self._rate
+        self._rate = rate = max(self._least, self._tokens / self._seconds)
         root = Node(prob=1.0, alpha=self._alpha, accepted=1.0, rank=0)
         logits = self._node(0, [root], self._alpha, self._recent, self._lately)
         depth, gain = self._depth(rate, self._serving.chances(logits)[0])
@@ -149,7 +148,9 @@ class SageShaper(Shaper):
         return best + 1, most
 
     def grow(self, level: Level) -> Growth:
-        probs = level.probs.tolist()
+        # Most levels hold two or three candidates that can come to anything: time is for those.
+        wide = max(SERVED, int((level.probs >= _SLIGHT).any(axis=0).sum()))
+        probs = level.probs[:, :wide].tolist()
         parents = level.parents.tolist()
         at_root = level.depth == 1
         rows = [Row()] if at_root else [Row(self._accepted[p], self._ranks[p]) for p in parents]

@@ -261,7 +261,7 @@ def test_tapes_do_not_keep_a_model_alive() -> None:
 
     make = PackedRunners()
     target = build_pair("llava").target
-    head = head_for("llava", "head")
+    head = head_for.__wrapped__("llava", "head")
     decoder = SpeculativeDecoder(target, head, "chain", runner=make)
     inputs = make_inputs(target, "llava", "image", length=7)
     decoder.generate(**inputs, max_new_tokens=24)
