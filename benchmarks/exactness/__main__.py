@@ -128,7 +128,7 @@ class Results:
     def _passes(self) -> str:
         a = self._arguments
         packed = not a.plain and a.device == "cpu" and a.dtype == "float32"
-        return "packed" if packed else "plain"
+        return "packed, taped" if packed else "plain"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

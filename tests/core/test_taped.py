@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sage_core.cache import TreeCache
+from sage_core.heads.module import Reading
+from sage_core.heads.runner import HeadRunner
 from sage_core.packed import PackedRunner, PackedRunners
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.taped import Tapes
 from tests.tiny.families import FAMILIES
+from tests.tiny.heads import head_for
 from tests.tiny.inputs import make_inputs
 from tests.tiny.pairs import build_pair
 
@@ -88,6 +91,32 @@ def test_passes_that_depend_on_what_is_in_a_tensor_are_never_taped(family: str) 
         plain.commit(path)
     assert isinstance(taped, PackedRunner) and taped._tapes is not None
     assert not taped._tapes._repeat and "may depend on what is in a tensor" in taped._tapes.why
+
+
+@pytest.mark.parametrize("kind", ["head", "vispec"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen3_vl"])
+def test_taped_passes_of_a_head_are_its_own_to_the_last_bit(family: str, kind: str) -> None:
+    make, target, head = PackedRunners(), build_pair(family).target, head_for(family, kind)
+    size = head.config.hidden_size
+    for seed in range(2):
+        torch.manual_seed(seed)
+        joined = torch.randn(1, 1, size) if kind == "vispec" else None  # another in each text
+        rows = torch.randn(1, 7, size)
+        reading = Reading(rows, torch.arange(7)[None], joined, torch.arange(7), 0)
+        taped, plain = (HeadRunner(head, target, make) for _ in range(2))
+        plain._tapes = None
+        for runner in (taped, plain):
+            runner.prefill(reading, 7, 8)
+        for tokens, depths, visible, path in passes(seed, 14):
+            features = torch.randn(len(tokens), size)
+            found = taped.forward(features, tokens, depths, visible)
+            for mine, theirs in zip(
+                found, plain.forward(features, tokens, depths, visible), strict=True
+            ):
+                assert torch.equal(mine, theirs)
+            taped.commit(path[:1])
+            plain.commit(path[:1])
+    assert taped._tapes is not None and len(taped._tapes._repeat) == 2, taped._tapes
 
 
 class Small(nn.Module):
@@ -257,8 +286,6 @@ def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None
 
 
 def test_tapes_do_not_keep_a_model_alive() -> None:
-    from tests.tiny.heads import head_for
-
     make = PackedRunners()
     target = build_pair("llava").target
     head = head_for.__wrapped__("llava", "head")
