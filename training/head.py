@@ -1,8 +1,9 @@
 """The bundled head: `python -m training.head answers --out OUT`, then `train --out OUT`.
 
-One layer on the target's own features, trained on scenes of every sort that the pair knows, in the
-target's words: what it would say, and for a share of them what it might have said. Both stages go
-on from what is in the folder.
+One layer on the target's own features, trained on scenes of every sort that the pair knows. Some
+are in the target's words: what it would say, and for a share of them what it might have said. They
+are too few, and soon known by heart; the others are new at every step, in the words that the
+target was trained on. Both stages go on from what is in the folder.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ from sage_core.models.families.base import Turn
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.world.heldout import CATEGORIES
 
-SEEDS = {"train": 7_000_013, "held": 8_000_003}
+SEEDS = {"train": 7_000_013, "held": 8_000_003, "fresh": 9_000_011}
 LEAST, LONGEST = 4, 160
 """Tokens of an answer that is taken; longer ones end there."""
 DRAWN, TEMPERATURE = 5, 0.8
 """Of training, one text of so many is drawn at this temperature; the others are greedy."""
+LONG = ("captions", "charts", "text", "motion", "turns")
+AGAIN = 4
+"""How often each scene with an answer of the target's own comes in `FRESH` new ones."""
+FRESH = 30_000
 ROOM = 6 * 1024**3
 Scene = list[Turn]
 """A conversation whose last turn is to be answered; media are in the first."""
@@ -67,18 +72,38 @@ def _conversation(source: Rendered) -> Scene:
 
 
 class SceneTeacher(Teacher):
-    """A teacher whose samples are conversations in memory."""
+    """A teacher whose samples are conversations in memory; those behind them are new scenes."""
 
-    def __init__(self, pair: LoadedPair, given: list[Scene], options: DistillOptions) -> None:
-        samples = [Sample(str(number), ()) for number in range(len(given))]
-        super().__init__(pair, samples, options)
+    def __init__(
+        self, pair: LoadedPair, given: list[Scene], options: DistillOptions, fresh: int = 0
+    ) -> None:
+        self._texts = [Sample(str(number), ()) for number in range(len(given) + fresh)]
+        super().__init__(pair, self._texts, options)
         self._room = ROOM
         self._given = given
 
     def _read(self, index: int) -> dict[str, Any]:
-        family, turns = self.pair.family, self._given[index]
+        family, turns = self.pair.family, self._scene(index)
         media = turns[0].media
         return family.read(family.render(turns), media, family.look(media))
+
+    def _scene(self, index: int) -> Scene:
+        if index < len(self._given):
+            return self._given[index]
+        return _conversation(self._fresh(index))
+
+    def _fresh(self, index: int) -> Rendered:
+        number, category = divmod(index - len(self._given), len(LONG))
+        # With an even number the prompt asks for a description, as a rule, and not for a word.
+        return Rendered(LONG[category], 2 * number, SEEDS["fresh"])
+
+    def _answer(self, index: int, inputs: dict[str, Any]) -> torch.Tensor:
+        if index >= len(self._given):
+            self._texts[index] = Sample(str(index), (), None, self._fresh(index).item().reference)
+        return super()._answer(index, inputs)
+
+    def lesson(self, index: int) -> Lesson:
+        return super().lesson(index) if index < len(self._given) else self._lesson(index)
 
     def _lesson(self, index: int) -> Lesson:
         # A head reads no pixels; without them ten times as many lessons fit into memory.
@@ -133,9 +158,10 @@ def train(out: Path, start: Path | None, options: DistillOptions) -> None:
     given, answers = _read(out, "train")
     held_given, held_answers = _read(out, "held")
     pair = load_pair(draft=None)
-    teacher = SceneTeacher(pair, given + held_given, options).told(answers + held_answers)
-    rest = list(range(len(given)))
-    held = list(range(len(given), len(given) + len(held_given)))
+    known = len(given) + len(held_given)
+    teacher = SceneTeacher(pair, given + held_given, options, FRESH).told(answers + held_answers)
+    rest = [*range(len(given))] * AGAIN + [*range(known, known + FRESH)]
+    held = list(range(len(given), known))
     folder = out / "head"
     student = new_student(teacher, options)
     if start is not None:

@@ -169,13 +169,14 @@ def load(path: Path) -> list[Recording]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pair", type=Path, help="folder of target/ and draft/ (default: bundled)")
+    parser.add_argument("--draft", default="auto", help="of the bundled target")
     parser.add_argument("--items", type=int, default=60)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     folder = arguments.pair
-    pair = load_pair(folder and folder / "target", folder / "draft" if folder else "auto", "cpu")
+    pair = load_pair(folder and folder / "target", folder / "draft" if folder else arguments.draft, "cpu")
     found = []
     for one in record(pair, arguments.items, arguments.seed, arguments.max_new_tokens):
         found.append(one)
