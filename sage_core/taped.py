@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -137,9 +139,10 @@ class Tape(TorchFunctionMode):
         self._behind = behind
         self.calls: list[_Call] = []
         self.why = ""
-        self._held: list[Any] = []  # keeps ids of tensors from being given again
-        self._slots: dict[int, int] = {}
         self._apart = False
+        # Nothing is kept alive: a pass that is noted takes the memory of any other.
+        self._slots: Any = WeakIdKeyDictionary()
+        self._count = 0
         for value in inputs.values():
             self._place(value)
 
@@ -166,8 +169,9 @@ class Tape(TorchFunctionMode):
         return out
 
     def slot(self, value: Any) -> int | None:
-        """Where ``value`` comes from; None if it is no input and no result."""
-        return self._slots.get(id(value))
+        """Where a tensor or a cache comes from; None if it is no input and no result."""
+        found: int | None = self._slots.get(value)
+        return found
 
     def _take(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         name = func.__name__
@@ -192,13 +196,14 @@ class Tape(TorchFunctionMode):
         self.calls.append(_Call(function, arguments, results, several))
 
     def _place(self, value: Any) -> int:
-        self._held.append(value)
-        self._slots[id(value)] = len(self._held) - 1
-        return len(self._held) - 1
+        self._slots[value] = self._count
+        self._count += 1
+        return self._count - 1
 
     def _described(self, value: Any) -> Any:
-        if (slot := self.slot(value)) is not None:
-            return _Slot(slot)
+        if isinstance(value, Tensor | Cache):
+            slot = self.slot(value)
+            return value if slot is None else _Slot(slot)
         if isinstance(value, tuple | list):
             return (list if isinstance(value, list) else tuple)(map(self._described, value))
         if isinstance(value, dict):

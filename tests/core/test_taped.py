@@ -298,3 +298,16 @@ def test_tapes_do_not_keep_a_model_alive() -> None:
     del head, decoder, packs
     gc.collect()
     assert gone() is None
+
+
+def test_what_is_noted_keeps_no_tensor_of_the_pass() -> None:
+    module = Small("")
+    tapes = Tapes(module.config)
+    tapes.refresh(module)
+    cache, x = TreeCache(1, 8), torch.randn(1, 3, 4)
+    with torch.inference_mode():
+        out = tapes.run(3, {"x": x}, cache, lambda **more: module(cache=cache, foreign=x, **more))
+    assert tapes._noted and not tapes._repeat
+    given, made = weakref.ref(x), weakref.ref(out)
+    del x, out
+    assert given() is None and made() is None
