@@ -305,8 +305,12 @@ def test_what_is_noted_keeps_no_tensor_of_the_pass() -> None:
     tapes = Tapes(module.config)
     tapes.refresh(module)
     cache, x = TreeCache(1, 8), torch.randn(1, 3, 4)
+
+    def eager(x: Tensor, **more: Any) -> Tensor:
+        return module(x, cache, x, **more)
+
     with torch.inference_mode():
-        out = tapes.run(3, {"x": x}, cache, lambda **more: module(cache=cache, foreign=x, **more))
+        out = tapes.run(3, {"x": x}, cache, eager)
     assert tapes._noted and not tapes._repeat
     given, made = weakref.ref(x), weakref.ref(out)
     del x, out
