@@ -161,11 +161,12 @@ def measured(
     from sage_core.distill.data import read_samples
     from sage_core.distill.run import new_student
     from sage_core.distill.teacher import Teacher
+    from sage_core.models.catalog import BUNDLED_DRAFT
     from sage_core.models.loading import load_config, load_pair
     from sage_core.sight import visual_mask
 
     torch.set_num_threads(1)
-    pair = load_pair(device="cpu", dtype="float32")
+    pair = load_pair(draft=BUNDLED_DRAFT, device="cpu", dtype="float32")
     assert pair.folder is not None
     rows = []
     with tempfile.TemporaryDirectory() as folder:

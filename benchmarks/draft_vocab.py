@@ -26,6 +26,7 @@ from benchmarks.items import items
 from sage_core.candidates import Likeliest
 from sage_core.costs import Costs
 from sage_core.draft_vocab import DraftVocab
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.output import DecodeOutput
 from sage_core.reduced_head import ReducedHead
@@ -290,7 +291,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    measured = on_pair(load_pair(arguments.pair, "auto", "cpu"), arguments)
+    measured = on_pair(
+        load_pair(arguments.pair, "auto" if arguments.pair else BUNDLED_DRAFT, "cpu"), arguments
+    )
     data = {
         "environment": environment.describe("benchmarks.draft_vocab"),
         "repeats": arguments.repeats,

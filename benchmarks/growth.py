@@ -22,6 +22,7 @@ from transformers import StoppingCriteriaList
 
 from benchmarks import environment
 from benchmarks.policies import FirstToken
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.output import DecodeOutput
 from sage_core.speculative import SpeculativeDecoder
@@ -148,7 +149,7 @@ def main() -> None:
     folder = arguments.pair
     pair = load_pair(
         folder and folder / "target",
-        folder / "draft" if folder else "auto",
+        folder / "draft" if folder else BUNDLED_DRAFT,
         arguments.device,
         arguments.dtype,
     )

@@ -21,6 +21,7 @@ from benchmarks import environment
 from sage_core.bench.items import Rendered
 from sage_core.lookup import Ngram
 from sage_core.media import Sampling
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.pipeline import Pipeline, Result
 from sage_core.world import heldout
@@ -176,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
-    pair = load_pair(arguments.pair, "auto", arguments.device)
+    pair = load_pair(arguments.pair, "auto" if arguments.pair else BUNDLED_DRAFT, arguments.device)
     measured = measure(pair, arguments)
     results = {
         kind: {way: tally.as_dict() for way, tally in ways.items()}

@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks import environment
 from sage_core.bench.items import Rendered
 from sage_core.media import Sampling
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import load_pair
 from sage_core.pipeline import Pipeline, Result
 from sage_core.world.answers import right
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
-    pair = load_pair(None, "auto", "cpu", "float32")
+    pair = load_pair(None, BUNDLED_DRAFT, "cpu", "float32")
     ids = pair.family.tokenizer.convert_tokens_to_ids(list("0123456789"))
     if ids != list(range(ids[0], ids[0] + 10)):
         raise SystemExit("the digits of this tokenizer are not in order")

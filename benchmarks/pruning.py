@@ -24,6 +24,7 @@ import torch
 
 from benchmarks import environment
 from sage_core.media import Clip
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.prepare import prepare
 from sage_core.pruning import METHODS, Pruning
@@ -305,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(arguments.pair) if arguments.pair else None
     pair = load_pair(
         folder / "target" if folder else None,
-        folder / "draft" if folder else "auto",
+        folder / "draft" if folder else BUNDLED_DRAFT,
         arguments.device,
     )
     data |= {

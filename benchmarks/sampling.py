@@ -42,6 +42,7 @@ from benchmarks.sampling_tables import (
     tables,
     together,
 )
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.prepare import prepare
 from sage_core.speculative import SpeculativeDecoder
@@ -226,7 +227,9 @@ def main() -> int:
         rows += together(rows)
         rows += _told(singles(arguments.singles))
     if arguments.only != "tables":
-        pair = load_pair(arguments.pair, "auto", "cpu", "float32")
+        pair = load_pair(
+            arguments.pair, "auto" if arguments.pair else BUNDLED_DRAFT, "cpu", "float32"
+        )
         rows += _told(places(pair, arguments.texts))
         rows += _told(beginnings(pair, arguments.repeats))
         taus = lengths(pair, arguments.texts // 6)

@@ -31,9 +31,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.stage == "answers":
         from benchmarks.distill.data import write_answers
+        from sage_core.models.catalog import BUNDLED_DRAFT
         from sage_core.models.loading import load_pair
 
-        write_answers(load_pair(), arguments.out, arguments.scenes, arguments.held)
+        pair = load_pair(draft=BUNDLED_DRAFT)
+        write_answers(pair, arguments.out, arguments.scenes, arguments.held)
     elif arguments.stage == "train":
         from benchmarks.distill.train import GROUPS, train
 

@@ -31,6 +31,7 @@ from benchmarks.evidence import (
     timed,
 )
 from benchmarks.evidence.bench import CLOCKS, Bench
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import load_pair
 
 PARTS: dict[str, Any] = {
@@ -52,7 +53,7 @@ def measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
     folder = Path(arguments.pair) if arguments.pair else None
     pair = load_pair(
         folder / "target" if folder else None,
-        folder / "draft" if folder else "auto",
+        folder / "draft" if folder else BUNDLED_DRAFT,
         arguments.device,
     )
     described = environment.describe("benchmarks.evidence")

@@ -12,6 +12,7 @@ from benchmarks.exactness.ways import Models, Prompt, Way
 from benchmarks.items import items
 from sage_core.heads.checkpoint import placed
 from sage_core.heads.making import new_head
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import load_pair
 from sage_core.pruning import Pruning
 from sage_core.runner import Runner
@@ -49,7 +50,10 @@ def pair_models(folder: str | None, device: str, dtype: str, *, plain: bool) -> 
     """The trained pair of a folder, or the bundled one, with its family."""
     where = Path(folder) if folder else None
     pair = load_pair(
-        where / "target" if where else None, where / "draft" if where else "auto", device, dtype
+        where / "target" if where else None,
+        where / "draft" if where else BUNDLED_DRAFT,
+        device,
+        dtype,
     )
 
     def further(target: Any, name: str) -> Any:

@@ -22,6 +22,7 @@ import numpy as np
 
 from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import held_out
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
 from sage_core.policies.base import Growth, Level, Policy, Shaper
@@ -169,14 +170,16 @@ def load(path: Path) -> list[Recording]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pair", type=Path, help="folder of target/ and draft/ (default: bundled)")
-    parser.add_argument("--draft", default="auto", help="of the bundled target")
+    parser.add_argument("--draft", default=BUNDLED_DRAFT, help="of the bundled target")
     parser.add_argument("--items", type=int, default=60)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     folder = arguments.pair
-    pair = load_pair(folder and folder / "target", folder / "draft" if folder else arguments.draft, "cpu")
+    pair = load_pair(
+        folder and folder / "target", folder / "draft" if folder else arguments.draft, "cpu"
+    )
     found = []
     for one in record(pair, arguments.items, arguments.seed, arguments.max_new_tokens):
         found.append(one)

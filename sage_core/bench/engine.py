@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,7 +35,7 @@ from sage_core.lookup import Ngram
 from sage_core.media import Clip
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
-from sage_core.models.loading import LoadedPair
+from sage_core.models.loading import LoadedPair, load_model
 from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
 from sage_core.policies import Policy
 from sage_core.policies.eagle2 import Eagle2
@@ -98,6 +99,14 @@ class PairEngine:
             self._options.seed if choosing.get("do_sample") else None,
         )
 
+    @cached_property
+    def _assistant(self) -> Any:
+        """The model that assists `generate`: the draft or, where that is a head, the small one."""
+        draft, small = self._pair.draft, self._pair.small
+        if not isinstance(draft, Head) or small is None:
+            return draft
+        return load_model(small, self.device, self.dtype)
+
     def check(self, name: str) -> None:
         """Refuse a method that this pair cannot run.
 
@@ -110,7 +119,8 @@ class PairEngine:
             looks = not _needs_model(wanted)
         if wanted.drafts and draft is None and not looks:
             raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
-        if isinstance(wanted, Assisted | AssistedBest) and isinstance(draft, Head):
+        alone = isinstance(draft, Head) and self._pair.small is None
+        if isinstance(wanted, Assisted | AssistedBest) and alone:
             raise OptionError(
                 f"{name} needs a draft that is a model, and a head is none: leave it out of "
                 "--compare"
@@ -141,7 +151,7 @@ class PairEngine:
         if isinstance(wanted, AssistedBest):
             wanted = parse((setting or {})["setting"])
         if isinstance(wanted, Assisted):
-            return ByTransformers(name, pair, draft=pair.draft, settings=wanted.settings())
+            return ByTransformers(name, pair, draft=self._assistant, settings=wanted.settings())
         if isinstance(wanted, Lookup):
             arguments = {
                 "prompt_lookup_num_tokens": wanted.tokens,
@@ -191,7 +201,7 @@ class PairEngine:
 
     def _best_assisted(self, items: Sequence[Input]) -> dict[str, Any]:
         methods = [
-            ByTransformers(name, self._pair, draft=self._pair.draft, settings=setting.settings())
+            ByTransformers(name, self._pair, draft=self._assistant, settings=setting.settings())
             for name, setting in calibration.grid()
         ]
         best, rates = calibration.fastest(methods, items, self.watch)

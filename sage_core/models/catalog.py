@@ -17,7 +17,9 @@ from sage_core.models.pairs import KNOWN, drafts_for
 BUNDLED = "sage-tiny"
 """Name of the pair that comes with the package."""
 BUNDLED_HEAD = "sage-tiny-head"
-"""Name of the head for its target that comes with it, another draft than the pair's own."""
+"""Name of its draft: a head on the target's own features."""
+BUNDLED_DRAFT = "sage-tiny-draft"
+"""Name of another draft for it that comes with it: a small model of its own."""
 BUNDLED_VARIABLE = "SAGE_BUNDLED_PAIR"
 """Environment variable: another directory with target/ and draft/ to use as the bundled pair."""
 

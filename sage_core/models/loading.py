@@ -70,6 +70,8 @@ class LoadedPair:
     """The target's checkpoint."""
     reduced: ReducedHead | None = None
     """What the draft scores by, if not by its whole vocabulary."""
+    small: Path | None = None
+    """Where the draft is a head: a small model, not loaded, for those who cannot use a head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +174,7 @@ def load_pair(
         loaded,
         placement.note + names.note,
         folder=ours.checkpoint.folder,
+        small=names.small,
     )
 
 
@@ -265,6 +268,8 @@ class PairNames:
     """The draft was chosen among the known ones: without it the target goes alone."""
     unknown: bool = False
     """A draft was wanted and none is known."""
+    small: Path | None = None
+    """Where the draft is a head: a small model that would be another."""
 
 
 def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
@@ -287,8 +292,16 @@ def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
     assert where is not None
     if draft is None or str(draft) == "none":
         return PairNames(where, name, None, None)
-    if str(draft) == catalog.BUNDLED_HEAD:
-        return PairNames(where, name, catalog.bundled_folder() / "head", catalog.BUNDLED_HEAD)
+    if name == catalog.BUNDLED and str(draft) == "auto":
+        assert pair is not None
+        # Another folder in the bundled pair's place need not hold a head.
+        whole = (pair / "head" / "config.json").is_file()
+        draft = catalog.BUNDLED_HEAD if whole else catalog.BUNDLED_DRAFT
+    if str(draft) in (catalog.BUNDLED_HEAD, catalog.BUNDLED_DRAFT):
+        small = catalog.bundled_folder() / "draft"
+        if draft == catalog.BUNDLED_DRAFT:
+            return PairNames(where, name, small, catalog.BUNDLED_DRAFT)
+        return PairNames(where, name, small.with_name("head"), catalog.BUNDLED_HEAD, small=small)
     if str(draft) != "auto":
         return PairNames(where, name, draft, str(draft))
     if pair is not None:

@@ -12,6 +12,7 @@ import torch
 from benchmarks import expansion
 from benchmarks.expansion import PAIRS, QWEN_7B, QWEN_HALF_B, Shape, expand, fitted
 from benchmarks.items import items
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.speculative import SpeculativeDecoder
 
@@ -23,7 +24,7 @@ DRAFT = Shape("a draft", 3, 288, 14, 2, 64, 800, 1450, True)
 
 @lru_cache(maxsize=1)
 def bundled() -> LoadedPair:
-    return load_pair(device="cpu", dtype="float32")
+    return load_pair(draft=BUNDLED_DRAFT, device="cpu", dtype="float32")
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from benchmarks.replay import fit, simulate
 from benchmarks.replay.record import BEAM, RANKS, Recorded, Recording, load, save
 from benchmarks.replay.walk import walk
 from sage_core.costs import Costs
+from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.policies import parse
 from sage_core.policies.acceptance import PARTS
@@ -23,7 +24,7 @@ NEW = 40
 
 @pytest.fixture(scope="module")
 def pair() -> LoadedPair:
-    return load_pair(device="cpu")
+    return load_pair(draft=BUNDLED_DRAFT, device="cpu")
 
 
 @pytest.fixture(scope="module")
