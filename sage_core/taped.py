@@ -91,6 +91,7 @@ _PURE = {
 _IDLE = {"_set_grad_enabled", "__get__", "size", "dim", "ndimension", "numel", "stride", "__len__"}
 """What tells of a tensor's form and not of what is in it, or has no say under inference mode."""
 
+_RESTING = "transformers.utils.output_capturing"
 Pass = Callable[..., Tensor]
 """An eager pass of inputs by name, and of further arguments for the decoder."""
 
@@ -286,7 +287,9 @@ def _why_not(model: nn.Module, config: Any) -> str:
     if str(config._attn_implementation) != "sdpa":
         return "it does not attend by PyTorch's own attention"
     for module in model.modules():
-        if module.training or module._forward_hooks or module._forward_pre_hooks:
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        # Transformers leaves its own where outputs of layers were asked for once; they rest.
+        if module.training or any(getattr(hook, "__module__", "") != _RESTING for hook in hooks):
             return "someone watches its modules, or trains them"
         if "forward" in module.__dict__:
             return "one of its modules has a forward of its own"

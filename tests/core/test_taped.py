@@ -119,6 +119,18 @@ def test_taped_passes_of_a_head_are_its_own_to_the_last_bit(family: str, kind: s
     assert taped._tapes is not None and len(taped._tapes._repeat) == 2, taped._tapes
 
 
+def test_hooks_that_transformers_leaves_behind_do_no_harm() -> None:
+    target = build_pair("llava_onevision", seed=3).target
+    inputs = make_inputs(target, "llava_onevision", "image", length=7)
+    with torch.inference_mode():
+        target(**inputs, output_hidden_states=True)
+    assert any(module._forward_hooks for module in target.get_decoder().modules())
+    decoder = SpeculativeDecoder(target, None, "autoregressive", runner=(make := PackedRunners()))
+    decoder.generate(**inputs, max_new_tokens=8)
+    tapes = make.tapes(target, make.packs(target))
+    assert tapes._repeat and not tapes.why
+
+
 class Small(nn.Module):
     """A decoder of one layer; ``way`` says what it does besides."""
 
