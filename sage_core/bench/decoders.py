@@ -132,7 +132,7 @@ class ByTransformers:
         self._drafts = draft is not None or bool(arguments)
         self._arguments = dict(arguments or {})
         if draft is not None:
-            self._arguments |= {"assistant_model": draft, **_tokenizers(pair)}
+            self._arguments |= {"assistant_model": draft, **_tokenizers(pair, draft)}
         self._draft = draft
         self._settings = dict(settings or {})
 
@@ -158,12 +158,12 @@ class ByTransformers:
         )
 
 
-def _tokenizers(pair: LoadedPair) -> dict[str, Any]:
+def _tokenizers(pair: LoadedPair, draft: Any) -> dict[str, Any]:
     """What assisted generation asks for where the sizes pad the vocabulary differently.
 
     It then takes the draft's tokens to text and back, although the tokenizer is the same.
     """
-    models: tuple[Any, ...] = (pair.target, pair.draft)
+    models: tuple[Any, ...] = (pair.target, draft)
     sizes = {model.config.get_text_config().vocab_size for model in models}
     tokenizer = pair.family.tokenizer
     return {"tokenizer": tokenizer, "assistant_tokenizer": tokenizer} if len(sizes) > 1 else {}

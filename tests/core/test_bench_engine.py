@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sage_core.bench.measure import Input, Measurement, Plan, Watch
 from sage_core.bench.summary import summary
 from sage_core.draft_vocab import DraftVocab
 from sage_core.errors import OptionError
+from sage_core.heads.module import Head
 from sage_core.lookup import Ngram
 from sage_core.models.families.base import Turn
 from sage_core.models.loading import load_pair
@@ -271,6 +273,20 @@ def test_sizes_that_pad_the_vocabulary_differently(tmp_path: Path, picture: File
         for name in ("autoregressive", "transformers-assisted")
     }
     assert len(set(texts.values())) == 1, texts
+
+
+def test_where_the_draft_is_a_head_a_small_model_assists(picture: Files) -> None:
+    """On the bundled pair, whose draft is a head: `generate` cannot use it."""
+    pair = load_pair(device="cpu")
+    assert isinstance(pair.draft, Head) and pair.small is not None
+    engine = PairEngine(pair, Options(max_new_tokens=8))
+    given = engine.prepare(Item("card", picture).request(0, ()))
+    names = ("sage", "transformers-assisted", "transformers-assisted:tokens=2")
+    texts = {engine.method(name).decode(given, engine.watch()).tokens for name in names}
+    assert len(texts) == 1
+    assert not isinstance(engine._assistant, Head) and engine._assistant is engine._assistant
+    with pytest.raises(OptionError, match="a head is none"):
+        PairEngine(replace(pair, small=None), Options()).check("transformers-assisted")
 
 
 def test_without_a_draft(tmp_path: Path) -> None:

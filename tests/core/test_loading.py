@@ -90,7 +90,7 @@ def test_the_bundled_pair_can_stand_elsewhere(pair: Path, monkeypatch: pytest.Mo
     assert catalog.bundled_folder() == pair
     for name in (None, "sage-tiny"):
         pipeline = sage_core.load(name)
-        assert (pipeline.target_id, pipeline.draft_id) == ("sage-tiny", "sage-tiny/draft")
+        assert (pipeline.target_id, pipeline.draft_id) == ("sage-tiny", "sage-tiny-draft")
     entry = catalog.list_models()[0]
     assert (entry.id, entry.kind, entry.draft) == ("sage-tiny", "bundled", "bundled")
     assert entry.architecture == "LlavaOnevisionForConditionalGeneration"

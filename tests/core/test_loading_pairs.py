@@ -177,3 +177,15 @@ def test_padded_vocabularies_of_different_sizes(
     assert max(drafted) < min(target_tokens, draft_tokens)
     if target_tokens > draft_tokens:
         assert int(expected.max()) >= draft_tokens, "the case does not test what it should"
+
+
+def test_the_bundled_pair_drafts_with_its_head_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(catalog.BUNDLED_VARIABLE, raising=False)
+    folder = catalog.bundled_folder()
+    for name in (None, "sage-tiny"):
+        names = loading.find_pair(name, "auto")
+        assert (names.target, names.draft) == (folder / "target", folder / "head")
+        assert (names.draft_id, names.small) == ("sage-tiny-head", folder / "draft")
+    names = loading.find_pair(None, "sage-tiny-draft")
+    assert (names.draft, names.draft_id, names.small) == (folder / "draft", "sage-tiny-draft", None)
+    assert loading.find_pair(None, "none").draft is None
