@@ -14,7 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 import sage_core
+from sage_cli import bench_job
 from sage_cli.app import app
+from sage_cli.render import bench_plots
+from tests.cli.bench_engine import Engine as BenchEngine
 from tests.cli.fake import FakePipeline
 
 
@@ -84,3 +87,26 @@ def sage(loads: Loads) -> Callable[..., Any]:
         return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
 
     return run
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by the tests that want plots drawn, which takes seconds."""
+    pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> BenchEngine:
+    engine = BenchEngine()
+    monkeypatch.setattr(bench_job, "load_engine", lambda models: engine)
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(bench_plots, "write_plots", lambda folder, report: {})
+    return engine
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    """A list of three items, none of which is opened by the fake."""
+    path = Path("mine.jsonl")
+    path.write_text("".join(f'{{"id": "{i}", "file": "{i}.png"}}\n' for i in "abc"))
+    return path

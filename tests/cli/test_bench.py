@@ -1,81 +1,19 @@
-"""``sage bench`` with fake methods: what is printed, written, gone on with, and its exit codes."""
+"""``sage bench`` with fake methods: what is printed, gone on with, and its exit codes."""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage_cli import bench_job
-from sage_cli.render import bench_plots
-from sage_core.bench import methods
-from sage_core.errors import ModelError, OptionError
-from tests.core.bench_fake import Clock, FakeEngine, FakeMethod
-
-RATES = {"autoregressive": 10.0, "static": 20.0, "sage": 25.0, "transformers": 9.0}
-
-
-class Engine(FakeEngine):
-    """Gives a fake method for every name; ``change`` is done to each as it is made."""
-
-    def __init__(self) -> None:
-        super().__init__(Clock())
-        self.change: Callable[[FakeMethod], None] = lambda method: None
-        self.settings: dict[str, Any] = {}
-        self.calibrated: list[str] = []
-        self.calls: list[tuple[str, str]] = []
-        self.cannot: set[str] = set()
-
-    def check(self, name: str) -> None:
-        if name in self.cannot:
-            raise OptionError(f"{name}: not for this pair")
-
-    def method(self, name: str, setting: Mapping[str, Any] | None = None) -> FakeMethod:
-        self.settings[name] = setting
-        rate = RATES.get(name.partition(":")[0], 15.0)
-        accepted = 0 if name in ("autoregressive", "transformers") else 4
-        made = FakeMethod(name, self.clock, rate, accepted=accepted)
-        made.on_call = lambda item: self.calls.append((name, item))
-        self.change(made)
-        return made
-
-    def calibrate(self, method: Any, items: Any) -> dict[str, Any]:
-        self.calibrated.append(methods.spec(method))
-        return {"setting": len(items)}
-
-
-@pytest.fixture
-def drawn() -> None:
-    """Asked for by the tests that want plots drawn, which takes seconds."""
-    pytest.importorskip("matplotlib")
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Engine:
-    engine = Engine()
-    monkeypatch.setattr(bench_job, "load_engine", lambda models: engine)
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(bench_plots, "write_plots", lambda folder, report: {})
-    return engine
-
-
-@pytest.fixture
-def lists(tmp_path: Path) -> Path:
-    """A list of three items, none of which is opened by the fake."""
-    path = Path("mine.jsonl")
-    path.write_text("".join(f'{{"id": "{i}", "file": "{i}.png"}}\n' for i in "abc"))
-    return path
-
-
-def report(result: Any) -> dict[str, Any]:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+from sage_core.errors import ModelError
+from tests.cli.bench_engine import Engine, report
+from tests.core.bench_fake import FakeMethod
 
 
 def test_the_table(sage, engine, lists):
@@ -90,92 +28,12 @@ def test_the_table(sage, engine, lists):
     assert "speed-up: median tokens/s over that of autoregressive" in done.stdout
 
 
-def test_the_json_has_what_is_documented(sage, engine, lists):
-    found = report(sage("bench", str(lists), "--compare", "static", "--json"))
-    assert found["schema"] == 1 and found["reference"] == "autoregressive"
-    assert {"date", "command", "cpu", "threads", "versions"} <= set(found["environment"])
-    assert "ratio of paired medians" in found["speedup_is"]
-    one = {method["name"]: method for method in found["methods"]}["sage"]
-    assert one["speedup"] == pytest.approx(2.5)
-    documented = {
-        "name", "lossy", "comparable", "items", "timed_items", "failed", "exact", "compared",
-        "differences", "new_tokens", "tokens_per_second", "tokens_per_second_interval", "speedup",
-        "speedup_interval", "median_item_speedup", "end_to_end_speedup", "slower_items",
-        "worst_item", "worst_item_speedup", "steps", "mean_accepted", "accepted_histogram",
-        "acceptance_by_depth", "nodes_per_step", "draft_passes_per_step", "seconds", "peak_memory",
-    }  # fmt: skip
-    assert set(one) == documented
-    text = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
-    assert not [name for name in (*documented, *found) if f"`{name}`" not in text]
-
-
-def test_csv(sage, engine, lists):
-    done = sage("bench", str(lists), "--compare", "static", "--csv")
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [row["name"] for row in rows] == ["autoregressive", "static", "sage"]
-    assert float(rows[2]["speedup_interval_low"]) == pytest.approx(2.5)
-    assert float(rows[2]["seconds_verify"]) == pytest.approx(0.75)
-
-
 def test_nothing_but_the_results_is_on_standard_output(sage, engine, lists, tmp_path):
     folder = tmp_path / "out"
     done = sage("bench", str(lists), "--json", "--output", str(folder))
     assert json.loads(done.stdout)["methods"]
     assert "results in" in done.stderr
     assert sage("bench", str(lists), "--json", "--quiet").stderr == ""
-
-
-def test_the_folder(sage, drawn, engine, lists, tmp_path):
-    folder = tmp_path / "out"
-    assert sage("bench", str(lists), "--compare", "static", "--output", str(folder)).exit_code == 0
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    plots = {
-        f"plots/{plot}.{kind}"
-        for plot in ("speed", "speedup-by-item", "time-by-phase", "accepted-length",
-                     "acceptance-by-depth")
-        for kind in ("png", "svg")
-    }  # fmt: skip
-    assert names == plots | {
-        "plan.json", "items.jsonl", "results.json", "results.csv", "environment.json",
-        "command.txt", "report.html", "trees.jsonl",
-    }  # fmt: skip
-    lines = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-    kinds = [line["line"] for line in lines]
-    assert (kinds.count("run"), kinds.count("item")) == (3 * 3 * 2, 3)
-    assert lines[1]["tokens"] == [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 9]
-
-
-def test_the_report_is_one_file_without_a_network(sage, drawn, engine, lists, tmp_path):
-    folder = tmp_path / "out"
-    sage("bench", str(lists), "--output", str(folder), "--trees", "b,c")
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
-    formats = ("w3.org", "purl.org", "creativecommons.org", "matplotlib.org")  # never loaded
-    assert not {a for a in addresses if not any(name in a for name in formats)}
-    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page)
-    assert "<!--" not in page.split("<script>")[0].replace("<!-- ", ""), "every place is filled"
-    views = json.loads(re.search(r"const views = (.*?), page = ", page)[1])
-    assert {(v["title"], v["policy"]) for v in views} >= {("b", "sage"), ("c", "static")}
-    assert "a" not in {v["title"] for v in views}
-
-
-def test_texts_cannot_end_the_script_of_the_report(sage, engine, tmp_path):
-    path = Path("odd.jsonl")
-    path.write_text('{"id": "</script><b>x", "file": "a.png"}\n')
-    sage("bench", str(path), "--output", str(tmp_path / "out"))
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.count("</script>") == 1 and "<b>x" not in page
-
-
-def test_without_matplotlib_the_rest_is_written(sage, drawn, engine, lists, tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    done = sage("bench", str(lists), "--output", str(tmp_path / "out"))
-    assert done.exit_code == 0
-    assert "pip install 'sage-vlm[plots]'" in done.stderr
-    assert (tmp_path / "out" / "report.html").exists()
-    assert not (tmp_path / "out" / "plots").exists()
 
 
 def test_an_interrupted_run_shows_what_there_is_and_goes_on(sage, engine, lists, tmp_path):
@@ -237,55 +95,6 @@ def test_a_method_that_is_not_exact_is_named_with_place_and_margin(sage, engine,
     assert done.exit_code == 0
     assert "not exact: sage, a from token 4 (margin 0.25)" in done.stdout
     assert "0/3" in done.stdout
-
-
-def test_a_lossy_method_is_marked_and_not_called_wrong(sage, engine, lists, tmp_path):
-    rule = "spec-vla:first=20,last=29,radius=2"
-
-    def spoil(method: FakeMethod) -> None:
-        if method.name == "sage":
-            method.spoil = lambda tokens: (*tokens[:4], 7, *tokens[5:])
-            method.lossy = rule
-
-    engine.change = spoil
-    arguments = ("bench", str(lists), "--compare", "static", "--lossy", rule)
-    done = sage(*arguments, "--output", str(tmp_path / "out"))
-    assert f"lossy by {rule}: sage, a from token 4" in done.stdout
-    assert "sage (lossy)" in done.stdout
-    assert "not exact" not in done.stdout
-    found = report(sage(*arguments, "--output", str(tmp_path / "out"), "--json"))
-    assert found["settings"]["lossy"] == rule
-    assert {m["name"]: m["lossy"] for m in found["methods"]} == {
-        "autoregressive": None, "static": None, "sage": rule
-    }  # fmt: skip
-    rows = csv.DictReader(io.StringIO(sage(*arguments, "--csv").stdout))
-    assert [row["lossy"] for row in rows] == ["", "", rule]
-
-
-def test_sampled_texts_that_cannot_be_compared_are_told_as_such(sage, engine, lists, tmp_path):
-    def own(method: FakeMethod) -> None:
-        if method.name in ("transformers-assisted", "static+drawn"):
-            method.spoil = lambda tokens: (*tokens[:4], 7, *tokens[5:])
-            method.comparable = False
-
-    engine.change = own
-    arguments = ("bench", str(lists), "--compare", "transformers-assisted,static+drawn")
-    arguments += ("--temperature", "0.7", "--min-p", "0.1", "--seed", "5")
-    done = sage(*arguments)
-    assert "not comparable under sampling: transformers-assisted, static+drawn" in done.stdout
-    assert "sampled with temperature 0.7, min_p 0.1, seed 5" in done.stdout
-    assert "not exact" not in done.stdout
-    rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
-    assert {row[0]: row[-1] for row in rows if len(row) == 11 and row[0] in engine.settings} == {
-        "autoregressive": "3/3", "transformers-assisted": "–", "static+drawn": "–", "sage": "3/3"
-    }  # fmt: skip
-    found = report(sage(*arguments, "--json"))
-    assert found["settings"]["sampling"] == {"temperature": 0.7, "min_p": 0.1}
-    assert [m["comparable"] for m in found["methods"]] == [True, False, False, True]
-    folder = str(tmp_path / "out")
-    assert sage(*arguments, "--output", folder).exit_code == 0
-    other = sage(*arguments, "--top-k", "3", "--output", folder)
-    assert other.exit_code == 2 and "other decoding" in other.stderr, "another run"
 
 
 def test_greedy_overrules_the_figures(sage, engine, lists):
@@ -378,24 +187,6 @@ def test_a_model_that_cannot_be_loaded(sage, monkeypatch, lists):
 
     monkeypatch.setattr(bench_job, "load_engine", load)
     assert sage("bench", str(lists)).exit_code == 4
-
-
-def test_diff(sage, engine, lists, tmp_path):
-    for name, rate in (("one", 25.0), ("two", 30.0)):
-        engine.change = lambda m, rate=rate: setattr(m, "rate", rate if m.name == "sage" else 10.0)
-        folder = str(tmp_path / name)
-        sage("bench", str(lists), "--compare", "static", "--output", folder)
-    both = (str(tmp_path / "one"), str(tmp_path / "two" / "results.json"))
-    found = report(sage("bench", "diff", *both, "--json"))
-    changed = {(c["method"], c["figure"]) for c in found["changes"] if c["changed"]}
-    assert changed == {("sage", "tokens_per_second"), ("sage", "speedup")}
-    table = sage("bench", "diff", *both).stdout
-    rows = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
-    assert next(row for row in rows if row[:2] == ["sage", "speedup"]) == [
-        "sage", "speedup", "2.50", "3.00", "1.200", "1.200–1.200", "more"
-    ]  # fmt: skip
-    same = report(sage("bench", "diff", both[0], both[0], "--json"))
-    assert not any(change["changed"] for change in same["changes"])
 
 
 def test_a_method_that_cannot_choose_is_left_out(sage, engine, lists):

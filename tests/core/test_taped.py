@@ -170,6 +170,9 @@ class Small(nn.Module):
                 x = before + first + y * 2
                 y[:, :1, ::2] = before[:, :1, ::2] * 3
                 x = x + y * 2
+                one, other = y.clone(), y.clone()
+                one[:, :, 1:2] = before[:, :, 1:2]
+                x = x + one * 3 + other
             case "calls":
                 for _ in range(keys.shape[2] % 3):
                     x = x * 2
