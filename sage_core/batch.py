@@ -45,11 +45,14 @@ Outputs = tuple[Tensor, Tensor]
 class PassRequest:
     """A pass that a row waits for: the arguments of `Runner.forward`."""
 
-    runner: RowRunner
+    runner: Any
+    """A `RowRunner`, or a `heads.row.HeadRowRunner`."""
     tokens: Sequence[int]
     depths: Sequence[int]
     visible: np.ndarray
     last: int
+    features: Tensor | None = None
+    """For a head: (n, size) the feature before each token."""
 
 
 class RowRunner(Runner):
@@ -131,7 +134,8 @@ class Table:
         self._rows: list[_Row[Any]] = []
         self._running: _Row[Any] | None = None
         self._book: _OnePlaceBook | None = None
-        self._runners: PackedRunners | None = None
+        self.runners: PackedRunners | None = None
+        """Makes packed weights, if rows are to use them."""
 
     def joining(self, decoder: SpeculativeDecoder) -> SpeculativeDecoder:
         """``decoder`` with passes that are made at this table.
@@ -151,16 +155,22 @@ class Table:
             )
         joined = copy.copy(decoder)
         if self.width > 1:
-            self._runners = maker if isinstance(maker, PackedRunners) else None
-            joined.runner = self.runner
+            self.runners = maker if isinstance(maker, PackedRunners) else None
+            joined.runner = self
             if isinstance(decoder.costs, CostBook):
                 self._book = self._book or _OnePlaceBook(decoder.costs, self.width)
                 joined.costs = self._book
         return joined
 
-    def runner(self, model: Any) -> RowRunner:
+    def __call__(self, model: Any) -> RowRunner:
         """What runs ``model`` for one row."""
-        return RowRunner(model, self, self._runners.packs(model) if self._runners else None)
+        return RowRunner(model, self, self.runners.packs(model) if self.runners else None)
+
+    def for_head(self, head: Any, target: Any) -> Any:
+        """What runs a head for one row."""
+        from sage_core.heads.row import HeadRowRunner
+
+        return HeadRowRunner(head, target, self)
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Generator[Outcome[T]]:
         """Do all jobs, each in a row; gives outcomes as jobs end. Closing it ends all rows.
@@ -192,7 +202,8 @@ class Table:
         """Called by a row: the outputs of its pass, which is made when all rows wait."""
         row = self._running
         if row is None:
-            return request.runner.alone(request)
+            alone: Outputs = request.runner.alone(request)
+            return alone
         return row.wait(request)
 
     def _resume(self, row: _Row[Any]) -> None:
@@ -217,7 +228,8 @@ class Table:
 
     def _outputs(self, requests: Sequence[PassRequest]) -> list[Outputs]:
         if len(requests) > 1 and can_join(requests[0].runner.decoder):
-            return RowRunner.together(requests)
+            outputs: list[Outputs] = requests[0].runner.together(requests)
+            return outputs
         return [request.runner.alone(request) for request in requests]
 
 

@@ -55,10 +55,11 @@ def can_join(decoder: Any) -> bool:
     return str(decoder.config._attn_implementation) == "sdpa"
 
 
-def joint_pass(decoder: Any, parts: Sequence[Part]) -> Tensor:
+def joint_pass(decoder: Any, parts: Sequence[Part], rows: Tensor | None = None) -> Tensor:
     """Last hidden states (all tokens, hidden) of the ``parts`` behind one another.
 
-    Every part's keys and values are written to its own cache, as by a pass of its own.
+    Every part's keys and values are written to its own cache, as by a pass of its own. The decoder
+    embeds the tokens itself, unless it is given their ``rows``, (1, all tokens, hidden).
 
     Raises:
         UnsupportedError: the decoder does not hand keyword arguments to its layers.
@@ -69,7 +70,8 @@ def joint_pass(decoder: Any, parts: Sequence[Part]) -> Tensor:
     joined = _Joined(parts)
     with _attending(decoder.config):
         hidden: Tensor = decoder(
-            input_ids=torch.tensor([tokens], device=device),
+            input_ids=torch.tensor([tokens], device=device) if rows is None else None,
+            inputs_embeds=rows,
             position_ids=torch.tensor([positions], device=device),
             # Four dimensions: transformers takes such a mask as made and builds none of its own.
             attention_mask=torch.zeros((1, 1, len(tokens), 1), dtype=torch.int64, device=device),

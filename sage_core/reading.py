@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,15 @@ from sage_core.text import Text
 
 MakeRunner = Callable[[Any], Runner]
 """A transformers model -> what runs it."""
+
+
+@runtime_checkable
+class MakesHeads(Protocol):
+    """A `MakeRunner` with something of its own for heads."""
+
+    def for_head(self, head: Any, target: Any) -> Any:
+        """What runs a head of ``target``, a `heads.runner.HeadRunner`."""
+
 
 _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 """Inputs with a value for each token; every other tensor describes pictures and clips."""

@@ -15,7 +15,7 @@ from sage_core.heads.listening import Heard, Listener
 from sage_core.heads.module import Head
 from sage_core.heads.runner import HeadRunner
 from sage_core.prepare import Prepared
-from sage_core.reading import MakeRunner
+from sage_core.reading import MakeRunner, MakesHeads
 from sage_core.reduced_head import ReducedHead
 from sage_core.runner import READ_TOKENS, Runner
 from sage_core.sight import Sight, visual_mask
@@ -52,7 +52,11 @@ class HeadDrafter(TreeDrafter):
         reduced: ReducedHead | None = None,
         make: MakeRunner | None = None,
     ) -> None:
-        super().__init__(HeadRunner(head, target.model, make), target.vocab_size, reduced)
+        if isinstance(make, MakesHeads):
+            runner: HeadRunner = make.for_head(head, target.model)
+        else:
+            runner = HeadRunner(head, target.model, make)
+        super().__init__(runner, target.vocab_size, reduced)
         self._head = head
         self._config = target.model.config
         self._prepared: Prepared | None = prepared

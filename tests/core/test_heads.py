@@ -14,6 +14,7 @@ from sage_core.errors import ModelError
 from sage_core.heads.checkpoint import placed
 from sage_core.heads.drafter import HeadDrafter
 from sage_core.heads.making import new_head
+from sage_core.packed import PackedRunners
 from sage_core.prepare import prepare
 from sage_core.pruning import Pruning
 from sage_core.runner import Runner
@@ -142,15 +143,23 @@ def test_a_pruned_prompt() -> None:
     assert seen == [3, 3, 2] and output.stats.visual_tokens == 8
 
 
-def test_several_texts_at_once() -> None:
-    """Each drafts with its own features; the head's passes are its own, the target's are shared."""
-    target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "vispec")
-    prompts = [
-        make_inputs(target, "qwen2_5_vl", kind, length=length)
-        for kind, length in (("image", 9), ("text", 5), ("video", 12))
-    ]
-    decoder = SpeculativeDecoder(target, head, "static")
+@pytest.mark.parametrize("make", [Runner, PackedRunners()], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("qwen2_5_vl", "vispec"), ("qwen3_vl", "head"), ("llava", "weighted")]
+)
+def test_several_texts_at_once(family: str, kind: str, make: Any) -> None:
+    """Each drafts with its own features, as it would alone; passes are shared."""
+    target, head = build_pair(family).target, head_for(family, kind)
+    media = (("image", 9), ("text", 5), ("image", 12))
+    prompts = [make_inputs(target, family, medium, length=length) for medium, length in media]
+    decoder = SpeculativeDecoder(target, head, "static", runner=make)
+    passes: list[int] = []
+    handle = head.decoder.register_forward_hook(lambda *_: passes.append(1))
     outputs = decoder.generate_batch(prompts, max_new_tokens=20)
+    handle.remove()
+    # Prompts are read one by one.
+    drafted = [sum(step.draft_passes for step in output.steps) for output in outputs]
+    assert len(passes) <= len(prompts) + max(drafted) + 6 < len(prompts) + sum(drafted)
     for inputs, output in zip(prompts, outputs, strict=True):
         wanted = target.generate(**inputs, do_sample=False, max_new_tokens=20)
         assert output.sequences.tolist() == wanted.tolist()
