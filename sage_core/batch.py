@@ -54,6 +54,13 @@ class PassRequest:
     features: Tensor | None = None
     """For a head: (n, size) the feature before each token."""
 
+    def part(self) -> Part:
+        """Its share of a joint pass."""
+        runner = self.runner
+        start = runner.committed + runner._offset
+        mask = runner._mask.additive(self.visible, runner.committed)
+        return Part(self.tokens, [start + depth for depth in self.depths], mask, runner.cache)
+
 
 class RowRunner(Runner):
     """Runs a model for one row; its tree passes are made together with those of other rows."""
@@ -84,20 +91,24 @@ class RowRunner(Runner):
     @torch.inference_mode()
     def together(requests: Sequence[PassRequest]) -> list[Outputs]:
         """The passes of several rows over one model, as one; what `forward` gives, for each."""
-        parts = []
-        for request in requests:
-            runner = request.runner
-            start = runner.committed + runner._offset
-            mask = runner._mask.additive(request.visible, runner.committed)
-            positions = [start + depth for depth in request.depths]
-            parts.append(Part(request.tokens, positions, mask, runner.cache))
         first = requests[0].runner
-        sizes = [len(part.tokens) for part in parts]
-        with first._multiplying(sum(sizes)):
-            hidden = joint_pass(first._decoder, parts).split(sizes)
-            asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
-            logits = first._head(torch.cat(asked)).split([len(rows) for rows in asked])
-        return list(zip(logits, hidden, strict=True))
+        with first._multiplying(sum(len(request.tokens) for request in requests)):
+            return joint_outputs(requests, first._decoder, first._head)
+
+
+def joint_outputs(
+    requests: Sequence[PassRequest],
+    decoder: Any,
+    score: Callable[[Tensor], Tensor],
+    rows: Tensor | None = None,
+) -> list[Outputs]:
+    """One pass through ``decoder`` for all requests, scored; ``rows`` as for `joint_pass`."""
+    sizes = [len(request.tokens) for request in requests]
+    parts = [request.part() for request in requests]
+    hidden = joint_pass(decoder, parts, rows).split(sizes)
+    asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
+    logits = score(torch.cat(asked)).split([len(one) for one in asked])
+    return list(zip(logits, hidden, strict=True))
 
 
 @dataclass(frozen=True)

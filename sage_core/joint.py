@@ -9,18 +9,16 @@ So every text keeps a `TreeCache` to itself, and may join or leave between two p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from sage_core.attention.swapped import attending_by
 from sage_core.cache import TreeCache
 from sage_core.errors import UnsupportedError
 
@@ -68,7 +66,7 @@ def joint_pass(decoder: Any, parts: Sequence[Part], rows: Tensor | None = None) 
     tokens = [token for part in parts for token in part.tokens]
     positions = [position for part in parts for position in part.positions]
     joined = _Joined(parts)
-    with _attending(decoder.config):
+    with attending_by(decoder.config, JOINT_ATTENTION, joint_attention_forward):
         hidden: Tensor = decoder(
             input_ids=torch.tensor([tokens], device=device) if rows is None else None,
             inputs_embeds=rows,
@@ -137,19 +135,6 @@ class _JointCache(Cache):
     def __init__(self, joined: _Joined) -> None:
         count = len(joined.parts[0].cache.layers)
         super().__init__(layers=[_JointLayer(joined, index) for index in range(count)])
-
-
-@contextmanager
-def _attending(config: Any) -> Iterator[None]:
-    """While open, a decoder with ``config`` attends part by part."""
-    AttentionInterface.register(JOINT_ATTENTION, joint_attention_forward)
-    AttentionMaskInterface.register(JOINT_ATTENTION, sdpa_mask)
-    before = config._attn_implementation
-    config._attn_implementation = JOINT_ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 def joint_attention_forward(

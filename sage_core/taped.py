@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from sage_core.attention.swapped import attending_by
 from sage_core.tape import Tape, Unrepeatable, compiled, merged
 
 if TYPE_CHECKING:
@@ -84,7 +83,8 @@ class Tapes:
         if before is not None and not before.differs(rows, cache.length):
             return eager(**inputs)
         tape = Tape({"cache": cache, **inputs}, rows, cache.length)
-        with _attending(self._config), _writing(cache, tape), tape:
+        by_tape = attending_by(self._config, TAPED_ATTENTION, _attend)
+        with by_tape, _writing(cache, tape), tape:
             out = eager(**inputs, **{TAPE_ARGUMENT: tape})
         try:
             if tape.why:
@@ -122,18 +122,6 @@ def _attend(
     if tape is None:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     return tape.whole(sdpa_attention_forward, module, query, key, value, mask, **kwargs)
-
-
-@contextmanager
-def _attending(config: Any) -> Iterator[None]:
-    AttentionInterface.register(TAPED_ATTENTION, _attend)
-    AttentionMaskInterface.register(TAPED_ATTENTION, sdpa_mask)
-    before = config._attn_implementation
-    config._attn_implementation = TAPED_ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 @contextmanager

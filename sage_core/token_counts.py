@@ -14,7 +14,8 @@ from sage_core.errors import InputError, ModelError
 from sage_core.models import hub
 from sage_core.models.catalog import read_config, reading_json
 from sage_core.models.families import find_family
-from sage_core.models.loading import find_pair, load_config, load_tokenizer
+from sage_core.models.loading import load_config, load_tokenizer
+from sage_core.models.naming import find_pair
 
 SIZE = 32_768
 """Tokens of a list unless another number is asked for: FR-Spec's choice of 128k."""

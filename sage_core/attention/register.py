@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from sage_core.attention.mask import TreeMask
+from sage_core.attention.swapped import attending_by
 from sage_core.errors import UnsupportedError
 
 TREE_ATTENTION = "sage_tree"
@@ -45,13 +44,8 @@ def attending(config: Any, mask: TreeMask) -> Iterator[dict[str, Any]]:
 
     ``config`` is the decoder's own; its attention implementation is put back at the end.
     """
-    _register()
-    before = config._attn_implementation
-    config._attn_implementation = TREE_ATTENTION
-    try:
+    with attending_by(config, TREE_ATTENTION, tree_attention_forward):
         yield {"attention_mask": mask.words[None, None, :, None], TREE_ARGUMENT: mask}
-    finally:
-        config._attn_implementation = before
 
 
 def tree_attention_forward(
@@ -84,12 +78,6 @@ def tree_attention_forward(
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return tree_attention(query, key, value, mask, scale), None
-
-
-def _register() -> None:
-    """Enter the name, again if it is there already."""
-    AttentionInterface.register(TREE_ATTENTION, tree_attention_forward)
-    AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)
 
 
 def _interpreted() -> bool:

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.batch import Outputs, PassRequest
+from sage_core.batch import Outputs, PassRequest, joint_outputs
 from sage_core.heads.module import Head
 from sage_core.heads.runner import HeadRunner
-from sage_core.joint import Part, joint_pass
 
 if TYPE_CHECKING:
     from sage_core.batch import Table
@@ -53,21 +52,11 @@ class HeadRowRunner(HeadRunner):
     @torch.inference_mode()
     def together(requests: Sequence[PassRequest]) -> list[Outputs]:
         """The passes of several rows over one head, as one; what `forward` gives, for each."""
-        parts: list[Part] = []
         rows: list[Tensor] = []
         for request in requests:
             runner: HeadRowRunner = request.runner
             assert request.features is not None
-            start = runner.committed + runner._offset
-            mask = runner._mask.additive(request.visible, runner.committed)
-            positions = [start + depth for depth in request.depths]
-            parts.append(Part(request.tokens, positions, mask, runner.cache))
             embeds = runner.embedded(request.tokens)
             rows.append(runner._head.inputs(request.features[None], embeds[None], runner._joined))
-        sizes = [len(part.tokens) for part in parts]
-        packs = runner._packs if sum(sizes) > 1 else None
-        with packs.in_use() if packs else nullcontext():
-            hidden = joint_pass(runner.decoder, parts, torch.cat(rows, dim=1)).split(sizes)
-            asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
-            logits = runner._score(torch.cat(asked)).split([len(one) for one in asked])
-        return list(zip(logits, hidden, strict=True))
+        with runner._packs.in_use() if runner._packs else nullcontext():
+            return joint_outputs(requests, runner.decoder, runner._score, torch.cat(rows, dim=1))

@@ -81,6 +81,18 @@ def bundled_folder() -> Path:
     return folder
 
 
+def bundled_draft(name: str) -> Path | None:
+    """Where the draft of that name is; None if none that is bundled has it."""
+    parts = {BUNDLED_HEAD: "head", BUNDLED_DRAFT: "draft"}
+    return bundled_folder() / parts[name] if name in parts else None
+
+
+def bundled_choice() -> str:
+    """What the bundled pair drafts with. Another folder in its place need not hold a head."""
+    whole = (bundled_folder() / "head" / "config.json").is_file()
+    return BUNDLED_HEAD if whole else BUNDLED_DRAFT
+
+
 def list_models() -> list[ModelEntry]:
     """The bundled pair's target first, then complete models in the hub cache, by id."""
     entries: list[ModelEntry] = []

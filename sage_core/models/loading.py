@@ -14,7 +14,8 @@ from sage_core.models.devices import check_device, check_dtype, find_devices
 from sage_core.models.families import Family, find_family
 from sage_core.models.hub import Checkpoint
 from sage_core.models.matching import check_pair
-from sage_core.models.pairs import drafts_for, smallest_of
+from sage_core.models.naming import PairNames, find_pair
+from sage_core.models.pairs import smallest_of
 from sage_core.models.placement import PairSize, Placement, place
 from sage_core.models.progress import Progress, stage
 from sage_core.models.quantization import Method, check_ready_made, find_method
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MEMORY_ADVICE",
     "LoadedPair",
-    "PairNames",
     "Part",
     "Progress",
-    "find_pair",
     "load_config",
     "load_model",
     "load_pair",
@@ -253,64 +252,6 @@ def _read(
         size=part.size,
         progress=progress,
     )
-
-
-@dataclass(frozen=True)
-class PairNames:
-    """Where target and draft are to be loaded from, what they are called, and a remark."""
-
-    target: str | Path
-    target_id: str
-    draft: str | Path | None
-    draft_id: str | None
-    note: str = ""
-    known: bool = False
-    """The draft was chosen among the known ones: without it the target goes alone."""
-    unknown: bool = False
-    """A draft was wanted and none is known."""
-    small: Path | None = None
-    """Where the draft is a head: a small model that would be another."""
-
-
-def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
-    """What ``target`` and ``draft`` mean, before anything is looked up outside this machine.
-
-    A folder that holds ``target`` and ``draft`` stands for both. Of the drafts known for a target
-    the best that is cached is chosen; if none is, the best of all.
-
-    Raises:
-        ModelError: the bundled pair is not there.
-    """
-    if target is None or str(target) == catalog.BUNDLED:
-        pair: Path | None = catalog.bundled_folder()
-        name = catalog.BUNDLED
-    else:
-        path = Path(target).expanduser()
-        held = all((path / part / "config.json").is_file() for part in ("target", "draft"))
-        pair, name = (path, str(target)) if held else (None, str(target))
-    where = pair / "target" if pair is not None else target
-    assert where is not None
-    if draft is None or str(draft) == "none":
-        return PairNames(where, name, None, None)
-    if name == catalog.BUNDLED and str(draft) == "auto":
-        assert pair is not None
-        # Another folder in the bundled pair's place need not hold a head.
-        whole = (pair / "head" / "config.json").is_file()
-        draft = catalog.BUNDLED_HEAD if whole else catalog.BUNDLED_DRAFT
-    if str(draft) in (catalog.BUNDLED_HEAD, catalog.BUNDLED_DRAFT):
-        small = catalog.bundled_folder() / "draft"
-        if draft == catalog.BUNDLED_DRAFT:
-            return PairNames(where, name, small, catalog.BUNDLED_DRAFT)
-        return PairNames(where, name, small.with_name("head"), catalog.BUNDLED_HEAD, small=small)
-    if str(draft) != "auto":
-        return PairNames(where, name, draft, str(draft))
-    if pair is not None:
-        return PairNames(where, name, pair / "draft", f"{name}/draft")
-    drafts = drafts_for(str(hub.split_revision(where, None)[0]))
-    if not drafts:
-        return PairNames(where, name, None, None, unknown=True)
-    chosen = catalog.choose_draft(drafts, [one for one in drafts if hub.is_cached(one)])
-    return PairNames(where, name, chosen, chosen, known=True)
 
 
 def load_config(folder: Path, *, code: bool = False) -> Any:

@@ -10,8 +10,9 @@ import torch
 
 import sage_core
 from sage_core.errors import ModelError
-from sage_core.models import catalog, hub, loading
+from sage_core.models import catalog, hub
 from sage_core.models.matching import check_pair, check_same_tokenizer
+from sage_core.models.naming import find_pair
 from sage_core.models.pairs import KNOWN, SERIES, drafts_for, smallest_of
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
 from tests.tiny.families import FAMILIES
@@ -58,12 +59,12 @@ def test_a_cached_draft_goes_before_a_better_one(monkeypatch: pytest.MonkeyPatch
     target = "Qwen/Qwen2.5-VL-72B-Instruct"
     cached: list[str] = []
     monkeypatch.setattr(hub, "is_cached", lambda repo: repo in cached)
-    assert loading.find_pair(target, "auto").draft == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert find_pair(target, "auto").draft == "Qwen/Qwen2.5-VL-7B-Instruct"
     cached.append("Qwen/Qwen2.5-VL-3B-Instruct")
-    assert loading.find_pair(target, "auto").draft == "Qwen/Qwen2.5-VL-3B-Instruct"
-    assert loading.find_pair(target + "@main", "auto").draft == "Qwen/Qwen2.5-VL-3B-Instruct"
-    assert loading.find_pair(target, "own/choice").draft == "own/choice"
-    assert loading.find_pair(target, None).draft is None
+    assert find_pair(target, "auto").draft == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert find_pair(target + "@main", "auto").draft == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert find_pair(target, "own/choice").draft == "own/choice"
+    assert find_pair(target, None).draft is None
 
 
 def test_the_list_says_what_is_missing() -> None:
@@ -183,9 +184,9 @@ def test_the_bundled_pair_drafts_with_its_head_unless_told(monkeypatch: pytest.M
     monkeypatch.delenv(catalog.BUNDLED_VARIABLE, raising=False)
     folder = catalog.bundled_folder()
     for name in (None, "sage-tiny"):
-        names = loading.find_pair(name, "auto")
+        names = find_pair(name, "auto")
         assert (names.target, names.draft) == (folder / "target", folder / "head")
         assert (names.draft_id, names.small) == ("sage-tiny-head", folder / "draft")
-    names = loading.find_pair(None, "sage-tiny-draft")
+    names = find_pair(None, "sage-tiny-draft")
     assert (names.draft, names.draft_id, names.small) == (folder / "draft", "sage-tiny-draft", None)
-    assert loading.find_pair(None, "none").draft is None
+    assert find_pair(None, "none").draft is None
