@@ -361,10 +361,20 @@ class _OnePlaceBook(CostBook):
             self._costs = self._costs or costs
         return self._costs
 
-    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
+    def learned(self, pair: str) -> Mapping[str, float]:
+        return self._book.learned(pair)
+
+    def learn(
+        self,
+        key: str,
+        context: int,
+        steps: Sequence[Step],
+        pair: str = "",
+        learned: Mapping[str, float] | None = None,
+    ) -> None:
         assert self._costs is not None and self._context is not None
         told = [_as_expected(step, self._costs, self._width) for step in steps]
-        self._book.learn(key, self._context, told)
+        self._book.learn(key, self._context, told, pair, learned)
 
 
 def _as_expected(step: Step, costs: Costs, width: int) -> Step:

@@ -1,13 +1,14 @@
-"""Measured costs by device and pair, kept in a file from one run to the next."""
+"""What was measured and learned, by device and pair, kept in a file from one run to the next."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +37,7 @@ def default_path() -> Path | None:
 
 
 class CostBook:
-    """What passes cost, by key and length of the context.
+    """What passes cost, by key and length of the context, and what policies learned of a pair.
 
     A key names the device, the models and the number format. Contexts count by powers of two. What
     is missing is measured once; later runs correct it by the passes that they made anyhow. A file
@@ -47,9 +48,17 @@ class CostBook:
         self._path = path
 
     @cached_property
+    def _pages(self) -> tuple[dict[str, Costs], dict[str, dict[str, float]]]:
+        """Costs by key and context, and what was learned; read when first asked for."""
+        return ({}, {}) if self._path is None else _read(self._path)
+
+    @property
     def _known(self) -> dict[str, Costs]:
-        """By key and context; the file is read when costs are first asked for."""
-        return {} if self._path is None else _read(self._path)
+        return self._pages[0]
+
+    def learned(self, pair: str) -> Mapping[str, float]:
+        """What `learn` was last given of a policy's own with a pair; nothing at first."""
+        return self._pages[1].get(pair, {})
 
     def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
         """The costs of a key at a context of so many tokens, by ``measure`` if they are unknown."""
@@ -59,13 +68,25 @@ class CostBook:
             self._write()
         return self._known[place]
 
-    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
-        """Correct what is known by the steps of a text; it counts from the next text on."""
+    def learn(
+        self,
+        key: str,
+        context: int,
+        steps: Sequence[Step],
+        pair: str = "",
+        learned: Mapping[str, float] | None = None,
+    ) -> None:
+        """Correct what is known by the steps of a text; it counts from the next text on.
+
+        ``learned`` is the policy's own, kept under ``pair``, a name of the policy and the models.
+        """
         place = _place(key, context)
         known = self._known.get(place)
         if known is None:
             return
         self._known[place] = corrected(known, steps)
+        if learned:
+            self._pages[1][pair] = dict(learned)
         self._write()
 
     def _write(self) -> None:
@@ -74,6 +95,7 @@ class CostBook:
         data = {
             "version": _VERSION,
             "costs": {place: vars(costs) for place, costs in self._known.items()},
+            "learned": self._pages[1],
         }
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,14 +140,23 @@ def _place(key: str, context: int) -> str:
     return f"{key} @{1 << max(8, (context - 1).bit_length())}"
 
 
-def _read(path: Path) -> dict[str, Costs]:
+def _read(path: Path) -> tuple[dict[str, Costs], dict[str, dict[str, float]]]:
     found: dict[str, Costs] = {}
+    learned: dict[str, dict[str, float]] = {}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, OptionError):
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["version"] == _VERSION:
             for place, costs in data["costs"].items():
                 found[place] = _costs(costs)
-    return found
+            for pair, values in data.get("learned", {}).items():
+                learned[pair] = {str(name): _finite(value) for name, value in values.items()}
+    return found, learned
+
+
+def _finite(value: Any) -> float:
+    if not isfinite(value):
+        raise ValueError(f"{value} was not learned from anything")
+    return float(value)
 
 
 def _costs(data: dict[str, Any]) -> Costs:

@@ -7,10 +7,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from sage_core.costs import Costs
 from sage_core.lookup import Found, NgramDrafter
-from sage_core.policies.base import Growth, Level, Shaper
-from sage_core.steps import Shape
+from sage_core.policies.base import Shaper, ShaperAround
 from sage_core.tree import ROOT, TokenTree
 
 if TYPE_CHECKING:
@@ -170,26 +168,12 @@ def _depth(tree: TokenTree, tokens: tuple[int, ...]) -> int:
     return len(tokens)
 
 
-class OwnPart(Shaper):
+class OwnPart(ShaperAround):
     """A policy's shaper that learns from the tree it formed, not from what was added to it."""
 
     def __init__(self, shaper: Shaper, drafter: WithLookup) -> None:
-        self._shaper = shaper
+        super().__init__(shaper)
         self._drafter = drafter
-        self.branching = shaper.branching
-        self.counts_costs = shaper.counts_costs
-
-    def plan(self) -> Shape:
-        return self._shaper.plan()
-
-    def grow(self, level: Level) -> Growth:
-        return self._shaper.grow(level)
-
-    def prune(self, tree: TokenTree) -> TokenTree:
-        return self._shaper.prune(tree)
-
-    def calibrate(self, costs: Costs) -> None:
-        self._shaper.calibrate(costs)
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         own = self._drafter.own()

@@ -1,17 +1,24 @@
-"""What passes cost a decoder: told to its shaper before the first tree, corrected after a text."""
+"""What a shaper is told before its first tree: what passes cost, what was learned of the pair.
+
+After a text both are corrected by it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from sage_core.costbook import CostBook
 from sage_core.costs import Costs
 from sage_core.drafter import Drafter, TreeDrafter
-from sage_core.policies import Shaper
+from sage_core.policies import Shaper, spec
 from sage_core.rehearsal import rehearse
 from sage_core.runner import Runner
+from sage_core.steps import Step
 
 if TYPE_CHECKING:
     from sage_core.speculative import SpeculativeDecoder
@@ -19,21 +26,19 @@ if TYPE_CHECKING:
 
 def calibrate(
     decoder: SpeculativeDecoder, target: Runner, shaper: Shaper, drafter: Drafter
-) -> CostBook | None:
-    """Tell the shaper what passes cost; gives the book that learns from this text, if any."""
+) -> Callable[[Sequence[Step]], None] | None:
+    """Tell the shaper what passes cost; gives what is to hear of the text's steps, if any is."""
     costs = decoder.costs
     if not shaper.counts_costs or not isinstance(drafter, TreeDrafter) or not drafter.started:
         return None
     if isinstance(costs, Costs):
         shaper.calibrate(costs)
         return None
-    measured = costs.costs(
-        key(decoder, target),
-        target.committed,
-        lambda: rehearse(target, drafter, shaper.branching),
-    )
-    shaper.calibrate(measured)
-    return costs
+    name, pair, context = key(decoder, target), pair_of(decoder), target.committed
+    rehearsing = partial(rehearse, target, drafter, shaper.branching)
+    shaper.calibrate(costs.costs(name, context, rehearsing))
+    shaper.recall(costs.learned(pair))
+    return lambda steps: costs.learn(name, context, steps, pair, shaper.learned())
 
 
 def key(decoder: SpeculativeDecoder, target: Runner) -> str:
@@ -54,3 +59,23 @@ def _described(model: Any) -> str:
     config = model.get_decoder().config
     size = f"{config.num_hidden_layers}x{config.hidden_size}"
     return f"{type(model).__name__} {size} {str(model.dtype).removeprefix('torch.')}"
+
+
+def pair_of(decoder: SpeculativeDecoder) -> str:
+    """What a policy learns depends on: its options, the models and a little of their weights."""
+    reduced = "" if decoder.reduced is None else f" of {len(decoder.reduced)} tokens"
+    models = [f"{_described(m)} {_weights(m)}" for m in (decoder.target, decoder.draft)]
+    return f"{spec(decoder.policy)}: {', '.join(models)}{reduced}"
+
+
+@torch.no_grad()
+def _weights(model: Any) -> str:
+    """A few digits that tell models of one shape apart; of quantized weights nothing is read."""
+    matrices = [
+        w
+        for w in model.get_decoder().parameters()
+        if type(w) is nn.Parameter and w.dim() == 2 and not w.is_meta
+    ]
+    if not matrices:
+        return ""
+    return sha256(matrices[-1][:4].float().cpu().numpy().tobytes()).hexdigest()[:12]

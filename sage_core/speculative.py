@@ -25,7 +25,7 @@ from sage_core.output import DecodeOutput
 from sage_core.packed import PackedRunners
 from sage_core.policies import Policy, parse
 from sage_core.prepare import Prepared, on_device
-from sage_core.pricing import calibrate, key
+from sage_core.pricing import calibrate
 from sage_core.pruning import Pruning
 from sage_core.reading import MakeRunner, Reading
 from sage_core.reduced_head import ReducedHead, reduced_head
@@ -298,12 +298,12 @@ class Stream(Iterator[Step]):
                 first = next(steps)
             if model is not None and model.visual_tokens is not None:
                 self._draft_visual = model.visual_tokens
-            book = calibrate(self._decoder, self._target, shaper, model or drafter)
+            settle = calibrate(self._decoder, self._target, shaper, model or drafter)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds
         yield replace(
             first, seconds=replace(seconds, prefill_target=seconds.prefill_target + preparing)
         )
         yield from steps
-        if book is not None:
-            book.learn(key(self._decoder, self._target), prepared.prompt_tokens, self._steps)
+        if settle is not None:
+            settle(self._steps)

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.costs import Costs
 from sage_core.errors import UnsupportedError
-from sage_core.policies.base import Growth, Level, Shaper
+from sage_core.policies.base import Shaper, ShaperAround
 from sage_core.runner import Runner
 from sage_core.steps import Shape, Step
 from sage_core.tree import TokenTree
@@ -102,7 +101,7 @@ class Gaze:
         return float(torch.stack(shares).mean())
 
 
-class Skipping(Shaper):
+class Skipping(ShaperAround):
     """A policy's shaper that rests while the target looks at the picture.
 
     The policy does not hear of the steps that it was not asked about.
@@ -114,13 +113,11 @@ class Skipping(Shaper):
     """
 
     def __init__(self, shaper: Shaper, gaze: Gaze, least: float) -> None:
-        self._shaper = shaper
+        super().__init__(shaper)
         self._gaze = gaze
         self._least = least
         self._row = -1  # behind the prompt: its last row
         self._skipped = False
-        self.branching = shaper.branching
-        self.counts_costs = shaper.counts_costs
 
     def plan(self) -> Shape:
         share = self._gaze.share(self._row)
@@ -130,15 +127,6 @@ class Skipping(Shaper):
             return Shape(note=f"viskip: {looking}")
         shape = self._shaper.plan()
         return replace(shape, note=f"{shape.note}; {looking}".removeprefix("; "))
-
-    def grow(self, level: Level) -> Growth:
-        return self._shaper.grow(level)
-
-    def prune(self, tree: TokenTree) -> TokenTree:
-        return self._shaper.prune(tree)
-
-    def calibrate(self, costs: Costs) -> None:
-        self._shaper.calibrate(costs)
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         self._row = nodes[-1] + 1 if nodes else 0

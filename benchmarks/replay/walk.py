@@ -34,6 +34,11 @@ def walk(recording: Recording, policy: Policy, costs: Costs) -> list[Round]:
     """All steps of one text under a policy that is told the costs."""
     shaper = policy.shaper()
     shaper.calibrate(costs)
+    return walk_on(recording, shaper)
+
+
+def walk_on(recording: Recording, shaper: Shaper) -> list[Round]:
+    """All steps of one text with a shaper that knows what it is to know."""
     rounds: list[Round] = []
     at, end = 0, len(recording.ids) - 1
     while at < end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,11 +77,51 @@ class Shaper(ABC):
     def calibrate(self, costs: Costs) -> None:  # noqa: B027 - optional
         """Take what passes cost here; called once, before the first tree."""
 
+    def recall(self, learned: Mapping[str, float]) -> None:  # noqa: B027 - optional
+        """Go on from what a shaper like this one `learned` of the same two models.
+
+        Called once, after `calibrate`. Numbers may be missing, or beyond what one would learn.
+        """
+
+    def learned(self) -> dict[str, float]:
+        """What of this text holds for the next one too; empty where nothing does."""
+        return {}
+
     def observe(  # noqa: B027 - optional
         self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]
     ) -> None:
         """Learn from a verification: the accepted path of the verified tree, and what was
         committed, which is the path's tokens and mostly the target's own next one."""
+
+
+class ShaperAround(Shaper):
+    """Another shaper with something changed about it; a subclass says what."""
+
+    def __init__(self, shaper: Shaper) -> None:
+        self._shaper = shaper
+        self.branching = shaper.branching
+        self.counts_costs = shaper.counts_costs
+
+    def plan(self) -> Shape:
+        return self._shaper.plan()
+
+    def grow(self, level: Level) -> Growth:
+        return self._shaper.grow(level)
+
+    def prune(self, tree: TokenTree) -> TokenTree:
+        return self._shaper.prune(tree)
+
+    def calibrate(self, costs: Costs) -> None:
+        self._shaper.calibrate(costs)
+
+    def recall(self, learned: Mapping[str, float]) -> None:
+        self._shaper.recall(learned)
+
+    def learned(self) -> dict[str, float]:
+        return self._shaper.learned()
+
+    def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
+        self._shaper.observe(tree, nodes, tokens)
 
 
 class Policy(ABC):
@@ -103,7 +143,7 @@ class Policy(ABC):
 
     @abstractmethod
     def shaper(self) -> Shaper:
-        """A fresh shaper: nothing is carried from one text to the next."""
+        """A fresh shaper. What it is to know of earlier texts it is told by `Shaper.recall`."""
 
     @property
     @abstractmethod

@@ -19,6 +19,10 @@ from sage_core.policies.acceptance import CERTAIN, FLOOR, HIDDEN, Network, ordin
 
 _LOWEST = 1e-4  # a smaller chance counts as this one
 _FLOOR_LOG = log(FLOOR)
+_FARTHEST, _FLATTEST, _STEEPEST = 6.0, 0.6, 1.6  # bounds of a correction's bias and scale
+KEPT = 0.6
+"""The part of what was learned that still counts once there is reason to doubt it."""
+_DOUBTED = 6  # observations that it counts as, at most, so that it is soon corrected
 
 
 class Row(NamedTuple):
@@ -128,6 +132,23 @@ class Correction:
         self._rate, self._least = rate, least
         self._scale, self._bias, self._seen = 1.0, 0.0, 0
 
+    def recall(self, scale: float, bias: float, seen: float) -> None:
+        """Go on from what another learned of another text: its `state`, within bounds."""
+        self._scale = min(_STEEPEST, max(_FLATTEST, scale))
+        self._bias = min(_FARTHEST, max(-_FARTHEST, bias))
+        self._seen = int(max(0.0, min(_DOUBTED, seen)))
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Go a part of the way back to the network's own word, and learn faster again."""
+        self._scale, self._bias = 1 + KEPT * (self._scale - 1), KEPT * self._bias
+        self._seen = min(_DOUBTED, self._seen)
+
+    @property
+    def state(self) -> tuple[float, float, float]:
+        """Scale, bias, and how often it has learned."""
+        return self._scale, self._bias, float(self._seen)
+
     def chances(self, logits: Sequence[float]) -> list[float]:
         """The corrected probabilities, in (0, 1)."""
         bias, scale = self._bias, self._scale
@@ -142,8 +163,8 @@ class Correction:
         errors = [c - (i == happened) for i, c in enumerate(self.chances(logits))]
         rate = max(self._least, self._rate / (1.0 + 0.25 * self._seen))
         along = sum(e * min(4.0, max(-4.0, x)) for e, x in zip(errors, logits, strict=True))
-        self._bias = min(6.0, max(-6.0, self._bias - rate * sum(errors)))
-        self._scale = min(1.6, max(0.6, self._scale - 0.1 * rate * along))
+        self._bias = min(_FARTHEST, max(-_FARTHEST, self._bias - rate * sum(errors)))
+        self._scale = min(_STEEPEST, max(_FLATTEST, self._scale - 0.1 * rate * along))
 
 
 def _bounded(logits: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ with λ the rate achieved so far, a node or a pass is worth it when the tokens t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -17,10 +17,12 @@ import numpy as np
 from sage_core.costs import Costs
 from sage_core.policies.acceptance import SERVED, fitted
 from sage_core.policies.base import Growth, Level, Policy, Shaper
-from sage_core.policies.planning import CandidateNetwork, Correction, Node, NodeNetwork, Row
+from sage_core.policies.planning import KEPT, CandidateNetwork, Correction, Node, NodeNetwork, Row
 from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
 
+_HELD = 0.9  # how often levels are taken to hold the accepted token before anything is seen
+_SOON = 3  # steps to the first look in a text, where drafting did not pay in the one before
 _SLIGHT = 1e-3
 """Beyond the first few ranks, candidates of a smaller draft probability are not looked at."""
 UNKNOWN = Costs.linear(1.0, 0.01, 0.1)
@@ -80,7 +82,7 @@ class SageShaper(Shaper):
         candidate, node = fitted()
         self._candidate, self._node = CandidateNetwork(candidate, options.k), NodeNetwork(node)
         self._accepting, self._serving = Correction(), Correction()
-        self._alpha, self._recent, self._lately = 0.7, 0.9, 0.9
+        self._alpha, self._recent, self._lately = 0.7, _HELD, _HELD
         self._carry = [0.85] * (options.dmax + 1)  # a level holds where the one above did
         self._wait = self._pause = 0
         self.calibrate(UNKNOWN)
@@ -101,6 +103,28 @@ class SageShaper(Shaper):
         self._rate = 1.5 * self._least
         """λ, tokens per second, for one step."""
 
+    def recall(self, learned: Mapping[str, float]) -> None:
+        for name, correction in self._corrections.items():
+            parts = [learned.get(f"{name}.{part}") for part in ("scale", "bias", "seen")]
+            known = [float(part) for part in parts if part is not None]
+            if len(known) == len(parts):
+                correction.recall(*known)
+        recent, lately = (min(1.0, max(0.0, learned.get(n, _HELD))) for n in ("recent", "lately"))
+        self._recent, self._lately = (_HELD + KEPT * (x - _HELD) for x in (recent, lately))
+        # Where drafting did not pay it is looked at again soon: this text may be another matter.
+        self._pause = int(max(0.0, min(_SOON, learned.get("pause", 0.0))))
+
+    def learned(self) -> dict[str, float]:
+        learned = {"recent": self._recent, "lately": self._lately, "pause": float(self._pause)}
+        for name, correction in self._corrections.items():
+            state = zip(("scale", "bias", "seen"), correction.state, strict=True)
+            learned |= {f"{name}.{part}": value for part, value in state}
+        return learned
+
+    @property
+    def _corrections(self) -> dict[str, Correction]:
+        return {"accepting": self._accepting, "serving": self._serving}
+
     def _start(self, shape: Shape, served: float) -> None:
         self._shape = shape
         self._levels: list[_Grown] = []
@@ -109,6 +133,7 @@ class SageShaper(Shaper):
         self._spent = 0.0
         self._drafted = TokenTree()
         self._root = self._alpha
+        self._looking = False
         self._served = {ROOT: served}  # of the nodes that are expanded
 
     def plan(self) -> Shape:
@@ -133,6 +158,7 @@ class SageShaper(Shaper):
             self._pause = self._wait = 0
             depth = self._o.dmax
         self._start(Shape(depth, float(self._o.beam), self._alpha, note), logits[0])
+        self._looking = depth > 0 and gain <= 0
         return self._shape
 
     def _depth(self, rate: float, served: float) -> tuple[int, float]:
@@ -227,6 +253,10 @@ class SageShaper(Shaper):
         if not self._levels:
             return
         self._learn(tokens)
+        if self._looking and nodes:  # it came true: what was thought so little of may be wrong
+            self._accepting.doubt()
+            self._serving.doubt()
+            self._pause = 0
 
     def _learn(self, tokens: Sequence[int]) -> None:
         """Walk the drafted tree along what was committed; nodes that were pruned count as well."""

@@ -63,12 +63,15 @@ def test_costs_are_kept_and_measured_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 0, "costs": {}}',
     '{"version": 1, "costs": {"pair @512": {"target": [[1, -1]], "draft": [[1, 1]], "step": 0}}}',
+    '{"version": 1, "costs": {}, "learned": {"sage: pair": {"pause": NaN}}}',
+    '{"version": 1, "costs": {}, "learned": {"sage: pair": [1]}}',
 ])  # fmt: skip
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
     assert CostBook(path).costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
     assert json.loads(path.read_text())["costs"]
+    assert CostBook(path).learned("sage: pair") == {}
 
 
 def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
@@ -131,3 +134,24 @@ def test_given_costs_give_equal_trees() -> None:
     runs = [decoder.generate(**inputs, max_new_tokens=24).steps for _ in range(2)]
     assert [step.tree for step in runs[0]] == [step.tree for step in runs[1]]
     assert sum(len(step.tree) for step in runs[0]) > 24
+
+
+def test_what_a_text_taught_is_there_for_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    target, _ = build_pair("llama")
+    inputs = make_inputs(target, "llama", "text", length=9)
+
+    def shaped(seed: int) -> list[str]:
+        _, other = build_pair("llama", seed=seed)
+        decoder = SpeculativeDecoder(target, other, "sage", costs=CostBook(path))
+        decoder.generate(**inputs, max_new_tokens=24)
+        return list(json.loads(path.read_text())["learned"])
+
+    known = shaped(1)
+    assert len(known) == 1
+    assert known[0].startswith("sage: ")
+    assert shaped(1) == known
+    assert len(shaped(2)) == 2, "another draft of that shape is another pair"
+    taught = json.loads(path.read_text())["learned"][known[0]]
+    assert taught["accepting.seen"] > 0
+    assert all(isinstance(value, float) for value in taught.values())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.replay.record import LEVELS, Position, Recording
-from benchmarks.replay.walk import Round, clairvoyant, reachable, walk
+from benchmarks.replay.walk import Round, clairvoyant, reachable, walk, walk_on
 from sage_core.costs import Costs
 from sage_core.errors import OptionError
 from sage_core.policies import parse
@@ -129,6 +129,41 @@ def test_a_useless_draft_costs_little(draft: float) -> None:
     assert rate > 0.97
 
 
+@pytest.mark.parametrize("draft", [0.02, 0.13, 0.3])
+def test_a_draft_that_was_useless_is_tried_less_in_the_next_text(draft: float) -> None:
+    """Within 3% of no draft even over 48 tokens, and a good draft is found again in as many."""
+    costs = Costs.linear(1.0, 0.02, draft)
+    learned: dict[str, float] = {}
+    rates = []
+    for seed in range(4):
+        rate, learned = text_after(learned, recording(-1.0, 49, seed), costs)
+        rates.append(rate)
+    assert rates[0] > 0.9
+    assert min(rates[1:]) > 0.97
+    once, learned = text_after(learned, recording(0.9, 49, 90), costs)
+    again, _ = text_after(learned, recording(0.9, 49, 90), costs)
+    fresh, _ = text_after({}, recording(0.9, 49, 90), costs)
+    assert once > 0.55 * fresh
+    assert again > 0.9 * fresh
+
+
+def text_after(
+    learned: dict[str, float], text: Recording, costs: Costs
+) -> tuple[float, dict[str, float]]:
+    """Tokens per second of a text, of which earlier ones have taught something; what it adds."""
+    shaper = parse("sage").shaper()
+    shaper.calibrate(costs)
+    shaper.recall(learned)
+    return totals(walk_on(text, shaper), costs)[0], shaper.learned()
+
+
+@given(st.dictionaries(st.sampled_from(list(parse("sage").shaper().learned())), st.floats()))
+def test_whatever_was_learned_leaves_a_policy_that_works(learned: dict[str, float]) -> None:
+    known = {name: value for name, value in learned.items() if np.isfinite(value)}
+    rate, _ = text_after(known, recording(0.8, 30), Costs.linear(1.0, 0.02, 0.1))
+    assert rate > 0.4
+
+
 def test_a_draft_that_gets_better_is_noticed() -> None:
     bad, good = recording(-1.0, 300), recording(0.95, 300, seed=1)
     joined = Recording("both", np.concatenate([bad.ids, good.ids]), bad.positions + good.positions)
@@ -187,6 +222,18 @@ def test_a_prediction_learns_what_happens(start: float) -> None:
     for _ in range(600):
         correction.learn([start], 0 if rng.random() < 0.3 else -1)
     assert correction.chances([start])[0] == pytest.approx(0.3, abs=0.1)
+
+
+@given(st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 900))
+def test_what_another_text_taught_counts_for_less(scale: float, bias: float, seen: float) -> None:
+    correction, plain = Correction(), Correction()
+    correction.recall(scale, bias, seen)
+    found = correction.state
+    assert abs(found[1]) <= 6 and 0.6 <= found[0] <= 1.6 and 0 <= found[2] <= 6
+    assert abs(found[1]) <= abs(bias)
+    for _ in range(40):
+        correction.doubt()
+    np.testing.assert_allclose(correction.chances([-2, 0.5]), plain.chances([-2, 0.5]), atol=1e-6)
 
 
 UNIT = st.floats(0, 1)
