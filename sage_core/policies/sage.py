@@ -175,9 +175,11 @@ class SageShaper(Shaper):
 
     def grow(self, level: Level) -> Growth:
         # Most levels hold two or three candidates that can come to anything: time is for those.
-        wide = max(SERVED, int((level.probs >= _SLIGHT).any(axis=0).sum()))
-        probs = level.probs[:, :wide].tolist()
-        parents = level.parents.tolist()
+        every, parents = level.probs.tolist(), level.parents.tolist()
+        wide = SERVED
+        while wide < level.probs.shape[1] and any(row[wide] >= _SLIGHT for row in every):
+            wide += 1
+        probs = [row[:wide] for row in every]
         at_root = level.depth == 1
         rows = [Row()] if at_root else [Row(self._accepted[p], self._ranks[p]) for p in parents]
         logits, alphas = self._candidate(
@@ -222,11 +224,10 @@ class SageShaper(Shaper):
 
         ``first`` is the index of the level's first node in the drafted tree.
         """
-        expand = np.zeros(len(nodes), dtype=bool)
         price = self._rate * self._per_node
         able = [i for i, node in enumerate(nodes) if node.accepted > price]
         if depth >= self._shape.depth or not able:
-            return expand
+            return np.zeros(len(nodes), dtype=bool)
         logits = self._node(depth, [nodes[i] for i in able], self._root, self._recent, self._lately)
         chances = self._serving.chances(logits)
         gains = [(nodes[i].accepted * c - price, i) for i, c in zip(able, chances, strict=True)]
@@ -236,9 +237,9 @@ class SageShaper(Shaper):
             total += gain
             if gain > 0 and total - self._rate * self._propose[number - 1] > most:
                 count, most = number, total - self._rate * self._propose[number - 1]
-        expand[[i for _, i in gains[:count]]] = True
+        chosen = {i for _, i in gains[:count]}
         self._served = {first + i: x for i, x in zip(able, logits, strict=True)}
-        return expand
+        return np.array([i in chosen for i in range(len(nodes))], dtype=bool)
 
     def prune(self, tree: TokenTree) -> TokenTree:
         """Keep the nodes of all levels that are worth verifying (re-ranking, as in EAGLE-2)."""
