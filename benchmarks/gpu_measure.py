@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.expansion import Floor
 from benchmarks.items import items
-from benchmarks.policies import GENERATE, Method, Timing, _now, time_generate
+from benchmarks.policies import GENERATE, Method, Timing, now, time_generate
 from sage_core.bench.oracle import first_mismatch
 from sage_core.captured import CapturedRunners
 from sage_core.costbook import CostBook
@@ -53,9 +53,9 @@ def bandwidth(device: torch.device, size: int) -> float:
     target = torch.empty_like(source)
     best = 0.0
     for _ in range(6):  # the first one warms up, and is hardly the best
-        started = _now(device)
+        started = now(device)
         target.copy_(source)
-        best = max(best, 2 * size / (_now(device) - started))
+        best = max(best, 2 * size / (now(device) - started))
     return best
 
 
@@ -120,10 +120,10 @@ def _one_pass(runner: Runner, rows: int, repeats: int) -> float:
 
     for _ in range(2):
         one()
-    started = _now(runner.device)
+    started = now(runner.device)
     for _ in range(repeats):
         one()
-    return (_now(runner.device) - started) / repeats
+    return (now(runner.device) - started) / repeats
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,10 @@ def timed(
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=costs, runner=make)
     stream = decoder.stream(**inputs, max_new_tokens=limit)
     next(stream)
-    started = _now(pair.target.device)
+    started = now(pair.target.device)
     for _ in stream:
         pass
-    took = _now(pair.target.device) - started
+    took = now(pair.target.device) - started
     output = stream.output()
     new = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     return Timing(tuple(new), took, output.stats)

@@ -55,11 +55,12 @@ class FirstToken(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if self.time is None:
-            self.time = _now(input_ids.device)
+            self.time = now(input_ids.device)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds, when all that the device was given is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()
@@ -74,7 +75,7 @@ def time_generate(pair: LoadedPair, inputs: dict[str, Any], limit: int) -> Timin
         max_new_tokens=limit,
         stopping_criteria=StoppingCriteriaList([first]),
     )
-    end = _now(ids.device)
+    end = now(ids.device)
     new = ids[0, inputs["input_ids"].shape[1] :].tolist()
     return Timing(tuple(new), end - (first.time or end))
 
@@ -84,10 +85,10 @@ def time_policy(pair: LoadedPair, policy: str, inputs: dict[str, Any], limit: in
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, runner=pair.runners)
     stream = decoder.stream(**inputs, max_new_tokens=limit)
     next(stream)
-    start = _now(pair.target.device)
+    start = now(pair.target.device)
     for _ in stream:
         pass
-    end = _now(pair.target.device)
+    end = now(pair.target.device)
     output = stream.output()
     new = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     return Timing(tuple(new), end - start, output.stats)
