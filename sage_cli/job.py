@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sage_cli.batching import check_batch, in_order, width_of
+from sage_cli.checking import check
 from sage_cli.console import (
     clean,
     complain,
@@ -17,10 +18,9 @@ from sage_cli.console import (
     set_verbosity,
     wants_live,
 )
-from sage_cli.drafting import check_vocab
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.options import RunOptions
-from sage_cli.outputs import AtomicFile, check_writable, stdout_writer
+from sage_cli.outputs import AtomicFile, stdout_writer
 from sage_cli.render.jsonout import failure_object, result_object
 from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
 from sage_cli.request import Request
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sage_core.batch import Outcome
     from sage_core.steps import Step
 
-__all__ = ["Job", "Request", "Watcher", "check", "load", "run"]
+__all__ = ["Job", "Request", "Watcher", "load", "run"]
 
 Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
@@ -49,56 +49,10 @@ def run(requests: Sequence[Request], options: RunOptions, batch: str = "1") -> E
     policy = check(options, several=several)
     check_batch(batch, live=bool(options.live and several))
     set_verbosity(options.verbose)
-    pipeline = load(options)
-    return Job(options, pipeline, policy, several=several).run(requests, batch)
-
-
-def check(options: RunOptions, *, several: bool) -> str:
-    """Refuse what cannot work before anything is loaded; returns the policy to use.
-
-    Raises:
-        OptionError: options that contradict each other, or that nothing answers to.
-    """
-    from sage_core import policies
-    from sage_core.choosing import Choosing, check_candidates, check_viskip
-    from sage_core.lookup import as_ngram, is_lookup
-    from sage_core.lossy import as_lossy, check_lossy
-    from sage_core.media.types import Sampling
-
-    if options.json and options.jsonl:
-        raise OptionError("--json and --jsonl exclude each other")
-    if options.repetition_penalty is not None and not 0 < options.repetition_penalty < float("inf"):
-        raise OptionError("--repetition-penalty must be a positive number")
-    Choosing(options.sample, options.temperature, options.top_p, options.top_k, options.min_p)
-    Sampling(options.frames, options.fps, options.start, options.end, options.max_pixels)
-    if options.output is not None:
-        check_writable(options.output, "--output")
-    if options.save_view is not None:
-        from sage_cli.render.page import check_view_path
-
-        check_view_path(options.save_view)
-        if several:
-            raise OptionError("--save-view keeps one result: one file at a time, no conversation")
-        if options.output is not None and options.output.resolve() == options.save_view.resolve():
-            raise OptionError("--output and --save-view name the same file")
-    drafts = options.draft != "none" or options.draft_lookup
-    default = "sage" if drafts else "autoregressive"
-    policy = policies.parse(options.policy if options.policy is not None else default)
-    if is_lookup(options.draft):
-        as_ngram(options.draft)
-    if not policy.drafts and (options.draft_lookup or is_lookup(options.draft)):
-        raise OptionError(
-            f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
-            "--draft-lookup, or name another policy"
-        )
-    check_vocab(options.draft_vocab, options.draft, drafts=policy.drafts)
-    lookup = options.draft_lookup or is_lookup(options.draft)
-    check_candidates(options.candidates, policy, lookup=lookup)
-    model = options.draft != "none" and not is_lookup(options.draft)
-    check_viskip(options.viskip, policy, model=model)
-    if options.lossy is not None:
-        check_lossy(as_lossy(options.lossy), policy, options.candidates)
-    return policies.spec(policy)
+    # A large model takes minutes to load: not for files of which none can be used.
+    if all(refusals := [request.refusal() for request in requests]):
+        return Job(options, None, policy, several=several).refuse(requests, refusals)
+    return Job(options, load(options), policy, several=several).run(requests, batch)
 
 
 def load(options: RunOptions) -> Pipeline:
@@ -133,14 +87,14 @@ class Job:
     def __init__(
         self,
         options: RunOptions,
-        pipeline: Pipeline,
+        pipeline: Pipeline | None,
         policy: str,
         *,
         several: bool,
         headed: bool = True,
     ) -> None:
         self._options = options
-        self._pipeline = pipeline
+        self._loaded = pipeline
         self._policy = policy
         self._file = AtomicFile(options.output) if options.output is not None else None
         write = self._file.write if self._file is not None else stdout_writer()
@@ -157,6 +111,18 @@ class Job:
             self._writer = PlainText(
                 write, several=several and headed, for_terminal=self._to_terminal
             )
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        assert self._loaded is not None, "a job without a pipeline can only refuse"
+        return self._loaded
+
+    def refuse(self, requests: Sequence[Request], reasons: Sequence[Exception | None]) -> ExitCode:
+        """Tell of each request why nothing can come of it; the worst of their exit codes."""
+        with self.keeping():
+            pairs = zip(requests, reasons, strict=True)
+            self.codes += [self.fail(request, why) for request, why in pairs if why]
+        return worst(self.codes)
 
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
         """All requests in order; the worst of their exit codes."""

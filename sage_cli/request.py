@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sage_cli.inputs import Source
+from sage_cli.inputs import STDIN, Source
+from sage_core.errors import InputError
 
 __all__ = ["Request"]
 
@@ -19,6 +21,18 @@ class Request:
     sources: tuple[Source, ...]
     prompt: str | None
     json_schema: str | None = None
+
+    def refusal(self) -> InputError | None:
+        """Why this cannot come to anything, as far as that shows before a model is loaded."""
+        from sage_core.media import check_media
+
+        try:
+            for source in self.sources:
+                if source.name != STDIN:
+                    check_media(Path(source.name), source.label)
+        except InputError as error:
+            return error
+        return None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -34,8 +34,9 @@ def chat(
     that an answer only has to read its question. /help lists the commands, such as /add FILE.
     """
     from sage_cli.chatting import ChatLoop, Lines
+    from sage_cli.checking import check
     from sage_cli.console import set_verbosity
-    from sage_cli.job import Job, check, load
+    from sage_cli.job import Job, load
 
     if STDIN in (files or []) or options.files_from == STDIN:
         raise OptionError("standard input holds the questions: name the files")

@@ -54,15 +54,39 @@ def open_media(
     raise InputError(f"{type(source).__name__} is no input: give a path, bytes or a Pillow image")
 
 
+def check_media(path: Path, name: str) -> None:
+    """Refuse a file of which `open_media` would say at first sight that it cannot be used.
+
+    Reads a few bytes of it, and nothing of what is no plain file.
+
+    Raises:
+        InputError: missing, a directory, not permitted, empty, or of no known kind.
+    """
+    found = _head(path, name)
+    if found is not None:
+        _kind(found[0], name)
+
+
 def _open_path(path: Path, sampling: Sampling, name: str) -> Picture | Clip:
+    found = _head(path, name)
+    if found is None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+        return _open_bytes(data, sampling, name)
+    return _decode(path, *found, sampling, name)
+
+
+def _head(path: Path, name: str) -> tuple[bytes, int] | None:
+    """A file's first bytes and its length; None: a pipe or a device, with no way back."""
     try:
         if path.is_dir():
             raise InputError(f"{name}: is a directory: give the files in it")
-        if path.exists() and not path.is_file():  # a pipe or a device has no beginning to return to
-            return _open_bytes(path.read_bytes(), sampling, name)
+        if path.exists() and not path.is_file():
+            return None
         with path.open("rb") as file:
-            head = file.read(HEAD)
-            total = os.fstat(file.fileno()).st_size
+            return file.read(HEAD), os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file: check the path") from error
     except PermissionError as error:
@@ -70,7 +94,6 @@ def _open_path(path: Path, sampling: Sampling, name: str) -> Picture | Clip:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{name}: cannot be read: {reason}") from error
-    return _decode(path, head, total, sampling, name)
 
 
 def _open_bytes(data: bytes, sampling: Sampling, name: str) -> Picture | Clip:
@@ -80,19 +103,24 @@ def _open_bytes(data: bytes, sampling: Sampling, name: str) -> Picture | Clip:
 def _decode(
     source: Path | bytes, head: bytes, total: int, sampling: Sampling, name: str
 ) -> Picture | Clip:
-    if not head:
-        raise InputError(f"{name}: the file is empty")
-    kind = kind_of(head)
-    if kind == "picture":
+    if _kind(head, name) == "picture":
         from sage_core.media.pictures import read_picture
 
         return read_picture(source, sampling, name)
-    if kind == "video":
-        from sage_core.media.clips import read_clip
+    from sage_core.media.clips import read_clip
 
-        if missing := missing_bytes(head, total):
-            raise InputError(
-                f"{name}: the clip is cut off, {missing:,} bytes are missing: get a whole copy"
-            )
-        return read_clip(source, sampling, name)
-    raise InputError(f"{name}: {_ADVICE[kind]}")
+    if missing := missing_bytes(head, total):
+        raise InputError(
+            f"{name}: the clip is cut off, {missing:,} bytes are missing: get a whole copy"
+        )
+    return read_clip(source, sampling, name)
+
+
+def _kind(head: bytes, name: str) -> str:
+    """``picture`` or ``video``, by a file's first bytes."""
+    if not head:
+        raise InputError(f"{name}: the file is empty")
+    kind = kind_of(head)
+    if kind not in ("picture", "video"):
+        raise InputError(f"{name}: {_ADVICE[kind]}")
+    return kind

@@ -20,6 +20,8 @@ from sage_cli.render import bench_plots
 from tests.cli.bench_engine import Engine as BenchEngine
 from tests.cli.fake import FakePipeline
 
+PICTURE = b"\x89PNG\r\n\x1a\na picture, as far as the fake is concerned"
+
 
 @dataclass
 class Loads:
@@ -60,7 +62,7 @@ def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     work.mkdir()
     monkeypatch.chdir(work)
     for name in ("a.png", "b.png"):
-        Path(name).write_bytes(b"a picture, as far as the fake is concerned")
+        Path(name).write_bytes(PICTURE)
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)

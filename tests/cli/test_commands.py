@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sage_core.errors import (
     SageError,
     UnsupportedError,
 )
+from tests.cli.conftest import PICTURE
 from tests.cli.fake import Script, scripted, word
 
 TEXT = "".join(word(t) for step in scripted() for t in step.tokens).strip()
@@ -151,6 +153,8 @@ def test_drafts_that_are_looked_up(sage, pipeline, loads):
 
 
 def test_names_from_a_list(sage, pipeline):
+    for name in ("one.png", "two words.png", "with\nnewline.png", "x.png", "y.png"):
+        Path(name).write_bytes(PICTURE)
     Path("list.txt").write_bytes(b"one.png\r\n\ntwo words.png\n")
     Path("list0.txt").write_bytes(b"one.png\0with\nnewline.png\0")
     sage("caption", "a.png", "--files-from", "list.txt")
@@ -305,9 +309,41 @@ def test_verbose_shows_the_traceback_of_a_failed_load_too(sage, loads):
 
 def test_names_cannot_write_to_the_terminal(sage, pipeline):
     pipeline.enqueue(InputError("damaged"))
-    result = sage("caption", "evil\x1b[2J\n.png")
-    assert "\x1b" not in result.stderr
-    assert "evil\\x1b[2J\\n.png: damaged" in result.stderr
+    name = "evil\x1b[2J\n.png"
+    missing = sage("caption", name)
+    Path(name).write_bytes(PICTURE)
+    damaged = sage("caption", name)
+    assert "\x1b" not in missing.stderr + damaged.stderr
+    assert "evil\\x1b[2J\\n.png: damaged" in damaged.stderr
+    assert missing.stderr == "sage: evil\\x1b[2J\\n.png: no such file: check the path\n"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--jsonl",)])
+def test_nothing_is_loaded_for_files_of_which_none_can_be_used(sage, loads, form):
+    Path("text.png").write_text("words")
+    Path("empty.png").touch()
+    names = ("none.png", "text.png", "empty.png", ".")
+    result = sage("caption", *names, *form)
+    assert result.exit_code == 3
+    assert loads.calls == []
+    told = result.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in told] == list(names)
+    found = json.loads(result.stdout) if form == ("--json",) else None
+    if form == ("--jsonl",):
+        found = [json.loads(line) for line in result.stdout.splitlines()]
+    if form:
+        assert [one["files"] for one in found] == [[name] for name in names]
+        assert {one["error"]["exit_code"] for one in found} == {3}
+    else:
+        assert result.stdout == ""
+
+
+def test_one_file_that_can_be_used_is_enough_to_load(sage, loads, pipeline):
+    assert sage("caption", "none.png", "a.png").exit_code == 0
+    assert len(loads.calls) == 1
+    assert [call["files"] for call in pipeline.calls] == [["none.png"], ["a.png"]]
+    assert sage("ask", "none.png", "a.png", "What?").exit_code == 3, "it is one question"
+    assert len(loads.calls) == 1
 
 
 def test_version(sage):
