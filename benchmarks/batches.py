@@ -25,10 +25,10 @@ import torch
 
 from benchmarks import environment
 from benchmarks.items import items
+from benchmarks.pairs import measured_pair
 from sage_core.costbook import CostBook
 from sage_core.costs import Costs
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.output import DecodeOutput
 from sage_core.pipeline import cast
 from sage_core.speculative import SpeculativeDecoder
@@ -206,12 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--note", default="", help="a line for the report")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
-    pair = load_pair(
-        arguments.pair,
-        "auto" if arguments.pair else BUNDLED_DRAFT,
-        arguments.device,
-        arguments.dtype,
-    )
+    pair = measured_pair(arguments.pair, arguments.device, arguments.dtype)
     rows = figures(measure(pair, arguments))
     data = {
         "environment": environment.describe("benchmarks.batches"),

@@ -23,6 +23,7 @@ from benchmarks.distill_counts import count_hollow
 from benchmarks.environment import as_markdown, describe, write
 from benchmarks.expansion import LLAVA_7B, QWEN_7B, QWEN_32B
 from benchmarks.expansion import Shape as Decoder
+from benchmarks.pairs import measured_pair
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.plan import Machine, Plan, Shape, Target, draft_cost, make_plan
 
@@ -161,12 +162,11 @@ def measured(
     from sage_core.distill.data import read_samples
     from sage_core.distill.run import new_student
     from sage_core.distill.teacher import Teacher
-    from sage_core.models.catalog import BUNDLED_DRAFT
-    from sage_core.models.loading import load_config, load_pair
+    from sage_core.models.loading import load_config
     from sage_core.sight import visual_mask
 
     torch.set_num_threads(1)
-    pair = load_pair(draft=BUNDLED_DRAFT, device="cpu", dtype="float32")
+    pair = measured_pair(dtype="float32")
     assert pair.folder is not None
     rows = []
     with tempfile.TemporaryDirectory() as folder:

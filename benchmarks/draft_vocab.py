@@ -23,11 +23,11 @@ import torch
 
 from benchmarks import environment
 from benchmarks.items import items
+from benchmarks.pairs import measured_pair
 from sage_core.candidates import Likeliest
 from sage_core.costs import Costs
 from sage_core.draft_vocab import DraftVocab
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.output import DecodeOutput
 from sage_core.reduced_head import ReducedHead
 from sage_core.runner import Runner
@@ -291,9 +291,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    measured = on_pair(
-        load_pair(arguments.pair, "auto" if arguments.pair else BUNDLED_DRAFT, "cpu"), arguments
-    )
+    measured = on_pair(measured_pair(arguments.pair), arguments)
     data = {
         "environment": environment.describe("benchmarks.draft_vocab"),
         "repeats": arguments.repeats,

@@ -366,11 +366,10 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [name for name in names if name not in PAIRS]
     if unknown:
         parser.error(f"no pair {unknown[0]!r}: {', '.join(PAIRS)}")
-    from sage_core.models.catalog import BUNDLED_DRAFT
-    from sage_core.models.loading import load_pair
+    from benchmarks.pairs import measured_pair
 
     shapes = {name: PAIRS[name] for name in names}
-    floors = bundled_floors(load_pair(draft=BUNDLED_DRAFT, device="cpu"), shapes)
+    floors = bundled_floors(measured_pair(), shapes)
     lines = [*floors_table(floors, arguments.bandwidth), "", *differences(shapes, floors)]
     print("\n".join(lines))
     return 0

@@ -51,8 +51,8 @@ from benchmarks.gpu_measure import (
     pass_times,
     with_models,
 )
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from benchmarks.pairs import measured_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.policies import available
 
 TESTS = ("tests/gpu/test_cuda_captured.py", "tests/core/test_tree_attention.py", "tests/gpu")
@@ -152,7 +152,7 @@ def _first_line(error: Exception) -> str:
 
 def run(plan: Plan, report: Report) -> None:
     """All parts, in order."""
-    bundled = load_pair(draft=BUNDLED_DRAFT, device="cpu", dtype="float32")
+    bundled = measured_pair(dtype="float32")
     speeds: list[float] = []
 
     def floors() -> list[str]:

@@ -21,9 +21,9 @@ import torch
 from transformers import StoppingCriteriaList
 
 from benchmarks import environment
+from benchmarks.pairs import measured_pair
 from benchmarks.policies import FirstToken
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.output import DecodeOutput
 from sage_core.speculative import SpeculativeDecoder
 
@@ -146,13 +146,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", help="write FILE.json, FILE.md and FILE.png")
     arguments = parser.parse_args()
-    folder = arguments.pair
-    pair = load_pair(
-        folder and folder / "target",
-        folder / "draft" if folder else BUNDLED_DRAFT,
-        arguments.device,
-        arguments.dtype,
-    )
+    pair = measured_pair(arguments.pair, arguments.device, arguments.dtype)
     contexts = [int(text) for text in arguments.contexts.split(",")]
     rows = measure(pair, contexts, arguments.new_tokens, arguments.repeats)
     data = {

@@ -21,9 +21,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks import environment
 from benchmarks.growth import prompt
+from benchmarks.pairs import measured_pair
 from benchmarks.policies import now
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.speculative import SpeculativeDecoder
 
 PROMPT = 256
@@ -115,13 +115,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args()
-    folder = arguments.pair
-    pair = load_pair(
-        folder and folder / "target",
-        folder / "draft" if folder else BUNDLED_DRAFT,
-        arguments.device,
-        arguments.dtype,
-    )
+    pair = measured_pair(arguments.pair, arguments.device, arguments.dtype)
     ends = [int(text) for text in arguments.tokens.split(",")]
     rows = measure(pair, ends, arguments.repeats)
     data = {

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environment
+from benchmarks.pairs import measured_pair
 from sage_core.bench.items import Rendered
 from sage_core.lookup import Ngram
 from sage_core.media import Sampling
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.pipeline import Pipeline, Result
 from sage_core.world import heldout
 from sage_core.world.questions import ask
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
-    pair = load_pair(arguments.pair, "auto" if arguments.pair else BUNDLED_DRAFT, arguments.device)
+    pair = measured_pair(arguments.pair, arguments.device)
     measured = measure(pair, arguments)
     results = {
         kind: {way: tally.as_dict() for way, tally in ways.items()}

@@ -20,10 +20,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks import environment
+from benchmarks.pairs import measured_pair
 from sage_core.bench.items import Rendered
 from sage_core.media import Sampling
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import load_pair
 from sage_core.pipeline import Pipeline, Result
 from sage_core.world.answers import right
 from sage_core.world.facts import score
@@ -180,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
-    pair = load_pair(None, BUNDLED_DRAFT, "cpu", "float32")
+    pair = measured_pair(dtype="float32")
     ids = pair.family.tokenizer.convert_tokens_to_ids(list("0123456789"))
     if ids != list(range(ids[0], ids[0] + 10)):
         raise SystemExit("the digits of this tokenizer are not in order")

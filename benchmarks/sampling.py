@@ -33,6 +33,7 @@ import torch
 
 from benchmarks import environment
 from benchmarks.items import items
+from benchmarks.pairs import measured_pair
 from benchmarks.sampling_tables import (
     FOUND_OUT,
     PLAUSIBLE,
@@ -42,8 +43,7 @@ from benchmarks.sampling_tables import (
     tables,
     together,
 )
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.loading import LoadedPair
 from sage_core.prepare import prepare
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny.tables import chi2_p_value
@@ -227,9 +227,7 @@ def main() -> int:
         rows += together(rows)
         rows += _told(singles(arguments.singles))
     if arguments.only != "tables":
-        pair = load_pair(
-            arguments.pair, "auto" if arguments.pair else BUNDLED_DRAFT, "cpu", "float32"
-        )
+        pair = measured_pair(arguments.pair, "cpu", "float32")
         rows += _told(places(pair, arguments.texts))
         rows += _told(beginnings(pair, arguments.repeats))
         taus = lengths(pair, arguments.texts // 6)

@@ -20,8 +20,7 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks.items import items
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import load_pair
+from benchmarks.pairs import measured_pair
 from sage_core.pipeline import Pipeline, Result
 
 POLICIES = ("static", "sage")
@@ -146,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--items", type=int, default=36)
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args(argv)
-    pair = load_pair(None, BUNDLED_DRAFT, "cpu", "float32")
+    pair = measured_pair(dtype="float32")
     data = {
         "environment": environment.describe("benchmarks.viskip"),
         "target": pair.target_id,

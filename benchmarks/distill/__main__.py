@@ -31,10 +31,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.stage == "answers":
         from benchmarks.distill.data import write_answers
-        from sage_core.models.catalog import BUNDLED_DRAFT
-        from sage_core.models.loading import load_pair
+        from benchmarks.pairs import measured_pair
 
-        pair = load_pair(draft=BUNDLED_DRAFT)
+        pair = measured_pair(device="auto")
         write_answers(pair, arguments.out, arguments.scenes, arguments.held)
     elif arguments.stage == "train":
         from benchmarks.distill.train import GROUPS, train

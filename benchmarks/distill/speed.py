@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.distill.data import SceneTeacher, read_scenes
 from benchmarks.distill.train import KINDS, VARIANTS, folder_of
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_model, load_pair
+from benchmarks.pairs import measured_pair
+from sage_core.models.loading import LoadedPair, load_model
 from sage_core.speculative import DecodeOutput, SpeculativeDecoder
 
 SPEEDS = "speed.json"
@@ -42,7 +42,7 @@ def measure(out: Path, count: int) -> None:
 
     `train.VARIANTS` under ``sage`` and greedily, all others under every policy and setting.
     """
-    pair = load_pair(draft=BUNDLED_DRAFT)
+    pair = measured_pair(device="auto")
     scenes, answers = read_scenes(out, "held")
     teacher = SceneTeacher(pair, scenes, answers)
     drafts = {BUNDLED: pair.draft}

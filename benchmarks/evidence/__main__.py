@@ -31,8 +31,7 @@ from benchmarks.evidence import (
     timed,
 )
 from benchmarks.evidence.bench import CLOCKS, Bench
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import load_pair
+from benchmarks.pairs import measured_pair
 
 PARTS: dict[str, Any] = {
     "table1": table1,
@@ -50,12 +49,7 @@ FOLDER = "benchmarks/results/evidence"
 
 def measure(names: Sequence[str], arguments: argparse.Namespace) -> None:
     """Run the parts and write each as soon as it is there."""
-    folder = Path(arguments.pair) if arguments.pair else None
-    pair = load_pair(
-        folder / "target" if folder else None,
-        folder / "draft" if folder else BUNDLED_DRAFT,
-        arguments.device,
-    )
+    pair = measured_pair(arguments.pair, arguments.device)
     described = environment.describe("benchmarks.evidence")
     described["pair"] = f"{pair.target_id} with {pair.draft_id}; {pair.device}, {pair.dtype}"
     for name in names:

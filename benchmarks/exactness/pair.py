@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks.exactness.prompts import on
 from benchmarks.exactness.tally import Case
 from benchmarks.exactness.ways import Models, Prompt, Way
 from benchmarks.items import items
+from benchmarks.pairs import measured_pair
 from sage_core.heads.checkpoint import placed
 from sage_core.heads.making import new_head
-from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import load_pair
 from sage_core.pruning import Pruning
 from sage_core.runner import Runner
 
@@ -48,13 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def pair_models(folder: str | None, device: str, dtype: str, *, plain: bool) -> tuple[Models, Any]:
     """The trained pair of a folder, or the bundled one, with its family."""
-    where = Path(folder) if folder else None
-    pair = load_pair(
-        where / "target" if where else None,
-        where / "draft" if where else BUNDLED_DRAFT,
-        device,
-        dtype,
-    )
+    pair = measured_pair(folder, device, dtype)
 
     def further(target: Any, name: str) -> Any:
         return placed(new_head(target, name=pair.target_id, kind=name), target)

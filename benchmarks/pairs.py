@@ -1,0 +1,20 @@
+"""The pair that a benchmark measures, unless its question is about another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sage_core.models.catalog import BUNDLED_DRAFT
+from sage_core.models.loading import LoadedPair, load_pair
+
+__all__ = ["measured_pair"]
+
+
+def measured_pair(
+    folder: str | Path | None = None, device: str = "cpu", dtype: str = "auto"
+) -> LoadedPair:
+    """The pair in ``folder`` (target/ and draft/), or the bundled target with its small model.
+
+    The small model is a draft as most pairs have one; a head is measured where it is named.
+    """
+    return load_pair(folder, "auto" if folder else BUNDLED_DRAFT, device, dtype)
