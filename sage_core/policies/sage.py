@@ -23,6 +23,12 @@ from sage_core.tree import ROOT, TokenTree
 
 _HELD = 0.9  # how often levels are taken to hold the accepted token before anything is seen
 _SOON = 3  # steps to the first look in a text, where drafting did not pay in the one before
+_SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48)
+_ODD = 0.1
+"""What a verification of another number of rows is taken to cost besides, in passes over one row.
+
+Libraries make their kernels for each number of rows anew, which takes as long as half a pass, and
+the last few nodes of a tree are worth little more than they cost."""
 _SLIGHT = 1e-3
 """Beyond the first few ranks, candidates of a smaller draft probability are not looked at."""
 UNKNOWN = Costs.linear(1.0, 0.01, 0.1)
@@ -39,7 +45,7 @@ class Sage(Policy):
     target pass).
     """
 
-    dmax: int = 12
+    dmax: int = 24
     nmax: int = 64
     beam: int = 12
     k: int = 10
@@ -93,6 +99,8 @@ class SageShaper(Shaper):
         self._propose: list[float] = costs.propose(np.arange(1, self._o.beam + 1)).tolist()
         # Each node's share of the rise from a pass over the root alone to one over a full tree.
         self._per_node = float(self._verify[-1] - self._verify[0]) / self._o.nmax
+        chosen = np.isin(np.arange(1, self._o.nmax + 2), [*_SIZES, self._o.nmax + 1])
+        self._choices = self._verify + np.where(chosen, 0.0, _ODD * float(self._verify[0]))
         # A look costs a pass: the dearer it is the rarer, so that all of them stay a small part.
         passes = self._propose[0] / float(self._verify[0])
         self._rarest = max(self._o.probe, int(np.ceil(64 * passes)))
@@ -244,7 +252,7 @@ class SageShaper(Shaper):
     def prune(self, tree: TokenTree) -> TokenTree:
         """Keep the nodes of all levels that are worth verifying (re-ranking, as in EAGLE-2)."""
         self._drafted = tree
-        kept = worth_verifying(np.array(self._accepted), self._verify, self._rate)
+        kept = worth_verifying(np.array(self._accepted), self._choices, self._rate)
         return tree if len(kept) == len(tree) else tree.subset(kept.tolist())
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
