@@ -41,6 +41,10 @@ def check(options: RunOptions, *, several: bool) -> str:
     drafts = options.draft != "none" or options.draft_lookup
     default = "sage" if drafts else "autoregressive"
     policy = policies.parse(options.policy if options.policy is not None else default)
+    if options.policy is not None and policy.drafts and not drafts:
+        raise OptionError(
+            f"--policy {policy.name} needs drafts: leave out --draft none, or add --draft-lookup"
+        )
     if is_lookup(options.draft):
         as_ngram(options.draft)
     if not policy.drafts and (options.draft_lookup or is_lookup(options.draft)):

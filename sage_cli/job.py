@@ -211,15 +211,17 @@ class Job:
         """Decode what ``start`` starts with whatever watches, and write the result."""
         from sage_cli.render.frame import History
 
-        shown = f"{self._policy}, lossy" if self._options.lossy else self._policy
-        history = History(request.label, shown, self._options.max_new_tokens)
-        saved = self._saved_view(history)
+        saved: SavedView | None = None
         streamer = self._streamer()
         stream: Stream | None = None
         try:
             with ExitStack() as stack:
                 stream = start()
                 stack.callback(stream.close)
+                # The stream's policy: without a draft the default is another than was named.
+                shown = f"{stream.policy}, lossy" if self._options.lossy else stream.policy
+                history = History(request.label, shown, self._options.max_new_tokens)
+                saved = self._saved_view(history)
                 watchers = [*self._watchers(stack, request, history, streamer, saved), *also]
                 for step in stream:
                     history.add(step)
@@ -303,7 +305,6 @@ class Job:
             result,
             files=request.names,
             pipeline=self._pipeline,
-            policy=self._policy,
             seed=self._options.seed,
         )
         self._writer.result(request.label, result.text, data)

@@ -238,7 +238,7 @@ class Stream(Iterator[Step]):
         policy = options.policy
         lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         if pair.draft is None and lookup is None and policy == "sage":
-            policy = "autoregressive"  # the default needs a draft; a policy asked for is refused
+            policy = "autoregressive"  # the default needs a draft; another policy is refused
         decoder = SpeculativeDecoder(
             pair.target,
             pair.draft,

@@ -18,7 +18,7 @@ SCHEMA = 1
 
 
 def result_object(
-    result: Result, *, files: tuple[str, ...], pipeline: Pipeline, policy: str, seed: int
+    result: Result, *, files: tuple[str, ...], pipeline: Pipeline, seed: int
 ) -> dict[str, Any]:
     """What is printed for one result. ``files`` are the inputs as the user named them."""
     return {
@@ -30,7 +30,7 @@ def result_object(
         "models": {"target": pipeline.target_id, "draft": pipeline.draft_id},
         "device": pipeline.device,
         "dtype": pipeline.dtype,
-        "policy": policy,
+        "policy": result.policy,
         "seed": seed,
         "sampling": None if result.sampling is None else dict(result.sampling),
         "lossy": result.lossy,

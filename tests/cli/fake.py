@@ -77,10 +77,14 @@ class FakeResult:
     finish_reason: str = "eos"
     sampling: dict[str, Any] | None = None
     lossy: str | None = None
+    policy: str = "sage"
 
 
 class FakeStream(Iterator[Step]):
-    def __init__(self, script: Script, files: tuple[str, ...], prompt: str) -> None:
+    def __init__(
+        self, script: Script, files: tuple[str, ...], prompt: str, policy: str = "sage"
+    ) -> None:
+        self.policy = policy
         self._script = script
         self._left = deque(script.steps)
         self._done: list[Step] = []
@@ -122,6 +126,7 @@ class FakeStream(Iterator[Step]):
             self._files,
             self._prompt,
             lossy=self._script.lossy,
+            policy=self.policy,
         )
 
     def close(self) -> None:
@@ -165,7 +170,8 @@ class FakePipeline:
         if isinstance(script, BaseException):
             raise script
         names = tuple(file if isinstance(file, str) else "<bytes>" for file in files)
-        self.streams.append(FakeStream(script, names, prompt or "Describe this."))
+        policy = options.get("policy", "sage")
+        self.streams.append(FakeStream(script, names, prompt or "Describe this.", policy))
         return self.streams[-1]
 
     def captions(

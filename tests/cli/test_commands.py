@@ -143,6 +143,15 @@ def test_no_draft_means_autoregressive(sage, pipeline, loads):
     assert pipeline.calls[0]["policy"] == "autoregressive"
 
 
+def test_a_policy_that_drafts_needs_a_draft(sage, loads):
+    for policy in ("sage", "sage:dmax=3", "static"):
+        result = sage("caption", "a.png", "--draft", "none", "--policy", policy)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"sage: --policy {policy.partition(':')[0]} needs drafts")
+    assert not loads.calls
+    assert sage("caption", "a.png", "--draft", "none", "--policy", "autoregressive").exit_code == 0
+
+
 def test_drafts_that_are_looked_up(sage, pipeline, loads):
     sage("caption", "a.png", "--draft", "ngram:nodes=16")
     sage("caption", "a.png", "--draft", "none", "--draft-lookup")
