@@ -46,6 +46,8 @@ class CostBook:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._own: tuple[set[str], set[str]] = (set(), set())
+        """What is not as it was read: places of costs, and pairs."""
 
     @cached_property
     def _pages(self) -> tuple[dict[str, Costs], dict[str, dict[str, float]]]:
@@ -65,6 +67,7 @@ class CostBook:
         place = _place(key, context)
         if place not in self._known:
             self._known[place] = measure()
+            self._own[0].add(place)
             self._write()
         return self._known[place]
 
@@ -85,17 +88,23 @@ class CostBook:
         if known is None:
             return
         self._known[place] = corrected(known, steps)
+        self._own[0].add(place)
         if learned:
             self._pages[1][pair] = dict(learned)
+            self._own[1].add(pair)
         self._write()
 
     def _write(self) -> None:
         if self._path is None:
             return
+        # Other runs write too: theirs is kept where this one knows nothing newer.
+        costs, learned = _read(self._path)
+        costs |= {place: self._known[place] for place in self._own[0]}
+        learned |= {pair: self._pages[1][pair] for pair in self._own[1]}
         data = {
             "version": _VERSION,
-            "costs": {place: vars(costs) for place, costs in self._known.items()},
-            "learned": self._pages[1],
+            "costs": {place: vars(one) for place, one in costs.items()},
+            "learned": learned,
         }
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ After a text both are corrected by it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
@@ -42,7 +43,7 @@ def calibrate(
 
 
 def key(decoder: SpeculativeDecoder, target: Runner) -> str:
-    """What passes of this pair cost depends on: device, threads, passes, models, dtypes."""
+    """What passes of this pair cost depends on: devices, threads, passes, models, formats."""
     where = f"cpu x{torch.get_num_threads()}"
     if target.device.type == "cuda":
         where = torch.cuda.get_device_name(target.device)
@@ -51,13 +52,23 @@ def key(decoder: SpeculativeDecoder, target: Runner) -> str:
     if decoder.reduced is not None:
         where += f", draft of {len(decoder.reduced)} tokens"
     models = (decoder.target, decoder.draft)
-    return ", ".join([where, *(_described(model) for model in models), torch.__version__])
+    names = [_described(model) for model in models]
+    elsewhere = getattr(decoder.draft, "device", target.device)
+    if elsewhere != target.device:
+        names[1] += f" on {elsewhere}"
+    return ", ".join([where, *names, torch.__version__])
 
 
 def _described(model: Any) -> str:
-    """A model's kind and size, without its weights: ``Qwen2ForCausalLM 28x3584 bfloat16``."""
+    """A model's kind, size and number format: ``Qwen2ForCausalLM 28x3584 bfloat16``."""
     config = model.get_decoder().config
     size = f"{config.num_hidden_layers}x{config.hidden_size}"
+    quantized = getattr(getattr(model, "config", None), "quantization_config", None)
+    if quantized is not None:
+        found = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        method = found.get("quant_method")
+        fields = json.dumps(found, default=str, sort_keys=True)
+        size += f" {getattr(method, 'value', method)} {_digest(fields.encode())}"
     return f"{type(model).__name__} {size} {str(model.dtype).removeprefix('torch.')}"
 
 
@@ -78,4 +89,8 @@ def _weights(model: Any) -> str:
     ]
     if not matrices:
         return ""
-    return sha256(matrices[-1][:4].float().cpu().numpy().tobytes()).hexdigest()[:12]
+    return _digest(matrices[-1][:4].float().cpu().numpy().tobytes())
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()[:12]

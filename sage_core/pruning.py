@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METHODS = ("verifier", "alignment", "uniform", "random", "none")
-SCORED = ("verifier", "alignment")
-"""Methods that rank tokens by what the target's prefill tells of them."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ class Shape:
     """The limits that a policy set for one tree, and why.
 
     ``depth`` is the greatest number of levels, ``width`` the number of children allowed below the
-    root (fractional for policies that round later), ``alpha`` the confidence in [0, 1] that they
-    were read from (SAGE, arXiv 2602.00523, Eq. 9), None for policies that do not use it.
+    root (fractional for policies that round later, 0 for policies that decide level by level),
+    ``alpha`` the confidence in [0, 1] that they were read from (SAGE, arXiv 2602.00523, Eq. 9),
+    None for policies that do not use it.
     """
 
     depth: int = 0

@@ -27,7 +27,7 @@ from sage_core.policies.acceptance import (
     SERVED,
     Network,
     candidate_features,
-    entropies,
+    confidences,
     node_features,
 )
 
@@ -111,7 +111,7 @@ def _position(
                 past.lately,
             )
         )
-        alphas = entropies(probs)
+        alphas = confidences(probs)
         if level == 0:
             root = past.alpha = float(alphas[0])
         features = candidate_features(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from sage_cli.console import clean
 from sage_cli.render.glyphs import Glyphs, sparkline
 from sage_cli.render.tree import draw_tree, shown_token
 from sage_core.steps import Step
+from sage_core.tree import TokenTree
 
 __all__ = ["History", "frame_lines"]
 
@@ -53,8 +54,8 @@ class History:
         if shape.alpha is not None:
             self.alpha.append(shape.alpha)
         if shape.depth:
-            self.depth.append(shape.depth)
-            self.width.append(shape.width)
+            self.depth.append(step.draft_passes or shape.depth)
+            self.width.append(shape.width or _widest(step.tree))
 
     @property
     def mean_accepted(self) -> float:
@@ -64,6 +65,11 @@ class History:
     @property
     def tokens_per_second(self) -> float:
         return (self.tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+
+def _widest(tree: TokenTree) -> int:
+    """Nodes of the level that has most."""
+    return max(Counter(tree.depths).values(), default=0)
 
 
 def frame_lines(

@@ -81,11 +81,6 @@ class Throttle:
         self._last = now
         self._recent = [*self._recent[-3:], now - begun]
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since `start`."""
-        return self.clock() - self._started
-
 
 class LiveView:
     """Draws on the alternate screen of a terminal and leaves it as it was.

@@ -62,7 +62,7 @@ def fitted() -> tuple[Network, Network]:
     return network("candidate"), network("node")
 
 
-def entropies(probs: np.ndarray) -> np.ndarray:
+def confidences(probs: np.ndarray) -> np.ndarray:
     """(n,) 1 - H / log k of each row's (n, k) renormalised probabilities: α of SAGE (Eq. 7-9)."""
     k = probs.shape[1]
     if k < 2:
@@ -94,7 +94,7 @@ def candidate_features(
     Args:
         depth: the level that they would form.
         probs: (rows, k) the draft's probabilities, in falling order.
-        alphas: (rows,) of `entropies`.
+        alphas: (rows,) of `confidences`.
         above: (rows,) predicted acceptance of the parents, 1 for the root.
         ranks: (rows,) the parents' own ranks.
         root: α of the step's root.

@@ -104,7 +104,7 @@ class SageShaper(Shaper):
         # A look costs a pass: the dearer it is the rarer, so that all of them stay a small part.
         passes = self._propose[0] / float(self._verify[0])
         self._rarest = max(self._o.probe, int(np.ceil(64 * passes)))
-        # No text is slower than without a draft. λ starts from somewhat more, as if from 12 passes.
+        # λ is never below the rate without a draft. It starts from more, as if from 12 passes.
         self._least = 1.0 / float(self._verify[0])
         self._seconds = 12.0 / self._least
         self._tokens = 1.5 * 12.0
@@ -140,7 +140,6 @@ class SageShaper(Shaper):
         self._ranks: list[int] = []
         self._spent = 0.0
         self._drafted = TokenTree()
-        self._root = self._alpha
         self._looking = False
         self._served = {ROOT: served}  # of the nodes that are expanded
 
@@ -165,7 +164,7 @@ class SageShaper(Shaper):
         else:
             self._pause = self._wait = 0
             depth = self._o.dmax
-        self._start(Shape(depth, float(self._o.beam), self._alpha, note), logits[0])
+        self._start(Shape(depth, alpha=self._alpha, note=note), logits[0])
         self._looking = depth > 0 and gain <= 0
         return self._shape
 
@@ -191,10 +190,10 @@ class SageShaper(Shaper):
         at_root = level.depth == 1
         rows = [Row()] if at_root else [Row(self._accepted[p], self._ranks[p]) for p in parents]
         logits, alphas = self._candidate(
-            level.depth, probs, rows, None if at_root else self._root, self._recent
+            level.depth, probs, rows, None if at_root else self._alpha, self._recent
         )
         if at_root:
-            self._root = self._alpha = alphas[0]
+            self._alpha = alphas[0]
         served = [self._served[parent] for parent in parents]
         self._levels.append(_Grown(logits, parents, served))
         self._spent += self._propose[min(len(rows), len(self._propose)) - 1]
@@ -236,7 +235,9 @@ class SageShaper(Shaper):
         able = [i for i, node in enumerate(nodes) if node.accepted > price]
         if depth >= self._shape.depth or not able:
             return np.zeros(len(nodes), dtype=bool)
-        logits = self._node(depth, [nodes[i] for i in able], self._root, self._recent, self._lately)
+        logits = self._node(
+            depth, [nodes[i] for i in able], self._alpha, self._recent, self._lately
+        )
         chances = self._serving.chances(logits)
         gains = [(nodes[i].accepted * c - price, i) for i, c in zip(able, chances, strict=True)]
         gains = sorted(gains, key=lambda gain: -gain[0])[: self._o.beam]

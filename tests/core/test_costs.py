@@ -12,6 +12,8 @@ from sage_core.costbook import CostBook, corrected, default_path
 from sage_core.costs import Costs
 from sage_core.errors import OptionError
 from sage_core.policies.sage import UNKNOWN
+from sage_core.pricing import key
+from sage_core.runner import Runner
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.steps import PhaseSeconds, Shape, Step
 from sage_core.tree import TokenTree
@@ -59,6 +61,34 @@ def test_costs_are_kept_and_measured_once(tmp_path: Path) -> None:
     CostBook(path).costs("pair", 600, measure)  # another context
     CostBook(path).costs("other", 300, measure)
     assert len(asked) == 3
+
+
+def test_books_of_two_runs_do_not_undo_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    one, other = CostBook(path), CostBook(path)
+    one.costs("x", 300, lambda: UNKNOWN)
+    other.costs("y", 300, lambda: UNKNOWN)
+    other.learn("y", 300, [], "sage: y", {"pause": 1.0})
+    one.learn("x", 300, [], "sage: x", {"pause": 2.0})
+    after = CostBook(path)
+    assert after.learned("sage: y") == {"pause": 1.0}
+    assert after.learned("sage: x") == {"pause": 2.0}
+    for name in ("x", "y"):
+        assert after.costs(name, 300, lambda: pytest.fail("it is known")) == UNKNOWN
+
+
+def test_what_costs_are_kept_by() -> None:
+    target, draft = build_pair("llama")
+    decoder = SpeculativeDecoder(target, draft, "sage")
+    plain = key(decoder, Runner(target))
+    with pytest.MonkeyPatch.context() as patch:
+        config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        patch.setattr(target.config, "quantization_config", config, raising=False)
+        quantized = key(decoder, Runner(target))
+        patch.setitem(config, "load_in_4bit", False)
+        assert len({plain, quantized, key(decoder, Runner(target))}) == 3
+    assert "bitsandbytes" in quantized
+    assert key(decoder, Runner(target)) == plain
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 0, "costs": {}}',

@@ -16,7 +16,7 @@ from sage_core.errors import OptionError
 from sage_core.policies import parse
 from sage_core.policies.acceptance import (
     candidate_features,
-    entropies,
+    confidences,
     fitted,
     node_features,
 )
@@ -256,7 +256,7 @@ def test_candidates_are_judged_as_in_plain_form(
     fast = CandidateNetwork(fitted()[0], 6)
     parents = [Row(accepted, rank) for _, accepted, rank in rows]
     logits, alphas = fast(depth, probs.tolist(), parents, root, recent)
-    plain = entropies(probs)
+    plain = confidences(probs)
     held = probs.sum(axis=1) > 1e-3  # where nothing is likely, nothing is known of the entropy
     np.testing.assert_allclose(np.array(alphas)[held], plain[held], atol=1e-3)
     features = candidate_features(depth, probs, np.array(alphas), above, ranks, root, recent)
@@ -287,4 +287,4 @@ def test_nodes_are_judged_as_in_plain_form(
 @given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=10))
 def test_entropy_is_the_papers(values: list[float]) -> None:
     probs = np.sort(np.array(values))[::-1]
-    assert entropies(probs[None])[0] == pytest.approx(confidence(probs), abs=1e-9)
+    assert confidences(probs[None])[0] == pytest.approx(confidence(probs), abs=1e-9)
