@@ -2,11 +2,14 @@
 
     python -m benchmarks.pruning --output benchmarks/results/pruning
     python -m benchmarks.pruning --frames 8,32 --ratios 0,0.5,0.9 --methods verifier,uniform
+    python -m benchmarks.pruning --pair OUT --clips parade --frames 16,32,48
     python -m benchmarks.pruning --cost 25000 --output benchmarks/results/pruning-cost
 
-The first decodes held-out clips by every method at every ratio, item by item in rotated order.
-The second reads one long prompt with a random model, with scores gathered and without, and tells
-what gathering adds in time and memory. A plot is written where matplotlib is installed.
+The first decodes held-out clips by every method at every ratio, item by item in rotated order;
+`--clips parade` those in which one thing after another is seen, for the pair that
+`training.long_clips` trains. The last reads one long prompt with a random model, with scores
+gathered and without, and tells what gathering adds in time and memory. A plot is written where
+matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -64,16 +67,17 @@ class Cell:
         }
 
 
-def clips(count: int, frames: int, seed: int) -> Iterator[Clip]:
+def clips(count: int, frames: int, seed: int, kind: str = "events") -> Iterator[Clip]:
     """Held-out clips of the pair's own world, drawn at ``frames`` frames."""
     import numpy as np
 
+    from sage_core.world.parade import parade
     from sage_core.world.render import draw
     from sage_core.world.scenes import random_clip
 
     for index in range(count):
         rng = np.random.default_rng([90_001, seed, 77, index])
-        drawn = draw(random_clip(rng), frames)
+        drawn = draw(parade(rng, frames) if kind == "parade" else random_clip(rng), frames)
         shown = np.stack([np.asarray(image.convert("RGB")) for image in drawn])
         yield Clip(shown, np.arange(frames) / 4.0, 4.0, frames / 4.0, f"clip-{seed}-{index}")
 
@@ -91,7 +95,8 @@ def compare(
     ]
     found: dict[str, Cell] = {}
     for frames in arguments.frames:
-        for number, clip in enumerate(clips(arguments.items, frames, arguments.seed)):
+        drawn = clips(arguments.items, frames, arguments.seed, arguments.clips)
+        for number, clip in enumerate(drawn):
             inputs = pair.family.prepare([clip], "Describe this video in detail.")
             turn = number % len(combinations)
             expected: list[int] | None = None
@@ -280,6 +285,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pair", help="a folder with target/ and draft/; default: the bundled")
     parser.add_argument("--items", type=int, default=8, help="clips for each number of frames")
+    parser.add_argument(
+        "--clips", choices=["events", "parade"], default="events", help="what is seen in them"
+    )
     parser.add_argument("--frames", type=numbers(int), default=list(FRAMES))
     parser.add_argument("--ratios", type=numbers(float), default=list(RATIOS))
     methods = [method for method in METHODS if method != "none"]

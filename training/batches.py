@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -72,33 +72,58 @@ def scene_kind(scene: Scene) -> str:
     return "video" if isinstance(scene, Clip) else "images" if isinstance(scene, Pair) else "image"
 
 
+@dataclass(frozen=True)
+class Row:
+    """What one row shows and the conversations offered to it."""
+
+    scene: Scene
+    frames: int
+    talks: Sequence[tuple[list[int], list[bool]]]  # ids after the prefix, and which are said
+    witness: np.ndarray  # (visual tokens, lessons)
+
+
 def make_batch(
     rng: np.random.Generator, tokenizer: Tokenizer, config: BatchConfig, easy: bool = False
 ) -> Batch:
-    """Fill every row with as many conversations as fit."""
-    shape = (config.rows, config.length)
-    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    segments, said = np.full(shape, -1, np.int64), np.zeros(shape, bool)
-    weights = np.ones(shape, np.float32)
-    pixels, targets, kinds, witness = [], [], [], []
-    for row in range(config.rows):
+    """Rows of random scenes, and pictures for the tower alone."""
+    rows = []
+    for _ in range(config.rows):
         scene = random_scene(rng, easy)
         frames = CLIP_FRAMES
         if isinstance(scene, Clip) and rng.random() < 0.15:
             frames = choose(rng, (6, 7, 10))
+        offered = conversations(rng, scene, captioned(rng, scene), 24, LEARNT)
+        talks = [talk_ids(tokenizer, talk) for talk in offered]
+        talks[1:1] = [drill_ids(tokenizer, drill(rng)) for _ in range(config.drills)]
+        rows.append(Row(scene, frames, talks, lessons(scene, frames)))
+    extra = picture_batch(rng, config.extra, words=0.55, charts=0.3) if config.extra else None
+    return pack(rows, tokenizer, config, extra)
+
+
+def pack(
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    config: BatchConfig,
+    extra: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Batch:
+    """Fill every row with as many of its conversations as fit."""
+    shape = (len(rows), config.length)
+    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    segments, said = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    weights = np.ones(shape, np.float32)
+    pixels, targets, kinds, witness = [], [], [], []
+    for row, given in enumerate(rows):
+        scene, frames = given.scene, given.frames
         shown, facts = scene_pictures(scene, frames)
         pixels.append(shown)
         targets.append(facts)
         kinds.append((scene_kind(scene), len(shown)))
-        witness.append(lessons(scene, frames))
+        witness.append(given.witness)
         prefix = prefix_ids(tokenizer, scene, frames)
         fill = start = len(prefix)
         ids[row, :fill], segments[row, :fill], positions[row, :fill] = prefix, 0, np.arange(fill)
         segment = 0
-        offered = conversations(rng, scene, captioned(rng, scene), 24, LEARNT)
-        talks = [talk_ids(tokenizer, talk) for talk in offered]
-        talks[1:1] = [drill_ids(tokenizer, drill(rng)) for _ in range(config.drills)]
-        for new, answer in talks:
+        for new, answer in given.talks:
             end = fill + len(new)
             if end > config.length:
                 continue
@@ -108,10 +133,9 @@ def make_batch(
             weights[row, fill:end] = config.short if sum(answer) < 40 else 1.0
             positions[row, fill:end] = np.arange(start, start + len(new))
             fill = end
-    if config.extra:
-        shown, facts = picture_batch(rng, config.extra, words=0.55, charts=0.3)
-        pixels.append(shown)
-        targets.append(facts)
+    if extra is not None:
+        pixels.append(extra[0])
+        targets.append(extra[1])
     return Batch(
         ids,
         segments,
@@ -122,7 +146,7 @@ def make_batch(
         np.concatenate(targets),
         tuple(kinds),
         np.concatenate(witness),
-        config.extra,
+        0 if extra is None else len(extra[0]),
     )
 
 

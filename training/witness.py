@@ -8,6 +8,8 @@ is not part of the saved model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
@@ -107,19 +109,23 @@ def lessons(scene: Scene, frames: int) -> np.ndarray:
 class Witness(nn.Module):
     """Linear classifiers on hidden states, one per lesson."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(
+        self, hidden: int, taught: Mapping[str, int] = LESSONS, watched: str = "did"
+    ) -> None:
+        """taught: each lesson's number of classes; watched: the one whose right share is told."""
         super().__init__()
+        self._taught, self._watched = taught, watched
         self.norm = nn.LayerNorm(hidden)
-        self.out = nn.Linear(hidden, sum(LESSONS.values()))
+        self.out = nn.Linear(hidden, sum(taught.values()))
 
     def loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Sum of the mean cross-entropies, and the share of `did` that is right.
+        """Sum of the mean cross-entropies, and the share of the watched that is right.
 
         `hidden` is (n, hidden) at the visual tokens, `wanted` (n, lessons).
         """
         total, right = hidden.new_zeros((), dtype=torch.float32), 0.0
-        parts = self.out(self.norm(hidden)).float().split(list(LESSONS.values()), dim=-1)
-        for i, (name, logits) in enumerate(zip(_NAMES, parts, strict=True)):
+        parts = self.out(self.norm(hidden)).float().split(list(self._taught.values()), dim=-1)
+        for i, (name, logits) in enumerate(zip(self._taught, parts, strict=True)):
             target = wanted[:, i]
             known = target >= 0
             if not known.any():
@@ -129,7 +135,7 @@ class Witness(nn.Module):
                 weight = torch.ones(logits.shape[-1], device=logits.device)
                 weight[0] = 0.2
             total = total + F.cross_entropy(logits[known], target[known], weight=weight)
-            if name == "did" and (target > 0).any():
+            if name == self._watched and (target > 0).any():
                 active = target > 0
                 right = float((logits[active].argmax(-1) == target[active]).float().mean())
         return total, right

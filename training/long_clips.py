@@ -1,0 +1,220 @@
+"""A pair for clips of many frames: `python -m training.long_clips target --out OUT`, then `draft`.
+
+The bundled pair never saw more than ten frames. Here copies of its target and of its small draft go
+on with clips of 16 to 48 frames whose texts name what comes after what (`sage_core.world.parade`),
+the tower frozen. Both stages are counted in steps and go on from what is in the folder, in which
+`load_pair` then finds `target/` and `draft/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from sage_core.world.dialogue import VIDEO_PROMPT
+from sage_core.world.dialogue import Turn as Said
+from sage_core.world.parade import MOST, parade, parade_caption
+from sage_core.world.phrases import VIDEO_PROMPTS
+from sage_core.world.render import placed_at
+from sage_core.world.scenes import COLORS, SHAPES, Clip, choose
+from training.batches import Batch, BatchConfig, Row, pack
+from training.distil import Lesson, draft_loss, lesson
+from training.optim import Optimizer, Rates
+from training.pair import PairConfig, save_model, wrap_tokenizer
+from training.tokens import fact_weights, name_tokens, talk_ids, visual_count
+from training.train import Heads, Log, TargetConfig, factor, mean_values, target_loss, to_device
+from training.witness import CELLS, Witness
+
+BUNDLED = Path(__file__).parents[1] / "sage_core" / "assets" / "sage-tiny"
+FEWEST, FIRST, LONGEST = 16, 20, 48
+"""Frames: of the shortest clip, of the longest in the beginning, and of the longest of all."""
+TAUGHT = {"number": MOST + 1, "color before": len(COLORS), "shape before": len(SHAPES)}
+"""Lessons at the visual token of a thing: the how manieth it is, and what it comes after."""
+ROWS, TEXT, CAPTIONS = 4, 232, 4
+PASSES, KEPT, TRUTH = 3, 12, 0.1
+EVERY, SAVED = 20, 50
+Model = LlavaOnevisionForConditionalGeneration
+
+
+def frames_at(rng: np.random.Generator, done: float) -> int:
+    """Frames of a step's clips; the longest come once half of the steps are done."""
+    most = FIRST + (LONGEST - FIRST) * min(1.0, 0.1 + 2 * done)
+    return int(rng.integers(FEWEST, int(most) + 1))
+
+
+def before(clip: Clip, frames: int) -> np.ndarray:
+    """(visual tokens, lessons): what is known of a thing once it is seen; -1 elsewhere."""
+    out = np.full((frames, CELLS, len(TAUGHT)), -1, np.int64)
+    for frame in range(frames):
+        for thing, _, _ in placed_at(clip, frame / (frames - 1)):
+            who = clip.things.index(thing)
+            last = clip.things[who - 1] if who else None
+            color = COLORS.index(last.color) if last else -1
+            out[frame, thing.cell] = who, color, SHAPES.index(last.shape) if last else -1
+    gap = np.full((1, len(TAUGHT)), -1, np.int64)  # the newline behind the last frame
+    return np.concatenate([out.reshape(-1, len(TAUGHT)), gap])
+
+
+def make_batch(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Batch:
+    """The batch of a step: clips of one number of frames, each with several captions."""
+    rng = np.random.default_rng([seed, 43, step])
+    frames = frames_at(rng, step / steps)
+    rows = []
+    for _ in range(ROWS):
+        clip = parade(rng, frames)
+        talks = []
+        for _ in range(CAPTIONS):
+            prompt = VIDEO_PROMPT if rng.random() < 0.6 else choose(rng, VIDEO_PROMPTS)
+            talks.append(talk_ids(tokenizer, (Said(prompt, parade_caption(rng, clip)),)))
+        rows.append(Row(clip, frames, talks, before(clip, frames)))
+    length = len(tokenizer.encode("user ").ids) + visual_count(rows[0].scene, frames) + TEXT
+    return pack(rows, tokenizer, BatchConfig(length=length))
+
+
+def load(folder: Path) -> Model:
+    model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.set_attn_implementation("eager")  # the plain attention is faster backwards on a CPU
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+def deepen(model: Model, layers: int) -> Model:
+    """The same model with more layers behind its own, which change nothing before they learn."""
+    config = model.config.__class__.from_dict(model.config.to_dict())
+    config.text_config.num_hidden_layers = layers
+    config.text_config.layer_types = ["full_attention"] * layers
+    out = LlavaOnevisionForConditionalGeneration(config)
+    own = model.config.text_config.num_hidden_layers
+    out.load_state_dict(model.state_dict(), strict=layers == own)
+    for layer in out.model.language_model.layers[own:]:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    out.set_attn_implementation("eager")
+    out.model.vision_tower.requires_grad_(False)
+    return out
+
+
+class Stage:
+    """A run over numbered steps with its state in ``out / NAME.pt`` and the model in its folder."""
+
+    def __init__(self, name: str, out: Path, trained: torch.nn.Module, rates: Rates) -> None:
+        self.name, self.out, self.trained = name, out, trained
+        self.log = Log(out)
+        self.optimizer = Optimizer([(1.0, list(trained.named_parameters()))], rates)
+        self.step, self.spent, self.tokens = 0, 0.0, 0
+        self._path = out / f"{name}.pt"
+        if self._path.exists():
+            state = torch.load(self._path, weights_only=True)
+            trained.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent, self.tokens = state["step"], state["spent"], state["tokens"]
+            self.log.line(f"{name} resumed step={self.step}")
+
+    def run(
+        self, steps: int, loss_at: Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+    ) -> None:
+        history: list[dict[str, float]] = []
+        begin = time.time() - self.spent
+        while self.step < steps:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss, shown = loss_at(self.step)
+            loss.backward()
+            self.optimizer.step(factor(self.step / steps))
+            self.step += 1
+            self.tokens += int(shown.pop("tokens"))
+            history.append(shown)
+            self.spent = time.time() - begin
+            if self.step % EVERY == 0 or self.step == steps:
+                self.log.row(self.name, self.step, self.spent, self.tokens, mean_values(history))
+                history.clear()
+            if self.step % SAVED == 0 or self.step == steps:
+                self.save()
+
+    def save(self) -> None:
+        state = {"model": self.trained.state_dict(), "optimizer": self.optimizer.state_dict()}
+        numbers = {"step": self.step, "spent": self.spent, "tokens": self.tokens}
+        scratch = self._path.with_suffix(".new")
+        torch.save(state | numbers, scratch)
+        scratch.rename(self._path)
+
+
+def words() -> Tokenizer:
+    return Tokenizer.from_file(str(BUNDLED / "target" / "tokenizer.json"))
+
+
+def keep(model: Model, folder: Path) -> None:
+    save_model(model, wrap_tokenizer(words(), PairConfig()), folder)
+
+
+def train_target(out: Path, steps: int, seed: int) -> None:
+    """All but the tower, on answers; with lessons on what comes after what."""
+    torch.manual_seed(seed)
+    tokenizer, model, heads = words(), load(BUNDLED / "target"), Heads(PairConfig())
+    heads.witness = Witness(PairConfig().hidden, TAUGHT, "color before")
+    heads.patches.requires_grad_(False)
+    model.train()
+    stage = Stage("target", out, torch.nn.ModuleList([model, heads]), Rates(0.8e-3, 0.6e-3))
+    config = TargetConfig(0.0, patches=0.0)
+    facts = torch.from_numpy(fact_weights(tokenizer, config.facts))
+    names = {name: torch.from_numpy(ids) for name, ids in name_tokens(tokenizer).items()}
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        data = to_device(make_batch(seed, step, steps, tokenizer), torch.device("cpu"))
+        loss, shown = target_loss(model, heads, data, facts, names, config)
+        told = {"loss", "right", "facts", "facts_right", "witness", "witness_did"}
+        return loss, {k: v for k, v in shown.items() if k in told} | {"tokens": data.ids.numel()}
+
+    stage.run(steps, loss_at)
+    keep(model, out / "target")
+
+
+def train_draft(out: Path, steps: int, seed: int, layers: int) -> None:
+    """The target's distributions on texts of the same kind; a lesson serves several steps."""
+    torch.manual_seed(seed)
+    tokenizer, target = words(), load(out / "target")
+    target.eval().requires_grad_(False)
+    draft = deepen(load(BUNDLED / "draft"), layers)
+    draft.model.vision_tower.load_state_dict(target.model.vision_tower.state_dict())
+    draft.train()
+    stage = Stage("draft", out, draft, Rates(2e-3, 1.2e-3))
+    kept: list[Lesson] = []
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        if step % PASSES == 0 or not kept:
+            batch = make_batch(seed + 1, step, steps, tokenizer)
+            kept.append(lesson(target, to_device(batch, torch.device("cpu"))))
+            del kept[:-KEPT]
+            item = kept[-1]
+        else:
+            item = kept[int(np.random.default_rng([seed, 47, step]).integers(len(kept)))]
+        loss, shown = draft_loss(draft, item, TRUTH)
+        return loss, shown | {"tokens": item.data.ids.numel()}
+
+    stage.run(steps, loss_at)
+    keep(draft, out / "draft")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("stage", choices=["target", "draft"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, help="default: 1000, of the draft 2000")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=2, help="of the draft; the bundled has one")
+    chosen: dict[str, Any] = vars(parser.parse_args(argv))
+    if chosen["stage"] == "target":
+        train_target(chosen["out"], chosen["steps"] or 1000, chosen["seed"])
+    else:
+        train_draft(chosen["out"], chosen["steps"] or 2000, chosen["seed"], chosen["layers"])
+
+
+if __name__ == "__main__":
+    main()
