@@ -162,7 +162,7 @@ def train_target(out: Path, steps: int, seed: int) -> None:
     heads.patches.requires_grad_(False)
     model.train()
     stage = Stage("target", out, torch.nn.ModuleList([model, heads]), Rates(0.8e-3, 0.6e-3))
-    config = TargetConfig(0.0, patches=0.0)
+    config = TargetConfig(0.0, patches=0.0, witness=0.3)
     facts = torch.from_numpy(fact_weights(tokenizer, config.facts))
     names = {name: torch.from_numpy(ids) for name, ids in name_tokens(tokenizer).items()}
 
