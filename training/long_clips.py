@@ -206,14 +206,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stage", choices=["target", "draft"])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="default: 1000, of the draft 2000")
+    parser.add_argument("--steps", type=int, help="default: 345, of the draft 480")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, default=2, help="of the draft; the bundled has one")
     chosen: dict[str, Any] = vars(parser.parse_args(argv))
     if chosen["stage"] == "target":
-        train_target(chosen["out"], chosen["steps"] or 1000, chosen["seed"])
+        train_target(chosen["out"], chosen["steps"] or 345, chosen["seed"])
     else:
-        train_draft(chosen["out"], chosen["steps"] or 2000, chosen["seed"], chosen["layers"])
+        train_draft(chosen["out"], chosen["steps"] or 480, chosen["seed"], chosen["layers"])
 
 
 if __name__ == "__main__":
