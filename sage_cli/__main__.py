@@ -1,6 +1,20 @@
-"""``python -m sage_cli``."""
+"""The program: ``sage`` and ``python -m sage_cli``."""
 
-from sage_cli.app import main
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command. Its imports take a moment, in which Ctrl-C ends it as it does later."""
+    try:
+        from sage_cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("sage: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -106,6 +106,18 @@ def _replace_closed_streams() -> None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, open to the end
 
 
+def _code_of(ending: SystemExit) -> Any:
+    """The exit code; where rich or Typer ends because nobody reads any more, they say 1.
+
+    That is no failure, unless it was a message on a failure that nobody reads.
+    """
+    if not isinstance(ending.__context__, BrokenPipeError):
+        return ending.code
+    _let_go_of_stdout()
+    error = ending.__context__.__context__
+    return getattr(error, "exit_code", ExitCode.OK)
+
+
 def _terminated(number: int, frame: object) -> None:
     """End by way of the clean-ups, which restore the screen."""
     raise SystemExit(128 + number)
@@ -123,7 +135,7 @@ def main() -> None:
         app(prog_name="sage")
         code: Any = ExitCode.OK
     except SystemExit as ending:
-        code = ending.code
+        code = _code_of(ending)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     try:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sage_cli.drafting import check_vocab
 from sage_cli.options import RunOptions
-from sage_cli.outputs import check_writable
+from sage_cli.outputs import check_not_input, check_writable
 from sage_core.errors import OptionError
 
 __all__ = ["check"]
 
 
-def check(options: RunOptions, *, several: bool) -> str:
+def check(options: RunOptions, *, several: bool, inputs: Sequence[str] = ()) -> str:
     """Refuse what cannot work before anything is loaded; returns the policy to use.
+
+    ``inputs`` are names of files that are read, which no result may be written over.
 
     Raises:
         OptionError: options that contradict each other, or that nothing answers to.
@@ -28,6 +32,7 @@ def check(options: RunOptions, *, several: bool) -> str:
         raise OptionError("--repetition-penalty must be a positive number")
     Choosing(options.sample, options.temperature, options.top_p, options.top_k, options.min_p)
     Sampling(options.frames, options.fps, options.start, options.end, options.max_pixels)
+    _check_inputs(options, inputs)
     if options.output is not None:
         check_writable(options.output, "--output")
     if options.save_view is not None:
@@ -60,3 +65,10 @@ def check(options: RunOptions, *, several: bool) -> str:
     if options.lossy is not None:
         check_lossy(as_lossy(options.lossy), policy, options.candidates)
     return policies.spec(policy)
+
+
+def _check_inputs(options: RunOptions, inputs: Sequence[str]) -> None:
+    lists = [options.files_from] if options.files_from is not None else []
+    for path, option in ((options.output, "--output"), (options.save_view, "--save-view")):
+        if path is not None:
+            check_not_input(path, option, [*inputs, *lists])

@@ -11,12 +11,16 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "clean",
     "complain",
     "display_name",
+    "error_console",
     "is_terminal",
     "loading_progress",
     "say",
@@ -75,6 +79,20 @@ def complain(error: BaseException, *, name: str | None = None, verbose: bool = F
     say(message)
 
 
+def error_console(file: TextIO | None = None, **options: Any) -> Console:
+    """Rich's console on standard error. Where nobody reads that any more, it falls silent.
+
+    Rich's own ends the program then and closes standard output, whose results may be wanted.
+    """
+    from rich.console import Console
+
+    class Silent(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return Silent(file=file or sys.stderr, **options)
+
+
 def set_verbosity(verbose: bool) -> None:
     """Keep warnings and progress bars of the libraries off standard error, or let all through."""
     if verbose:
@@ -122,10 +140,9 @@ def _progress_bar(enabled: bool) -> Iterator[Callable[[str, float], None]]:
     if not enabled:
         yield lambda message, fraction: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    console = Console(file=sys.stderr)
+    console = error_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("loading", total=1.0)

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from sage_cli import version
-from sage_cli.console import clean, is_terminal, loading_progress, say, set_verbosity
+from sage_cli.console import clean, error_console, is_terminal, loading_progress, say, set_verbosity
 from sage_cli.distill_options import DistillFlags
 from sage_cli.exit_codes import ExitCode
 
@@ -36,6 +36,7 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
 
         return plan(options, shared)
     from sage_core.distill import crew
+    from sage_core.distill.found import find
     from sage_core.distill.trainer import Event
 
     if not crew.leads():  # the one that does tells for all
@@ -44,6 +45,7 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
         shared = replace(shared, device=crew.own_device())
     chosen = run_options(options, shared)
     set_verbosity(shared.verbose)
+    found = find(options.data, options.output, resume=options.resume)
     pair = _load(options, shared)
     from sage_core.distill.run import distill
 
@@ -51,7 +53,7 @@ def run(options: DistillFlags, shared: Any) -> ExitCode:
         tell(Event(0, 0.0, note=pair.note) if pair.note and not shared.quiet else Event(0, 0.0))
         report = distill(
             pair,
-            options.data,
+            found,
             options.output,
             chosen,
             tell,
@@ -106,11 +108,10 @@ def _progress(*, quiet: bool) -> Iterator[Tell]:
     if not is_terminal(sys.stderr):
         yield _Lines()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+    with Progress(*columns, console=error_console(), transient=True) as bar:
         task = bar.add_task("training", total=1.0)
         tau = ""
 

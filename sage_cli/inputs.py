@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -36,9 +37,28 @@ class Source:
         """
         if self.name != STDIN:
             return self.name
-        file = BytesIO(read_stdin())
+        file = BytesIO(_checked(self._stdin))
         file.name = self.label
         return file
+
+    def check(self) -> None:
+        """Refuse what at first sight cannot be used; standard input is read for that, and kept.
+
+        Raises:
+            InputError: see `sage_core.media.check_media` and `open`.
+        """
+        from sage_core.media import check_media
+
+        if self.name == STDIN:
+            check_media(_checked(self._stdin), self.label)
+        else:
+            check_media(Path(self.name), self.label)
+
+    @cached_property
+    def _stdin(self) -> bytes:
+        """All of standard input, which can be read only once; or one byte more than the limit."""
+        data: bytes = sys.stdin.buffer.read(_LIMIT + 1)
+        return data
 
 
 def read_stdin() -> bytes:
@@ -47,7 +67,10 @@ def read_stdin() -> bytes:
     Raises:
         InputError: there is nothing, or too much.
     """
-    data = sys.stdin.buffer.read(_LIMIT + 1)
+    return _checked(sys.stdin.buffer.read(_LIMIT + 1))
+
+
+def _checked(data: bytes) -> bytes:
     if not data:
         raise InputError("standard input is empty")
     if len(data) > _LIMIT:

@@ -23,7 +23,7 @@ from sage_cli.options import RunOptions
 from sage_cli.outputs import AtomicFile, stdout_writer
 from sage_cli.render.jsonout import failure_object, result_object
 from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
-from sage_cli.request import Request
+from sage_cli.request import Request, refusals
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ def run(requests: Sequence[Request], options: RunOptions, batch: str = "1") -> E
         SageError: something that concerns all of them, such as an option or the model.
     """
     several = len(requests) > 1
-    policy = check(options, several=several)
+    inputs = [source.name for request in requests for source in request.sources]
+    policy = check(options, several=several, inputs=inputs)
     check_batch(batch, live=bool(options.live and several))
     set_verbosity(options.verbose)
     # A large model takes minutes to load: not for files of which none can be used.
-    if all(refusals := [request.refusal() for request in requests]):
-        return Job(options, None, policy, several=several).refuse(requests, refusals)
+    reasons = refusals(requests)
+    if reasons is not None:
+        return Job(options, None, policy, several=several).refuse(requests, reasons)
     return Job(options, load(options), policy, several=several).run(requests, batch)
 
 
@@ -117,11 +119,11 @@ class Job:
         assert self._loaded is not None, "a job without a pipeline can only refuse"
         return self._loaded
 
-    def refuse(self, requests: Sequence[Request], reasons: Sequence[Exception | None]) -> ExitCode:
+    def refuse(self, requests: Sequence[Request], reasons: Sequence[Exception]) -> ExitCode:
         """Tell of each request why nothing can come of it; the worst of their exit codes."""
         with self.keeping():
             pairs = zip(requests, reasons, strict=True)
-            self.codes += [self.fail(request, why) for request, why in pairs if why]
+            self.codes += [self.fail(request, why) for request, why in pairs]
         return worst(self.codes)
 
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:

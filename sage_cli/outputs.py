@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
 from sage_cli.console import display_name
 from sage_core.errors import OptionError
 
-__all__ = ["AtomicFile", "check_writable", "stdout_writer", "write_atomically"]
+__all__ = [
+    "AtomicFile",
+    "check_not_input",
+    "check_writable",
+    "stdout_writer",
+    "write_atomically",
+]
+
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<process>\d+)))/fd/(?P<number>\d+)")
+_MOST_LINKS = 40  # followed from one name, as systems do
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -22,6 +34,13 @@ def check_writable(path: Path, option: str) -> None:
         OptionError: it is a folder, its folder is missing, or permission is.
     """
     shown = display_name(str(path))
+    number = _descriptor(path)
+    if number is not None:
+        try:
+            os.fstat(number)
+        except OSError as error:
+            raise OptionError(f"{option} {shown}: is not open") from error
+        return
     folder = path.resolve().parent
     if path.is_dir():
         raise OptionError(f"{option} {shown}: is a folder")
@@ -32,21 +51,81 @@ def check_writable(path: Path, option: str) -> None:
         raise OptionError(f"{option} {shown}: no permission to write")
 
 
+def check_not_input(path: Path, option: str, inputs: Sequence[str]) -> None:
+    """Refuse to write over a file that is read, under whatever name; ``-`` is standard input.
+
+    Raises:
+        OptionError: ``path`` is one of ``inputs``.
+    """
+    if not path.is_file():
+        return
+    for name in inputs:
+        if _is_same(path, name):
+            shown = "standard input" if name == "-" else display_name(name)
+            raise OptionError(f"{option} {display_name(str(path))}: would write over {shown}")
+
+
+def _is_same(path: Path, name: str) -> bool:
+    """Whether an input is the file ``path``; what cannot be looked at is another one."""
+    try:
+        other = os.fstat(sys.stdin.fileno()) if name == "-" else Path(name).stat()
+        return os.path.samestat(path.stat(), other)
+    except (OSError, ValueError):
+        return False
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file that a name stands for, such as ``/dev/stdout``, else None.
+
+    Links are followed one by one: behind the last of them is the file that the shell opened, and
+    nothing would say any more that its earlier text is to be kept.
+    """
+    for _ in range(_MOST_LINKS):
+        path = Path(os.path.abspath(path))  # noqa: PTH100, resolve() follows links
+        found = _DESCRIPTOR.fullmatch(str(path))
+        if found is not None:
+            own = found["process"] in (None, str(os.getpid()))
+            return int(found["number"]) if own else None
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return None
+
+
+def _open_new(path: Path) -> tuple[Path, TextIO]:
+    """``FILE.partial``, or ``FILE.partial.2`` and so on where another run's is there already."""
+    first = path.with_name(path.name + ".partial")
+    for number in count(1):
+        name = first if number == 1 else first.with_name(f"{first.name}.{number}")
+        with suppress(FileExistsError):
+            return name, name.open("x", encoding="utf-8", errors="surrogateescape")
+    raise AssertionError("numbers do not end")
+
+
 class AtomicFile:
     """A text file that grows beside its final place and takes it on `commit`.
 
     Until then the text is in ``FILE.partial``, written through at each `write`, so that neither
-    an older FILE nor what was finished of the new one is lost on failure. Devices and pipes
-    (``/dev/null``, a FIFO) cannot be replaced and are written directly.
+    an older FILE nor what was finished of the new one is lost on failure. That name is this run's
+    own: where it is taken, a number is added. Devices and pipes (``/dev/null``, a FIFO) and what
+    the shell has opened (``/dev/stdout``, ``/dev/fd/3``) cannot be replaced and are written
+    directly.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
-        self._direct = path.exists() and not path.is_file()
-        self.partial = (
-            self._path if self._direct else self._path.with_name(self._path.name + ".partial")
-        )
-        self._file: TextIO = self.partial.open("w", encoding="utf-8", errors="surrogateescape")
+        number = _descriptor(path)
+        self._direct = number is not None or (path.exists() and not path.is_file())
+        self._file: TextIO
+        if self._direct:
+            self.partial = path
+            # Through a copy of the descriptor, text follows what is in the file already.
+            target = path if number is None else os.dup(number)
+            self._file = open(  # noqa: SIM115, PTH123, kept open; a number is no path
+                target, "w", encoding="utf-8", errors="surrogateescape"
+            )
+        else:
+            self.partial, self._file = _open_new(self._path)
         self._empty = True
 
     def write(self, text: str) -> None:
@@ -64,9 +143,11 @@ class AtomicFile:
 
     def abandon(self) -> Path | None:
         """Leave FILE as it was; returns where the unfinished text is, None if there is none."""
-        self._file.close()
         if self._direct:
+            with suppress(OSError):  # what could not be written is what ended the run
+                self._file.close()
             return None
+        self._file.close()
         if self._empty:
             self.partial.unlink(missing_ok=True)
             return None

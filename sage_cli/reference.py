@@ -52,7 +52,11 @@ output is a terminal and no live view is shown, and when it is finished otherwis
 captions are headed by `==> NAME <==`, as `head` does it. [output.md](output.md) describes JSON.
 
 `--output FILE` grows as `FILE.partial` and takes its name when everything is done; if the run
-breaks off, FILE is as it was and what was finished stays in `FILE.partial`.
+breaks off, FILE is as it was and what was finished stays in `FILE.partial`. Where that name is
+taken, by another run or an earlier one, it is `FILE.partial.2` and so on; the last line on
+standard error names it. What the shell has opened, such as `/dev/stdout` or `/dev/fd/3`, and
+devices and pipes are written to directly. An `--output` or `--save-view` that is one of the
+inputs is refused.
 
 ## Conversations
 

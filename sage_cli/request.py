@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sage_cli.inputs import STDIN, Source
 from sage_core.errors import InputError
 
-__all__ = ["Request"]
+__all__ = ["Request", "refusals"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,9 @@ class Request:
 
     def refusal(self) -> InputError | None:
         """Why this cannot come to anything, as far as that shows before a model is loaded."""
-        from sage_core.media import check_media
-
         try:
-            for source in self.sources:
-                if source.name != STDIN:
-                    check_media(Path(source.name), source.label)
+            for source in sorted(self.sources, key=_waits):
+                source.check()
         except InputError as error:
             return error
         return None
@@ -43,3 +40,19 @@ class Request:
     def label(self) -> str:
         """What people see where the result needs a name."""
         return ", ".join(source.label for source in self.sources) or "the question"
+
+
+def refusals(requests: Sequence[Request]) -> list[InputError] | None:
+    """Why none of them can come to anything; None if one may, as far as that shows at once."""
+    found: dict[int, InputError] = {}
+    for number in sorted(range(len(requests)), key=lambda i: any(map(_waits, requests[i].sources))):
+        why = requests[number].refusal()
+        if why is None:
+            return None
+        found[number] = why
+    return [found[number] for number in range(len(requests))]
+
+
+def _waits(source: Source) -> bool:
+    """Standard input is looked at last: nobody should wait for its end without need."""
+    return source.name == STDIN

@@ -43,7 +43,7 @@ def chat(
     sources = collect(files or [], options.files_from, least=0)
     if options.live is None:  # text is written as it comes: the view would hide the conversation
         options = replace(options, live=False)
-    policy = check(options, several=True)
+    policy = check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
     set_verbosity(options.verbose)
     pipeline = load(options)
     job = Job(options, pipeline, policy, several=True, headed=False)

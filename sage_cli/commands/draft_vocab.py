@@ -60,7 +60,12 @@ def draft_vocab(
     """Count the tokens of texts, and write which of them a draft is to score (--draft-vocab)."""
     from sage_cli.console import say, set_verbosity
     from sage_cli.inputs import collect
-    from sage_cli.outputs import check_writable, stdout_writer, write_atomically
+    from sage_cli.outputs import (
+        check_not_input,
+        check_writable,
+        stdout_writer,
+        write_atomically,
+    )
     from sage_core.errors import OptionError
 
     set_verbosity(models.verbose)
@@ -71,6 +76,7 @@ def draft_vocab(
         )
     if options.output is not None:
         check_writable(options.output, "--output")
+        check_not_input(options.output, "--output", files)
     sources = [(source.label, _content(source)) for source in collect(files, None)]
     from sage_core.token_counts import count_vocab
 

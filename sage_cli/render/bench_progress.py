@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from time import monotonic
 from typing import Any
 
-from sage_cli.console import say
+from sage_cli.console import error_console, say
 from sage_core.bench.records import Failure, Line, Record, Results
 from sage_core.bench.statistics import median
 
@@ -29,14 +28,13 @@ class Progress:
         self._started = monotonic()
         self._bar: Any = None
         if enabled:
-            from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
                 BarColumn(bar_width=20),
                 TextColumn("{task.description}", markup=False),
-                console=Console(file=sys.stderr),
+                console=error_console(),
                 transient=True,
                 auto_refresh=False,
             )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from threading import current_thread, main_thread
 from time import perf_counter
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console
 from rich.control import Control, ControlType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from sage_cli.console import error_console
 from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import glyphs_for
 from sage_core.steps import Step
@@ -91,7 +90,7 @@ class LiveView:
     def __init__(
         self, history: History, file: TextIO | None = None, throttle: Throttle | None = None
     ) -> None:
-        self._console = Console(file=file or sys.stderr)
+        self._console = error_console(file)
         self._history = history
         self._glyphs = glyphs_for(self._console.encoding)
         self.throttle = throttle or Throttle()

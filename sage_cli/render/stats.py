@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
+from sage_cli.console import error_console
 from sage_core.stats import Stats
 
 if TYPE_CHECKING:
@@ -64,6 +64,4 @@ def stats_table(stats: Stats, title: str, lossy: str | None = None) -> Table:
 
 def print_stats(stats: Stats, title: str, lossy: str | None = None) -> None:
     """Print the table to standard error."""
-    from rich.console import Console
-
-    Console(file=sys.stderr, highlight=False).print(stats_table(stats, title, lossy))
+    error_console(highlight=False).print(stats_table(stats, title, lossy))

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from sage_core.distill.crew import Crew
-from sage_core.distill.data import read_samples, split
+from sage_core.distill.data import split
+from sage_core.distill.found import Found, find
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.report import REPORT, Report, measure, shares, weights_bytes
-from sage_core.distill.state import STATE, load_state
+from sage_core.distill.state import load_state
 from sage_core.distill.student import Acceptance, Student
 from sage_core.distill.teacher import Teacher
 from sage_core.distill.trainer import Event, Tell, Trainer
@@ -30,7 +31,7 @@ _MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute", "decay")
 
 def distill(
     pair: LoadedPair,
-    data: str | Path,
+    data: str | Path | Found,
     output: Path,
     options: DistillOptions,
     tell: Tell,
@@ -42,7 +43,8 @@ def distill(
 
     Args:
         pair: the target, and the draft it had so far, which the new one is measured against.
-        data: a folder of pictures and clips, or a ``.jsonl`` file, see `data.read_samples`.
+        data: a folder of pictures and clips, or a ``.jsonl`` file, see `data.read_samples`; or
+            what `found.find` made of it.
         output: where the draft goes, with ``log.csv``, ``report.json`` and the run's state.
         options: of the run.
         tell: called with what happens.
@@ -55,18 +57,16 @@ def distill(
         MemoryExhaustedError: with advice.
         OSError: ``output`` cannot be written.
     """
-    notes: list[str] = []
-    samples = read_samples(data, notes.append)
+    found = data if isinstance(data, Found) else find(data, output, resume=resume)
+    samples = found.samples
     crew = Crew(pair.target.get_output_embeddings().weight.device)
     if crew.leads:
-        for note in notes:
+        for note in found.notes:
             tell(Event(0, 0.0, note=note))
     train, held = split(len(samples), options.seed)
     teacher = Teacher(pair, samples, options)
     student = new_student(teacher, options)
     plan = _plan(pair, options, samples)
-    if not resume and (output / STATE).is_file():
-        raise InputError(f"{output}: holds a run: go on with --resume, or use another folder")
     state = load_state(output, plan) if resume else None
     trainer = Trainer(student, teacher, train, held, options, output, plan, crew, tell)
     if state is not None:

@@ -54,15 +54,19 @@ def open_media(
     raise InputError(f"{type(source).__name__} is no input: give a path, bytes or a Pillow image")
 
 
-def check_media(path: Path, name: str) -> None:
+def check_media(source: Path | bytes, name: str) -> None:
     """Refuse a file of which `open_media` would say at first sight that it cannot be used.
 
-    Reads a few bytes of it, and nothing of what is no plain file.
+    Reads a few bytes of it, and nothing of what is no plain file. ``source`` may also be all of
+    the file's bytes.
 
     Raises:
         InputError: missing, a directory, not permitted, empty, or of no known kind.
     """
-    found = _head(path, name)
+    if isinstance(source, bytes):
+        _kind(source[:HEAD], name)
+        return
+    found = _head(source, name)
     if found is not None:
         _kind(found[0], name)
 

@@ -179,10 +179,11 @@ def test_names_from_a_list(sage, pipeline):
 
 
 def test_a_picture_from_standard_input(sage, pipeline):
-    result = sage("ask", "-", "b.png", "Same?", stdin=b"\x89PNG\x00\xff", PYTHONUTF8="1")
+    picture = PICTURE + b"\x00\xff"
+    result = sage("ask", "-", "b.png", "Same?", stdin=picture, PYTHONUTF8="1")
     assert result.exit_code == 0
     stdin, other = pipeline.calls[0]["files"]
-    assert (stdin.read(), stdin.name, other) == (b"\x89PNG\x00\xff", "standard input", "b.png")
+    assert (stdin.read(), stdin.name, other) == (picture, "standard input", "b.png")
 
 
 def test_empty_standard_input_is_an_input_error(sage):
