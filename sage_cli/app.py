@@ -109,8 +109,11 @@ def _replace_closed_streams() -> None:
 def _code_of(ending: SystemExit) -> Any:
     """The exit code; where rich or Typer ends because nobody reads any more, they say 1.
 
-    That is no failure, unless it was a message on a failure that nobody reads.
+    That is no failure, unless it was a message on a failure that nobody reads. Typer also catches
+    Ctrl-C before a command begins, and says nothing.
     """
+    if isinstance(getattr(ending.__context__, "__cause__", None), KeyboardInterrupt):
+        say("interrupted")
     if not isinstance(ending.__context__, BrokenPipeError):
         return ending.code
     _let_go_of_stdout()
@@ -137,6 +140,7 @@ def main() -> None:
     except SystemExit as ending:
         code = _code_of(ending)
     except KeyboardInterrupt:
+        say("interrupted")
         code = ExitCode.INTERRUPTED
     try:
         sys.stdout.flush()

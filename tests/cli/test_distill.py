@@ -78,6 +78,19 @@ def test_what_cannot_work_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_data_and_output_are_looked_at_before_the_target(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A target that is not there would be told, with another exit code, if it were asked for."""
+    given = ("distill", "--target", tmp_path / "none", "--steps", "1", "--output", tmp_path)
+    code, _, err = _sage(*given, "--data", tmp_path / "gone")
+    assert code == 3 and err == f"sage: {tmp_path / 'gone'}: no such file: check the path\n"
+    (tmp_path / "state.pt").touch()
+    code, _, err = _sage(*given, "--data", data[1])
+    assert code == 3 and "holds a run: go on with --resume" in err
+    assert _sage(*given, "--data", data[1], "--resume")[0] == 4
+
+
 def test_a_dry_run_reads_no_weights_and_writes_nothing(
     data: tuple[Path, Path], tmp_path: Path
 ) -> None:
