@@ -37,6 +37,7 @@ def chat(
     from sage_cli.checking import check
     from sage_cli.console import set_verbosity
     from sage_cli.job import Job, load
+    from sage_cli.request import Request
 
     if STDIN in (files or []) or options.files_from == STDIN:
         raise OptionError("standard input holds the questions: name the files")
@@ -44,6 +45,8 @@ def chat(
     if options.live is None:  # text is written as it comes: the view would hide the conversation
         options = replace(options, live=False)
     policy = check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
+    if (why := Request(sources, None).refusal()) is not None:
+        raise why
     set_verbosity(options.verbose)
     pipeline = load(options)
     job = Job(options, pipeline, policy, several=True, headed=False)

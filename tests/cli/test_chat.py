@@ -157,3 +157,10 @@ def test_on_a_terminal():
     terminal.read(until=r"(?s)unknown command /bogus.*> ")
     terminal.type("\x04")
     assert terminal.finish() == 0
+
+
+def test_nothing_is_loaded_for_a_file_that_cannot_be_used(sage, loads):
+    result = sage("chat", "a.png", "none.png", stdin="What?\n")
+    assert result.exit_code == 3
+    assert result.stderr == "sage: none.png: no such file: check the path\n"
+    assert not loads.calls

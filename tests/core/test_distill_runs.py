@@ -15,6 +15,7 @@ import torch
 from sage_core.distill import run as running
 from sage_core.distill import state as states
 from sage_core.distill import teacher as teachers
+from sage_core.distill.data import read_samples
 from sage_core.distill.head_student import HeadStudent
 from sage_core.distill.run import distill
 from sage_core.distill.student import Student
@@ -44,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def _student(data: tuple[Path, Path], **more: Any) -> tuple[Student, Teacher]:
     target, pictures = data
     options = distill_runs.options(**more)
-    samples = running.read_samples(pictures, lambda note: None)
+    samples = read_samples(pictures, lambda note: None)
     teacher = Teacher(distill_runs.load_target(target), samples, options)
     return running.new_student(teacher, options), teacher
 
