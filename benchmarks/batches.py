@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import environment
 from benchmarks.items import items
-from benchmarks.pairs import measured_pair
+from benchmarks.pairs import measured_pair, pair_arguments
 from sage_core.costbook import CostBook
 from sage_core.costs import Costs
 from sage_core.models.loading import LoadedPair
@@ -194,13 +194,11 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 def main(argv: list[str] | None = None) -> int:
     """Measure, report; returns 1 if on the CPU in float32 any text differs from `generate`'s."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pair", help="folder of target/ and draft/ (default: bundled)")
+    pair_arguments(parser)
     parser.add_argument("--items", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--widths", type=_numbers(int), default=WIDTHS, help="1 among them")
     parser.add_argument("--told", type=_numbers(float), default="", help="factors of draft costs")
     parser.add_argument("--note", default="", help="a line for the report")

@@ -21,7 +21,7 @@ import torch
 from transformers import StoppingCriteriaList
 
 from benchmarks import environment
-from benchmarks.pairs import measured_pair
+from benchmarks.pairs import measured_pair, pair_arguments
 from benchmarks.policies import FirstToken
 from sage_core.models.loading import LoadedPair
 from sage_core.output import DecodeOutput
@@ -138,12 +138,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pair", type=Path, help="folder of target/ and draft/ (default: bundled)")
+    pair_arguments(parser)
     parser.add_argument("--contexts", default="512,1024,2048,4096,8192")
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", help="write FILE.json, FILE.md and FILE.png")
     arguments = parser.parse_args()
     pair = measured_pair(arguments.pair, arguments.device, arguments.dtype)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -21,7 +20,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks import environment
 from benchmarks.growth import prompt
-from benchmarks.pairs import measured_pair
+from benchmarks.pairs import measured_pair, pair_arguments
 from benchmarks.policies import now
 from sage_core.models.loading import LoadedPair
 from sage_core.speculative import SpeculativeDecoder
@@ -108,11 +107,9 @@ def report(data: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pair", type=Path, help="folder of target/ and draft/ (default: bundled)")
+    pair_arguments(parser)
     parser.add_argument("--tokens", default="128,256,512,1024,1536,2048", help="ends of windows")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", help="write FILE.json and FILE.md")
     arguments = parser.parse_args()
     pair = measured_pair(arguments.pair, arguments.device, arguments.dtype)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 
-__all__ = ["measured_pair"]
+__all__ = ["measured_pair", "pair_arguments"]
 
 
 def measured_pair(
@@ -18,3 +19,12 @@ def measured_pair(
     The small model is a draft as most pairs have one; a head is measured where it is named.
     """
     return load_pair(folder, "auto" if folder else BUNDLED_DRAFT, device, dtype)
+
+
+def pair_arguments(parser: ArgumentParser) -> None:
+    """The options that `measured_pair` takes: ``--pair``, ``--device`` and ``--dtype``."""
+    parser.add_argument(
+        "--pair", help="folder of target/ and draft/ (default: bundled, with its small model)"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto")

@@ -12,7 +12,7 @@ from pathlib import Path
 from sage_cli.console import display_name, is_terminal
 from sage_core.errors import InputError, OptionError
 
-__all__ = ["STDIN", "Source", "collect", "read_stdin"]
+__all__ = ["STDIN", "Source", "collect"]
 
 STDIN = "-"
 _LIMIT = 2 * 1024**3  # bytes of one picture or clip on standard input
@@ -59,15 +59,6 @@ class Source:
         """All of standard input, which can be read only once; or one byte more than the limit."""
         data: bytes = sys.stdin.buffer.read(_LIMIT + 1)
         return data
-
-
-def read_stdin() -> bytes:
-    """All of standard input.
-
-    Raises:
-        InputError: there is nothing, or too much.
-    """
-    return _checked(sys.stdin.buffer.read(_LIMIT + 1))
 
 
 def _checked(data: bytes) -> bytes:

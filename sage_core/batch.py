@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.costbook import CostBook
+from sage_core.costbook import CostBook, Learned
 from sage_core.costs import Costs
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.joint import Part, can_join, joint_pass
@@ -361,20 +361,16 @@ class _OnePlaceBook(CostBook):
             self._costs = self._costs or costs
         return self._costs
 
-    def learned(self, pair: str) -> Mapping[str, float]:
+    def learned(self, pair: str) -> Learned:
         return self._book.learned(pair)
 
-    def learn(
-        self,
-        key: str,
-        context: int,
-        steps: Sequence[Step],
-        pair: str = "",
-        learned: Mapping[str, float] | None = None,
-    ) -> None:
+    def keep(self, pair: str, learned: Learned) -> None:
+        self._book.keep(pair, learned)
+
+    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
         assert self._costs is not None and self._context is not None
         told = [_as_expected(step, self._costs, self._width) for step in steps]
-        self._book.learn(key, self._context, told, pair, learned)
+        self._book.learn(key, self._context, told)
 
 
 def _as_expected(step: Step, costs: Costs, width: int) -> Step:

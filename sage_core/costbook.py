@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +20,8 @@ from sage_core.steps import Step
 
 VARIABLE = "SAGE_COSTS"
 """Environment variable: the file, or ``off``."""
+Learned = Mapping[str, float]
+"""A policy's own, see `Shaper.learned`."""
 _VERSION = 1
 _TRUSTED = 16  # steps of a text that count as much as all that was known before it
 _FEW = 5  # passes of a size that a median needs
@@ -46,52 +49,48 @@ class CostBook:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._own: tuple[set[str], set[str]] = (set(), set())
-        """What is not as it was read: places of costs, and pairs."""
 
     @cached_property
-    def _pages(self) -> tuple[dict[str, Costs], dict[str, dict[str, float]]]:
-        """Costs by key and context, and what was learned; read when first asked for."""
-        return ({}, {}) if self._path is None else _read(self._path)
+    def _pages(self) -> tuple[ChainMap[str, Costs], ChainMap[str, Learned]]:
+        """Costs by key and context, and what was learned; the file is read when first asked for.
+
+        In each the first map is what this run found out, the second what the file said.
+        """
+        costs, learned = _read(self._path)
+        return ChainMap({}, costs), ChainMap({}, learned)
 
     @property
-    def _known(self) -> dict[str, Costs]:
+    def _known(self) -> ChainMap[str, Costs]:
         return self._pages[0]
 
-    def learned(self, pair: str) -> Mapping[str, float]:
-        """What `learn` was last given of a policy's own with a pair; nothing at first."""
-        return self._pages[1].get(pair, {})
+    @property
+    def _taught(self) -> ChainMap[str, Learned]:
+        return self._pages[1]
+
+    def learned(self, pair: str) -> Learned:
+        """What was last kept of a policy with a pair; nothing at first."""
+        return self._taught.get(pair, {})
+
+    def keep(self, pair: str, learned: Learned) -> None:
+        """What a policy learned with a pair, by a name of both; the next `learn` writes it."""
+        if learned:
+            self._taught[pair] = learned
 
     def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
         """The costs of a key at a context of so many tokens, by ``measure`` if they are unknown."""
         place = _place(key, context)
         if place not in self._known:
             self._known[place] = measure()
-            self._own[0].add(place)
             self._write()
         return self._known[place]
 
-    def learn(
-        self,
-        key: str,
-        context: int,
-        steps: Sequence[Step],
-        pair: str = "",
-        learned: Mapping[str, float] | None = None,
-    ) -> None:
-        """Correct what is known by the steps of a text; it counts from the next text on.
-
-        ``learned`` is the policy's own, kept under ``pair``, a name of the policy and the models.
-        """
+    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
+        """Correct what is known by the steps of a text; it counts from the next text on."""
         place = _place(key, context)
         known = self._known.get(place)
         if known is None:
             return
         self._known[place] = corrected(known, steps)
-        self._own[0].add(place)
-        if learned:
-            self._pages[1][pair] = dict(learned)
-            self._own[1].add(pair)
         self._write()
 
     def _write(self) -> None:
@@ -99,12 +98,11 @@ class CostBook:
             return
         # Other runs write too: theirs is kept where this one knows nothing newer.
         costs, learned = _read(self._path)
-        costs |= {place: self._known[place] for place in self._own[0]}
-        learned |= {pair: self._pages[1][pair] for pair in self._own[1]}
+        costs |= self._known.maps[0]
         data = {
             "version": _VERSION,
             "costs": {place: vars(one) for place, one in costs.items()},
-            "learned": learned,
+            "learned": {**learned, **self._taught.maps[0]},
         }
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,9 +147,11 @@ def _place(key: str, context: int) -> str:
     return f"{key} @{1 << max(8, (context - 1).bit_length())}"
 
 
-def _read(path: Path) -> tuple[dict[str, Costs], dict[str, dict[str, float]]]:
+def _read(path: Path | None) -> tuple[dict[str, Costs], dict[str, Learned]]:
     found: dict[str, Costs] = {}
-    learned: dict[str, dict[str, float]] = {}
+    learned: dict[str, Learned] = {}
+    if path is None:
+        return found, learned
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, OptionError):
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["version"] == _VERSION:

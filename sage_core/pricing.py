@@ -39,7 +39,12 @@ def calibrate(
     rehearsing = partial(rehearse, target, drafter, shaper.branching)
     shaper.calibrate(costs.costs(name, context, rehearsing))
     shaper.recall(costs.learned(pair))
-    return lambda steps: costs.learn(name, context, steps, pair, shaper.learned())
+
+    def settle(steps: Sequence[Step]) -> None:
+        costs.keep(pair, shaper.learned())
+        costs.learn(name, context, steps)
+
+    return settle
 
 
 def key(decoder: SpeculativeDecoder, target: Runner) -> str:

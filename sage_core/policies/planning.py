@@ -8,7 +8,7 @@ same in plain form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp, log
 from operator import mul
 from typing import NamedTuple
@@ -132,11 +132,11 @@ class Correction:
         self._rate, self._least = rate, least
         self._scale, self._bias, self._seen = 1.0, 0.0, 0
 
-    def recall(self, scale: float, bias: float, seen: float) -> None:
+    def recall(self, state: Mapping[str, float]) -> None:
         """Go on from what another learned of another text: its `state`, within bounds."""
-        self._scale = min(_STEEPEST, max(_FLATTEST, scale))
-        self._bias = min(_FARTHEST, max(-_FARTHEST, bias))
-        self._seen = int(max(0.0, min(_DOUBTED, seen)))
+        self._scale = min(_STEEPEST, max(_FLATTEST, state["scale"]))
+        self._bias = min(_FARTHEST, max(-_FARTHEST, state["bias"]))
+        self._seen = int(max(0.0, state["seen"]))
         self.doubt()
 
     def doubt(self) -> None:
@@ -145,9 +145,9 @@ class Correction:
         self._seen = min(_DOUBTED, self._seen)
 
     @property
-    def state(self) -> tuple[float, float, float]:
-        """Scale, bias, and how often it has learned."""
-        return self._scale, self._bias, float(self._seen)
+    def state(self) -> dict[str, float]:
+        """``scale``, ``bias``, and how often it has learned: ``seen``."""
+        return {"scale": self._scale, "bias": self._bias, "seen": float(self._seen)}
 
     def chances(self, logits: Sequence[float]) -> list[float]:
         """The corrected probabilities, in (0, 1)."""

@@ -113,10 +113,8 @@ class SageShaper(Shaper):
 
     def recall(self, learned: Mapping[str, float]) -> None:
         for name, correction in self._corrections.items():
-            parts = [learned.get(f"{name}.{part}") for part in ("scale", "bias", "seen")]
-            known = [float(part) for part in parts if part is not None]
-            if len(known) == len(parts):
-                correction.recall(*known)
+            fresh = correction.state
+            correction.recall({part: learned.get(f"{name}.{part}", fresh[part]) for part in fresh})
         recent, lately = (min(1.0, max(0.0, learned.get(n, _HELD))) for n in ("recent", "lately"))
         self._recent, self._lately = (_HELD + KEPT * (x - _HELD) for x in (recent, lately))
         # Where drafting did not pay it is looked at again soon: this text may be another matter.
@@ -125,8 +123,7 @@ class SageShaper(Shaper):
     def learned(self) -> dict[str, float]:
         learned = {"recent": self._recent, "lately": self._lately, "pause": float(self._pause)}
         for name, correction in self._corrections.items():
-            state = zip(("scale", "bias", "seen"), correction.state, strict=True)
-            learned |= {f"{name}.{part}": value for part, value in state}
+            learned |= {f"{name}.{part}": value for part, value in correction.state.items()}
         return learned
 
     @property

@@ -68,8 +68,10 @@ def test_books_of_two_runs_do_not_undo_each_other(tmp_path: Path) -> None:
     one, other = CostBook(path), CostBook(path)
     one.costs("x", 300, lambda: UNKNOWN)
     other.costs("y", 300, lambda: UNKNOWN)
-    other.learn("y", 300, [], "sage: y", {"pause": 1.0})
-    one.learn("x", 300, [], "sage: x", {"pause": 2.0})
+    other.keep("sage: y", {"pause": 1.0})
+    other.learn("y", 300, [])
+    one.keep("sage: x", {"pause": 2.0})
+    one.learn("x", 300, [])
     after = CostBook(path)
     assert after.learned("sage: y") == {"pause": 1.0}
     assert after.learned("sage: x") == {"pause": 2.0}

@@ -227,10 +227,10 @@ def test_a_prediction_learns_what_happens(start: float) -> None:
 @given(st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 900))
 def test_what_another_text_taught_counts_for_less(scale: float, bias: float, seen: float) -> None:
     correction, plain = Correction(), Correction()
-    correction.recall(scale, bias, seen)
+    correction.recall({"scale": scale, "bias": bias, "seen": seen})
     found = correction.state
-    assert abs(found[1]) <= 6 and 0.6 <= found[0] <= 1.6 and 0 <= found[2] <= 6
-    assert abs(found[1]) <= abs(bias)
+    assert abs(found["bias"]) <= 6 and 0.6 <= found["scale"] <= 1.6 and 0 <= found["seen"] <= 6
+    assert abs(found["bias"]) <= abs(bias)
     for _ in range(40):
         correction.doubt()
     np.testing.assert_allclose(correction.chances([-2, 0.5]), plain.chances([-2, 0.5]), atol=1e-6)
