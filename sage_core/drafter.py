@@ -141,6 +141,10 @@ class TreeDrafter(ABC):
         ``seen``, bool (F, columns), is which tree columns, old and new, each node sees.
         """
 
+    def _acceptance(self, rows: int) -> np.ndarray | None:
+        """`Level.acceptance` of the ``rows`` nodes that were passed last, if the draft has it."""
+        return None
+
     @property
     def visual_tokens(self) -> int | None:
         """How many columns stand for pictures; None: as many as its `Sight` keeps."""
@@ -171,8 +175,10 @@ class TreeDrafter(ABC):
         draws: dict[int, Tensor] = {}
         for depth in range(1, limit + 1):
             offer = self._offer(logits, builder, frontier, text, shaper.branching)
+            foretold = self._acceptance(len(frontier)) if shaper.asks_acceptance else None
             started = perf_counter()
-            growth = offer.placed(shaper.grow(level_of(depth, builder, frontier, offer.expected)))
+            level = level_of(depth, builder, frontier, offer.expected, foretold)
+            growth = offer.placed(shaper.grow(level))
             planning += perf_counter() - started
             if offer.draft is not None:
                 draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
@@ -249,7 +255,13 @@ class TreeDrafter(ABC):
         self._columns = columns
 
 
-def level_of(depth: int, builder: TreeBuilder, frontier: Sequence[int], probs: np.ndarray) -> Level:
+def level_of(
+    depth: int,
+    builder: TreeBuilder,
+    frontier: Sequence[int],
+    probs: np.ndarray,
+    acceptance: np.ndarray | None = None,
+) -> Level:
     """What `Shaper.grow` is shown: ``probs`` (F, k) of the candidates below each frontier node."""
     at_root = depth == 1
     return Level(
@@ -259,6 +271,7 @@ def level_of(depth: int, builder: TreeBuilder, frontier: Sequence[int], probs: n
         cumulative=np.array([1.0] if at_root else [builder.cumulative[n] for n in frontier]),
         probs=probs,
         nodes=len(builder),
+        acceptance=acceptance,
     )
 
 

@@ -1,9 +1,10 @@
-"""The bundled head: `python -m training.head answers --out OUT`, then `train --out OUT`.
+"""The bundled head: `python -m training.head answers --out OUT`, then `train`, then `acceptance`.
 
 One layer on the target's own features, trained on scenes of every sort that the pair knows. Some
 are in the target's words: what it would say, and for a share of them what it might have said. They
 are too few, and soon known by heart; the others are new at every step, in the words that the
-target was trained on. Both stages go on from what is in the folder.
+target was trained on. Both stages go on from what is in the folder. Last, the head learns from
+texts of other scenes what the target accepts of it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from sage_core.distill.run import new_student
 from sage_core.distill.state import load_state
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.distill.trainer import Event, Trainer
-from sage_core.heads.checkpoint import load_head
+from sage_core.heads.acceptance import learn_acceptance
+from sage_core.heads.checkpoint import load_head, save_head
 from sage_core.media import Sampling
 from sage_core.models.families.base import Turn
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.world.heldout import CATEGORIES
 
-SEEDS = {"train": 7_000_013, "held": 8_000_003, "fresh": 9_000_011}
+SEEDS = {"train": 7_000_013, "held": 8_000_003, "fresh": 9_000_011, "acceptance": 10_000_019}
 LEAST, LONGEST = 4, 160
 """Tokens of an answer that is taken; longer ones end there."""
 DRAWN, TEMPERATURE = 5, 0.8
@@ -176,6 +178,19 @@ def train(out: Path, start: Path | None, options: DistillOptions) -> None:
     log.close()
 
 
+def accept(out: Path) -> None:
+    """Fit what the head in ``out / "head"`` foretells, on scenes that it was not trained on."""
+    pair = load_pair(draft=None)
+    head = load_head(out / "head", pair.target)
+    options = DistillOptions(steps=1, max_new_tokens=LONGEST)
+    prompts = (
+        SceneTeacher(pair, [scene], options).prompt(0) for scene in scenes(SEEDS["acceptance"])
+    )
+    count = learn_acceptance(pair.target, head, prompts, LONGEST, pair.runners)
+    save_head(head.to(torch.bfloat16), out / "head")
+    print(f"fitted to {count} nodes")
+
+
 def _tell(event: Event) -> None:
     if "tau" in event.values or event.note:
         values = " ".join(f"{name} {value:.3f}" for name, value in event.values.items())
@@ -184,7 +199,7 @@ def _tell(event: Event) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("stage", choices=["answers", "train"])
+    parser.add_argument("stage", choices=["answers", "train", "acceptance"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--held", type=int, default=54)
@@ -204,6 +219,8 @@ def main() -> None:
     count, held = chosen.pop("scenes"), chosen.pop("held")
     if stage == "answers":
         write_answers(out, {"held": held, "train": count})
+    elif stage == "acceptance":
+        accept(out)
     else:
         every = chosen.pop("every")
         train(out, start, DistillOptions(**chosen, checkpoint_every=every))

@@ -49,6 +49,8 @@ class HeadConfig:
     revision: str | None = None
     fingerprint: str = ""
     """Of the target's shape and weights (`fingerprint.fingerprint`)."""
+    acceptance: bool = False
+    """Whether it foretells what the target accepts of its candidates (`heads.acceptance`)."""
 
     def __post_init__(self) -> None:
         ratios = ("ratio", "prune_ratio", "pool_ratio", "convolution_ratio")
@@ -160,6 +162,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str | None": (str, type(None)),
     "int": (int,),
     "float": (int, float),
+    "bool": (bool,),
 }
 
 
@@ -169,5 +172,6 @@ def _check_types(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name not in types:
             raise ModelError(f"the head's config.json has an unknown field {name}: update sage")
-        if not isinstance(value, types[name]) or isinstance(value, bool):
+        flag = isinstance(value, bool)  # which Python takes for a number too
+        if not isinstance(value, types[name]) or flag != (types[name] == (bool,)):
             raise ModelError(f"the head's config.json is damaged: {name} is {value!r}")

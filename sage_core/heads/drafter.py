@@ -169,6 +169,13 @@ class HeadDrafter(TreeDrafter):
     def rehearsed(self, passes: int) -> None:
         self._runner.forget(passes)
 
+    @torch.inference_mode()
+    def _acceptance(self, rows: int) -> np.ndarray | None:
+        if self._head.acceptance is None:
+            return None
+        foretold: np.ndarray = self._head.acceptance(self._predicted[-rows:]).float().cpu().numpy()
+        return foretold
+
     def _read_pending(self) -> Tensor:
         logits = torch.empty(0)
         for start in range(0, len(self._pending), READ_TOKENS):

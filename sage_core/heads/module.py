@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sage_core.errors import ModelError
 from sage_core.heads.compress import Compressor, Resampler
 from sage_core.heads.config import HeadConfig
+from sage_core.policies.acceptance import FORETOLD
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ class Head(nn.Module):
             self.looker = Resampler(size, config.queries, heads)
             self.join = nn.Linear(size, size, bias=False)
             nn.init.zeros_(self.join.weight)
+        self.acceptance: nn.Module | None = nn.Linear(size, FORETOLD) if config.acceptance else None
+        """From a predicted feature to log odds, see `Level.acceptance`."""
 
     @property
     def dtype(self) -> torch.dtype:

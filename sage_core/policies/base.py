@@ -34,6 +34,10 @@ class Level:
     probs: np.ndarray
     nodes: int
     """Nodes already in the tree."""
+    acceptance: np.ndarray | None = None
+    """(F, FORETOLD) float32, only where the draft foretells it and the policy asks: by how much the
+    log odds of acceptance of each parent's 1st, 2nd, 3rd and later candidates differ from what
+    their probabilities suggest."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Shaper(ABC):
     """How many candidates a node the policy wants to see (k)."""
     counts_costs: bool = False
     """Whether `calibrate` wants what passes cost on this machine."""
+    asks_acceptance: bool = False
+    """Whether `grow` wants `Level.acceptance`."""
 
     @abstractmethod
     def plan(self) -> Shape:
@@ -101,6 +107,7 @@ class ShaperAround(Shaper):
         self._shaper = shaper
         self.branching = shaper.branching
         self.counts_costs = shaper.counts_costs
+        self.asks_acceptance = shaper.asks_acceptance
 
     def plan(self) -> Shape:
         return self._shaper.plan()

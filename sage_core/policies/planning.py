@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sage_core.policies.acceptance import CERTAIN, FLOOR, HIDDEN, Network, ordinals
+from sage_core.policies.acceptance import CERTAIN, FLOOR, FORETOLD, HIDDEN, Network, ordinals
 
 _LOWEST = 1e-4  # a smaller chance counts as this one
 _FLOOR_LOG = log(FLOOR)
@@ -54,6 +54,7 @@ class CandidateNetwork:
         folded = [0.25 * w[0], 0.25 * w[1], 2 * w[2], w[6] / 3, w[7] / 2, w[5] / 6, w[8]]
         self._w1 = np.stack(folded).astype(np.float32)
         self._w2, self._b2 = network.w2, float(network.b2[0])
+        self._foretold = np.minimum(np.arange(k), FORETOLD - 1)
 
     def __call__(
         self,
@@ -62,6 +63,7 @@ class CandidateNetwork:
         rows: Sequence[Row],
         root: float | None,
         recent: float,
+        foretold: np.ndarray | None = None,
     ) -> tuple[list[list[float]], list[float]]:
         """Of one level: logits, ``[row][rank]``, and α of each row.
 
@@ -71,6 +73,7 @@ class CandidateNetwork:
             rows: their parents.
             root: α of the step's root; None where the rows are the root's own candidates.
             recent: how often levels that were reached held the accepted token of late, 0 to 1.
+            foretold: `Level.acceptance`, which is added to the logits.
         """
         logs = [[log(p) if p > FLOOR else _FLOOR_LOG for p in row] for row in probs]
         alphas = [self._alpha(*pair) for pair in zip(probs, logs, strict=True)]
@@ -82,7 +85,10 @@ class CandidateNetwork:
         hidden = np.array(own, np.float32) @ self._w1
         hidden = hidden.reshape(len(rows), -1, HIDDEN) + self._of_rank[: len(logs[0])]
         np.tanh(hidden, out=hidden)
-        return _bounded(hidden @ self._w2 + self._b2).tolist(), alphas
+        logits = hidden @ self._w2 + self._b2
+        if foretold is not None:
+            logits += foretold[:, self._foretold[: len(logs[0])]]
+        return _bounded(logits).tolist(), alphas
 
     def _alpha(self, probs: Sequence[float], logs: Sequence[float]) -> float:
         """1 - H / log k of a row's renormalised probabilities: α of SAGE (Eq. 7-9)."""

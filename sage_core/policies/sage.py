@@ -8,7 +8,7 @@ with λ the rate achieved so far, a node or a pass is worth it when the tokens t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -22,6 +22,7 @@ from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
 
 _HELD = 0.9  # how often levels are taken to hold the accepted token before anything is seen
+_BEFORE, _WEIGHT = 1.5, 12.0  # tokens per target pass before anything is seen, of so many passes
 _SOON = 3  # steps to the first look in a text, where drafting did not pay in the one before
 _SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48)
 _ODD = 0.1
@@ -65,7 +66,7 @@ class Sage(Policy):
         return self.nmax
 
 
-class _Grown(NamedTuple):
+class Grown(NamedTuple):
     """What was thought of one drafted level, kept to learn from.
 
     ``logits`` of all candidates, ``[row][rank]``; ``parents``: tree nodes of the rows; ``served``:
@@ -81,6 +82,7 @@ class SageShaper(Shaper):
     """The state that shapes one text's trees: the rate achieved, what was accepted of late."""
 
     counts_costs = True
+    asks_acceptance = True
 
     def __init__(self, options: Sage) -> None:
         self._o = options
@@ -104,11 +106,15 @@ class SageShaper(Shaper):
         # A look costs a pass: the dearer it is the rarer, so that all of them stay a small part.
         passes = self._propose[0] / float(self._verify[0])
         self._rarest = max(self._o.probe, int(np.ceil(64 * passes)))
-        # λ is never below the rate without a draft. It starts from more, as if from 12 passes.
+        # λ is never below the rate without a draft.
         self._least = 1.0 / float(self._verify[0])
-        self._seconds = 12.0 / self._least
-        self._tokens = 1.5 * 12.0
-        self._rate = 1.5 * self._least
+        self._begin(_BEFORE)
+
+    def _begin(self, rate: float) -> None:
+        """Start λ at ``rate`` tokens per target pass, as if from `_WEIGHT` passes."""
+        self._seconds = _WEIGHT / self._least
+        self._tokens = rate * _WEIGHT
+        self._rate = rate * self._least
         """λ, tokens per second, for one step."""
 
     def recall(self, learned: Mapping[str, float]) -> None:
@@ -117,11 +123,15 @@ class SageShaper(Shaper):
             correction.recall({part: learned.get(f"{name}.{part}", fresh[part]) for part in fresh})
         recent, lately = (min(1.0, max(0.0, learned.get(n, _HELD))) for n in ("recent", "lately"))
         self._recent, self._lately = (_HELD + KEPT * (x - _HELD) for x in (recent, lately))
+        # Short texts end before λ is found: too low a start drafts too deep all through them.
+        self._begin(min(1.0 + self._o.dmax, max(_BEFORE, learned.get("rate", _BEFORE))))
         # Where drafting did not pay it is looked at again soon: this text may be another matter.
         self._pause = int(max(0.0, min(_SOON, learned.get("pause", 0.0))))
 
     def learned(self) -> dict[str, float]:
-        learned = {"recent": self._recent, "lately": self._lately, "pause": float(self._pause)}
+        rate = self._tokens / (self._seconds * self._least)
+        learned = {"recent": self._recent, "lately": self._lately, "rate": rate}
+        learned["pause"] = float(self._pause)
         for name, correction in self._corrections.items():
             learned |= {f"{name}.{part}": value for part, value in correction.state.items()}
         return learned
@@ -132,7 +142,7 @@ class SageShaper(Shaper):
 
     def _start(self, shape: Shape, served: float) -> None:
         self._shape = shape
-        self._levels: list[_Grown] = []
+        self._levels: list[Grown] = []
         self._accepted: list[float] = []  # predicted, of the drafted nodes
         self._ranks: list[int] = []
         self._spent = 0.0
@@ -187,12 +197,17 @@ class SageShaper(Shaper):
         at_root = level.depth == 1
         rows = [Row()] if at_root else [Row(self._accepted[p], self._ranks[p]) for p in parents]
         logits, alphas = self._candidate(
-            level.depth, probs, rows, None if at_root else self._alpha, self._recent
+            level.depth,
+            probs,
+            rows,
+            None if at_root else self._alpha,
+            self._recent,
+            level.acceptance,
         )
         if at_root:
             self._alpha = alphas[0]
         served = [self._served[parent] for parent in parents]
-        self._levels.append(_Grown(logits, parents, served))
+        self._levels.append(Grown(logits, parents, served))
         self._spent += self._propose[min(len(rows), len(self._propose)) - 1]
         found = self._worthy(rows, logits, probs)
         self._accepted += [value for value, _, _ in found]
@@ -266,14 +281,7 @@ class SageShaper(Shaper):
             self._pause = 0
 
     def _learn(self, tokens: Sequence[int]) -> None:
-        """Walk the drafted tree along what was committed; nodes that were pruned count as well."""
-        parent = ROOT
-        for depth, (level, token) in enumerate(zip(self._levels, tokens, strict=False)):
-            if parent not in level.parents:
-                return
-            row = level.parents.index(parent)
-            node = self._drafted.child(parent, token)
-            rank = -1 if node is None else self._drafted.ranks[node]
+        for depth, (level, row, rank) in enumerate(self._outcomes(tokens)):
             self._accepting.learn(level.logits[row], rank)
             held = 0 <= rank < SERVED
             self._serving.learn(level.served[row : row + 1], 0 if held else -1)
@@ -282,6 +290,20 @@ class SageShaper(Shaper):
                 self._lately += 0.1 * (held - self._lately)
             else:
                 self._carry[depth] += 0.05 * (held - self._carry[depth])
+
+    def _outcomes(self, tokens: Sequence[int]) -> Iterator[tuple[Grown, int, int]]:
+        """Walk the drafted tree along what was committed; nodes that were pruned count as well.
+
+        Of each level that was reached: the level, the row of the text's own node, and the rank of
+        its accepted candidate, -1 if none was.
+        """
+        parent = ROOT
+        for level, token in zip(self._levels, tokens, strict=False):
+            if parent not in level.parents:
+                return
+            node = self._drafted.child(parent, token)
+            rank = -1 if node is None else self._drafted.ranks[node]
+            yield level, level.parents.index(parent), rank
             if node is None:
                 return
             parent = node
