@@ -173,6 +173,11 @@ def _print(report: Report, *, as_json: bool) -> None:
         ("accepted by depth", " ".join(f"{share:.2f}" for share in report.by_depth)),
         ("target's choice by rank", " ".join(f"{share:.2f}" for share in report.by_rank)),
     ]
+    if report.kind != "model":
+        learned = (
+            f"from {report.foretold} nodes" if report.foretold else "no: too few texts held out"
+        )
+        rows.append(("foretells what is accepted", learned))
     print_table(("", ""), rows)
     base = next((s.tokens_per_second for s in report.speeds if s.draft == "none"), 0.0)
     speeds = []

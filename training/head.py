@@ -167,7 +167,8 @@ def train(out: Path, start: Path | None, options: DistillOptions) -> None:
     folder = out / "head"
     student = new_student(teacher, options)
     if start is not None:
-        student.module.load_state_dict(load_head(start, pair.target).state_dict())
+        weights = load_head(start, pair.target).state_dict()
+        student.module.load_state_dict(weights, strict=False)  # what it foretells comes last
     crew = Crew(torch.device(pair.device))
     plan = {"kind": "bundled head", "batch": options.batch}
     trainer = Trainer(student, teacher, rest, held, options, folder, plan, crew, _tell)

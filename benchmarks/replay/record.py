@@ -25,12 +25,13 @@ from sage_core.bench.items import held_out
 from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
+from sage_core.policies.acceptance import FORETOLD
 from sage_core.policies.base import Growth, Level, Policy, Shaper
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.steps import Shape
 from sage_core.tree import TokenTree
 
-LEVELS, BEAM, RANKS = 12, 12, 10
+LEVELS, BEAM, RANKS = 24, 12, 10
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Position:
 
     ``tokens`` and ``probs`` (levels, BEAM, RANKS): the candidates of each expanded node; rows that
     were not expanded hold -1 and 0. ``parents`` (levels, BEAM, 2): each expanded node as row and
-    rank of the level above (-1, -1 at the first).
+    rank of the level above (-1, -1 at the first). ``acceptance`` float32 (levels, BEAM, FORETOLD):
+    what the draft foretells of each row's candidates; None if it foretells nothing.
     """
 
     tokens: np.ndarray
     probs: np.ndarray
     parents: np.ndarray
+    acceptance: np.ndarray | None = None
 
     def below(self, level: int, row: int, rank: int) -> int | None:
         """The row of the next level that holds a candidate's own; None if there is none."""
@@ -82,14 +85,16 @@ class Recorded(Policy):
 
 class _Recorder(Shaper):
     branching = RANKS
+    asks_acceptance = True
 
     def __init__(self, kept: list[Position]) -> None:
         self._kept = kept
         self._probs: list[np.ndarray] = []
         self._parents: list[list[tuple[int, int]]] = []
+        self._acceptance: list[np.ndarray] = []
 
     def plan(self) -> Shape:
-        self._probs, self._parents = [], []
+        self._probs, self._parents, self._acceptance = [], [], []
         return Shape(LEVELS, RANKS)
 
     def grow(self, level: Level) -> Growth:
@@ -100,6 +105,8 @@ class _Recorder(Shaper):
             places = [divmod(int(node) - above, ranks) for node in level.parents]
         self._parents.append(places)
         self._probs.append(level.probs)
+        if level.acceptance is not None:
+            self._acceptance.append(level.acceptance)
         cumulative = (level.cumulative[:, None] * level.probs).ravel()
         best = np.sort(np.argsort(-cumulative, kind="stable")[:BEAM])
         expand = np.zeros(count * ranks, dtype=bool)
@@ -117,7 +124,11 @@ class _Recorder(Shaper):
             tokens[level, :count, :ranks] = block
             parents[level, :count] = self._parents[level]
             at += found.size
-        self._kept.append(Position(tokens, probs, parents))
+        foretold = np.zeros((LEVELS, BEAM, FORETOLD), np.float32) if self._acceptance else None
+        for level, found in enumerate(self._acceptance):
+            assert foretold is not None
+            foretold[level, : len(found)] = found
+        self._kept.append(Position(tokens, probs, parents, foretold))
         return TokenTree()
 
 
@@ -149,6 +160,10 @@ def save(path: Path, recordings: Sequence[Recording]) -> None:
         tokens=np.stack([position.tokens for position in positions]),
         probs=np.stack([position.probs for position in positions]),
         parents=np.stack([position.parents for position in positions]),
+        acceptance=np.stack(
+            [position.acceptance for position in positions if position.acceptance is not None]
+            or [np.zeros(0, np.float32)]
+        ),
     )
 
 
@@ -156,10 +171,13 @@ def load(path: Path) -> list[Recording]:
     """The recordings of a file."""
     with np.load(path) as file:
         data = {name: file[name] for name in file.files}
+    foretold: list[np.ndarray | None] = list(data["acceptance"])
+    if len(foretold) < len(data["tokens"]):
+        foretold = [None] * len(data["tokens"])
     found, ids, at = [], 0, 0
     for name, length, count in zip(data["names"], data["lengths"], data["counts"], strict=True):
         positions = tuple(
-            Position(data["tokens"][i], data["probs"][i], data["parents"][i])
+            Position(data["tokens"][i], data["probs"][i], data["parents"][i], foretold[i])
             for i in range(at, at + count)
         )
         found.append(Recording(str(name), data["ids"][ids : ids + length], positions))

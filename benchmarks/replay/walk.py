@@ -80,7 +80,10 @@ def _draft(position: Position, shaper: Shaper, limit: int) -> tuple[TokenTree, l
                 probs[i, :width] = position.probs[depth - 1, row, :width]
         missing += sum(row < 0 for row in rows)
         passes.append(len(frontier))
-        growth = shaper.grow(level_of(depth, builder, frontier, probs))
+        foretold = None
+        if position.acceptance is not None and shaper.asks_acceptance:
+            foretold = position.acceptance[depth - 1, rows]
+        growth = shaper.grow(level_of(depth, builder, frontier, probs, foretold))
         found = [
             (rows[i], int(r))
             for i, r in zip(growth.rows.tolist(), growth.ranks.tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.distill.unroll import unroll
+from sage_core.heads.acceptance import learn_acceptance
 from sage_core.heads.checkpoint import load_head, save_head
 from sage_core.heads.making import new_head
+from sage_core.heads.module import Head
 
 __all__ = ["HeadStudent"]
 
@@ -75,3 +78,11 @@ class HeadStudent:
 
     def load(self, folder: Path) -> Any:
         return load_head(folder, self._teacher.target)
+
+    def foretell(self, draft: Head, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
+        runners, longest = self._teacher.pair.runners, self._options.max_new_tokens
+        learned = learn_acceptance(self._teacher.target, draft, prompts, longest, runners)
+        if learned:
+            with write_errors(folder):
+                save_head(draft, folder)
+        return learned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ class ModelStudent:
         draft = load_model(folder, str(target.device), dtype)
         share_vision(target, draft)
         return draft
+
+    def foretell(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
+        return 0  # a checkpoint of transformers has no place for it
 
 
 def new_model(target: Any, layers: int | None, hidden: int | None) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from sage_core.distill.student import Acceptance
 from sage_core.distill.teacher import Teacher
 from sage_core.errors import InputError, OptionError
 
-__all__ = ["REPORT", "Report", "Speed", "measure"]
+__all__ = ["REPORT", "TIMED", "Report", "Speed", "measure", "usable"]
 
 REPORT = "report.json"
-_ITEMS, _TOKENS = 6, 128
+TIMED = 6
+"""Held-out prompts that speeds are measured on, at most."""
+_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Report:
     """That were trained."""
     bytes: int
     """Of the draft's weights on disk."""
+    foretold: int
+    """Nodes, of held-out texts that no speed is measured on, from which a head learned what is
+    accepted of it; 0 where they were too few."""
     speeds: tuple[Speed, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -78,26 +84,31 @@ def shares(found: Acceptance) -> tuple[tuple[float, ...], tuple[float, ...]]:
     )
 
 
+def usable(teacher: Teacher, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """The prompts of samples, without those that cannot be used."""
+    for index in indices:
+        try:
+            yield teacher.prompt(index)
+        except (InputError, OptionError):  # it was told when it was left out
+            continue
+
+
 def measure(
-    teacher: Teacher, held: Iterable[int], drafts: Sequence[tuple[str, Any]], longest: int
+    teacher: Teacher,
+    prompts: Iterable[dict[str, Any]],
+    drafts: Sequence[tuple[str, Any]],
+    longest: int,
 ) -> tuple[Speed, ...]:
-    """Decode up to six held-out prompts without and with each of ``drafts``, greedily.
+    """Decode the first `TIMED` prompts without and with each of ``drafts``, greedily.
 
     Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an
     order that rotates, after one that is not counted.
     """
     ways = [("none", teacher.decoder(None, "autoregressive"))]
     ways += [(name, teacher.decoder(draft)) for name, draft in drafts]
-    prompts: list[dict[str, Any]] = []
-    for index in held:
-        try:
-            prompts.append(teacher.prompt(index))
-        except (InputError, OptionError):  # it was told when it was left out
-            continue
-        if len(prompts) == _ITEMS:
-            break
+    timed = list(islice(prompts, TIMED))
     totals = {name: [0.0, 0.0, 0.0, 0.0] for name, _ in ways}
-    for number, prompt in enumerate([*prompts[:1], *prompts]):
+    for number, prompt in enumerate([*timed[:1], *timed]):
         turn = number % len(ways)
         for name, decoder in [*ways[turn:], *ways[:turn]]:
             output = decoder.generate(**prompt, max_new_tokens=min(longest, _TOKENS))

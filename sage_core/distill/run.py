@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from sage_core.distill.data import split
 from sage_core.distill.found import Found, find
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
-from sage_core.distill.report import REPORT, Report, measure, shares, weights_bytes
+from sage_core.distill.report import (
+    REPORT,
+    TIMED,
+    Report,
+    measure,
+    shares,
+    usable,
+    weights_bytes,
+)
 from sage_core.distill.state import load_state
 from sage_core.distill.student import Acceptance, Student
 from sage_core.distill.teacher import Teacher
@@ -134,8 +143,12 @@ def _report(
     """Of the draft that was kept, which need not be the last."""
     trained = sum(p.numel() for p in student.module.parameters() if p.requires_grad)
     draft = student.load(output)
-    student.module.load_state_dict(draft.state_dict())
+    # A run that is resumed may have told an earlier head what it foretells; that is not trained.
+    student.module.load_state_dict(draft.state_dict(), strict=False)
     found = _judged(student, teacher, held)
+    prompts = usable(teacher, held)
+    timed = list(islice(prompts, TIMED))
+    foretold = student.foretell(draft, prompts, output)
     before = [(teacher.pair.draft_id or "previous", teacher.pair.draft)]
     drafts = [*(before if teacher.pair.draft is not None else []), ("new", draft)]
     depths, ranks = shares(found)
@@ -152,5 +165,6 @@ def _report(
         by_rank=ranks,
         parameters=trained,
         bytes=weights_bytes(output),
-        speeds=measure(teacher, held, drafts, options.max_new_tokens),
+        foretold=foretold,
+        speeds=measure(teacher, timed, drafts, options.max_new_tokens),
     )

@@ -105,7 +105,7 @@ def learn_acceptance(
         enough: nodes to fit to.
 
     Returns:
-        How many nodes it was fitted to. The head is as it was where they are too few to tell.
+        How many nodes it was fitted to; 0 where there were too few, and the head is as it was.
     """
     seen, before = Seen(), head.acceptance
     head.acceptance = nn.Identity()
@@ -120,7 +120,7 @@ def learn_acceptance(
         head.acceptance = before
     count = len(seen.ranks)
     if count < _LEAST:
-        return count
+        return 0
     weight, bias = fit(np.stack(seen.features), np.stack(seen.logits), np.array(seen.ranks))
     found = nn.Linear(head.config.hidden_size, FORETOLD)
     with torch.no_grad():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.replay import fit, simulate
-from benchmarks.replay.record import BEAM, RANKS, Recorded, Recording, load, save
+from benchmarks.replay.record import BEAM, LEVELS, RANKS, Recorded, Recording, load, save
 from benchmarks.replay.walk import walk
 from sage_core.costs import Costs
-from sage_core.models.catalog import BUNDLED_DRAFT
+from sage_core.models.catalog import BUNDLED_DRAFT, BUNDLED_HEAD
 from sage_core.models.loading import LoadedPair, load_pair
 from sage_core.policies import parse
 from sage_core.policies.acceptance import PARTS
@@ -22,9 +23,9 @@ COSTS = Costs.linear(1.0, 0.02, 0.12)
 NEW = 40
 
 
-@pytest.fixture(scope="module")
-def pair() -> LoadedPair:
-    return load_pair(draft=BUNDLED_DRAFT, device="cpu")
+@pytest.fixture(scope="module", params=[BUNDLED_DRAFT, BUNDLED_HEAD])
+def pair(request: pytest.FixtureRequest) -> LoadedPair:
+    return load_pair(draft=request.param, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def inputs(pair: LoadedPair) -> dict[str, object]:
 def recording(pair: LoadedPair, inputs: dict[str, object]) -> Recording:
     policy = Recorded()
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=COSTS)
-    output = decoder.generate(**inputs, max_new_tokens=NEW + 12)
+    output = decoder.generate(**inputs, max_new_tokens=NEW + LEVELS)
     prompt = inputs["input_ids"].shape[1]  # type: ignore[attr-defined]
     ids = output.sequences[0, prompt:].numpy().astype(np.int32)
     return Recording("one", ids[: len(policy.kept) + 1], tuple(policy.kept))
@@ -55,26 +56,36 @@ def test_a_recording_is_kept_whole(recording: Recording, tmp_path: Path) -> None
         for a, b in zip(before.positions, after.positions, strict=True):
             assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.probs, b.probs)
             assert np.array_equal(a.parents, b.parents)
+            assert (a.acceptance is None) == (b.acceptance is None)
+            if a.acceptance is not None and b.acceptance is not None:
+                assert np.array_equal(a.acceptance, b.acceptance) and a.acceptance.any()
     position = recording.positions[0]
     assert position.tokens.shape[1:] == (BEAM, RANKS)
     assert (np.diff(position.probs[0, 0]) <= 0).all()
 
 
-@pytest.mark.parametrize("policy", ["autoregressive", "chain", "sage:beam=4,k=6", "eagle2"])
+WIDE = ("sage:beam=4,k=6,dmax=4", "eagle2")
+
+
+@pytest.mark.parametrize("policy", ["autoregressive", "chain", "sage:beam=1,k=6", *WIDE])
 def test_a_replayed_text_is_the_engines(
     pair: LoadedPair, inputs: dict[str, object], recording: Recording, policy: str
 ) -> None:
     """Step by step: nodes, draft passes and tokens committed."""
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=COSTS)
     steps: list[Step] = []
-    for step in decoder.stream(**inputs, max_new_tokens=NEW + 12):
+    for step in decoder.stream(**inputs, max_new_tokens=NEW + LEVELS):
         steps.append(step)
         if sum(len(one.tokens) for one in steps) > NEW:
             break
     rounds = walk(recording, parse(policy), COSTS)[: len(steps) - 1]
-    assert not any(one.missing for one in rounds)
+    # A head's levels are flatter: of wide ones not every node that is expanded is recorded, and
+    # from there on both may part.
+    known = list(takewhile(lambda one: not one.missing, rounds))
+    wide = pair.draft_id == BUNDLED_HEAD and policy in WIDE
+    assert known if wide else len(known) == len(rounds)
     told = [(len(step.tree), step.draft_passes, len(step.tokens)) for step in steps[1:]]
-    assert [(one.nodes, len(one.rows), one.committed) for one in rounds] == told
+    assert [(one.nodes, len(one.rows), one.committed) for one in known] == told[: len(known)]
 
 
 def test_trees_of_all_sizes_at_once_are_those_of_the_policy(recording: Recording) -> None:
