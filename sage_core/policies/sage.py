@@ -46,7 +46,7 @@ class Sage(Policy):
     target pass).
     """
 
-    dmax: int = 24
+    dmax: int = 32
     nmax: int = 64
     beam: int = 12
     k: int = 10
