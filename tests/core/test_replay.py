@@ -67,7 +67,7 @@ def test_a_recording_is_kept_whole(recording: Recording, tmp_path: Path) -> None
 WIDE = ("sage:beam=4,k=6,dmax=4", "eagle2")
 
 
-@pytest.mark.parametrize("policy", ["autoregressive", "chain", "sage:beam=1,k=6", *WIDE])
+@pytest.mark.parametrize("policy", ["autoregressive", "chain", "sage:beam=1,k=6,dmax=24", *WIDE])
 def test_a_replayed_text_is_the_engines(
     pair: LoadedPair, inputs: dict[str, object], recording: Recording, policy: str
 ) -> None:
