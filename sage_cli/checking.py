@@ -68,7 +68,7 @@ def check(options: RunOptions, *, several: bool, inputs: Sequence[str] = ()) -> 
 
 
 def _check_inputs(options: RunOptions, inputs: Sequence[str]) -> None:
-    lists = [options.files_from] if options.files_from is not None else []
+    lists = [one for one in (options.files_from, options.draft_vocab) if one is not None]
     for path, option in ((options.output, "--output"), (options.save_view, "--save-view")):
         if path is not None:
             check_not_input(path, option, [*inputs, *lists])
