@@ -39,15 +39,19 @@ Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
 
 
-def run(requests: Sequence[Request], options: RunOptions, batch: str = "1") -> ExitCode:
+def run(
+    requests: Sequence[Request], options: RunOptions, batch: str = "1", reads: Sequence[str] = ()
+) -> ExitCode:
     """Do all of ``requests``, ``batch`` at once; the worst of their exit codes.
+
+    ``reads`` are names of files that were read besides their sources.
 
     Raises:
         SageError: something that concerns all of them, such as an option or the model.
     """
     several = len(requests) > 1
     inputs = [source.name for request in requests for source in request.sources]
-    policy = check(options, several=several, inputs=inputs)
+    policy = check(options, several=several, inputs=[*inputs, *reads])
     check_batch(batch, live=bool(options.live and several))
     set_verbosity(options.verbose)
     # A large model takes minutes to load: not for files of which none can be used.

@@ -124,11 +124,11 @@ class _Recorder(Shaper):
             tokens[level, :count, :ranks] = block
             parents[level, :count] = self._parents[level]
             at += found.size
-        foretold = np.zeros((LEVELS, BEAM, FORETOLD), np.float32) if self._acceptance else None
-        for level, found in enumerate(self._acceptance):
-            assert foretold is not None
-            foretold[level, : len(found)] = found
-        self._kept.append(Position(tokens, probs, parents, foretold))
+        foretold = np.zeros((LEVELS, BEAM, FORETOLD), np.float32)
+        for level, told in enumerate(self._acceptance):
+            foretold[level, : len(told)] = told
+        known = foretold if self._acceptance else None
+        self._kept.append(Position(tokens, probs, parents, known))
         return TokenTree()
 
 
@@ -160,10 +160,7 @@ def save(path: Path, recordings: Sequence[Recording]) -> None:
         tokens=np.stack([position.tokens for position in positions]),
         probs=np.stack([position.probs for position in positions]),
         parents=np.stack([position.parents for position in positions]),
-        acceptance=np.stack(
-            [position.acceptance for position in positions if position.acceptance is not None]
-            or [np.zeros(0, np.float32)]
-        ),
+        acceptance=np.array([p.acceptance for p in positions if p.acceptance is not None]),
     )
 
 
@@ -171,9 +168,7 @@ def load(path: Path) -> list[Recording]:
     """The recordings of a file."""
     with np.load(path) as file:
         data = {name: file[name] for name in file.files}
-    foretold: list[np.ndarray | None] = list(data["acceptance"])
-    if len(foretold) < len(data["tokens"]):
-        foretold = [None] * len(data["tokens"])
+    foretold = list(data["acceptance"]) or [None] * len(data["tokens"])
     found, ids, at = [], 0, 0
     for name, length, count in zip(data["names"], data["lengths"], data["counts"], strict=True):
         positions = tuple(

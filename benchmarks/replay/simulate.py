@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks.replay.record import BEAM, LEVELS, RANKS, Position, Recording, load
-from benchmarks.replay.walk import clairvoyant, walk_on
+from benchmarks.replay.walk import Round, clairvoyant, walk_after
 from sage_core.bench.calibration import FixedTree
 from sage_core.costs import Costs
 from sage_core.fixed_trees import best_tree
@@ -151,13 +151,11 @@ def replayed(recordings: Sequence[Recording], policy: Any, costs: Costs) -> tupl
 
     Each text is told what those before it have taught, as in the engine.
     """
-    rounds, learned = [], {}
+    rounds: list[Round] = []
+    learned: dict[str, float] = {}
     for recording in recordings:
-        shaper = policy.shaper()
-        shaper.calibrate(costs)
-        shaper.recall(learned)
-        rounds += walk_on(recording, shaper)
-        learned = shaper.learned()
+        more, learned = walk_after(learned, recording, policy, costs)
+        rounds += more
     totals = Totals(
         sum(one.committed for one in rounds),
         len(rounds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,20 +33,23 @@ class Round:
 
 def walk(recording: Recording, policy: Policy, costs: Costs) -> list[Round]:
     """All steps of one text under a policy that is told the costs."""
+    return walk_after({}, recording, policy, costs)[0]
+
+
+def walk_after(
+    learned: Mapping[str, float], recording: Recording, policy: Policy, costs: Costs
+) -> tuple[list[Round], dict[str, float]]:
+    """The same behind texts that have taught something; and what is known behind this one."""
     shaper = policy.shaper()
     shaper.calibrate(costs)
-    return walk_on(recording, shaper)
-
-
-def walk_on(recording: Recording, shaper: Shaper) -> list[Round]:
-    """All steps of one text with a shaper that knows what it is to know."""
+    shaper.recall(learned)
     rounds: list[Round] = []
     at, end = 0, len(recording.ids) - 1
     while at < end:
         one = step(recording, at, shaper)
         rounds.append(one)
         at += one.committed
-    return rounds
+    return rounds, shaper.learned()
 
 
 def step(recording: Recording, at: int, shaper: Shaper) -> Round:

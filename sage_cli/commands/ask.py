@@ -12,7 +12,6 @@ from sage_cli.console import display_name
 from sage_cli.flags import DECODING
 from sage_cli.inputs import collect
 from sage_cli.options import RunOptions
-from sage_cli.outputs import check_not_input
 from sage_core.errors import OptionError
 
 __all__ = ["ask"]
@@ -59,12 +58,10 @@ def ask(
             'sage ask FILE... "question"'
         )
     sources = collect(files or [], options.files_from, least=0)
-    schema = None
-    if json_schema is not None:
-        if options.output is not None:
-            check_not_input(options.output, "--output", [str(json_schema)])
-        schema = _read(json_schema)
-    return run([Request(sources, question, schema)], options)
+    if json_schema is None:
+        return run([Request(sources, question)], options)
+    request = Request(sources, question, _read(json_schema))
+    return run([request], options, reads=[str(json_schema)])
 
 
 def _read(file: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +94,19 @@ def usable(teacher: Teacher, indices: Iterable[int]) -> Iterator[dict[str, Any]]
 
 def measure(
     teacher: Teacher,
-    prompts: Iterable[dict[str, Any]],
+    prompts: Sequence[dict[str, Any]],
     drafts: Sequence[tuple[str, Any]],
     longest: int,
 ) -> tuple[Speed, ...]:
-    """Decode the first `TIMED` prompts without and with each of ``drafts``, greedily.
+    """Decode prompts without and with each of ``drafts``, greedily.
 
     Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an
     order that rotates, after one that is not counted.
     """
     ways = [("none", teacher.decoder(None, "autoregressive"))]
     ways += [(name, teacher.decoder(draft)) for name, draft in drafts]
-    timed = list(islice(prompts, TIMED))
     totals = {name: [0.0, 0.0, 0.0, 0.0] for name, _ in ways}
-    for number, prompt in enumerate([*timed[:1], *timed]):
+    for number, prompt in enumerate([*prompts[:1], *prompts]):
         turn = number % len(ways)
         for name, decoder in [*ways[turn:], *ways[:turn]]:
             output = decoder.generate(**prompt, max_new_tokens=min(longest, _TOKENS))

@@ -129,9 +129,12 @@ class SageShaper(Shaper):
         self._pause = int(max(0.0, min(_SOON, learned.get("pause", 0.0))))
 
     def learned(self) -> dict[str, float]:
-        rate = self._tokens / (self._seconds * self._least)
-        learned = {"recent": self._recent, "lately": self._lately, "rate": rate}
-        learned["pause"] = float(self._pause)
+        learned = {
+            "recent": self._recent,
+            "lately": self._lately,
+            "rate": self._tokens / (self._seconds * self._least),
+            "pause": float(self._pause),
+        }
         for name, correction in self._corrections.items():
             learned |= {f"{name}.{part}": value for part, value in correction.state.items()}
         return learned

@@ -120,6 +120,7 @@ def test_an_older_partial_file_is_left_as_it_is(sage, pipeline):
         ("ask", "a.png", "What?", "--output", "a.png"),
         ("chat", "a.png", "--output", "a.png"),
         ("ask", "What?", "--json-schema", "list.txt", "--output", "list.txt"),
+        ("ask", "What?", "--json-schema", "list.txt", "--save-view", "list.txt"),
         ("caption", "a.png", "--draft-vocab", "list.txt", "--output", "list.txt"),
         ("draft-vocab", "list.txt", "--output", "list.txt"),
     ],

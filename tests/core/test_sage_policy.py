@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.replay.record import LEVELS, Position, Recording
-from benchmarks.replay.walk import Round, clairvoyant, reachable, walk, walk_on
+from benchmarks.replay.walk import Round, clairvoyant, reachable, walk, walk_after
 from sage_core.costs import Costs
 from sage_core.errors import OptionError
 from sage_core.policies import parse
@@ -163,10 +163,8 @@ def text_after(
     learned: dict[str, float], text: Recording, costs: Costs
 ) -> tuple[float, dict[str, float]]:
     """Tokens per second of a text, of which earlier ones have taught something; what it adds."""
-    shaper = parse("sage").shaper()
-    shaper.calibrate(costs)
-    shaper.recall(learned)
-    return totals(walk_on(text, shaper), costs)[0], shaper.learned()
+    rounds, known = walk_after(learned, text, parse("sage"), costs)
+    return totals(rounds, costs)[0], known
 
 
 @given(st.dictionaries(st.sampled_from(list(parse("sage").shaper().learned())), st.floats()))
