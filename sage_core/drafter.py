@@ -177,7 +177,7 @@ class TreeDrafter(ABC):
             offer = self._offer(logits, builder, frontier, text, shaper.branching)
             foretold = self._acceptance(len(frontier)) if shaper.asks_acceptance else None
             started = perf_counter()
-            level = level_of(depth, builder, frontier, offer.expected, foretold)
+            level = Level(depth, frontier, offer.expected, builder, foretold)
             growth = offer.placed(shaper.grow(level))
             planning += perf_counter() - started
             if offer.draft is not None:
@@ -255,26 +255,6 @@ class TreeDrafter(ABC):
         self._columns = columns
 
 
-def level_of(
-    depth: int,
-    builder: TreeBuilder,
-    frontier: Sequence[int],
-    probs: np.ndarray,
-    acceptance: np.ndarray | None = None,
-) -> Level:
-    """What `Shaper.grow` is shown: ``probs`` (F, k) of the candidates below each frontier node."""
-    at_root = depth == 1
-    return Level(
-        depth=depth,
-        parents=np.array(frontier, dtype=np.int64),
-        parent_probs=np.array([1.0] if at_root else [builder.probs[n] for n in frontier]),
-        cumulative=np.array([1.0] if at_root else [builder.cumulative[n] for n in frontier]),
-        probs=probs,
-        nodes=len(builder),
-        acceptance=acceptance,
-    )
-
-
 def _add(
     builder: TreeBuilder,
     growth: Growth,
@@ -282,12 +262,14 @@ def _add(
     tokens: np.ndarray,
     probs: np.ndarray,
 ) -> range:
-    rows, ranks = growth.rows, growth.ranks
+    # A level has one or two rows as a rule: lists are faster than arrays there.
+    rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+    all_tokens, all_probs = tokens.tolist(), probs.tolist()
     return builder.add(
         [frontier[row] for row in rows],
-        tokens[rows, ranks].tolist(),
-        probs[rows, ranks].tolist(),
-        ranks.tolist(),
+        [all_tokens[row][rank] for row, rank in zip(rows, ranks, strict=True)],
+        [all_probs[row][rank] for row, rank in zip(rows, ranks, strict=True)],
+        ranks,
     )
 
 

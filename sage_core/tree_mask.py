@@ -15,6 +15,7 @@ class TreeMaskBuffer:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._mask = torch.zeros((0, 0), device=device)
+        self._open = torch.zeros((1, 1, 1, 0), device=device)
         self._device, self._dtype = device, dtype
         self._dirty = 0
 
@@ -27,6 +28,11 @@ class TreeMaskBuffer:
         """
         n, columns = visible.shape
         end = committed + columns
+        if n == 1 and visible.all():  # the only row of a level, on the only path so far
+            if self._open.shape[-1] < end:
+                room = (1, 1, 1, end + 512)
+                self._open = torch.zeros(room, dtype=self._dtype, device=self._device)
+            return self._open[..., :end]
         if self._mask.shape[0] < n or self._mask.shape[1] < end:
             shape = (max(n, self._mask.shape[0]), max(end + 512, self._mask.shape[1]))
             self._mask = torch.zeros(shape, dtype=self._dtype, device=self._device)

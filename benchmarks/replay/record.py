@@ -102,7 +102,7 @@ class _Recorder(Shaper):
         places = [(-1, -1)]
         if self._probs:  # not all that were to be expanded: nothing follows an end
             above = level.nodes - self._probs[-1].size
-            places = [divmod(int(node) - above, ranks) for node in level.parents]
+            places = [divmod(int(node) - above, ranks) for node in level.frontier]
         self._parents.append(places)
         self._probs.append(level.probs)
         if level.acceptance is not None:

@@ -9,8 +9,7 @@ import numpy as np
 
 from benchmarks.replay.record import LEVELS, Position, Recording
 from sage_core.costs import Costs
-from sage_core.drafter import level_of
-from sage_core.policies.base import Policy, Shaper
+from sage_core.policies.base import Level, Policy, Shaper
 from sage_core.tree import ROOT, TokenTree, TreeBuilder
 
 
@@ -87,7 +86,7 @@ def _draft(position: Position, shaper: Shaper, limit: int) -> tuple[TokenTree, l
         foretold = None
         if position.acceptance is not None and shaper.asks_acceptance:
             foretold = position.acceptance[depth - 1, rows]
-        growth = shaper.grow(level_of(depth, builder, frontier, probs, foretold))
+        growth = shaper.grow(Level(depth, frontier, probs, builder, foretold))
         found = [
             (rows[i], int(r))
             for i, r in zip(growth.rows.tolist(), growth.ranks.tolist(), strict=True)

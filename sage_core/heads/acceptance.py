@@ -72,7 +72,7 @@ class _Watching(SageShaper):
             self._features = []
         assert level.acceptance is not None
         self._features.append(level.acceptance)
-        return super().grow(replace(level, acceptance=None))
+        return self._weighed(replace(level, acceptance=None))
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         for features, (level, row, rank) in zip(

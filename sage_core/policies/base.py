@@ -12,32 +12,44 @@ import numpy as np
 from sage_core.costs import Costs
 from sage_core.errors import OptionError
 from sage_core.steps import Shape
-from sage_core.tree import TokenTree
+from sage_core.tree import ROOT, TokenTree, TreeBuilder
 
 
 @dataclass(frozen=True)
 class Level:
     """The draft's candidates for one level, given to `Shaper.grow` after each draft pass.
 
-    ``parents`` (F,) are the tree nodes just passed (`ROOT` at level 1) and ``cumulative`` (F,) the
-    products of draft probabilities up to them; ``probs`` (F, k) are each parent's k likeliest
-    continuations in falling order, as probabilities over the whole vocabulary. A probability of 0
-    means that there is no such candidate (a processor forbids it): it must not be chosen.
+    ``frontier`` are the F tree nodes just passed (`ROOT` at level 1); ``probs`` float32 (F, k) are
+    each one's k likeliest continuations in falling order, as probabilities over the whole
+    vocabulary. A probability of 0 means that there is no such candidate (a processor forbids it):
+    it must not be chosen.
     """
 
     depth: int
     """The level that the candidates would form: 1 below the root."""
-    parents: np.ndarray
-    parent_probs: np.ndarray
-    """(F,) each parent's own probability given its path; 1 for the root."""
-    cumulative: np.ndarray
+    frontier: Sequence[int]
     probs: np.ndarray
-    nodes: int
-    """Nodes already in the tree."""
+    tree: TreeBuilder
+    """The tree so far; not to be changed."""
     acceptance: np.ndarray | None = None
     """(F, FORETOLD) float32, only where the draft foretells it and the policy asks: by how much the
     log odds of acceptance of each parent's 1st, 2nd, 3rd and later candidates differ from what
     their probabilities suggest."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes already in the tree."""
+        return len(self.tree)
+
+    @property
+    def parent_probs(self) -> np.ndarray:
+        """(F,) each frontier node's own probability given its path; 1 for the root."""
+        return np.array([1.0 if n == ROOT else self.tree.probs[n] for n in self.frontier])
+
+    @property
+    def cumulative(self) -> np.ndarray:
+        """(F,) products of draft probabilities up to each frontier node; 1 for the root."""
+        return np.array([1.0 if n == ROOT else self.tree.cumulative[n] for n in self.frontier])
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Eagle2Shaper(Shaper):
 
     def grow(self, level: Level) -> Growth:
         o, held = self._o, len(self._scores)
-        above = self._scores[level.parents] if held else np.ones(1)
+        above = self._scores[level.frontier] if held else np.ones(1)
         # A rounded softmax may exceed 1 in the last bit; no child may outrank its parent.
         probs = np.minimum(level.probs[:, : o.k].astype(np.float64), 1.0)
         cumulative = (above[:, None] * probs).ravel()

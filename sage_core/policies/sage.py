@@ -15,9 +15,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from sage_core.costs import Costs
-from sage_core.policies.acceptance import SERVED, fitted
+from sage_core.policies.acceptance import CERTAIN, SERVED, fitted
 from sage_core.policies.base import Growth, Level, Policy, Shaper
 from sage_core.policies.planning import KEPT, CandidateNetwork, Correction, Node, NodeNetwork, Row
+from sage_core.policies.sure import SURE, SureLevels
 from sage_core.steps import Shape
 from sage_core.tree import ROOT, TokenTree
 
@@ -32,6 +33,9 @@ Libraries make their kernels for each number of rows anew, which takes as long a
 the last few nodes of a tree are worth little more than they cost."""
 _SLIGHT = 1e-3
 """Beyond the first few ranks, candidates of a smaller draft probability are not looked at."""
+_NONE = np.zeros(1, np.int64)
+_FIRST, _LAST = (Growth(_NONE, _NONE, np.array([more])) for more in (True, False))
+"""The first candidate of a level's only node, with children and without."""
 UNKNOWN = Costs.linear(1.0, 0.01, 0.1)
 """What passes are taken to cost where nobody has measured: only the ratios matter."""
 
@@ -89,6 +93,7 @@ class SageShaper(Shaper):
         self.branching = options.k
         candidate, node = fitted()
         self._candidate, self._node = CandidateNetwork(candidate, options.k), NodeNetwork(node)
+        self._sure = SureLevels(options.k)
         self._accepting, self._serving = Correction(), Correction()
         self._alpha, self._recent, self._lately = 0.7, _HELD, _HELD
         self._carry = [0.85] * (options.dmax + 1)  # a level holds where the one above did
@@ -150,7 +155,7 @@ class SageShaper(Shaper):
         self._ranks: list[int] = []
         self._spent = 0.0
         self._drafted = TokenTree()
-        self._looking = False
+        self._looking = self._sure_known = False
         self._served = {ROOT: served}  # of the nodes that are expanded
 
     def plan(self) -> Shape:
@@ -191,8 +196,46 @@ class SageShaper(Shaper):
         return best + 1, most
 
     def grow(self, level: Level) -> Growth:
+        growth = self._go_on(level)
+        return self._weighed(level) if growth is None else growth
+
+    def _go_on(self, level: Level) -> Growth | None:
+        """The first candidate alone, where the draft is sure; None where others may be worth it.
+
+        That is all but one in a hundred of such levels, and they are two of three with a good
+        draft: not worth the time of a closer look.
+        """
+        if level.depth == 1 or len(level.frontier) > 1 or level.probs[0, 0] < SURE:
+            return None
+        parent = level.frontier[0]
+        above = self._accepted[parent]
+        if not self._sure_known:
+            self._sure.begin(self._alpha + self._recent, self._lately)
+            self._sure_known = True
+        logit = self._sure.accepted(level.depth, above)
+        if level.acceptance is not None:
+            logit += float(level.acceptance[0, 0])
+        logit = min(CERTAIN, max(-CERTAIN, logit))
+        (chance,) = self._accepting.chances([logit])
+        price = self._rate * self._per_node
+        if above * (1 - chance) > price:
+            return None
+        self._levels.append(Grown([[logit]], [parent], [self._served[parent]]))
+        self._spent += self._propose[0]
+        accepted = above * chance
+        self._accepted.append(accepted)
+        self._ranks.append(0)
+        if level.depth >= self._shape.depth:
+            return _LAST
+        logit = self._sure.serving(level.depth, accepted)
+        (served,) = self._serving.chances([logit])
+        self._served = {level.nodes: logit}
+        return _FIRST if accepted * served - price > self._rate * self._propose[0] else _LAST
+
+    def _weighed(self, level: Level) -> Growth:
+        """All candidates of a level that may be worth a place, by the networks."""
         # Most levels hold two or three candidates that can come to anything: time is for those.
-        every, parents = level.probs.tolist(), level.parents.tolist()
+        every, parents = level.probs.tolist(), level.frontier
         wide = SERVED
         while wide < level.probs.shape[1] and any(row[wide] >= _SLIGHT for row in every):
             wide += 1
@@ -210,7 +253,7 @@ class SageShaper(Shaper):
         if at_root:
             self._alpha = alphas[0]
         served = [self._served[parent] for parent in parents]
-        self._levels.append(Grown(logits, parents, served))
+        self._levels.append(Grown(logits, list(parents), served))
         self._spent += self._propose[min(len(rows), len(self._propose)) - 1]
         found = self._worthy(rows, logits, probs)
         self._accepted += [value for value, _, _ in found]

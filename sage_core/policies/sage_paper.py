@@ -139,7 +139,7 @@ class SagePaperShaper(Shaper):
         o, depth = self._o, level.depth
         if depth > self._depth:
             return Growth.none()
-        width = np.full(len(level.parents), self._width)
+        width = np.full(len(level.frontier), self._width)
         if depth > 1 and o.scale_width:
             p_parent = level.parent_probs if o.parent == "own" else level.cumulative
             width = self._width / depth * (0.5 + p_parent)  # Eq. 12

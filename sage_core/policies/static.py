@@ -120,7 +120,7 @@ class StaticShaper(Shaper):
     def grow(self, level: Level) -> Growth:
         rows: list[int] = []
         ranks: list[int] = []
-        for row, parent in enumerate(level.parents.tolist()):
+        for row, parent in enumerate(level.frontier):
             above = () if parent == ROOT else self._placed[parent]
             for rank in self._children.get(above, ()):
                 if rank < level.probs.shape[1] and level.probs[row, rank] > 0:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sage_core.errors import OptionError
 from sage_core.policies import Level, Shaper, available, parse, spec
 from sage_core.policies.sage_paper import SagePaper, confidence
-from sage_core.tree import ROOT, TokenTree
+from sage_core.tree import ROOT, TokenTree, TreeBuilder
 
 RankPath = tuple[int, ...]
 Draft = Callable[[RankPath], np.ndarray]
@@ -69,29 +69,21 @@ def _grown(shaper: Shaper, draft: Draft) -> tuple[list[RankPath], list[float]]:
     """Rank paths and probabilities of all nodes."""
     shape = shaper.plan()
     paths: list[RankPath] = []
-    cumulative: list[float] = []
-    own: list[float] = []
+    builder = TreeBuilder.empty()
     frontier = [ROOT]
     for depth in range(1, shape.depth + 1):
         parents = [() if node == ROOT else paths[node] for node in frontier]
-        level = Level(
-            depth=depth,
-            parents=np.array(frontier),
-            parent_probs=np.array([1.0 if n == ROOT else own[n] for n in frontier]),
-            cumulative=np.array([1.0 if n == ROOT else cumulative[n] for n in frontier]),
-            probs=np.stack([draft(path)[: shaper.branching] for path in parents]),
-            nodes=len(paths),
-        )
-        growth = shaper.grow(level)
-        first = len(paths)
-        for row, rank in zip(growth.rows.tolist(), growth.ranks.tolist(), strict=True):
-            paths.append((*parents[row], rank))
-            own.append(level.probs[row, rank])
-            cumulative.append(level.cumulative[row] * level.probs[row, rank])
-        frontier = [first + i for i, grows in enumerate(growth.expand.tolist()) if grows]
+        probs = np.stack([draft(path)[: shaper.branching] for path in parents])
+        growth = shaper.grow(Level(depth, frontier, probs, builder))
+        rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+        paths += [(*parents[row], rank) for row, rank in zip(rows, ranks, strict=True)]
+        numbers = range(len(builder), len(paths))
+        above, own = [frontier[row] for row in rows], probs[rows, ranks].tolist()
+        new = builder.add(above, numbers, own, ranks)
+        frontier = [node for node, grows in zip(new, growth.expand, strict=True) if grows]
         if not frontier:
             break
-    return paths, own
+    return paths, builder.probs
 
 
 def literal_alpha(probabilities: list[float], k: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -15,14 +16,18 @@ from sage_core.costs import Costs
 from sage_core.errors import OptionError
 from sage_core.policies import parse
 from sage_core.policies.acceptance import (
+    FORETOLD,
     candidate_features,
     confidences,
     fitted,
     node_features,
 )
+from sage_core.policies.base import Growth, Level
 from sage_core.policies.planning import CandidateNetwork, Correction, Node, NodeNetwork, Row
 from sage_core.policies.sage import worth_verifying
 from sage_core.policies.sage_paper import confidence
+from sage_core.policies.sure import SureLevels
+from sage_core.tree import ROOT, TreeBuilder
 
 BEAM, RANKS = 10, 10
 
@@ -292,6 +297,69 @@ def test_nodes_are_judged_as_in_plain_form(
     probs, alphas, accepted, ranks = (np.array(column) for column in zip(*rows, strict=True))
     features = node_features(depth, probs, alphas, accepted, ranks, root, recent, lately)
     np.testing.assert_allclose(fast, fitted()[1](features), atol=1e-4)
+
+
+@given(
+    st.integers(1, 20),
+    st.integers(0, 9),
+    UNIT,
+    UNIT,
+    UNIT,
+    st.floats(0.97, 1),
+    st.floats(-0.09, 0.09),
+)
+def test_sure_levels_are_judged_nearly_as_in_plain_form(
+    depth: int, far: int, root: float, recent: float, lately: float, prob: float, off: float
+) -> None:
+    def chance(logit: float) -> float:
+        return 1 / (1 + math.exp(-logit))
+
+    sure = SureLevels(10)
+    sure.begin(root + recent, lately)
+    for own, moved, close in [(0.995, 0.0, 1e-3), (prob, off, 0.1)]:
+        probs = np.array([[own, *[(1 - own) / 9] * 9]])
+        alphas, rank = confidences(probs), np.zeros(1, np.int64)
+        above = np.array([min(1.0, math.exp(-0.2 * far + moved))])
+        features = candidate_features(depth, probs, alphas, above, rank, root, recent)
+        accepted = sure.accepted(depth, float(above[0]))
+        assert abs(chance(accepted) - chance(float(fitted()[0](features)[0]))) < close
+        given_node = depth, probs[0, :1], alphas, above, rank, root, recent, lately
+        served = sure.serving(depth, float(above[0]))
+        wanted = float(fitted()[1](node_features(*given_node))[0])
+        assert abs(chance(served) - chance(wanted)) < close
+
+
+def below(prob: float, told: float, node: float, dmax: int) -> Growth:
+    """What becomes of a second level with one row, whose first candidate has a probability."""
+    shaper = parse(f"sage:dmax={dmax}").shaper()
+    shaper.calibrate(Costs.linear(1.0, node, 0.05))
+    shaper.plan()
+    probs = np.array([[0.9, *[0.1 / 9] * 9]], np.float32)
+    tree = TreeBuilder.empty()
+    growth = shaper.grow(Level(1, [ROOT], probs, tree))
+    count = len(growth.rows)
+    new = tree.add([ROOT] * count, range(count), [0.5] * count, growth.ranks.tolist())
+    frontier = [node for node, more in zip(new, growth.expand, strict=True) if more][:1]
+    probs = np.array([[prob, *[(1 - prob) / 9] * 9]], np.float32)
+    return shaper.grow(Level(2, frontier, probs, tree, np.full((1, FORETOLD), told, np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("prob", "told", "node", "dmax", "alone", "deeper"),
+    [
+        (0.99, 3.0, 0.02, 8, True, True),
+        (0.99, 3.0, 0.02, 2, True, False),
+        (0.99, 3.0, 1e-7, 8, False, True),  # nodes cost nothing: others are taken as well
+        (0.99, -4.0, 0.002, 8, False, True),  # the draft is sure, and foretells that it errs
+        (0.6, 0.0, 0.002, 8, False, True),
+    ],
+)
+def test_a_sure_candidate_goes_alone_where_others_are_not_worth_a_place(
+    prob: float, told: float, node: float, dmax: int, alone: bool, deeper: bool
+) -> None:
+    growth = below(prob, told, node, dmax)
+    assert growth.ranks[0] == 0 and (len(growth.ranks) == 1) == alone
+    assert bool(growth.expand.any()) == deeper
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=10))
