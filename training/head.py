@@ -46,6 +46,8 @@ LONG = ("captions", "charts", "text", "motion", "turns")
 AGAIN = 4
 """How often each scene with an answer of the target's own comes in `FRESH` new ones."""
 FRESH = 30_000
+NODES = 100_000
+"""That what the head foretells is fitted to."""
 ROOM = 6 * 1024**3
 Scene = list[Turn]
 """A conversation whose last turn is to be answered; media are in the first."""
@@ -187,7 +189,7 @@ def accept(out: Path) -> None:
     prompts = (
         SceneTeacher(pair, [scene], options).prompt(0) for scene in scenes(SEEDS["acceptance"])
     )
-    count = learn_acceptance(pair.target, head, prompts, LONGEST, pair.runners)
+    count = learn_acceptance(pair.target, head, prompts, LONGEST, pair.runners, NODES)
     save_head(head.to(torch.bfloat16), out / "head")
     print(f"fitted to {count} nodes")
 

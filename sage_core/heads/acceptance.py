@@ -31,7 +31,7 @@ __all__ = ["RIDGE", "Seen", "fit", "learn_acceptance"]
 RIDGE = 100.0
 """Of the fit, in units of the features' own deviations: as if from so many indifferent nodes."""
 ENOUGH = 25_000
-"""Nodes that it is fitted to at most: five times as many tell next to nothing more."""
+"""Nodes that it is fitted to at most: four times as many tell little more."""
 _LEAST = 200  # fewer nodes tell nothing
 _STEPS, _CLOSE = 20, 1e-4
 
