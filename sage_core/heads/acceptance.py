@@ -26,7 +26,7 @@ from sage_core.reading import MakeRunner
 from sage_core.speculative import SpeculativeDecoder
 from sage_core.tree import TokenTree
 
-__all__ = ["RIDGE", "Seen", "fit", "learn_acceptance"]
+__all__ = ["RIDGE", "Seen", "fit", "learn_acceptance", "whole_feature"]
 
 RIDGE = 100.0
 """Of the fit, in units of the features' own deviations: as if from so many indifferent nodes."""
@@ -108,7 +108,7 @@ def learn_acceptance(
         How many nodes it was fitted to; 0 where there were too few, and the head is as it was.
     """
     seen, before = Seen(), head.acceptance
-    head.acceptance = nn.Identity()
+    head.acceptance = whole_feature(head)
     try:
         policy = Watched(seen=seen)
         decoder = SpeculativeDecoder(target, head, policy, costs=UNKNOWN, runner=make)
@@ -129,6 +129,15 @@ def learn_acceptance(
     head.acceptance = found.to(head.device, head.dtype).eval().requires_grad_(False)
     head.config = replace(head.config, acceptance=True)
     return count
+
+
+def whole_feature(head: Head) -> nn.Linear:
+    """In place of `Head.acceptance`: the features themselves."""
+    size = head.config.hidden_size
+    same = nn.Linear(size, size).requires_grad_(False)
+    same.weight.copy_(torch.eye(size))
+    same.bias.zero_()
+    return same
 
 
 def fit(

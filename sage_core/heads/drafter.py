@@ -58,6 +58,7 @@ class HeadDrafter(TreeDrafter):
             runner = HeadRunner(head, target.model, make)
         super().__init__(runner, target.vocab_size, reduced)
         self._head = head
+        self._foretells = head.foretells()
         self._config = target.model.config
         self._prepared: Prepared | None = prepared
         self._room = room
@@ -169,11 +170,12 @@ class HeadDrafter(TreeDrafter):
     def rehearsed(self, passes: int) -> None:
         self._runner.forget(passes)
 
-    @torch.inference_mode()
     def _acceptance(self, rows: int) -> np.ndarray | None:
-        if self._head.acceptance is None:
+        if self._foretells is None:
             return None
-        foretold: np.ndarray = self._head.acceptance(self._predicted[-rows:]).float().cpu().numpy()
+        # For a row or two numpy takes half the time that a module does.
+        weight, bias = self._foretells
+        foretold: np.ndarray = self._predicted[-rows:].float().cpu().numpy() @ weight + bias
         return foretold
 
     def _read_pending(self) -> Tensor:

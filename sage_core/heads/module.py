@@ -12,6 +12,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class Head(nn.Module):
             self.looker = Resampler(size, config.queries, heads)
             self.join = nn.Linear(size, size, bias=False)
             nn.init.zeros_(self.join.weight)
-        self.acceptance: nn.Module | None = nn.Linear(size, FORETOLD) if config.acceptance else None
+        self.acceptance: nn.Linear | None = nn.Linear(size, FORETOLD) if config.acceptance else None
         """From a predicted feature to log odds, see `Level.acceptance`."""
 
     @property
@@ -89,6 +90,14 @@ class Head(nn.Module):
     def get_decoder(self) -> Any:
         """Its one-layer decoder, by the name that transformers' models have for theirs."""
         return self.decoder
+
+    def foretells(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """`acceptance` for predicted features on the host: float32 (size, outputs), (outputs,)."""
+        if self.acceptance is None:
+            return None
+        layer = self.acceptance
+        weight, bias = (w.detach().float().cpu().numpy() for w in (layer.weight, layer.bias))
+        return np.ascontiguousarray(weight.T), bias
 
     def inputs(self, features: Tensor, embeds: Tensor, joined: Tensor | None = None) -> Tensor:
         """(B, n, size) rows of text.

@@ -44,6 +44,8 @@ class HeadRunner:
         self.device: torch.device = head.device
         self.committed = 0
         self._joined: Tensor | None = None
+        self._embedded: dict[int, Tensor] = {}
+        """(1, size) by token, of those that were passed alone: a text's steps draft them again."""
         self._offset = 0
 
     @property
@@ -148,8 +150,13 @@ class HeadRunner:
 
     def embedded(self, tokens: Sequence[int]) -> Tensor:
         """(n, size) embeddings of token ids, by the target's own embedding."""
+        if len(tokens) == 1 and tokens[0] in self._embedded:
+            return self._embedded[tokens[0]]
         ids = torch.tensor(list(tokens), device=self._embed.weight.device)
-        return self._embed(ids).to(self.device, self._head.dtype)
+        found: Tensor = self._embed(ids).to(self.device, self._head.dtype)
+        if len(tokens) == 1:
+            self._embedded[tokens[0]] = found
+        return found
 
     def commit(self, columns: Sequence[int]) -> None:
         """Make the given tree columns (ascending, a path) part of the text; forget the others."""

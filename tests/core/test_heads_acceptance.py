@@ -16,7 +16,7 @@ from torch import nn
 from sage_core.costs import Costs
 from sage_core.errors import ModelError, OptionError
 from sage_core.heads import acceptance
-from sage_core.heads.acceptance import Seen, Watched, fit, learn_acceptance
+from sage_core.heads.acceptance import Seen, Watched, fit, learn_acceptance, whole_feature
 from sage_core.heads.checkpoint import load_head, placed, save_head
 from sage_core.heads.config import CONFIG
 from sage_core.heads.making import new_head
@@ -164,7 +164,7 @@ def test_the_bundled_head_foretells_what_happens(
 ) -> None:
     """On texts that it has not seen."""
     seen, foretells, head = Seen(), pair.draft.acceptance, silent_head(pair)
-    head.acceptance = nn.Identity()
+    head.acceptance = whole_feature(head)
     decoder = SpeculativeDecoder(pair.target, head, Watched(seen=seen), costs=COSTS)
     for prompt in prompts:
         decoder.generate(**prompt, max_new_tokens=96)
