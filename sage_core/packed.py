@@ -1,18 +1,21 @@
 """Passes over trees on a CPU, with weights laid out as oneDNN multiplies them best.
 
-PyTorch's products of a weight with the 2 to 64 rows of a tree pass reach a half or less of what the
-processor can do. oneDNN, which comes with PyTorch, does better from a copy of the weight in its own
-layout. The copies are made once; a model's linear layers use them only while a pass runs, and the
-model is as it was between passes. Sums are taken in another order, as they are in any pass over
-more than one row.
+PyTorch's products of a weight with the 2 to 64 rows of a tree pass may reach a half or less of what
+the processor can do, and oneDNN, which comes with PyTorch, does better from a copy of the weight in
+its own layout. That is so on some processors and for some sizes, and not on others: both are timed,
+and copies made where they save a tenth. A model's linear layers use them only while a pass runs,
+and the model is as it was between passes. Sums are taken in another order, as they are in any pass
+over more than one row.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import groupby
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,13 +28,47 @@ from sage_core.taped import Tapes
 LIMIT = 1 << 30
 """Most bytes of copies for one model."""
 _ROWS = 16  # that the layout is made for; it serves all numbers of rows
+_TRIED = 4  # layers of a shape that are timed
+_SIZES, _REPEATS, _SAVED = (4, 12, 24), 4, 0.1
+Products = Mapping[nn.Linear, "partial[Tensor]"]
+"""Layers, with what multiplies by the copy of each one's weight."""
+
+
+@torch.inference_mode()
+def faster(products: Products) -> bool:
+    """Whether copies save a tenth of the time that the layers, all of one shape, take without."""
+
+    def seconds(multiply: Callable[[nn.Linear, Tensor], Tensor], rows: int) -> float:
+        x = torch.zeros(1, rows, next(iter(products)).in_features)
+        started = perf_counter()
+        for layer in products:
+            multiply(layer, x)
+        return perf_counter() - started
+
+    ways: list[Callable[[nn.Linear, Tensor], Tensor]] = [
+        lambda layer, x: products[layer](x),
+        lambda layer, x: nn.functional.linear(x, layer.weight, layer.bias),
+    ]
+    copied, plain = 0.0, 0.0
+    for rows in _SIZES:
+        # In turn, and the least of several: another process only ever adds time.
+        times = [[seconds(way, rows) for way in ways] for _ in range(_REPEATS)]
+        copied += min(first for first, _ in times)
+        plain += min(second for _, second in times)
+    return copied < (1 - _SAVED) * plain
 
 
 class Packs:
-    """The copies of one model's linear layers, made when they are first asked for."""
+    """The copies of one model's linear layers, made when they are first asked for.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: most bytes of copies; where all would take more, none are made.
+        worth: whether copies are wanted, given some layers of one shape with theirs.
+    """
+
+    def __init__(self, limit: int, worth: Callable[[Products], bool] = faster) -> None:
         self._limit = limit
+        self._worth = worth
         self._forwards: dict[nn.Module, partial[Tensor]] = {}
         self._made_of: list[tuple[int, int]] = []
 
@@ -47,16 +84,23 @@ class Packs:
     def refresh(self, modules: Sequence[nn.Module]) -> int:
         """Copy what has been changed since; gives the number of layers with a copy.
 
-        ``modules`` are searched for layers. None are copied where they do not fit the limit, or
-        where oneDNN is missing.
+        ``modules`` are searched for layers. None are copied where they do not fit the limit, where
+        oneDNN is missing, or where it is no faster.
         """
         layers = [layer for module in modules for layer in _layers(module)]
         made_of = [(layer.weight.data_ptr(), _version(layer.weight)) for layer in layers]
         if made_of != self._made_of:
             self._made_of, self._forwards = made_of, {}
             if sum(layer.weight.nbytes for layer in layers) <= self._limit:
-                self._forwards = _packed(layers)
+                self._forwards = dict(self._copies(layers))
         return len(self._forwards)
+
+    def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Module, partial[Tensor]]]:
+        shapes = groupby(sorted(layers, key=_shape), key=_shape)
+        for alike in [list(group) for _, group in shapes]:
+            tried = _packed(alike[:_TRIED])
+            if tried and self._worth(tried):
+                yield from (tried | _packed(alike[_TRIED:])).items()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -72,12 +116,11 @@ class Packs:
 
 
 class PackedRunner(Runner):
-    """A `Runner` whose passes over several tokens multiply by packed weights, and are taped."""
-
-    way = "packed, taped"
+    """A `Runner` whose passes are taped; those over several tokens multiply by packed weights."""
 
     def __init__(self, model: Any, packs: Packs, tapes: Tapes) -> None:
         super().__init__(model)
+        self.way = "packed, taped" if packs else "taped"
         self._packs = packs
         self._tapes: Tapes | None = tapes
 
@@ -103,19 +146,23 @@ class PackedRunner(Runner):
 class PackedRunners:
     """Makes runners for `SpeculativeDecoder`, and keeps the copies from text to text.
 
-    A model that is not on the CPU in float32, or whose copies would take more than ``limit``
-    bytes, has plain runners.
+    A model that is not on the CPU has plain runners.
+
+    Args:
+        limit: as for `Packs`, of each model.
+        worth: as for `Packs`.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, worth: Callable[[Products], bool] = faster) -> None:
         self._limit = limit
+        self._worth = worth
         self._packs: weakref.WeakKeyDictionary[Any, Packs] = weakref.WeakKeyDictionary()
         self._tapes: weakref.WeakKeyDictionary[Any, Tapes] = weakref.WeakKeyDictionary()
 
     def __call__(self, model: Any) -> Runner:
-        packs = self.packs(model)
-        if not packs:
+        if any(weight.device.type != "cpu" for weight in model.parameters()):
             return Runner(model)
+        packs = self.packs(model)
         return PackedRunner(model, packs, self.tapes(model, packs))
 
     def tapes(self, model: Any, packs: Packs) -> Tapes:
@@ -126,7 +173,7 @@ class PackedRunners:
 
     def packs(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Packs:
         """The copies of a model's layers as they are now; of those in ``modules``, if given."""
-        packs = self._packs.setdefault(model, Packs(self._limit))
+        packs = self._packs.setdefault(model, Packs(self._limit, self._worth))
         packs.refresh(modules or [model.get_decoder(), model.get_output_embeddings()])
         return packs
 
@@ -142,9 +189,13 @@ def _layers(module: nn.Module) -> list[nn.Linear]:
     ]
 
 
-def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Module, partial[Tensor]]:
+def _shape(layer: nn.Linear) -> tuple[int, int, bool]:
+    return layer.out_features, layer.in_features, layer.bias is not None
+
+
+def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Linear, partial[Tensor]]:
     """Each layer's forward by a copy of its weight; none where this PyTorch has no oneDNN."""
-    forwards: dict[nn.Module, partial[Tensor]] = {}
+    forwards: dict[nn.Linear, partial[Tensor]] = {}
     # Operators that PyTorch's own compiler uses; they are found by name where they exist.
     with suppress(AttributeError, RuntimeError, NotImplementedError), torch.no_grad():
         reorder = torch.ops.mkldnn._reorder_linear_weight
@@ -152,8 +203,8 @@ def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Module, partial[Tensor]]:
         for layer in layers:
             weight = reorder(layer.weight.detach(), _ROWS)
             forwards[layer] = partial(_linear, multiply, weight, layer.bias)
-        layer = layers[0]
-        forwards[layer](torch.zeros(1, 2, layer.in_features))
+        for layer in layers[:1]:
+            forwards[layer](torch.zeros(1, 2, layer.in_features))
         return forwards
     return {}
 

@@ -102,6 +102,8 @@ class Tapes:
 
 def _why_not(model: nn.Module, config: Any) -> str:
     """Why a model's passes are not taped, as it is now."""
+    if any(weight.device.type != "cpu" for weight in model.parameters()):
+        return "it is not on the CPU"
     if str(config._attn_implementation) != "sdpa":
         return "it does not attend by PyTorch's own attention"
     for module in model.modules():

@@ -10,14 +10,16 @@ from torch import Tensor
 class TreeMaskBuffer:
     """Masks of one text's tree passes, as views of a buffer.
 
-    The committed part is zero once and for all: a pass over n rows writes O(n²).
+    The committed part is zero once and for all: a pass over n rows writes O(n²), and one over the
+    only row of a path nothing.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._mask = torch.zeros((0, 0), device=device)
         self._open = torch.zeros((1, 1, 1, 0), device=device)
         self._device, self._dtype = device, dtype
-        self._dirty = 0
+        self._clean = 0
+        """All slots before this one are zero in every row."""
 
     def additive(self, visible: np.ndarray, committed: int) -> Tensor:
         """(1, 1, n, committed + columns): 0 where seen, else the least value.
@@ -36,10 +38,11 @@ class TreeMaskBuffer:
         if self._mask.shape[0] < n or self._mask.shape[1] < end:
             shape = (max(n, self._mask.shape[0]), max(end + 512, self._mask.shape[1]))
             self._mask = torch.zeros(shape, dtype=self._dtype, device=self._device)
+            self._clean = committed
         least = torch.finfo(self._dtype).min
         # Columns that an earlier tree wrote and that are committed text by now must be seen again.
-        self._mask[:, max(0, committed - self._dirty) : committed] = 0
+        self._mask[:, min(self._clean, committed) : committed] = 0
+        self._clean = committed
         tree = np.where(visible, 0.0, least).astype(np.float32)
         self._mask[:n, committed:end] = torch.from_numpy(tree).to(self._device, self._dtype)
-        self._dirty = max(self._dirty, columns)
         return self._mask[None, None, :n, :end]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sage_core.packed import PackedRunner, PackedRunners, Packs
+from sage_core.packed import PackedRunner, PackedRunners, Packs, faster
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny.pairs import build_pair
+
+
+def always(_: object) -> bool:
+    """Copies are wanted, however long they take."""
+    return True
+
 
 CHAIN = np.tril(np.ones((6, 6), dtype=bool))
 
@@ -37,7 +44,7 @@ def test_a_packed_layer_multiplies_as_the_layer(
 ) -> None:
     torch.manual_seed(seed)
     layer, x = nn.Linear(features, outputs, bias=bias), torch.randn(1, rows, features)
-    packs = Packs(1 << 20)
+    packs = Packs(1 << 20, always)
     assert packs.refresh([layer]) == 1
     with torch.inference_mode():
         plain = layer(x)
@@ -49,11 +56,11 @@ def test_a_packed_layer_multiplies_as_the_layer(
 def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
     target, _ = pair
     results = []
-    for make in (Runner, PackedRunners()):
+    for make in (Runner, PackedRunners(worth=always)):
         runner = make(target)
         runner.prefill(prepare(target, {**inputs(), "max_new_tokens": 4}), 16)
         results.append(runner.forward([3, 4, 5, 6, 7, 8], range(6), CHAIN))
-    assert isinstance(runner, PackedRunner)
+    assert isinstance(runner, PackedRunner) and runner.way == "packed, taped"
     for plain, packed in zip(*results, strict=True):
         torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
 
@@ -66,7 +73,7 @@ def test_the_model_is_as_it_was_between_passes(pair: tuple[Any, Any]) -> None:
 
 
 def test_a_pass_that_fails_leaves_no_trace() -> None:
-    layer, packs = nn.Linear(4, 4), Packs(1 << 20)
+    layer, packs = nn.Linear(4, 4), Packs(1 << 20, always)
     packs.refresh([layer])
     with pytest.raises(KeyError), packs.in_use():
         assert "forward" in vars(layer)
@@ -75,7 +82,7 @@ def test_a_pass_that_fails_leaves_no_trace() -> None:
 
 
 def test_weights_that_change_are_packed_again() -> None:
-    layer, packs, x = nn.Linear(8, 8), Packs(1 << 20), torch.randn(1, 4, 8)
+    layer, packs, x = nn.Linear(8, 8), Packs(1 << 20, always), torch.randn(1, 4, 8)
     packs.refresh([layer])
     with torch.no_grad():
         layer.weight.mul_(3)
@@ -99,14 +106,40 @@ class Quantized(nn.Linear):
     ids=["over the limit", "another dtype", "another kind of layer", "no linear layer"],
 )
 def test_what_is_left_alone(module: nn.Module, limit: int) -> None:
-    assert Packs(limit).refresh([module]) == 0
+    assert Packs(limit, always).refresh([module]) == 0
 
 
-def test_a_model_over_the_limit_runs_plainly(pair: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize(
+    ("copied", "plain", "wanted"), [(1, 2, True), (2, 2, False), (3, 2, False)]
+)
+def test_copies_are_made_where_they_are_faster(
+    copied: float, plain: float, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def lasts(seconds: float, x: torch.Tensor, *_: object) -> torch.Tensor:
+        clock[0] += seconds * x.shape[1]
+        return x
+
+    monkeypatch.setattr("sage_core.packed.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(nn.functional, "linear", partial(lasts, plain))
+    layers = [nn.Linear(8, 8), nn.Linear(8, 8)]
+    assert faster({layer: partial(lasts, copied) for layer in layers}) is wanted
+
+
+def test_each_shape_is_judged_by_itself() -> None:
+    layers = [nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)]
+    packs = Packs(1 << 20, lambda products: next(iter(products)).out_features == 16)
+    assert packs.refresh(layers) == 2
+    with packs.in_use():
+        assert ["forward" in vars(layer) for layer in layers] == [False, True, False, True]
+
+
+def test_a_model_over_the_limit_runs_without_copies(pair: tuple[Any, Any]) -> None:
     target, draft = pair
-    assert type(PackedRunners(limit=100)(target)) is Runner
+    assert PackedRunners(limit=100, worth=always)(target).way == "taped"
     wanted = target.generate(**inputs(), max_new_tokens=12, do_sample=False)
-    for runner in (Runner, PackedRunners(limit=100), PackedRunners()):
+    for runner in (Runner, PackedRunners(limit=100), PackedRunners(worth=always)):
         decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
         output = decoder.generate(**inputs(), max_new_tokens=12, do_sample=False)
         assert torch.equal(output.sequences, wanted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,23 +55,38 @@ def passes(seed: int, count: int) -> Iterator[tuple[list[int], list[int], np.nda
         yield rng.integers(20, 60, n).tolist(), depths, visible, path
 
 
-def both(family: str, make: PackedRunners) -> list[Runner]:
+@cache
+def target_in(family: str, dtype: torch.dtype) -> Any:
     target = build_pair(family).target
+    return target if dtype == target.dtype else copy.deepcopy(target).to(dtype)
+
+
+def both(family: str, make: PackedRunners, dtype: torch.dtype = torch.float32) -> list[Runner]:
+    target = target_in(family, dtype)
     runner = make(target)
     assert isinstance(runner, PackedRunner)
     runners = [runner, Untaped(runner)]
     for one in runners:
         kind = "image" if "image" in FAMILIES[family].kinds else "text"
         inputs = make_inputs(target, family, kind, length=7)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
         one.prefill(prepare(target, {**inputs, "max_new_tokens": 4}), 8)
     return runners
 
 
 @pytest.mark.parametrize("family", PLAIN)
-def test_taped_passes_are_the_models_own_to_the_last_bit(family: str) -> None:
-    make = PackedRunners()
+@pytest.mark.parametrize(
+    ("packed", "dtype"),
+    [(True, torch.float32), (False, torch.float32), (False, torch.bfloat16)],
+    ids=["packed", "float32", "bfloat16"],
+)
+def test_taped_passes_are_the_models_own_to_the_last_bit(
+    family: str, packed: bool, dtype: torch.dtype
+) -> None:
+    make = PackedRunners(worth=lambda _: packed)
     for seed in range(2):  # what was taped in one text serves the next
-        taped, plain = both(family, make)
+        taped, plain = both(family, make, dtype)
         for tokens, depths, visible, path in passes(seed, 14):
             found = taped.forward(tokens, depths, visible)
             wanted = plain.forward(tokens, depths, visible)

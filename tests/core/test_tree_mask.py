@@ -15,6 +15,9 @@ def passes(draw: st.DrawFn) -> list[tuple[np.ndarray, int]]:
     """What is visible in passes one after another, and the slots committed before each."""
     found, committed = [], draw(st.integers(0, 600))
     for _ in range(draw(st.integers(1, 8))):
+        for _ in range(draw(st.integers(0, 10))):  # tokens without a tree
+            found.append((np.ones((1, 1), dtype=bool), committed))
+            committed += 1
         columns = draw(st.integers(1, 6))
         rows = draw(st.integers(1, columns))
         seen = draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
