@@ -28,7 +28,7 @@ from sage_core.taped import Tapes
 LIMIT = 1 << 30
 """Most bytes of copies for one model."""
 _ROWS = 16  # that the layout is made for; it serves all numbers of rows
-_TRIED = 4  # layers of a shape that are timed
+_TRIED = 2  # layers of a shape that are timed
 _SIZES, _REPEATS, _SAVED = (4, 12, 24), 4, 0.1
 Products = Mapping[nn.Linear, "partial[Tensor]"]
 """Layers, with what multiplies by the copy of each one's weight."""
