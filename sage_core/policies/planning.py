@@ -85,10 +85,11 @@ class CandidateNetwork:
         hidden = np.array(own, np.float32) @ self._w1
         hidden = hidden.reshape(len(rows), -1, HIDDEN) + self._of_rank[: len(logs[0])]
         np.tanh(hidden, out=hidden)
-        logits = hidden @ self._w2 + self._b2
+        logits = hidden @ self._w2
         if foretold is not None:
-            logits += foretold[:, self._foretold[: len(logs[0])]]
-        return _bounded(logits).tolist(), alphas
+            wide = len(logs[0])
+            logits += foretold if wide == FORETOLD else foretold[:, self._foretold[:wide]]
+        return [_bounded(row, self._b2) for row in logits.tolist()], alphas
 
     def _alpha(self, probs: Sequence[float], logs: Sequence[float]) -> float:
         """1 - H / log k of a row's renormalised probabilities: α of SAGE (Eq. 7-9)."""
@@ -123,8 +124,7 @@ class NodeNetwork:
         ]
         hidden = np.array(own, np.float32) @ self._w1
         np.tanh(hidden, out=hidden)
-        logits: list[float] = _bounded(hidden @ self._w2 + self._b2).tolist()
-        return logits
+        return _bounded((hidden @ self._w2).tolist(), self._b2)
 
 
 class Correction:
@@ -173,6 +173,5 @@ class Correction:
         self._scale = min(_STEEPEST, max(_FLATTEST, self._scale - 0.1 * rate * along))
 
 
-def _bounded(logits: np.ndarray) -> np.ndarray:
-    bounded: np.ndarray = np.minimum(np.maximum(logits, -CERTAIN), CERTAIN)
-    return bounded
+def _bounded(sums: Sequence[float], bias: float) -> list[float]:
+    return [min(CERTAIN, max(-CERTAIN, x + bias)) for x in sums]

@@ -291,7 +291,8 @@ class SageShaper(Shaper):
         """
         price = self._rate * self._per_node
         able = [i for i, node in enumerate(nodes) if node.accepted > price]
-        if depth >= self._shape.depth or not able:
+        most_possible = sum(nodes[i].accepted - price for i in able)
+        if depth >= self._shape.depth or most_possible <= self._rate * self._propose[0]:
             return np.zeros(len(nodes), dtype=bool)
         logits = self._node(
             depth, [nodes[i] for i in able], self._alpha, self._recent, self._lately
