@@ -1,61 +1,30 @@
-"""Passes over trees on a CPU, with weights laid out as oneDNN multiplies them best.
+"""Passes over trees on a CPU, by copies of the weights that are laid out for a few rows.
 
-PyTorch's products of a weight with the 2 to 64 rows of a tree pass may reach a half or less of what
-the processor can do, and oneDNN, which comes with PyTorch, does better from a copy of the weight in
-its own layout. That is so on some processors and for some sizes, and not on others: both are timed,
-and copies made where they save a tenth. A model's linear layers use them only while a pass runs,
-and the model is as it was between passes. Sums are taken in another order, as they are in any pass
-over more than one row.
+A model's linear layers multiply by the copies only while a pass over several rows runs, and the
+model is as it was between passes. `layouts` says which copies there are and when they are faster.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sage_core.layouts import Forward, Layout, fastest
 from sage_core.runner import Runner
 from sage_core.taped import Tapes
 
 LIMIT = 1 << 30
 """Most bytes of copies for one model."""
-_ROWS = 16  # that the layout is made for; it serves all numbers of rows
 _TRIED = 2  # layers of a shape that are timed
-_SIZES, _REPEATS, _SAVED = (4, 12, 24), 4, 0.1
-Products = Mapping[nn.Linear, "partial[Tensor]"]
-"""Layers, with what multiplies by the copy of each one's weight."""
-
-
-@torch.inference_mode()
-def faster(products: Products) -> bool:
-    """Whether copies save a tenth of the time that the layers, all of one shape, take without."""
-
-    def seconds(multiply: Callable[[nn.Linear, Tensor], Tensor], rows: int) -> float:
-        x = torch.zeros(1, rows, next(iter(products)).in_features)
-        started = perf_counter()
-        for layer in products:
-            multiply(layer, x)
-        return perf_counter() - started
-
-    ways: list[Callable[[nn.Linear, Tensor], Tensor]] = [
-        lambda layer, x: products[layer](x),
-        lambda layer, x: nn.functional.linear(x, layer.weight, layer.bias),
-    ]
-    copied, plain = 0.0, 0.0
-    for rows in _SIZES:
-        # In turn, and the least of several: another process only ever adds time.
-        times = [[seconds(way, rows) for way in ways] for _ in range(_REPEATS)]
-        copied += min(first for first, _ in times)
-        plain += min(second for _, second in times)
-    return copied < (1 - _SAVED) * plain
+Choice = Callable[[Sequence[nn.Linear]], Layout | None]
+"""The layout for layers of one shape, of which some are given; None for no copies."""
 
 
 class Packs:
@@ -63,13 +32,13 @@ class Packs:
 
     Args:
         limit: most bytes of copies; where all would take more, none are made.
-        worth: whether copies are wanted, given some layers of one shape with theirs.
+        choose: which copies, for each shape.
     """
 
-    def __init__(self, limit: int, worth: Callable[[Products], bool] = faster) -> None:
+    def __init__(self, limit: int, choose: Choice = fastest) -> None:
         self._limit = limit
-        self._worth = worth
-        self._forwards: dict[nn.Module, partial[Tensor]] = {}
+        self._choose = choose
+        self._forwards: dict[nn.Module, Forward] = {}
         self._made_of: list[tuple[int, int]] = []
 
     def __bool__(self) -> bool:
@@ -79,13 +48,13 @@ class Packs:
     @property
     def weights(self) -> list[Tensor]:
         """The copies themselves."""
-        return [forward.args[1] for forward in self._forwards.values()]
+        return [forward.args[0] for forward in self._forwards.values()]
 
     def refresh(self, modules: Sequence[nn.Module]) -> int:
         """Copy what has been changed since; gives the number of layers with a copy.
 
-        ``modules`` are searched for layers. None are copied where they do not fit the limit, where
-        oneDNN is missing, or where it is no faster.
+        ``modules`` are searched for layers. None are copied where they do not fit the limit, and
+        no shape for which no layout is faster.
         """
         layers = [layer for module in modules for layer in _layers(module)]
         made_of = [(layer.weight.data_ptr(), _version(layer.weight)) for layer in layers]
@@ -95,12 +64,12 @@ class Packs:
                 self._forwards = dict(self._copies(layers))
         return len(self._forwards)
 
-    def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Module, partial[Tensor]]]:
-        shapes = groupby(sorted(layers, key=_shape), key=_shape)
-        for alike in [list(group) for _, group in shapes]:
-            tried = _packed(alike[:_TRIED])
-            if tried and self._worth(tried):
-                yield from (tried | _packed(alike[_TRIED:])).items()
+    def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Module, Forward]]:
+        for _, group in groupby(sorted(layers, key=_shape), key=_shape):
+            alike = list(group)
+            layout = self._choose(alike[:_TRIED])
+            if layout is not None:
+                yield from ((layer, layout(layer)) for layer in alike)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -150,12 +119,12 @@ class PackedRunners:
 
     Args:
         limit: as for `Packs`, of each model.
-        worth: as for `Packs`.
+        choose: as for `Packs`.
     """
 
-    def __init__(self, limit: int = LIMIT, worth: Callable[[Products], bool] = faster) -> None:
+    def __init__(self, limit: int = LIMIT, choose: Choice = fastest) -> None:
         self._limit = limit
-        self._worth = worth
+        self._choose = choose
         self._packs: weakref.WeakKeyDictionary[Any, Packs] = weakref.WeakKeyDictionary()
         self._tapes: weakref.WeakKeyDictionary[Any, Tapes] = weakref.WeakKeyDictionary()
 
@@ -173,7 +142,7 @@ class PackedRunners:
 
     def packs(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Packs:
         """The copies of a model's layers as they are now; of those in ``modules``, if given."""
-        packs = self._packs.setdefault(model, Packs(self._limit, self._worth))
+        packs = self._packs.setdefault(model, Packs(self._limit, self._choose))
         packs.refresh(modules or [model.get_decoder(), model.get_output_embeddings()])
         return packs
 
@@ -191,27 +160,6 @@ def _layers(module: nn.Module) -> list[nn.Linear]:
 
 def _shape(layer: nn.Linear) -> tuple[int, int, bool]:
     return layer.out_features, layer.in_features, layer.bias is not None
-
-
-def _packed(layers: Sequence[nn.Linear]) -> dict[nn.Linear, partial[Tensor]]:
-    """Each layer's forward by a copy of its weight; none where this PyTorch has no oneDNN."""
-    forwards: dict[nn.Linear, partial[Tensor]] = {}
-    # Operators that PyTorch's own compiler uses; they are found by name where they exist.
-    with suppress(AttributeError, RuntimeError, NotImplementedError), torch.no_grad():
-        reorder = torch.ops.mkldnn._reorder_linear_weight
-        multiply = torch.ops.mkldnn._linear_pointwise
-        for layer in layers:
-            weight = reorder(layer.weight.detach(), _ROWS)
-            forwards[layer] = partial(_linear, multiply, weight, layer.bias)
-        for layer in layers[:1]:
-            forwards[layer](torch.zeros(1, 2, layer.in_features))
-        return forwards
-    return {}
-
-
-def _linear(multiply: Any, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    out: Tensor = multiply(x, weight, bias, "none", [], "")
-    return out
 
 
 def _version(tensor: Tensor) -> int:

@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sage_core.packed import PackedRunner, PackedRunners, Packs, faster
+from sage_core.layouts import LAYOUTS, Forward, Layout, by_columns, by_onednn, fastest
+from sage_core.packed import PackedRunner, PackedRunners, Packs
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
 from sage_core.speculative import SpeculativeDecoder
 from tests.tiny.pairs import build_pair
 
 
-def always(_: object) -> bool:
+def always(_: object) -> Layout:
     """Copies are wanted, however long they take."""
-    return True
+    return by_onednn
 
 
 CHAIN = np.tril(np.ones((6, 6), dtype=bool))
@@ -38,13 +39,20 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 80), st.integers(1, 80), st.booleans(), st.integers(0, 9))
+@given(
+    st.integers(1, 70),
+    st.integers(1, 80),
+    st.integers(1, 80),
+    st.booleans(),
+    st.integers(0, 9),
+    st.sampled_from(LAYOUTS),
+)
 def test_a_packed_layer_multiplies_as_the_layer(
-    rows: int, features: int, outputs: int, bias: bool, seed: int
+    rows: int, features: int, outputs: int, bias: bool, seed: int, layout: Layout
 ) -> None:
     torch.manual_seed(seed)
     layer, x = nn.Linear(features, outputs, bias=bias), torch.randn(1, rows, features)
-    packs = Packs(1 << 20, always)
+    packs = Packs(1 << 20, lambda _: layout)
     assert packs.refresh([layer]) == 1
     with torch.inference_mode():
         plain = layer(x)
@@ -56,7 +64,7 @@ def test_a_packed_layer_multiplies_as_the_layer(
 def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
     target, _ = pair
     results = []
-    for make in (Runner, PackedRunners(worth=always)):
+    for make in (Runner, PackedRunners(choose=always)):
         runner = make(target)
         runner.prefill(prepare(target, {**inputs(), "max_new_tokens": 4}), 16)
         results.append(runner.forward([3, 4, 5, 6, 7, 8], range(6), CHAIN))
@@ -110,26 +118,37 @@ def test_what_is_left_alone(module: nn.Module, limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("copied", "plain", "wanted"), [(1, 2, True), (2, 2, False), (3, 2, False)]
+    ("times", "wanted"),
+    [((3, 1, 2), 0), ((3, 2, 1), 1), ((2, 2, 2), None), ((2, 1.9, 3), None), ((2, 3, 1.7), 1)],
 )
-def test_copies_are_made_where_they_are_faster(
-    copied: float, plain: float, wanted: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_fastest_layout_is_taken_if_it_saves_a_tenth(
+    times: tuple[float, ...], wanted: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
 
-    def lasts(seconds: float, x: torch.Tensor, *_: object) -> torch.Tensor:
+    def lasts(weight: torch.Tensor, seconds: float, x: torch.Tensor) -> torch.Tensor:
         clock[0] += seconds * x.shape[1]
         return x
 
-    monkeypatch.setattr("sage_core.packed.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(nn.functional, "linear", partial(lasts, plain))
-    layers = [nn.Linear(8, 8), nn.Linear(8, 8)]
-    assert faster({layer: partial(lasts, copied) for layer in layers}) is wanted
+    def layout(seconds: float) -> Layout:
+        return lambda layer: partial(lasts, layer.weight, seconds)
+
+    plain, *copied = times
+    layouts = [layout(seconds) for seconds in copied]
+    monkeypatch.setattr("sage_core.layouts.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("sage_core.layouts._plain", lambda weight, _, x: lasts(weight, plain, x))
+    monkeypatch.setattr("sage_core.layouts.LAYOUTS", (unknown, *layouts))
+    found = fastest([nn.Linear(8, 8), nn.Linear(8, 8)])
+    assert found is (None if wanted is None else layouts[wanted])
+
+
+def unknown(_: nn.Linear) -> Forward:
+    raise RuntimeError("not on this processor")
 
 
 def test_each_shape_is_judged_by_itself() -> None:
     layers = [nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)]
-    packs = Packs(1 << 20, lambda products: next(iter(products)).out_features == 16)
+    packs = Packs(1 << 20, lambda alike: by_columns if alike[0].out_features == 16 else None)
     assert packs.refresh(layers) == 2
     with packs.in_use():
         assert ["forward" in vars(layer) for layer in layers] == [False, True, False, True]
@@ -137,9 +156,9 @@ def test_each_shape_is_judged_by_itself() -> None:
 
 def test_a_model_over_the_limit_runs_without_copies(pair: tuple[Any, Any]) -> None:
     target, draft = pair
-    assert PackedRunners(limit=100, worth=always)(target).way == "taped"
+    assert PackedRunners(limit=100, choose=always)(target).way == "taped"
     wanted = target.generate(**inputs(), max_new_tokens=12, do_sample=False)
-    for runner in (Runner, PackedRunners(limit=100), PackedRunners(worth=always)):
+    for runner in (Runner, PackedRunners(limit=100), PackedRunners(choose=always)):
         decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
         output = decoder.generate(**inputs(), max_new_tokens=12, do_sample=False)
         assert torch.equal(output.sequences, wanted)

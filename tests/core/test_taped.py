@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sage_core.cache import TreeCache
 from sage_core.heads.module import Reading
 from sage_core.heads.runner import HeadRunner
+from sage_core.layouts import Layout, by_columns, by_onednn
 from sage_core.packed import PackedRunner, PackedRunners
 from sage_core.prepare import prepare
 from sage_core.runner import Runner
@@ -77,14 +78,19 @@ def both(family: str, make: PackedRunners, dtype: torch.dtype = torch.float32) -
 
 @pytest.mark.parametrize("family", PLAIN)
 @pytest.mark.parametrize(
-    ("packed", "dtype"),
-    [(True, torch.float32), (False, torch.float32), (False, torch.bfloat16)],
-    ids=["packed", "float32", "bfloat16"],
+    ("layout", "dtype"),
+    [
+        (by_onednn, torch.float32),
+        (by_columns, torch.float32),
+        (None, torch.float32),
+        (None, torch.bfloat16),
+    ],
+    ids=["onednn", "columns", "float32", "bfloat16"],
 )
 def test_taped_passes_are_the_models_own_to_the_last_bit(
-    family: str, packed: bool, dtype: torch.dtype
+    family: str, layout: Layout | None, dtype: torch.dtype
 ) -> None:
-    make = PackedRunners(worth=lambda _: packed)
+    make = PackedRunners(choose=lambda _: layout)
     for seed in range(2):  # what was taped in one text serves the next
         taped, plain = both(family, make, dtype)
         for tokens, depths, visible, path in passes(seed, 14):
