@@ -115,7 +115,7 @@ class PackedRunner(Runner):
 class PackedRunners:
     """Makes runners for `SpeculativeDecoder`, and keeps the copies from text to text.
 
-    A model that is not on the CPU has plain runners.
+    A model that is not on the CPU, or is shared with other processes, has plain runners.
 
     Args:
         limit: as for `Packs`, of each model.
@@ -129,7 +129,7 @@ class PackedRunners:
         self._tapes: weakref.WeakKeyDictionary[Any, Tapes] = weakref.WeakKeyDictionary()
 
     def __call__(self, model: Any) -> Runner:
-        if any(weight.device.type != "cpu" for weight in model.parameters()):
+        if not all(_plain(weight) for weight in model.parameters()):
             return Runner(model)
         packs = self.packs(model)
         return PackedRunner(model, packs, self.tapes(model, packs))
@@ -152,10 +152,13 @@ def _layers(module: nn.Module) -> list[nn.Linear]:
     return [
         layer
         for layer in module.modules()
-        if type(layer) is nn.Linear
-        and layer.weight.device.type == "cpu"
-        and layer.weight.dtype == torch.float32
+        if type(layer) is nn.Linear and _plain(layer.weight) and layer.weight.dtype == torch.float32
     ]
+
+
+def _plain(weight: Tensor) -> bool:
+    """Whether it is an ordinary parameter on the CPU, not a part of one or a quantized one."""
+    return type(weight) is nn.Parameter and weight.device.type == "cpu"
 
 
 def _shape(layer: nn.Linear) -> tuple[int, int, bool]:

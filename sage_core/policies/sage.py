@@ -33,8 +33,8 @@ Libraries make their kernels for each number of rows anew, which takes as long a
 the last few nodes of a tree are worth little more than they cost."""
 _SLIGHT = 1e-3
 """Beyond the first few ranks, candidates of a smaller draft probability are not looked at."""
-_NONE = np.zeros(1, np.int64)
-_FIRST, _LAST = (Growth(_NONE, _NONE, np.array([more])) for more in (True, False))
+_ZERO = np.broadcast_to(0, 1)  # which nobody can write to
+_FIRST, _LAST = (Growth(_ZERO, _ZERO, np.broadcast_to(more, 1)) for more in (True, False))
 """The first candidate of a level's only node, with children and without."""
 UNKNOWN = Costs.linear(1.0, 0.01, 0.1)
 """What passes are taken to cost where nobody has measured: only the ratios matter."""
