@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,8 @@ from sage_core.taped import Tapes
 
 LIMIT = 1 << 30
 """Most bytes of copies for one model."""
-_TRIED = 2  # layers of a shape that are timed
-Choice = Callable[[Sequence[nn.Linear]], Layout | None]
-"""The layout for layers of one shape, of which some are given; None for no copies."""
+Choice = Callable[[nn.Linear], Layout | None]
+"""The layout of a layer's copy; None for no copy."""
 
 
 class Packs:
@@ -32,7 +30,7 @@ class Packs:
 
     Args:
         limit: most bytes of copies; where all would take more, none are made.
-        choose: which copies, for each shape.
+        choose: which copies.
     """
 
     def __init__(self, limit: int, choose: Choice = fastest) -> None:
@@ -65,11 +63,10 @@ class Packs:
         return len(self._forwards)
 
     def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Module, Forward]]:
-        for _, group in groupby(sorted(layers, key=_shape), key=_shape):
-            alike = list(group)
-            layout = self._choose(alike[:_TRIED])
+        for layer in layers:
+            layout = self._choose(layer)
             if layout is not None:
-                yield from ((layer, layout(layer)) for layer in alike)
+                yield layer, layout(layer)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -159,10 +156,6 @@ def _layers(module: nn.Module) -> list[nn.Linear]:
 def _plain(weight: Tensor) -> bool:
     """Whether it is an ordinary parameter on the CPU, not a part of one or a quantized one."""
     return type(weight) is nn.Parameter and weight.device.type == "cpu"
-
-
-def _shape(layer: nn.Linear) -> tuple[int, int, bool]:
-    return layer.out_features, layer.in_features, layer.bias is not None
 
 
 def _version(tensor: Tensor) -> int:

@@ -117,10 +117,17 @@ def test_what_is_left_alone(module: nn.Module, limit: int) -> None:
     assert Packs(limit, always).refresh([module]) == 0
 
 
-@pytest.mark.parametrize(
-    ("times", "wanted"),
-    [((3, 1, 2), 0), ((3, 2, 1), 1), ((2, 2, 2), None), ((2, 1.9, 3), None), ((2, 3, 1.7), 1)],
-)
+TIMES = [
+    ((3, 1, 2), 0),
+    ((3, 2, 1), 1),
+    ((2, 2, 2), None),
+    ((2, 1.9, 3), None),
+    ((2, 3, 1.7), 1),
+]
+"""Of the plain product and of two layouts; which is taken."""
+
+
+@pytest.mark.parametrize(("times", "wanted"), TIMES)
 def test_the_fastest_layout_is_taken_if_it_saves_a_tenth(
     times: tuple[float, ...], wanted: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +145,10 @@ def test_the_fastest_layout_is_taken_if_it_saves_a_tenth(
     monkeypatch.setattr("sage_core.layouts.perf_counter", lambda: clock[0])
     monkeypatch.setattr("sage_core.layouts._plain", lambda weight, _, x: lasts(weight, plain, x))
     monkeypatch.setattr("sage_core.layouts.LAYOUTS", (unknown, *layouts))
-    found = fastest([nn.Linear(8, 8), nn.Linear(8, 8)])
+    # A shape that no other case has, since each is timed once.
+    size = 101 + TIMES.index((times, wanted))
+    found = fastest(nn.Linear(size, 8))
+    assert found is fastest(nn.Linear(size, 8))
     assert found is (None if wanted is None else layouts[wanted])
 
 
@@ -146,9 +156,15 @@ def unknown(_: nn.Linear) -> Forward:
     raise RuntimeError("not on this processor")
 
 
+def test_timing_draws_no_random_numbers() -> None:
+    layer, before = nn.Linear(107, 8), torch.get_rng_state()
+    fastest(layer)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_each_shape_is_judged_by_itself() -> None:
     layers = [nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)]
-    packs = Packs(1 << 20, lambda alike: by_columns if alike[0].out_features == 16 else None)
+    packs = Packs(1 << 20, lambda layer: by_columns if layer.out_features == 16 else None)
     assert packs.refresh(layers) == 2
     with packs.in_use():
         assert ["forward" in vars(layer) for layer in layers] == [False, True, False, True]
