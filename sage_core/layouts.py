@@ -42,7 +42,7 @@ def by_onednn(layer: nn.Linear) -> Forward:
 def by_columns(layer: nn.Linear) -> Forward:
     """With the weights of one input, not of one output, behind one another in memory."""
     weight = layer.weight.detach().t().contiguous().t()
-    return partial(_by_columns, weight, layer.bias)
+    return partial(_linear, weight, layer.bias)
 
 
 LAYOUTS: tuple[Layout, ...] = (by_onednn, by_columns)
@@ -68,7 +68,7 @@ def _timed(outputs: int, inputs: int, bias: bool, threads: int) -> Layout | None
             forwards = [layout(layer) for layer in layers]
             forwards[0](_rows(2, layers[0].in_features))
             known.append((layout, forwards))
-    plain = [partial(_plain, layer.weight, layer.bias) for layer in layers]
+    plain = [partial(_linear, layer.weight, layer.bias) for layer in layers]
     seconds = _seconds([plain, *(forwards for _, forwards in known)], layers[0].in_features)
     best = min(range(1, len(seconds)), key=lambda i: seconds[i], default=0)
     return known[best - 1][0] if seconds[best] < (1 - _SAVED) * seconds[0] else None
@@ -108,9 +108,5 @@ def _by_onednn(weight: Tensor, bias: Tensor | None, multiply: Any, x: Tensor) ->
     return out
 
 
-def _by_columns(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    return nn.functional.linear(x, weight, bias)
-
-
-def _plain(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+def _linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return nn.functional.linear(x, weight, bias)

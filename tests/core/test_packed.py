@@ -143,7 +143,7 @@ def test_the_fastest_layout_is_taken_if_it_saves_a_tenth(
     plain, *copied = times
     layouts = [layout(seconds) for seconds in copied]
     monkeypatch.setattr("sage_core.layouts.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("sage_core.layouts._plain", lambda weight, _, x: lasts(weight, plain, x))
+    monkeypatch.setattr("sage_core.layouts._linear", lambda weight, _, x: lasts(weight, plain, x))
     monkeypatch.setattr("sage_core.layouts.LAYOUTS", (unknown, *layouts))
     # A shape that no other case has, since each is timed once.
     size = 101 + TIMES.index((times, wanted))

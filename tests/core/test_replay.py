@@ -64,7 +64,7 @@ def test_a_recording_is_kept_whole(recording: Recording, tmp_path: Path) -> None
     assert (np.diff(position.probs[0, 0]) <= 0).all()
 
 
-WIDE = ("sage:beam=4,k=6,dmax=24", "eagle2")
+WIDE = ("eagle2",)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_replayed_text_is_the_engines(
     # from there on both may part.
     known = list(takewhile(lambda one: not one.missing, rounds))
     wide = pair.draft_id == BUNDLED_HEAD and policy in WIDE
-    assert wide or len(known) == len(rounds)
+    assert known if wide else len(known) == len(rounds)
     told = [(len(step.tree), step.draft_passes, len(step.tokens)) for step in steps[1:]]
     assert [(one.nodes, len(one.rows), one.committed) for one in known] == told[: len(known)]
 
