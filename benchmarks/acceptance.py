@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sage_core import fixed_trees
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.models.checkpoint import LoadedPair, load_pair
 from sage_core.pipeline import Options
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import Step
+from sage_core.trees.policies import fixed_trees
+from sage_core.trees.steps import Step
 
 SEED = CALIBRATION_SEED + 1
 """Neither what a comparison measures nor what it chooses settings on."""

@@ -24,15 +24,15 @@ from typing import Any
 import torch
 
 from benchmarks import environment
-from benchmarks.items import items
 from benchmarks.pairs import measured_pair, pair_arguments
-from sage_core.costbook import CostBook
-from sage_core.costs import Costs
-from sage_core.models.loading import LoadedPair
-from sage_core.output import DecodeOutput
+from sage_core.engine.costs.store import CostBook
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.output import DecodeOutput
+from sage_core.models.checkpoint import LoadedPair
 from sage_core.pipeline import cast
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import Step
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.steps import Step
+from training.world.inputs import items
 
 DEFAULT = "sage"
 POLICIES = ("autoregressive", "spec-llava", DEFAULT)

@@ -22,16 +22,16 @@ from typing import Any
 import torch
 
 from benchmarks import environment
-from benchmarks.items import items
 from benchmarks.pairs import measured_pair
-from sage_core.candidates import Likeliest
-from sage_core.costs import Costs
-from sage_core.draft_vocab import DraftVocab
-from sage_core.models.loading import LoadedPair
-from sage_core.output import DecodeOutput
-from sage_core.reduced_head import ReducedHead
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
+from sage_core.drafts.vocab.token_list import DraftVocab
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.output import DecodeOutput
+from sage_core.generation.candidates import Likeliest
+from sage_core.models.checkpoint import LoadedPair
+from sage_core.runtime.runner import Runner
+from sage_core.trees.pass_costs import Costs
+from training.world.inputs import items
 
 VOCABULARIES = (152_064, 64_000, 32_000)
 PARTS = (32_000, 16_000, 8_000, 4_000)

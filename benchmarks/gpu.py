@@ -52,8 +52,8 @@ from benchmarks.gpu_measure import (
     with_models,
 )
 from benchmarks.pairs import measured_pair
-from sage_core.models.loading import LoadedPair
-from sage_core.policies import available
+from sage_core.models.checkpoint import LoadedPair
+from sage_core.trees.policies import available
 
 TESTS = ("tests/gpu/test_cuda_captured.py", "tests/core/test_tree_attention.py", "tests/gpu")
 """The new paths first, for the case that time runs out."""

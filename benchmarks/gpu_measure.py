@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from benchmarks.expansion import Floor
-from benchmarks.items import items
 from benchmarks.policies import GENERATE, Method, Timing, now, time_generate
 from sage_core.bench.oracle import first_mismatch
-from sage_core.captured import CapturedRunners
-from sage_core.costbook import CostBook
-from sage_core.models.loading import LoadedPair
-from sage_core.prepare import prepare
-from sage_core.reading import MakeRunner
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.costs.store import CostBook
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import MakeRunner
+from sage_core.generation.prepare import prepare
+from sage_core.models.checkpoint import LoadedPair
+from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.runner import Runner
+from training.world.inputs import items
 
 MAKERS = ("eager", "captured", "captured, PyTorch's attention")
 """Ways to run a pass; a fresh one each, so that storage of one is not held by the next."""

@@ -23,9 +23,9 @@ from transformers import StoppingCriteriaList
 from benchmarks import environment
 from benchmarks.pairs import measured_pair, pair_arguments
 from benchmarks.policies import FirstToken
-from sage_core.models.loading import LoadedPair
-from sage_core.output import DecodeOutput
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.output import DecodeOutput
+from sage_core.models.checkpoint import LoadedPair
 
 POLICIES = ("autoregressive", "chain", "sage")
 

@@ -22,8 +22,8 @@ from benchmarks import environment
 from benchmarks.growth import prompt
 from benchmarks.pairs import measured_pair, pair_arguments
 from benchmarks.policies import now
-from sage_core.models.loading import LoadedPair
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.models.checkpoint import LoadedPair
 
 PROMPT = 256
 METHODS = ("generate", "autoregressive", "chain", "sage")

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch, transformers
 import transformers.models.llama.modeling_llama
 from sage_core.models.weights import load_weights
-from sage_core.models.loading import load_config
+from sage_core.models.checkpoint import load_config
 
 def held():
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())

@@ -19,11 +19,11 @@ import torch
 
 from benchmarks.environment import as_markdown, describe, write
 from sage_core.bench.oracle import first_mismatch, reference
-from sage_core.memory import peak_memory
-from sage_core.prepare import prepare
-from sage_core.reading import Reading
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import Reading
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.device import peak_memory
+from sage_core.runtime.runner import Runner
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
 

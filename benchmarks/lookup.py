@@ -20,12 +20,12 @@ import numpy as np
 from benchmarks import environment
 from benchmarks.pairs import measured_pair
 from sage_core.bench.items import Rendered
-from sage_core.lookup import Ngram
+from sage_core.drafts.ngram import Ngram
 from sage_core.media import Sampling
-from sage_core.models.loading import LoadedPair
+from sage_core.models.checkpoint import LoadedPair
 from sage_core.pipeline import Pipeline, Result
-from sage_core.world import heldout
-from sage_core.world.questions import ask
+from training.world import heldout
+from training.world.questions import ask
 
 SCENES = ("motion", "text", "charts")
 """Categories of the held-out world: clips, words to read, bar charts."""

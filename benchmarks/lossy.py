@@ -24,9 +24,9 @@ from benchmarks.pairs import measured_pair
 from sage_core.bench.items import Rendered
 from sage_core.media import Sampling
 from sage_core.pipeline import Pipeline, Result
-from sage_core.world.answers import right
-from sage_core.world.facts import score
-from sage_core.world.heldout import HeldOutItem
+from training.world.answers import right
+from training.world.facts import score
+from training.world.heldout import HeldOutItem
 
 LEAST = 8
 """Texts of fewer tokens have no speed."""

@@ -19,8 +19,10 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks.child import Outcome, tried
-from sage_core.media import Clip, Sampling, open_media, with_decord, with_pyav
-from sage_core.media.container import inspect
+from sage_core.media import Clip, Sampling, open_media
+from sage_core.media import video_decord as with_decord
+from sage_core.media import video_pyav as with_pyav
+from sage_core.media.containers.probe import inspect
 from tests.core.video_files import (
     KINDS,
     RATE,

@@ -25,9 +25,9 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks import environment
-from benchmarks.items import items
-from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.models.checkpoint import LoadedPair, load_pair
+from training.world.inputs import items
 
 GENERATE = "transformers generate"
 POLICIES = ("autoregressive", "chain", "static", "sage-paper", "sage")

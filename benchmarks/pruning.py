@@ -26,15 +26,15 @@ from typing import Any
 import torch
 
 from benchmarks import environment
+from sage_core.drafts.pruning.draft_prompt import Sight, visual_mask
+from sage_core.drafts.pruning.options import METHODS, Pruning
+from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
 from sage_core.media import Clip
 from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.prepare import prepare
-from sage_core.pruning import METHODS, Pruning
-from sage_core.runner import Runner
-from sage_core.sight import Sight, visual_mask
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.watching import AlignmentScores, AttentionScores
+from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.runtime.runner import Runner
 
 RATIOS = (0.0, 0.3, 0.6, 0.7, 0.8, 0.9, 0.95)
 FRAMES = (8, 16, 32)
@@ -71,9 +71,9 @@ def clips(count: int, frames: int, seed: int, kind: str = "events") -> Iterator[
     """Held-out clips of the pair's own world, drawn at ``frames`` frames."""
     import numpy as np
 
-    from sage_core.world.parade import parade
-    from sage_core.world.render import draw
-    from sage_core.world.scenes import random_clip
+    from training.world.parade import parade
+    from training.world.render import draw
+    from training.world.scenes import random_clip
 
     for index in range(count):
         rng = np.random.default_rng([90_001, seed, 77, index])

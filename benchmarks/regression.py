@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import environment
-from benchmarks.items import items
+from training.world.inputs import items
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = """
@@ -32,8 +32,8 @@ import json, sys, time
 import sage_core
 asked = json.loads(sys.argv[1])
 if asked["cpu_clock"]:  # of the whole process: what others do on the machine does not count
-    import sage_core.decode, sage_core.drafter
-    sage_core.decode.perf_counter = sage_core.drafter.perf_counter = time.process_time
+    import sage_core.engine.loop, sage_core.drafts.drafter
+    sage_core.engine.loop.perf_counter = sage_core.drafts.drafter.perf_counter = time.process_time
 pipeline = sage_core.load()
 out = {}
 for policy in asked["policies"]:

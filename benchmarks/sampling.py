@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 from benchmarks import environment
-from benchmarks.items import items
 from benchmarks.pairs import measured_pair
 from benchmarks.sampling_tables import (
     FOUND_OUT,
@@ -43,10 +42,11 @@ from benchmarks.sampling_tables import (
     tables,
     together,
 )
-from sage_core.models.loading import LoadedPair
-from sage_core.prepare import prepare
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.models.checkpoint import LoadedPair
 from tests.tiny.tables import chi2_p_value
+from training.world.inputs import items
 
 FIGURES: dict[str, Any] = {"do_sample": True, "temperature": 1.2, "top_k": 50, "top_p": 0.95}
 

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 import transformers as tf
 
-from sage_core import policies
-from sage_core.bench import additions
-from sage_core.candidates import Drawn, Likeliest
-from sage_core.choosing import check_candidates
+from sage_core.bench import modifiers as additions
+from sage_core.drafts.ngram import Ngram
 from sage_core.errors import UnsupportedError
-from sage_core.lookup import Ngram
-from sage_core.policies.base import Policy
-from sage_core.sampling import Choice, RecursiveRejection, Sampled
+from sage_core.generation.candidates import Drawn, Likeliest
+from sage_core.generation.sampling_params import check_candidates
+from sage_core.generation.speculative_sampling import Choice, RecursiveRejection, Sampled
+from sage_core.trees import policies
+from sage_core.trees.policy import Policy
 from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
 from tests.tiny.together import draw_together
 from tests.tiny.wrong_rules import WRONG, wrong_choice

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import environment
 from sage_core.media import Clip, Rate, Sampling
-from sage_core.media.frames import choose_frames
+from sage_core.media.frame_sampling import choose_frames
 from sage_core.models.families import find_family
 
 SIZES = ((640, 360), (360, 640), (97, 61), (1280, 720), (64, 64))

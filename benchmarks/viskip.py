@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environment
-from benchmarks.items import items
 from benchmarks.pairs import measured_pair
 from sage_core.pipeline import Pipeline, Result
+from training.world.inputs import items
 
 POLICIES = ("static", "sage")
 ABOVE = (0.1, 0.25, 0.5)

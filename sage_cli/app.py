@@ -23,7 +23,7 @@ from sage_cli.commands.draft_vocab import draft_vocab
 from sage_cli.commands.models import models
 from sage_cli.console import complain, say
 from sage_cli.exit_codes import ExitCode, code_of
-from sage_cli.options import VERBOSE
+from sage_cli.options.shared import VERBOSE
 
 __all__ = ["app", "main"]
 

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sage_core.conversation import Conversation
+    from sage_core.custom_generate import custom_generate
+    from sage_core.engine.decoder import SpeculativeDecoder
+    from sage_core.engine.output import DecodeOutput
+    from sage_core.engine.results import Stats
     from sage_core.errors import (
         InputError,
         MemoryExhaustedError,
@@ -20,14 +24,10 @@ if TYPE_CHECKING:
         SageError,
         UnsupportedError,
     )
-    from sage_core.generating import custom_generate
     from sage_core.media import Clip, Picture, Sampling, open_media
-    from sage_core.output import DecodeOutput
     from sage_core.pipeline import Options, Pipeline, Result, Stream, load
-    from sage_core.speculative import SpeculativeDecoder
-    from sage_core.stats import Stats
-    from sage_core.steps import PhaseSeconds, Shape, Step
-    from sage_core.tree import TokenTree
+    from sage_core.trees.steps import PhaseSeconds, Shape, Step
+    from sage_core.trees.tree import TokenTree
 
 __all__ = [
     "Clip",
@@ -68,14 +68,14 @@ _HOMES = {
         "SageError",
         "UnsupportedError",
     ),
-    "sage_core.generating": ("custom_generate",),
+    "sage_core.custom_generate": ("custom_generate",),
     "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
     "sage_core.pipeline": ("Options", "Pipeline", "Result", "Stream", "load"),
-    "sage_core.output": ("DecodeOutput",),
-    "sage_core.speculative": ("SpeculativeDecoder",),
-    "sage_core.stats": ("Stats",),
-    "sage_core.steps": ("PhaseSeconds", "Shape", "Step"),
-    "sage_core.tree": ("TokenTree",),
+    "sage_core.engine.output": ("DecodeOutput",),
+    "sage_core.engine.decoder": ("SpeculativeDecoder",),
+    "sage_core.engine.results": ("Stats",),
+    "sage_core.trees.steps": ("PhaseSeconds", "Shape", "Step"),
+    "sage_core.trees.tree": ("TokenTree",),
 }
 
 

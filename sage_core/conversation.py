@@ -14,7 +14,7 @@ from sage_core.models.quiet import memory_errors
 from sage_core.pipeline import Options, Result, Stream, cast, open_files
 
 if TYPE_CHECKING:
-    from sage_core.models.loading import LoadedPair
+    from sage_core.models.checkpoint import LoadedPair
 
 NEW_FILES = "new files: the conversation is read again from its start"
 REWRITTEN = "the model's chat template has an earlier answer otherwise: it is read again"
@@ -44,7 +44,7 @@ class Conversation:
     """
 
     def __init__(self, pair: LoadedPair, files: Any, options: Options) -> None:
-        from sage_core.reading import Reading
+        from sage_core.engine.prefix_reuse import Reading
 
         self._pair = pair
         self._options = options

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sage_core.choosing import Choosing
-from sage_core.draft_vocab import Asked, as_asked
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.drafts.vocab.token_list import Asked, as_asked
 from sage_core.errors import OptionError
-from sage_core.lossy import as_lossy
+from sage_core.generation.lossy import as_lossy
+from sage_core.generation.sampling_params import Choosing
 from sage_core.media.types import Sampling
-from sage_core.pruning import Pruning
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sage_core.drafts.ngram import Ngram
+from sage_core.engine.results import Stats
 from sage_core.errors import OptionError
-from sage_core.lookup import Ngram
 from sage_core.media import Clip, Picture, Sampling, open_media
+from sage_core.models.checkpoint import MEMORY_ADVICE, LoadedPair, load_pair
 from sage_core.models.detokenize import Detokenizer
-from sage_core.models.loading import MEMORY_ADVICE, LoadedPair, load_pair
 from sage_core.models.quiet import memory_errors, quiet
 from sage_core.options import Options
-from sage_core.stats import Stats
-from sage_core.steps import Step
+from sage_core.trees.steps import Step
 
 if TYPE_CHECKING:
-    from sage_core.batch import Outcome, Table
     from sage_core.conversation import Conversation
-    from sage_core.reading import Reading
+    from sage_core.engine.batching.scheduler import Outcome, Table
+    from sage_core.engine.prefix_reuse import Reading
 
 IMAGE_PROMPT = "Describe this image in detail."
 VIDEO_PROMPT = "Describe this video in detail."
@@ -48,7 +48,7 @@ class Result:
     finish_reason: str
     """``eos``, ``length``, or ``stop``: another criterion, or closed before the end."""
     policy: str = ""
-    """The policy that was used, as `sage_core.policies.parse` reads it."""
+    """The policy that was used, as `sage_core.trees.policies.parse` reads it."""
     sampling: Mapping[str, Any] | None = None
     """What tokens were drawn by: fields of the generation config, and ``candidates``. None if
     the text is greedy."""
@@ -105,7 +105,7 @@ class Pipeline:
         Raises:
             OptionError: ``batch`` is no number of texts.
         """
-        from sage_core.batch import Outcome, Table
+        from sage_core.engine.batching.scheduler import Outcome, Table
 
         alone = options.get("viskip") is not None  # it watches the passes of one text
         width = (1 if alone else self.pays) if batch == "auto" else batch
@@ -190,7 +190,7 @@ class Pipeline:
     def _scoring(self, options: Options) -> LoadedPair:
         """The pair, its draft scoring what the options say; kept for the next request."""
         if self._asked[0] != options.draft_vocab:
-            from sage_core.reduced_head import with_vocab
+            from sage_core.drafts.vocab.reduced_lm_head import with_vocab
 
             self._asked = (options.draft_vocab, with_vocab(self._pair, options.draft_vocab))
         return self._asked[1]
@@ -226,8 +226,8 @@ class Stream(Iterator[Step]):
         reading: Reading | None = None,
         table: Table | None = None,
     ) -> None:
-        from sage_core.policies import spec
-        from sage_core.speculative import SpeculativeDecoder
+        from sage_core.engine.decoder import SpeculativeDecoder
+        from sage_core.trees.policies import spec
 
         self.files = files
         self.prompt = prompt
@@ -260,7 +260,7 @@ class Stream(Iterator[Step]):
         if "stop_strings" in settings:
             settings["tokenizer"] = self._tokenizer
         if options.json_schema is not None:
-            from sage_core.grammar import following
+            from sage_core.generation.json_schema import following
 
             rules = following(options.json_schema, pair.target, self._tokenizer, inputs)
             settings["logits_processor"] = rules

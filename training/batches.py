@@ -13,15 +13,15 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sage_core.sight import visual_mask
-from sage_core.world.dialogue import captioned, conversations, random_scene
-from sage_core.world.render import PATCHES, draw, patch_targets, pixel_values, placed_at
-from sage_core.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
+from sage_core.drafts.pruning.draft_prompt import visual_mask
 from training.drills import drill
 from training.pair import tower_features
 from training.tokens import drill_ids, prefix_ids, talk_ids
 from training.vision import picture_batch
 from training.witness import lessons
+from training.world.dialogue import captioned, conversations, random_scene
+from training.world.render import PATCHES, draw, patch_targets, pixel_values, placed_at
+from training.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
 
 LEARNT: Mapping[str, float] = MappingProxyType(
     {"color": 0.6, "shape": 0.4, "place": 0.4, "value": 0.4, "motion": 0.5, "describe": 0.4}

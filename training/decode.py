@@ -10,11 +10,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
 
-from sage_core.world.render import draw, pixel_values
-from sage_core.world.scenes import CLIP_FRAMES, Scene
 from training.batches import embed, encode_pictures, scene_kind
 from training.pair import SPECIAL
 from training.tokens import prompt_ids
+from training.world.render import draw, pixel_values
+from training.world.scenes import CLIP_FRAMES, Scene
 
 PAD, END = SPECIAL.index("<|endoftext|>"), SPECIAL.index("<|im_end|>")
 

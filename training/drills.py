@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sage_core.world.questions import ask
-from sage_core.world.scenes import Scene, random_chart, random_pair, random_shapes
+from training.world.questions import ask
+from training.world.scenes import Scene, random_chart, random_pair, random_shapes
 
 _KINDS: tuple[tuple[float, str, Callable[[np.random.Generator], Scene]], ...] = (
     (0.30, "sum", random_chart),

@@ -14,11 +14,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
 
-from sage_core.world.answers import Answered, right
-from sage_core.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
-from sage_core.world.facts import kind_of, score
-from sage_core.world.questions import ask
-from sage_core.world.scenes import (
+from training.decode import END, Request, agreement, chain_lengths, greedy
+from training.world.answers import Answered, right
+from training.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
+from training.world.facts import kind_of, score
+from training.world.questions import ask
+from training.world.scenes import (
     Clip,
     Pair,
     Scene,
@@ -28,7 +29,6 @@ from sage_core.world.scenes import (
     random_shapes,
     random_words,
 )
-from training.decode import END, Request, agreement, chain_lengths, greedy
 
 _REALM = 80_021  # keeps these seeds apart from those of training
 _MAKERS = (random_shapes, random_clip, random_chart, random_shapes, random_clip, random_words)

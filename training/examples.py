@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from sage_core.world.render import draw_frame, draw_picture
-from sage_core.world.scenes import (
+from training.world.render import draw_frame, draw_picture
+from training.world.scenes import (
     Bar,
     Chart,
     Clip,

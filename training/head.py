@@ -20,22 +20,22 @@ from typing import Any
 
 import torch
 
-from benchmarks.items import items as mixed_items
 from sage_core.bench.items import Rendered
-from sage_core.distill.crew import Crew
+from sage_core.distill.acceptance_fit import learn_acceptance
 from sage_core.distill.data import Sample
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
+from sage_core.distill.process_group import Crew
 from sage_core.distill.run import new_student
 from sage_core.distill.state import load_state
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.distill.trainer import Event, Trainer
-from sage_core.heads.acceptance import learn_acceptance
-from sage_core.heads.checkpoint import load_head, save_head
+from sage_core.drafts.head.checkpoint import load_head, save_head
 from sage_core.media import Sampling
+from sage_core.models.checkpoint import LoadedPair, load_pair
 from sage_core.models.families.base import Turn
-from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.world.heldout import CATEGORIES
+from training.world.heldout import CATEGORIES
+from training.world.inputs import items as mixed_items
 
 SEEDS = {"train": 7_000_013, "held": 8_000_003, "fresh": 9_000_011, "acceptance": 10_000_019}
 LEAST, LONGEST = 4, 160

@@ -1,7 +1,7 @@
 """A pair for clips of many frames: `python -m training.long_clips target --out OUT`, then `draft`.
 
 The bundled pair never saw more than ten frames. Here copies of its target and of its small draft go
-on with clips of 16 to 48 frames whose texts name what comes after what (`sage_core.world.parade`),
+on with clips of 16 to 48 frames whose texts name what comes after what (`training.world.parade`),
 the tower frozen. Both stages are counted in steps and go on from what is in the folder, in which
 `load_pair` then finds `target/` and `draft/`.
 """
@@ -19,12 +19,6 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sage_core.world.dialogue import VIDEO_PROMPT
-from sage_core.world.dialogue import Turn as Said
-from sage_core.world.parade import MOST, parade, parade_caption
-from sage_core.world.phrases import VIDEO_PROMPTS
-from sage_core.world.render import placed_at
-from sage_core.world.scenes import COLORS, SHAPES, Clip, choose
 from training.batches import Batch, BatchConfig, Row, pack
 from training.distil import Lesson, draft_loss, lesson
 from training.optim import Optimizer, Rates
@@ -32,6 +26,12 @@ from training.pair import PairConfig, save_model, wrap_tokenizer
 from training.tokens import fact_weights, name_tokens, talk_ids, visual_count
 from training.train import Heads, Log, TargetConfig, factor, mean_values, target_loss, to_device
 from training.witness import CELLS, Witness
+from training.world.dialogue import VIDEO_PROMPT
+from training.world.dialogue import Turn as Said
+from training.world.parade import MOST, parade, parade_caption
+from training.world.phrases import VIDEO_PROMPTS
+from training.world.render import placed_at
+from training.world.scenes import COLORS, SHAPES, Clip, choose
 
 BUNDLED = Path(__file__).parents[1] / "sage_core" / "assets" / "sage-tiny"
 FEWEST, FIRST, LONGEST = 16, 20, 48

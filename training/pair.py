@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from sage_core.world.render import PATCHES, PIXELS
+from training.world.render import PATCHES, PIXELS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 CHAT_TEMPLATE = (

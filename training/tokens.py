@@ -7,15 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sage_core.world.dialogue import (
+from training.drills import Drill
+from training.pair import SPECIAL
+from training.world.dialogue import (
     IMAGE_PROMPT,
     VIDEO_PROMPT,
     Conversation,
     conversations,
     random_scene,
 )
-from sage_core.world.render import PATCHES
-from sage_core.world.scenes import (
+from training.world.render import PATCHES
+from training.world.scenes import (
     CLIP_FRAMES,
     COLORS,
     LABELS,
@@ -27,8 +29,6 @@ from sage_core.world.scenes import (
     Pair,
     Scene,
 )
-from training.drills import Drill
-from training.pair import SPECIAL
 
 HEAD = "<|im_start|>user "
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"

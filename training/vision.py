@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sage_core.world.render import (
+from training.optim import Optimizer, Rates
+from training.pair import tower_features
+from training.world.render import (
     TARGETS,
     Placed,
     draw_frame,
@@ -23,9 +25,7 @@ from sage_core.world.render import (
     pixel_values,
     placed_at,
 )
-from sage_core.world.scenes import Picture, random_chart, random_clip, random_shapes, random_words
-from training.optim import Optimizer, Rates
-from training.pair import tower_features
+from training.world.scenes import Picture, random_chart, random_clip, random_shapes, random_words
 
 Batch = tuple[np.ndarray, np.ndarray]  # (n, 3, 96, 96) in [-1, 1] and (n, 36, targets)
 

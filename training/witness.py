@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sage_core.world.render import PATCHES, placed_at
-from sage_core.world.scenes import COLORS, DIRECTIONS, SHAPES, Clip, Event, Pair, Scene, Shapes
+from training.world.render import PATCHES, placed_at
+from training.world.scenes import COLORS, DIRECTIONS, SHAPES, Clip, Event, Pair, Scene, Shapes
 
 CELLS = ((PATCHES + 1) // 2) ** 2
 LESSONS = {

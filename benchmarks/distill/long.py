@@ -17,12 +17,12 @@ from typing import Any
 from benchmarks.distill.data import HELD_SEED
 from benchmarks.distill.speed import load_draft
 from benchmarks.distill.train import KINDS, folder_of
-from benchmarks.items import items
 from benchmarks.pruning import clips
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.media import Picture
-from sage_core.models.loading import load_pair
+from sage_core.models.checkpoint import load_pair
 from sage_core.pipeline import cast
-from sage_core.speculative import SpeculativeDecoder
+from training.world.inputs import items
 
 LONG = "long.json"
 HEADS = (

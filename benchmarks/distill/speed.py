@@ -14,8 +14,8 @@ import torch
 from benchmarks.distill.data import SceneTeacher, read_scenes
 from benchmarks.distill.train import KINDS, VARIANTS, folder_of
 from benchmarks.pairs import measured_pair
-from sage_core.models.loading import LoadedPair, load_model
-from sage_core.speculative import DecodeOutput, SpeculativeDecoder
+from sage_core.engine.decoder import DecodeOutput, SpeculativeDecoder
+from sage_core.models.checkpoint import LoadedPair, load_model
 
 SPEEDS = "speed.json"
 BUNDLED = "the bundled draft"
@@ -31,8 +31,8 @@ Way = tuple[str, str, str]
 
 def load_draft(pair: LoadedPair, folder: Path) -> Any:
     """A trained head or model from its folder."""
-    from sage_core.heads.checkpoint import load_head
-    from sage_core.heads.config import is_head
+    from sage_core.drafts.head.checkpoint import load_head
+    from sage_core.drafts.head.config import is_head
 
     return load_head(folder, pair.target) if is_head(folder) else load_model(str(folder))
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.distill.data import SceneTeacher, read_scenes
-from sage_core.distill.crew import Crew
 from sage_core.distill.logs import LOG, Log
 from sage_core.distill.options import DistillOptions
+from sage_core.distill.process_group import Crew
 from sage_core.distill.run import new_student
 from sage_core.distill.state import STATE, load_state
 from sage_core.distill.trainer import Event, Trainer
-from sage_core.models.loading import load_pair
+from sage_core.models.checkpoint import load_pair
 
 ROWS = "train.jsonl"
 

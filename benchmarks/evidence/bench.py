@@ -18,13 +18,13 @@ from sage_core.bench.items import CALIBRATION_SEED, Item, Rendered
 from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan, Watch
 from sage_core.bench.methods import BestStaticTree
 from sage_core.bench.summary import summary
-from sage_core.models.loading import LoadedPair
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.models.checkpoint import LoadedPair
 from sage_core.pipeline import Options
-from sage_core.policies import Policy, parse
-from sage_core.pruning import Pruning
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import Step
-from sage_core.world.heldout import CATEGORIES
+from sage_core.trees.policies import Policy, parse
+from sage_core.trees.steps import Step
+from training.world.heldout import CATEGORIES
 
 __all__ = ["CLOCKS", "LEAST", "REFERENCE", "Bench", "descriptions"]
 

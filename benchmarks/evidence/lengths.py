@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import panels
 from benchmarks.evidence.page import TIME, number, percent, table
-from sage_core.steps import Step
+from sage_core.trees.steps import Step
 
 TITLE = "Accepted length and speed against the length of the text (Figure 3)"
 ITEMS = 2

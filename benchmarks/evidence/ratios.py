@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import panels
 from benchmarks.evidence.page import TIME, number, span, table
-from sage_core.pruning import Pruning
+from sage_core.drafts.pruning.options import Pruning
 
 TITLE = "Pruning the draft's visual tokens (Table 5)"
 ITEMS, REPEATS = 8, 1

@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.evidence.bench import Bench
 from sage_core.bench.measure import Input
-from sage_core.policies.sage_paper import confidence
-from sage_core.prepare import Prepared, prepare, prepare_draft
-from sage_core.runner import Runner
-from sage_core.steps import Step
+from sage_core.generation.prepare import Prepared, prepare, prepare_draft
+from sage_core.runtime.runner import Runner
+from sage_core.trees.policies.sage_paper import confidence
+from sage_core.trees.steps import Step
 
 __all__ = ["POLICY", "K", "Recording", "record"]
 

@@ -8,7 +8,7 @@ from benchmarks.evidence.bench import REFERENCE, Bench
 from benchmarks.evidence.drawing import bars
 from benchmarks.evidence.page import TIME, counted, number, span, table
 from sage_core.bench.statistics import paired_interval, paired_ratio
-from sage_core.pruning import Pruning
+from sage_core.drafts.pruning.options import Pruning
 
 TITLE = "Every method, as published and at equal node budgets (Table 1)"
 ITEMS, REPEATS = 12, 2

@@ -26,8 +26,8 @@ from benchmarks.exactness.pair import AT_ONCE, pair_cases, pair_models
 from benchmarks.exactness.prompts import made, tiny_models
 from benchmarks.exactness.report import markdown
 from benchmarks.exactness.tally import Case, Record, compared
-from sage_core.packed import PackedRunners
-from sage_core.runner import Runner
+from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.runner import Runner
 from tests.tiny import FAMILIES
 
 Unit = tuple[str, str, Callable[[], Iterator[Case]]]

@@ -9,9 +9,9 @@ from itertools import count
 
 from benchmarks.exactness.prompts import CUT_OFFS, SAMPLED, SETTINGS, Spec
 from benchmarks.exactness.ways import CHEAP, ODD_TREE, Way
-from sage_core.costs import Costs
-from sage_core.policies.sage import UNKNOWN
-from sage_core.pruning import Pruning
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies.sage.policy import UNKNOWN
 from tests.tiny import FAMILIES
 from tests.tiny.heads import KINDS
 

@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.exactness.prompts import on
 from benchmarks.exactness.tally import Case
 from benchmarks.exactness.ways import Models, Prompt, Way
-from benchmarks.items import items
 from benchmarks.pairs import measured_pair
-from sage_core.heads.checkpoint import placed
-from sage_core.heads.making import new_head
-from sage_core.pruning import Pruning
-from sage_core.runner import Runner
+from sage_core.drafts.head.checkpoint import placed
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.runtime.runner import Runner
+from training.world.inputs import items
 
 TITLE = "Held-out items on a trained pair"
 AT_ONCE = 12

@@ -12,13 +12,13 @@ import torch
 
 import sage_core
 from sage_core.bench.oracle import reference
-from sage_core.captured import CapturedRunners
-from sage_core.costs import Costs
-from sage_core.pruning import Pruning
-from sage_core.reading import MakeRunner, Reading
-from sage_core.reduced_head import ReducedHead, reduced_head
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import Step
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import MakeRunner, Reading
+from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.steps import Step
 
 ODD_TREE = Path(__file__).parents[1] / "trees" / "odd.txt"
 CHEAP = Costs.linear(1.0, 1e-4, 1e-3)

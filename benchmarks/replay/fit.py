@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import save_file
 
 from benchmarks.replay.record import LEVELS, Recording, load
-from sage_core.policies.acceptance import (
+from sage_core.trees.policies.sage.networks import (
     CANDIDATE_FEATURES,
     HIDDEN,
     NODE_FEATURES,
@@ -172,7 +172,7 @@ def train(
 
 
 def fit(recordings: Sequence[Recording], seed: int = 0) -> dict[str, np.ndarray]:
-    """All weights, as `sage_core.policies.acceptance.fitted` reads them."""
+    """All weights, as `sage_core.trees.policies.sage.networks.fitted` reads them."""
     network = None
     for _ in range(2):  # the second time parents are predicted by what the first time gave
         candidates, accepted, nodes, held = gather(recordings, seed, network).joined()

@@ -22,14 +22,14 @@ import numpy as np
 
 from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import held_out
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.loading import LoadedPair, load_pair
+from sage_core.models.checkpoint import LoadedPair, load_pair
 from sage_core.pipeline import Options
-from sage_core.policies.acceptance import FORETOLD
-from sage_core.policies.base import Growth, Level, Policy, Shaper
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import Shape
-from sage_core.tree import TokenTree
+from sage_core.trees.policies.sage.networks import FORETOLD
+from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.steps import Shape
+from sage_core.trees.tree import TokenTree
 
 LEVELS, BEAM, RANKS = 24, 12, 10
 

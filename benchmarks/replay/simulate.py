@@ -23,9 +23,9 @@ from benchmarks import environment
 from benchmarks.replay.record import BEAM, LEVELS, RANKS, Position, Recording, load
 from benchmarks.replay.walk import Round, clairvoyant, walk_after
 from sage_core.bench.calibration import FixedTree
-from sage_core.costs import Costs
-from sage_core.fixed_trees import best_tree
-from sage_core.policies import parse
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies import parse
+from sage_core.trees.policies.fixed_trees import best_tree
 
 DRAFT = (0.02, 0.05, 0.08, 0.15, 0.3)
 NODE = (0.001, 0.005, 0.012, 0.02)

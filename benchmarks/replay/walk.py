@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.replay.record import LEVELS, Position, Recording
-from sage_core.costs import Costs
-from sage_core.policies.base import Level, Policy, Shaper
-from sage_core.tree import ROOT, TokenTree, TreeBuilder
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policy import Level, Policy, Shaper
+from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 
 @dataclass(frozen=True)

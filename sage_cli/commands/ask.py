@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sage_cli.collect import takes_options
 from sage_cli.console import display_name
-from sage_cli.flags import DECODING
-from sage_cli.inputs import collect
-from sage_cli.options import RunOptions
+from sage_cli.jobs.inputs import collect
+from sage_cli.options.flags import DECODING
+from sage_cli.options.shared import RunOptions
+from sage_cli.options.takes_options import takes_options
 from sage_core.errors import OptionError
 
 __all__ = ["ask"]
@@ -48,7 +48,7 @@ def ask(
     options: RunOptions,
 ) -> int:
     """Answer a question about pictures and clips, seen together, or about nothing but itself."""
-    from sage_cli.job import Request, run
+    from sage_cli.jobs.decode import Request, run
 
     if not question.strip():
         raise OptionError('the question is empty: sage ask FILE... "question"')

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sage_cli.bench_options import BenchOptions, ModelOptions, as_run_options
-from sage_cli.collect import takes_options
-from sage_cli.options import PROMPT
+from sage_cli.options.bench import BenchOptions, ModelOptions, as_run_options
+from sage_cli.options.shared import PROMPT
+from sage_cli.options.takes_options import takes_options
 
 __all__ = ["bench"]
 
@@ -31,7 +31,7 @@ def bench(
     models: Any = None,
 ) -> int:
     """Measure which method decodes fastest, all in one run on the same models and inputs."""
-    from sage_cli.bench_job import diff, run
+    from sage_cli.jobs.bench import diff, run
 
     names = data or []
     if names and names[0] == "diff":

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from sage_cli.batching import AUTO, BATCH
-from sage_cli.collect import takes_options
-from sage_cli.inputs import collect
-from sage_cli.options import PROMPT, RunOptions
+from sage_cli.jobs.batching import AUTO, BATCH
+from sage_cli.jobs.inputs import collect
+from sage_cli.options.shared import PROMPT, RunOptions
+from sage_cli.options.takes_options import takes_options
 
 __all__ = ["caption"]
 
@@ -30,7 +30,7 @@ def caption(
     options: RunOptions,
 ) -> int:
     """Describe pictures and clips, each on its own."""
-    from sage_cli.job import Request, run
+    from sage_cli.jobs.decode import Request, run
 
     sources = collect(files or [], options.files_from)
     return run([Request((source,), prompt) for source in sources], options, batch)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sage_cli.collect import takes_options
-from sage_cli.inputs import STDIN, collect
-from sage_cli.options import RunOptions
+from sage_cli.jobs.inputs import STDIN, collect
+from sage_cli.options.shared import RunOptions
+from sage_cli.options.takes_options import takes_options
 from sage_core.errors import OptionError
 
 __all__ = ["chat"]
@@ -33,11 +33,11 @@ def chat(
     Each line typed, or of standard input, is a question; both models keep what they have read, so
     that an answer only has to read its question. /help lists the commands, such as /add FILE.
     """
-    from sage_cli.chatting import ChatLoop, Lines
-    from sage_cli.checking import check
     from sage_cli.console import set_verbosity
-    from sage_cli.job import Job, load
-    from sage_cli.request import Request
+    from sage_cli.jobs.chat import ChatLoop, Lines
+    from sage_cli.jobs.decode import Job, load
+    from sage_cli.jobs.request import Request
+    from sage_cli.options.check import check
 
     if STDIN in (files or []) or options.files_from == STDIN:
         raise OptionError("standard input holds the questions: name the files")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage_cli.collect import takes_options
-from sage_cli.distill_options import DistillFlags, SharedFlags
+from sage_cli.options.distill import DistillFlags, SharedFlags
+from sage_cli.options.takes_options import takes_options
 
 __all__ = ["distill"]
 
@@ -14,6 +14,6 @@ __all__ = ["distill"]
 @takes_options(DistillFlags)
 def distill(*, options: DistillFlags, shared: Any = None) -> int:
     """Train a draft for a target, next to the frozen target itself, and measure it."""
-    from sage_cli.distilling import run
+    from sage_cli.jobs.distill import run
 
     return int(run(options, shared))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sage_cli.collect import takes_options
-from sage_cli.options import InfoOptions
+from sage_cli.options.shared import InfoOptions
+from sage_cli.options.takes_options import takes_options
 
 if TYPE_CHECKING:
     from sage_core.models.quantization import Method
@@ -19,10 +19,10 @@ def doctor(*, options: InfoOptions) -> None:
     """Say which devices, number formats and versions are here, and what will be used."""
     from sage_cli import version
     from sage_cli.console import set_verbosity
+    from sage_cli.options.settings import default_path
     from sage_cli.render.jsonout import SCHEMA
     from sage_cli.render.stats import size
     from sage_cli.render.tables import print_json, print_table
-    from sage_cli.settings import default_path
 
     set_verbosity(options.verbose)
     from sage_core.models.devices import report

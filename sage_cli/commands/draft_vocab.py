@@ -8,9 +8,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from sage_cli.collect import takes_options
-from sage_cli.flags import MODELS, OUTPUT, once
-from sage_cli.options import RunOptions
+from sage_cli.options.flags import MODELS, OUTPUT, once
+from sage_cli.options.shared import RunOptions
+from sage_cli.options.takes_options import takes_options
 
 __all__ = ["draft_vocab"]
 
@@ -59,8 +59,8 @@ def draft_vocab(
 ) -> None:
     """Count the tokens of texts, and write which of them a draft is to score (--draft-vocab)."""
     from sage_cli.console import say, set_verbosity
-    from sage_cli.inputs import collect
-    from sage_cli.outputs import (
+    from sage_cli.jobs.inputs import collect
+    from sage_cli.jobs.outputs import (
         check_not_input,
         check_writable,
         stdout_writer,
@@ -78,7 +78,7 @@ def draft_vocab(
         check_writable(options.output, "--output")
         check_not_input(options.output, "--output", files)
     sources = [(source.label, _content(source)) for source in collect(files, None)]
-    from sage_core.token_counts import count_vocab
+    from sage_core.drafts.vocab.count_tokens import count_vocab
 
     vocab = count_vocab(
         sources,

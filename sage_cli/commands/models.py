@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sage_cli.collect import takes_options
-from sage_cli.options import InfoOptions
+from sage_cli.options.shared import InfoOptions
+from sage_cli.options.takes_options import takes_options
 
 if TYPE_CHECKING:
     from sage_core.models.catalog import ModelEntry, PairEntry

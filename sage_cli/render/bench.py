@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.console import display_name, is_terminal
-from sage_cli.outputs import write_atomically
+from sage_cli.jobs.outputs import write_atomically
 from sage_cli.render.jsonout import dump
 from sage_cli.render.tables import print_json
 from sage_cli.render.tables import print_table as plain_table

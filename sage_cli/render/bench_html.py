@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sage_cli.outputs import write_atomically
+from sage_cli.jobs.outputs import write_atomically
 from sage_cli.render.bench import TITLES, cells, notes
 from sage_cli.render.page import DATA, page
 

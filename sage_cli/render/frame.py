@@ -12,8 +12,8 @@ from rich.text import Text
 from sage_cli.console import clean
 from sage_cli.render.glyphs import Glyphs, sparkline
 from sage_cli.render.tree import draw_tree, shown_token
-from sage_core.steps import Step
-from sage_core.tree import TokenTree
+from sage_core.trees.steps import Step
+from sage_core.trees.tree import TokenTree
 
 __all__ = ["History", "frame_lines"]
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from sage_cli.console import error_console
 from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import glyphs_for
-from sage_core.steps import Step
+from sage_core.trees.steps import Step
 
 __all__ = ["LiveView", "Throttle", "Watched"]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.console import clean
-from sage_cli.outputs import check_writable, write_atomically
+from sage_cli.jobs.outputs import check_writable, write_atomically
 from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import UNICODE
 from sage_cli.render.live import Watched
 from sage_core.errors import OptionError
-from sage_core.steps import Step
+from sage_core.trees.steps import Step
 
 __all__ = ["DATA", "SUFFIXES", "SavedView", "check_view_path", "page", "step_data"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sage_cli.console import error_console
-from sage_core.stats import Stats
+from sage_core.engine.results import Stats
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from sage_cli.render.glyphs import Glyphs
-from sage_core.tree import ROOT, TokenTree
+from sage_core.trees.tree import ROOT, TokenTree
 
 __all__ = ["draw_tree", "shown_token"]
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 from sage_core.bench.measure import Input, Method, Watch
 from sage_core.bench.methods import Assisted, spec
-from sage_core.fixed_trees import DEEPEST
-from sage_core.policies.base import Policy, Shaper
-from sage_core.policies.static import RankPath, StaticShaper
+from sage_core.trees.policies.fixed_trees import DEEPEST
+from sage_core.trees.policies.static import RankPath, StaticShaper
+from sage_core.trees.policy import Policy, Shaper
 
 __all__ = ["DEPTHS", "GRID", "FixedTree", "fastest", "grid"]
 

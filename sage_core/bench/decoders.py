@@ -15,15 +15,15 @@ from transformers.generation.streamers import BaseStreamer
 from sage_core.bench.measure import Decoded, Input, Watch
 from sage_core.bench.oracle import seeded
 from sage_core.bench.records import Counts
-from sage_core.lookup import Ngram
-from sage_core.lossy import Lossy
-from sage_core.memory import peak_memory, reset_peak_memory
-from sage_core.models.loading import LoadedPair
-from sage_core.policies import Policy
-from sage_core.pruning import Pruning
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.stats import Stats
-from sage_core.steps import PhaseSeconds, Step
+from sage_core.drafts.ngram import Ngram
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.results import Stats
+from sage_core.generation.lossy import Lossy
+from sage_core.models.checkpoint import LoadedPair
+from sage_core.runtime.device import peak_memory, reset_peak_memory
+from sage_core.trees.policies import Policy
+from sage_core.trees.steps import PhaseSeconds, Step
 
 __all__ = ["ByEngine", "ByTransformers"]
 

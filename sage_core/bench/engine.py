@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from sage_core import fixed_trees
 from sage_core.bench import calibration
-from sage_core.bench.additions import Extended, ViSkip, Vocab
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine, ByTransformers
 from sage_core.bench.items import Request
@@ -27,19 +25,20 @@ from sage_core.bench.methods import (
     parse,
     spec,
 )
+from sage_core.bench.modifiers import Extended, ViSkip, Vocab
 from sage_core.bench.oracle import first_mismatch
-from sage_core.draft_vocab import FILE_NAME
+from sage_core.drafts.head.module import Head
+from sage_core.drafts.ngram import Ngram
+from sage_core.drafts.vocab.reduced_lm_head import with_vocab
+from sage_core.drafts.vocab.token_list import FILE_NAME
 from sage_core.errors import OptionError, SageError
-from sage_core.heads.module import Head
-from sage_core.lookup import Ngram
 from sage_core.media import Clip
+from sage_core.models.checkpoint import LoadedPair, load_model
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
-from sage_core.models.loading import LoadedPair, load_model
 from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
-from sage_core.policies import Policy
-from sage_core.policies.eagle2 import Eagle2
-from sage_core.reduced_head import with_vocab
+from sage_core.trees.policies import Policy, fixed_trees
+from sage_core.trees.policies.eagle2 import Eagle2
 
 __all__ = ["PairEngine"]
 

@@ -55,7 +55,7 @@ class Rendered:
 
     def item(self) -> Any:
         """The `HeldOutItem`, drawn anew."""
-        from sage_core.world import heldout
+        from training.world import heldout
 
         return heldout.item(self.index, self.seed, self.category)
 
@@ -113,7 +113,7 @@ class Problem:
 
 def held_out(count: int = HELD_OUT, seed: int = 0) -> Iterator[Item]:
     """The default data: ``count`` rendered items, the six categories in turn."""
-    from sage_core.world.heldout import CATEGORIES
+    from training.world.heldout import CATEGORIES
 
     for number in range(count):
         category = CATEGORIES[number % len(CATEGORIES)]

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from sage_core import policies
-from sage_core.bench import additions
-from sage_core.bench.additions import Extended, options_of
+from sage_core.bench import modifiers as additions
+from sage_core.bench.modifiers import Extended, options_of
+from sage_core.drafts.ngram import Ngram
 from sage_core.errors import OptionError
-from sage_core.lookup import Ngram
-from sage_core.lossy import Ears, as_lossy, check_sampled
-from sage_core.policies import Policy
-from sage_core.specs import changed_options
+from sage_core.generation.lossy import Ears, as_lossy, check_sampled
+from sage_core.trees import policies
+from sage_core.trees.option_specs import changed_options
+from sage_core.trees.policies import Policy
 
 __all__ = [
     "ALL",

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sage_core.distill.acceptance_fit import learn_acceptance
 from sage_core.distill.losses import distribution_loss, feature_loss
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.distill.unroll import unroll
-from sage_core.heads.acceptance import learn_acceptance
-from sage_core.heads.checkpoint import load_head, save_head
-from sage_core.heads.making import new_head
-from sage_core.heads.module import Head
+from sage_core.drafts.head.checkpoint import load_head, save_head
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.head.module import Head
 
 __all__ = ["HeadStudent"]
 
 
 class HeadStudent:
-    """Trains a `sage_core.heads.Head`; embedding and output head stay the target's.
+    """Trains a `sage_core.drafts.head.Head`; embedding and output head stay the target's.
 
     Raises:
         OptionError: options that no such head has.

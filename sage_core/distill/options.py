@@ -23,7 +23,7 @@ class DistillOptions:
     """
 
     kind: str = "head"
-    """``head``, ``specvlm``, ``vispec`` (`sage_core.heads`), or ``model``: a small model of the
+    """``head``, ``specvlm``, ``vispec`` (`sage_core.drafts.head`), or ``model``: a small model of the
     target's own class."""
     steps: int | None = None
     minutes: float | None = None

@@ -18,11 +18,11 @@ from torch import nn
 from sage_core.distill.arithmetic import Format, Layer, Tower, Work, total
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.teacher import KEPT
+from sage_core.drafts.head.config import HeadConfig
 from sage_core.errors import OptionError
-from sage_core.heads.config import HeadConfig
+from sage_core.models.memory_needs import DTYPE_BYTES, Size, auto_class, measure
 from sage_core.models.placement import MARGIN
 from sage_core.models.quantization import Method
-from sage_core.models.sizes import DTYPE_BYTES, Size, auto_class, measure
 
 __all__ = ["DraftCost", "Machine", "Plan", "Shape", "Target", "draft_cost", "make_plan"]
 
@@ -153,7 +153,7 @@ def draft_cost(
 
 
 def _head_cost(target: Target, shape: Shape, options: DistillOptions, form: Format) -> DraftCost:
-    from sage_core.heads.making import new_head
+    from sage_core.drafts.head.init import new_head
 
     with torch.device("meta"):
         head = new_head(

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from sage_core.distill.crew import Crew
 from sage_core.distill.data import split
 from sage_core.distill.found import Found, find
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
+from sage_core.distill.process_group import Crew
 from sage_core.distill.report import (
     REPORT,
     TIMED,
@@ -30,7 +30,7 @@ from sage_core.distill.student import Acceptance, Student
 from sage_core.distill.teacher import Teacher
 from sage_core.distill.trainer import Event, Tell, Trainer
 from sage_core.errors import InputError, OptionError
-from sage_core.models.loading import LoadedPair
+from sage_core.models.checkpoint import LoadedPair
 
 __all__ = ["distill", "new_student"]
 
@@ -112,7 +112,7 @@ def new_student(teacher: Teacher, options: DistillOptions) -> Student:
 
 def _plan(pair: LoadedPair, options: DistillOptions, samples: list[Any]) -> dict[str, Any]:
     """What must not change when a run is resumed."""
-    from sage_core.heads.fingerprint import fingerprint
+    from sage_core.drafts.head.fingerprint import fingerprint
 
     chosen = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
     text = repr([(s.files, s.prompt, s.answer) for s in samples])

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from sage_core.distill.crew import Crew
 from sage_core.distill.data import order
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions, rate_for
+from sage_core.distill.process_group import Crew
 from sage_core.distill.state import save_state
 from sage_core.distill.student import Acceptance, Student
 from sage_core.distill.teacher import Teacher

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sage_core.distill.teacher import Lesson
-from sage_core.heads.module import Head
+from sage_core.drafts.head.module import Head
 
 __all__ = ["sight", "unroll"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage_core.errors import ModelError
-from sage_core.models.pairs import KNOWN, drafts_for
+from sage_core.models.known_pairs import KNOWN, drafts_for
 
 BUNDLED = "sage-tiny"
 """Name of the pair that comes with the package."""

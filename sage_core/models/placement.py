@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from sage_core.errors import MemoryExhaustedError
 from sage_core.models.devices import Device, check_device, check_dtype
+from sage_core.models.memory_needs import DTYPE_BYTES, Need, Size
 from sage_core.models.progress import gib
 from sage_core.models.quantization import METHODS, Method
-from sage_core.models.sizes import DTYPE_BYTES, Need, Size
 
 AUTO = "auto"
 MARGIN: Mapping[str, int] = {"cpu": 2**28, "gpu": 2**30}

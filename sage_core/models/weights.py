@@ -9,10 +9,10 @@ from typing import Any
 
 from sage_core.errors import ModelError
 from sage_core.models.devices import torch_dtype
+from sage_core.models.memory_needs import DTYPE_BYTES, Size, auto_class
 from sage_core.models.progress import Progress, gib
 from sage_core.models.quantization import Method, config_for
 from sage_core.models.quiet import is_memory_error, memory_errors, quiet
-from sage_core.models.sizes import DTYPE_BYTES, Size, auto_class
 
 MEMORY_ADVICE = "choose a smaller model, another --device, --dtype bfloat16, or --quantization 4bit"
 

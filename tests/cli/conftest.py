@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 import sage_core
-from sage_cli import bench_job
 from sage_cli.app import app
+from sage_cli.jobs import bench as bench_job
 from sage_cli.render import bench_plots
 from tests.cli.bench_engine import Engine as BenchEngine
 from tests.cli.fake import FakePipeline

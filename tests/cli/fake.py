@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from time import sleep
 from typing import Any
 
+from sage_core.engine.results import Stats
 from sage_core.errors import InputError
-from sage_core.stats import Stats
-from sage_core.steps import PhaseSeconds, Shape, Step
-from sage_core.tree import TokenTree
+from sage_core.trees.steps import PhaseSeconds, Shape, Step
+from sage_core.trees.tree import TokenTree
 
 SENTENCE = (
     "A large red circle stands beside two small blue triangles and one green square ; "

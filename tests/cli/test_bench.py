@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sage_cli import bench_job
+from sage_cli.jobs import bench as bench_job
 from sage_core.errors import ModelError
 from tests.cli.bench_engine import Engine, report
 from tests.core.bench_fake import FakeMethod

@@ -55,10 +55,10 @@ def test_the_collector_is_off_while_libraries_are_imported():
 
 
 def test_the_reference_is_current():
-    from sage_cli.reference import reference
+    from sage_cli.cli_reference import reference
 
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m sage_cli.reference > docs/cli.md"
+    assert written == reference(), "run: python -m sage_cli.cli_reference > docs/cli.md"
 
 
 def test_every_option_has_help_and_a_place():

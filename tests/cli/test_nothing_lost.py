@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.outputs import AtomicFile, check_writable, write_atomically
+from sage_cli.jobs.outputs import AtomicFile, check_writable, write_atomically
 from sage_core.errors import OptionError
 from tests.cli.conftest import PICTURE
 from tests.cli.fake import Script

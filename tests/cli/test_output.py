@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.outputs import AtomicFile, write_atomically
+from sage_cli.jobs.outputs import AtomicFile, write_atomically
 from sage_core.errors import InputError
 from tests.cli.fake import Script, scripted
 from tests.cli.test_commands import TEXT

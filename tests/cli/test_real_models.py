@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sage_cli.app import app
-from sage_core.models.pairs import KNOWN, SERIES, drafts_for
+from sage_core.models.known_pairs import KNOWN, SERIES, drafts_for
 from tests.core.saved_families import save
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.settings import default_path
+from sage_cli.options.settings import default_path
 
 
 def write(text: str, path: Path | None = None) -> None:

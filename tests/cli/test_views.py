@@ -18,8 +18,8 @@ from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import ASCII, UNICODE, glyphs_for, sparkline
 from sage_cli.render.live import LiveView, Throttle
 from sage_cli.render.tree import draw_tree
-from sage_core.steps import PhaseSeconds, Shape, Step
-from sage_core.tree import ROOT, TokenTree
+from sage_core.trees.steps import PhaseSeconds, Shape, Step
+from sage_core.trees.tree import ROOT, TokenTree
 from tests.cli.fake import FakePipeline, Script, bushy, scripted, word
 
 

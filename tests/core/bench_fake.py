@@ -10,8 +10,8 @@ from sage_core.bench.items import Files, Item, Request
 from sage_core.bench.measure import Decoded, Input, Watch, first_difference
 from sage_core.bench.records import Counts
 from sage_core.errors import InputError
-from sage_core.steps import PhaseSeconds, Shape, Step
-from sage_core.tree import TokenTree
+from sage_core.trees.steps import PhaseSeconds, Shape, Step
+from sage_core.trees.tree import TokenTree
 
 END = 9
 

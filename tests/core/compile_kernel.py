@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sage_core.attention import triton_tree
+from sage_core.runtime.attention import triton_kernel as triton_tree
 
 POINTERS = {"words": "*i64", "committed": "*i64"}
 FLOATS = ("sums", "tops", "totals", "sums_out", "tops_out", "totals_out")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sage_core.costbook import CostBook
-from sage_core.costs import Costs
+from sage_core.engine.costs.store import CostBook
+from sage_core.trees.pass_costs import Costs
 
 CHEAP = Costs.linear(1.0, 1e-4, 1e-3)
 """So that `sage` drafts whatever may be accepted: a tiny model's draft is as dear as itself, and a

@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sage_core
-import sage_core.batch
-from sage_core.batch import PassRequest, RowRunner, Table
+import sage_core.engine.batching.scheduler
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.costbook import CostBook
-from sage_core.costs import Costs
+from sage_core.engine.batching.scheduler import PassRequest, RowRunner, Table
+from sage_core.engine.costs.store import CostBook
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError, UnsupportedError
-from sage_core.joint import joint_attention_forward
-from sage_core.policies.sage import UNKNOWN
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.tree import TokenTree
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.ragged_batch import joint_attention_forward
+from sage_core.runtime.runner import Runner
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies.sage.policy import UNKNOWN
+from sage_core.trees.tree import TokenTree
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs, wrong_draft
 from tests.tiny.families import FIRST_WORD, VOCAB

@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers as tf
 
-import sage_core.batch
-from sage_core.batch import Outcome, Table
-from sage_core.captured import CapturedRunners
+import sage_core.engine.batching.scheduler
+from sage_core.engine.batching.scheduler import Outcome, Table
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import Reading
 from sage_core.errors import InputError, OptionError, UnsupportedError
-from sage_core.reading import Reading
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.runtime.cuda.runner import CapturedRunners
 from tests.core.test_batch import assert_each_is_exact, no_thread_is_left, rows
 from tests.tiny import build_pair
 
@@ -61,7 +61,11 @@ class Broken:
     """A joint pass that raises at its n-th call."""
 
     def __init__(self, error: BaseException, call: int) -> None:
-        self._joint, self._error, self._left = sage_core.batch.joint_pass, error, call
+        self._joint, self._error, self._left = (
+            sage_core.engine.batching.scheduler.joint_pass,
+            error,
+            call,
+        )
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
         self._left -= 1
@@ -79,7 +83,7 @@ def test_a_shared_pass_that_fails_reaches_the_caller(
     given = rows(target, "qwen2_vl")
     decoder = SpeculativeDecoder(target, draft, "static")
     with monkeypatch.context() as patched:
-        patched.setattr(sage_core.batch, "joint_pass", Broken(error, call))
+        patched.setattr(sage_core.engine.batching.scheduler, "joint_pass", Broken(error, call))
         with pytest.raises(type(error)):
             decoder.generate_batch(given, 3)
     assert_each_is_exact(target, decoder.generate_batch(given, 3), given)

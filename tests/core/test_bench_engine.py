@@ -14,12 +14,12 @@ from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import Files, Item, Rendered
 from sage_core.bench.measure import Input, Measurement, Plan, Watch
 from sage_core.bench.summary import summary
-from sage_core.draft_vocab import DraftVocab
+from sage_core.drafts.head.module import Head
+from sage_core.drafts.ngram import Ngram
+from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.errors import OptionError
-from sage_core.heads.module import Head
-from sage_core.lookup import Ngram
+from sage_core.models.checkpoint import load_pair
 from sage_core.models.families.base import Turn
-from sage_core.models.loading import load_pair
 from sage_core.pipeline import Options
 from tests.core.media_files import card, encoded
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_core.cache import TreeCache
-from sage_core.packed import PackedRunners
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.tree import TokenTree
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.runner import Runner
+from sage_core.trees.tree import TokenTree
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import FIRST_WORD, VOCAB

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from sage_core import captured
 from sage_core.bench.oracle import check_steps, reference
-from sage_core.captured import CapturedRunner, CapturedRunners, Pass, PassInputs
-from sage_core.costs import Costs
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.static_cache import StaticCache
-from sage_core.tree import TokenTree
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.cuda import runner as captured
+from sage_core.runtime.cuda.runner import CapturedRunner, CapturedRunners, Pass, PassInputs
+from sage_core.runtime.cuda.static_cache import StaticCache
+from sage_core.runtime.runner import Runner
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.tree import TokenTree
 from tests.core.tape import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import FIRST_WORD

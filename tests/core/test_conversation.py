@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.cache import TreeCacheLayer
 from sage_core.conversation import NEW_FILES, REWRITTEN, Conversation
 from sage_core.errors import InputError, OptionError
 from sage_core.models.families.base import Turn
 from sage_core.pipeline import Pipeline
+from sage_core.runtime.kv_cache import TreeCacheLayer
 from tests.core.saved_families import SAVED, VISION, clip, picture, save, save_pair
 
 QUESTIONS = ("What is this?", "And then?\nSay more.", "é")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sage_core.costbook import CostBook, corrected, default_path
-from sage_core.costs import Costs
+from sage_core.engine.costs.calibration import key
+from sage_core.engine.costs.store import CostBook, corrected, default_path
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
-from sage_core.policies.sage import UNKNOWN
-from sage_core.pricing import key
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import PhaseSeconds, Shape, Step
-from sage_core.tree import TokenTree
+from sage_core.runtime.runner import Runner
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies.sage.policy import UNKNOWN
+from sage_core.trees.steps import PhaseSeconds, Shape, Step
+from sage_core.trees.tree import TokenTree
 from tests.tiny import build_pair, make_inputs
 
 pytestmark = pytest.mark.real_costs

@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 
 import sage_core
-from sage_core.draft_vocab import FILE_NAME, DraftVocab, as_asked, fingerprint, read, resolve
+from sage_core.drafts.vocab.count_tokens import Said, count_vocab, read_texts
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
+from sage_core.drafts.vocab.token_list import (
+    FILE_NAME,
+    DraftVocab,
+    as_asked,
+    fingerprint,
+    read,
+    resolve,
+)
 from sage_core.errors import InputError, ModelError, OptionError
-from sage_core.reduced_head import ReducedHead
-from sage_core.token_counts import Said, count_vocab, read_texts
 from tests.core.saved_pair import make_tokenizer, save_pair
 
 

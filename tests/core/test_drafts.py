@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sage_core.bench.oracle import reference
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import (
     FAMILIES,

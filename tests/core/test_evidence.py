@@ -25,10 +25,10 @@ from benchmarks.evidence.recording import K, Recording
 from benchmarks.evidence.series import autocorrelation, correlation, ratio_of_sums
 from benchmarks.evidence.shares import OPERATIONS, shares
 from benchmarks.evidence.table1 import beside
-from sage_core.policies import parse
-from sage_core.policies.sage_paper import confidence
-from sage_core.steps import Step
-from sage_core.tree import TokenTree
+from sage_core.trees.policies import parse
+from sage_core.trees.policies.sage_paper import confidence
+from sage_core.trees.steps import Step
+from sage_core.trees.tree import TokenTree
 
 # Autocorrelation
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
 POLICIES = ("autoregressive", "chain", "static", "sage")

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from sage_core.media import Clip, Picture
+from sage_core.models.checkpoint import load_config, load_model, load_tokenizer
 from sage_core.models.families import find_family
-from sage_core.models.loading import load_config, load_model, load_tokenizer
 from sage_core.pipeline import load
 from tests.core.saved_pair import make_tokenizer
 from tests.tiny import FAMILIES

@@ -14,8 +14,8 @@ from transformers import GenerationConfig, WatermarkingConfig
 
 import sage_core
 from sage_core.bench.oracle import reference
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
-from sage_core.speculative import SpeculativeDecoder
 from tests.core.saved_families import SAVED, picture, save_pair
 from tests.tiny import build_pair, make_inputs
 

@@ -10,9 +10,9 @@ import torch
 import transformers as tf
 
 import sage_core
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
-from sage_core.grammar import JsonGrammar
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.generation.json_schema import JsonGrammar
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.captured import CapturedRunners
-from sage_core.costs import Costs
+from sage_core.drafts.head.checkpoint import placed
+from sage_core.drafts.head.drafter import HeadDrafter
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError
-from sage_core.heads.checkpoint import placed
-from sage_core.heads.drafter import HeadDrafter
-from sage_core.heads.making import new_head
-from sage_core.packed import PackedRunners
-from sage_core.prepare import prepare
-from sage_core.pruning import Pruning
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.runner import Runner
+from sage_core.trees.pass_costs import Costs
 from tests.core.test_exactness import assert_exact
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import KINDS, LATEST, head_for
@@ -182,7 +182,7 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     target, head = build_pair("llava").target, head_for("llava", "head")
     inputs = make_inputs(target, "llava", "image", length=9)
     runner = Runner(target)
-    from sage_core.sight import Sight
+    from sage_core.drafts.pruning.draft_prompt import Sight
 
     prepared = prepare(target, {**inputs, "max_new_tokens": 4})
     sight = Sight(Pruning(method="none"), target.config, prepared)

@@ -13,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sage_core.costs import Costs
+from sage_core.distill import acceptance_fit as acceptance
+from sage_core.distill.acceptance_fit import Seen, Watched, fit, learn_acceptance, whole_feature
+from sage_core.drafts.head.checkpoint import load_head, placed, save_head
+from sage_core.drafts.head.config import CONFIG
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.head.module import Head
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError, OptionError
-from sage_core.heads import acceptance
-from sage_core.heads.acceptance import Seen, Watched, fit, learn_acceptance, whole_feature
-from sage_core.heads.checkpoint import load_head, placed, save_head
-from sage_core.heads.config import CONFIG
-from sage_core.heads.making import new_head
-from sage_core.heads.module import Head
 from sage_core.models.catalog import BUNDLED_HEAD
-from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.policies import parse
-from sage_core.policies.acceptance import CERTAIN, FORETOLD, fitted
-from sage_core.policies.base import Growth, Level, Shaper
-from sage_core.policies.planning import CandidateNetwork, Row
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies import parse
+from sage_core.trees.policies.sage.fast_networks import CandidateNetwork, Row
+from sage_core.trees.policies.sage.networks import CERTAIN, FORETOLD, fitted
+from sage_core.trees.policy import Growth, Level, Shaper
 from tests.core import distill_runs
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
@@ -44,7 +44,7 @@ def pair() -> LoadedPair:
 
 @pytest.fixture(scope="module")
 def prompts(pair: LoadedPair) -> list[dict[str, Any]]:
-    from benchmarks.items import items
+    from training.world.inputs import items
 
     return [pair.family.prepare(shown.media, shown.prompt) for shown in items(6, seed=5)]
 

@@ -9,11 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from sage_core.drafts.head.compressor import (
+    Compressor,
+    Convolution,
+    Pool,
+    Prune,
+    Resampler,
+    run_edges,
+)
+from sage_core.drafts.head.config import BRANCHES, MODES, HeadConfig
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.head.module import Head, visual_runs
 from sage_core.errors import ModelError, OptionError
-from sage_core.heads.compress import Compressor, Convolution, Pool, Prune, Resampler, run_edges
-from sage_core.heads.config import BRANCHES, MODES, HeadConfig
-from sage_core.heads.making import new_head
-from sage_core.heads.module import Head, visual_runs
 from tests.tiny import build_pair
 
 SIZE = 8

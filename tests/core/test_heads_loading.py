@@ -14,16 +14,16 @@ from PIL import Image
 
 import sage_core
 from sage_core.bench.engine import PairEngine
-from sage_core.draft_vocab import DraftVocab
+from sage_core.drafts.head import checkpoint
+from sage_core.drafts.head import saved as heads
+from sage_core.drafts.head.checkpoint import load_head, save_head
+from sage_core.drafts.head.config import is_head
+from sage_core.drafts.head.fingerprint import fingerprint
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.errors import ModelError, OptionError
-from sage_core.heads import checkpoint
-from sage_core.heads import loading as heads
-from sage_core.heads.checkpoint import load_head, save_head
-from sage_core.heads.config import is_head
-from sage_core.heads.fingerprint import fingerprint
-from sage_core.heads.making import new_head
 from sage_core.models import catalog
-from sage_core.models.sizes import measure
+from sage_core.models.memory_needs import measure
 from sage_core.options import Options
 from tests.core.saved_families import picture
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sage_core.heads.drafter import HeadDrafter
-from sage_core.heads.making import new_head
-from sage_core.heads.module import Head
-from sage_core.reading import Reading
-from sage_core.sight import visual_mask
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.text import Text
-from sage_core.tree import ROOT, TreeBuilder
+from sage_core.drafts.head.drafter import HeadDrafter
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.head.module import Head
+from sage_core.drafts.pruning.draft_prompt import visual_mask
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import Reading
+from sage_core.generation.sequence import Text
+from sage_core.trees.tree import ROOT, TreeBuilder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import KINDS, LATEST, head_for
@@ -110,7 +110,7 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
     inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.drafting.HeadDrafter", Spy)
+    monkeypatch.setattr("sage_core.engine.drafting.HeadDrafter", Spy)
     text = inputs["input_ids"][0].tolist()
     accepted = 0
     checked = 0
@@ -139,7 +139,7 @@ def test_text_that_goes_on_reads_its_own_features(
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.drafting.HeadDrafter", Spy)
+    monkeypatch.setattr("sage_core.engine.drafting.HeadDrafter", Spy)
     decoder, reading = SpeculativeDecoder(target, head, "static"), Reading()
     text = inputs["input_ids"][0].tolist()
     for step in decoder.stream(reading=reading, **inputs, max_new_tokens=begun):

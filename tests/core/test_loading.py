@@ -14,7 +14,8 @@ import torch
 
 import sage_core
 from sage_core.errors import MemoryExhaustedError, ModelError, OptionError
-from sage_core.models import catalog, devices, loading
+from sage_core.models import catalog, devices
+from sage_core.models import checkpoint as loading
 from sage_core.models.quiet import memory_errors
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair
 

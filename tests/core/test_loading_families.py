@@ -24,10 +24,10 @@ from transformers import (
 
 from sage_core.errors import InputError, ModelError, OptionError
 from sage_core.media import Clip, Picture
+from sage_core.models.checkpoint import load_config, load_tokenizer
 from sage_core.models.families import Family, find_family
 from sage_core.models.families.base import expand
 from sage_core.models.families.llava_onevision import LlavaOnevision
-from sage_core.models.loading import load_config, load_tokenizer
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
 
 GRID = ((32, 32), (32, 64), (64, 32), (64, 64), (32, 96), (96, 32), (96, 96), (32, 320))

@@ -16,7 +16,7 @@ import pytest
 import sage_core
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
-from sage_core.models.pairs import drafts_for
+from sage_core.models.known_pairs import drafts_for
 from sage_core.models.progress import gib
 from tests.core.fake_hub import FakeHub, serving
 from tests.core.saved_pair import save_pair

@@ -11,9 +11,9 @@ import torch
 import sage_core
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
-from sage_core.models.matching import check_pair, check_same_tokenizer
-from sage_core.models.naming import find_pair
-from sage_core.models.pairs import KNOWN, SERIES, drafts_for, smallest_of
+from sage_core.models.known_pairs import KNOWN, SERIES, drafts_for, smallest_of
+from sage_core.models.pair_check import check_pair, check_same_tokenizer
+from sage_core.models.pair_names import find_pair
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
 from tests.tiny.families import FAMILIES
 

@@ -10,9 +10,9 @@ import transformers as tf
 from sage_core.errors import MemoryExhaustedError, OptionError
 from sage_core.models import devices
 from sage_core.models.devices import Device
+from sage_core.models.memory_needs import Size, auto_class, measure
 from sage_core.models.placement import PairSize, Placement, place
 from sage_core.models.quantization import METHODS
-from sage_core.models.sizes import Size, auto_class, measure
 from tests.tiny import FAMILIES
 
 GIB = 2**30
@@ -343,7 +343,7 @@ def test_a_pair_is_refused_before_its_weights_are_read(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sage_core
-    from sage_core.models import loading
+    from sage_core.models import checkpoint as loading
     from tests.core.saved_pair import save_pair
 
     pair = save_pair(tmp_path)

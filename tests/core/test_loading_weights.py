@@ -14,7 +14,7 @@ import sage_core
 from benchmarks import loading as benchmark
 from sage_core.errors import ModelError, OptionError
 from sage_core.models import quantization
-from sage_core.models.loading import load_config, load_model
+from sage_core.models.checkpoint import load_config, load_model
 from sage_core.models.weights import load_weights
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
 
@@ -49,7 +49,7 @@ def test_the_number_format(asked: str, given: str, folder: Path) -> None:
 def test_auto_is_the_checkpoints_own_format_where_float32_has_no_room(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sage_core.models import loading
+    from sage_core.models import checkpoint as loading
     from sage_core.models.devices import Device
 
     # All but the weights takes the same in both, but for the caches.

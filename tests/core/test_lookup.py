@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 import sage_core
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
+from sage_core.drafts.ngram import BREAK, Ngram, NgramIndex, as_ngram
+from sage_core.drafts.ngram_hybrid import Payoff, graft
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import Reading
 from sage_core.errors import OptionError
-from sage_core.hybrid import Payoff, graft
-from sage_core.lookup import BREAK, Ngram, NgramIndex, as_ngram
-from sage_core.policies import parse
-from sage_core.reading import Reading
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.tree import ROOT, TokenTree
+from sage_core.trees.policies import parse
+from sage_core.trees.tree import ROOT, TokenTree
 from tests.core.saved_pair import save_pair
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft

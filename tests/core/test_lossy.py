@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.candidates import Drawn
-from sage_core.drafter import Proposal
+from sage_core.drafts.drafter import Proposal
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.lossy import Ears, SpecVla, as_lossy
-from sage_core.prepare import Prepared
-from sage_core.relaxing import NearestAction, TolerantRejection
-from sage_core.sampling import Choice
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.text import Text
-from sage_core.tree import ROOT, TokenTree
+from sage_core.generation.candidates import Drawn
+from sage_core.generation.lossy import Ears, SpecVla, as_lossy
+from sage_core.generation.lossy_acceptance import NearestAction, TolerantRejection
+from sage_core.generation.prepare import Prepared
+from sage_core.generation.sequence import Text
+from sage_core.generation.speculative_sampling import Choice
+from sage_core.trees.tree import ROOT, TokenTree
 from tests.tiny import build_pair, make_inputs
 from tests.tiny.tables import compare, draw, random_world
 

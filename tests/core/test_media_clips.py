@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.errors import InputError
-from sage_core.media import Clip, Sampling, clips, open_media, with_decord, with_pyav
-from sage_core.media.container import inspect
-from sage_core.media.frames import choose_frames
+from sage_core.media import Clip, Sampling, open_media
+from sage_core.media import video as clips
+from sage_core.media import video_decord as with_decord
+from sage_core.media import video_pyav as with_pyav
+from sage_core.media.containers.probe import inspect
+from sage_core.media.frame_sampling import choose_frames
 from sage_core.media.sniff import missing_bytes
 from tests.core.media_files import level_of, write_clip, write_sound
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from sage_core.errors import InputError
-from sage_core.media import Clip, Sampling, open_media, with_decord, with_pyav
-from sage_core.media.container import inspect
-from sage_core.media.tracks import Turn
+from sage_core.media import Clip, Sampling, open_media
+from sage_core.media import video_decord as with_decord
+from sage_core.media import video_pyav as with_pyav
+from sage_core.media.containers.probe import inspect
+from sage_core.media.containers.tracks import Turn
 from tests.core.video_files import (
     FRAMES,
     KINDS,

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.errors import OptionError
-from sage_core.media import Rate, Sampling, with_decord, with_pyav
-from sage_core.media.container import inspect
-from sage_core.media.frames import choose_frames
+from sage_core.media import Rate, Sampling
+from sage_core.media import video_decord as with_decord
+from sage_core.media import video_pyav as with_pyav
+from sage_core.media.containers.probe import inspect
+from sage_core.media.frame_sampling import choose_frames
 from sage_core.models.families.qwen2_vl import CLIP_PIXELS, Qwen2VL
 from sage_core.pipeline import Options
 from tests.core.media_files import write_clip

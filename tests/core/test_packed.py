@@ -12,11 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sage_core.layouts import LAYOUTS, Forward, Layout, by_columns, by_onednn, fastest
-from sage_core.packed import PackedRunner, PackedRunners, Packs
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.cpu.runner import PackedRunner, PackedRunners, Packs
+from sage_core.runtime.cpu.weight_layouts import (
+    LAYOUTS,
+    Forward,
+    Layout,
+    by_columns,
+    by_onednn,
+    fastest,
+)
+from sage_core.runtime.runner import Runner
 from tests.tiny.pairs import build_pair
 
 
@@ -142,9 +149,11 @@ def test_the_fastest_layout_is_taken_if_it_saves_a_tenth(
 
     plain, *copied = times
     layouts = [layout(seconds) for seconds in copied]
-    monkeypatch.setattr("sage_core.layouts.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("sage_core.layouts._linear", lambda weight, _, x: lasts(weight, plain, x))
-    monkeypatch.setattr("sage_core.layouts.LAYOUTS", (unknown, *layouts))
+    monkeypatch.setattr("sage_core.runtime.cpu.weight_layouts.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(
+        "sage_core.runtime.cpu.weight_layouts._linear", lambda weight, _, x: lasts(weight, plain, x)
+    )
+    monkeypatch.setattr("sage_core.runtime.cpu.weight_layouts.LAYOUTS", (unknown, *layouts))
     # A shape that no other case has, since each is timed once.
     size = 101 + TIMES.index((times, wanted))
     found = fastest(nn.Linear(size, 8))

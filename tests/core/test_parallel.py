@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from sage_core import parallel
 from sage_core.bench.oracle import check_steps, reference
+from sage_core.engine import tensor_parallel as parallel
+from sage_core.engine.tensor_parallel import Group
 from sage_core.errors import ModelError, OptionError
-from sage_core.parallel import Group
 from tests.tiny import build_pair, make_inputs
 
 FAMILY = "qwen2_5_vl"

@@ -13,9 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sage_core.errors import OptionError
-from sage_core.policies import Level, Shaper, available, parse, spec
-from sage_core.policies.sage_paper import SagePaper, confidence
-from sage_core.tree import ROOT, TokenTree, TreeBuilder
+from sage_core.trees.policies import Level, Shaper, available, parse, spec
+from sage_core.trees.policies.sage_paper import SagePaper, confidence
+from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 RankPath = tuple[int, ...]
 Draft = Callable[[RankPath], np.ndarray]

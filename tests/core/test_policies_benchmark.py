@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.policies import GENERATE, Method, Timing, report
-from sage_core.stats import Stats
-from sage_core.steps import PhaseSeconds
+from sage_core.engine.results import Stats
+from sage_core.trees.steps import PhaseSeconds
 
 
 def _method(name: str, times: list[list[float]], **stats: Any) -> Method:

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core import fixed_trees
 from sage_core.errors import OptionError
-from sage_core.policies import parse
-from sage_core.policies.eagle2 import Eagle2
-from sage_core.policies.spec_llava import SpecLlava
+from sage_core.trees.policies import fixed_trees, parse
+from sage_core.trees.policies.eagle2 import Eagle2
+from sage_core.trees.policies.spec_llava import SpecLlava
 from tests.core.test_policies import Draft, RankPath, grow_whole, random_draft
 
 # EAGLE-2

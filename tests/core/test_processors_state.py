@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as tf
 
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact
 from tests.core.test_processors import FAMILY, GREEDY, KIND, POLICIES
 from tests.tiny import build_pair, make_inputs

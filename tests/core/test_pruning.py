@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core import OptionError, SpeculativeDecoder
-from sage_core.prepare import prepare, prepare_draft
-from sage_core.pruning import METHODS, Pruning
-from sage_core.runner import Runner
-from sage_core.sight import Sight
-from sage_core.watching import AttentionScores
+from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.pruning.options import METHODS, Pruning
+from sage_core.drafts.pruning.scores import AttentionScores
+from sage_core.generation.prepare import prepare, prepare_draft
+from sage_core.runtime.runner import Runner
 from tests.tiny.families import FAMILIES
 from tests.tiny.inputs import make_inputs
 from tests.tiny.pairs import build_pair
@@ -102,7 +102,7 @@ def test_rows_in_parts_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> 
     inputs = make_inputs(target, "llava", "image", length=40)
     scores = []
     for budget in (64 * 1024**2, 1):
-        monkeypatch.setattr("sage_core.watching.BUDGET", budget)
+        monkeypatch.setattr("sage_core.drafts.pruning.scores.BUDGET", budget)
         gathered = AttentionScores(visual_positions(target, inputs["input_ids"]), 0)
         gathered._length = inputs["input_ids"].shape[1]
         with gathered.watching(target.get_decoder()), torch.no_grad():

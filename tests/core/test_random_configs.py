@@ -10,8 +10,8 @@ import transformers as tf
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
-from sage_core.speculative import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import FIRST_WORD, VOCAB
 from tests.tiny.letters import Letters

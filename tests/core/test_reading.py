@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sage_core.bench.oracle import first_mismatch, reference
-from sage_core.pruning import Pruning
-from sage_core.reading import Reading
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import Reading
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft
 from tests.tiny.families import FIRST_WORD, VOCAB
 

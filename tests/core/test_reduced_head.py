@@ -10,16 +10,16 @@ import torch
 
 import sage_core
 from sage_core.bench.oracle import check_steps, reference
-from sage_core.candidates import Drawn, Offer
-from sage_core.captured import CapturedRunners
-from sage_core.draft_vocab import DraftVocab
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
+from sage_core.drafts.vocab.token_list import DraftVocab
+from sage_core.engine.costs.calibration import key
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import Reading
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.pricing import key
-from sage_core.reading import Reading
-from sage_core.reduced_head import ReducedHead, reduced_head
-from sage_core.runner import Runner
-from sage_core.sampling import Choice, RecursiveRejection
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.generation.candidates import Drawn, Offer
+from sage_core.generation.speculative_sampling import Choice, RecursiveRejection
+from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.runner import Runner
 from tests.core.tape import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB

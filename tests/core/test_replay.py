@@ -11,13 +11,13 @@ import pytest
 from benchmarks.replay import fit, simulate
 from benchmarks.replay.record import BEAM, LEVELS, RANKS, Recorded, Recording, load, save
 from benchmarks.replay.walk import walk
-from sage_core.costs import Costs
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT, BUNDLED_HEAD
-from sage_core.models.loading import LoadedPair, load_pair
-from sage_core.policies import parse
-from sage_core.policies.acceptance import PARTS
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.steps import Step
+from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies import parse
+from sage_core.trees.policies.sage.networks import PARTS
+from sage_core.trees.steps import Step
 
 COSTS = Costs.linear(1.0, 0.02, 0.12)
 NEW = 40
@@ -30,7 +30,7 @@ def pair(request: pytest.FixtureRequest) -> LoadedPair:
 
 @pytest.fixture(scope="module")
 def inputs(pair: LoadedPair) -> dict[str, object]:
-    from benchmarks.items import items
+    from training.world.inputs import items
 
     shown = next(iter(items(1, seed=5)))
     return pair.family.prepare(shown.media, shown.prompt)

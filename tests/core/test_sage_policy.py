@@ -12,22 +12,28 @@ from hypothesis import strategies as st
 
 from benchmarks.replay.record import LEVELS, Position, Recording
 from benchmarks.replay.walk import Round, clairvoyant, reachable, walk, walk_after
-from sage_core.costs import Costs
 from sage_core.errors import OptionError
-from sage_core.policies import parse
-from sage_core.policies.acceptance import (
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies import parse
+from sage_core.trees.policies.sage.confident_levels import SureLevels
+from sage_core.trees.policies.sage.fast_networks import (
+    CandidateNetwork,
+    Correction,
+    Node,
+    NodeNetwork,
+    Row,
+)
+from sage_core.trees.policies.sage.networks import (
     FORETOLD,
     candidate_features,
     confidences,
     fitted,
     node_features,
 )
-from sage_core.policies.base import Growth, Level
-from sage_core.policies.planning import CandidateNetwork, Correction, Node, NodeNetwork, Row
-from sage_core.policies.sage import worth_verifying
-from sage_core.policies.sage_paper import confidence
-from sage_core.policies.sure import SureLevels
-from sage_core.tree import ROOT, TreeBuilder
+from sage_core.trees.policies.sage.policy import worth_verifying
+from sage_core.trees.policies.sage_paper import confidence
+from sage_core.trees.policy import Growth, Level
+from sage_core.trees.tree import ROOT, TreeBuilder
 
 BEAM, RANKS = 10, 10
 

@@ -13,12 +13,12 @@ import transformers as tf
 
 import sage_core
 from benchmarks.sampling_tables import Row, renewed
-from sage_core.candidates import Drawn, Likeliest
+from sage_core.drafts.ngram import Ngram
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.lookup import Ngram
-from sage_core.policies.base import Growth, Policy
-from sage_core.sampling import Choice, RecursiveRejection, Sampled
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.generation.candidates import Drawn, Likeliest
+from sage_core.generation.speculative_sampling import Choice, RecursiveRejection, Sampled
+from sage_core.trees.policy import Growth, Policy
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
 from tests.tiny.together import draw_together

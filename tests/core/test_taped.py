@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sage_core.cache import TreeCache
-from sage_core.heads.module import Reading
-from sage_core.heads.runner import HeadRunner
-from sage_core.layouts import Layout, by_columns, by_onednn
-from sage_core.packed import PackedRunner, PackedRunners
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.taped import Tapes
+from sage_core.drafts.head.module import Reading
+from sage_core.drafts.head.runner import HeadRunner
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.cpu.runner import PackedRunner, PackedRunners
+from sage_core.runtime.cpu.traced_pass import Tapes
+from sage_core.runtime.cpu.weight_layouts import Layout, by_columns, by_onednn
+from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.runner import Runner
 from tests.tiny.families import FAMILIES
 from tests.tiny.heads import head_for
 from tests.tiny.inputs import make_inputs

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.tree import ROOT, TokenTree, TreeBuilder
+from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 
 @st.composite

@@ -18,15 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_core.attention import TREE_ATTENTION, TreeMask, additive, attending, pack, why_not
-from sage_core.attention import reference as plain
 from sage_core.bench.oracle import reference
-from sage_core.captured import CapturedRunners
+from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import UnsupportedError
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.tree import TokenTree
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.attention import TREE_ATTENTION, TreeMask, additive, attending, pack, why_not
+from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.runner import Runner
+from sage_core.trees.tree import TokenTree
+from tests.core import reference_attention as plain
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
@@ -83,7 +83,7 @@ def drawn(case: Case, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def check(case: Case, dtype: torch.dtype, tolerance: float) -> None:
-    from sage_core.attention.triton_tree import tree_attention
+    from sage_core.runtime.attention.triton_kernel import tree_attention
 
     query, key, value = drawn(case, dtype)
     mask = masked(case.tree.visibility, case.committed)
@@ -221,7 +221,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there() -> None:
 
 
 def test_a_decoder_that_drops_the_tree_is_told_so() -> None:
-    from sage_core.attention.register import tree_attention_forward
+    from sage_core.runtime.attention.tree_attention import tree_attention_forward
 
     query = torch.zeros(1, 2, 3, 16)
     words = torch.zeros(1, 1, 3, 1, dtype=torch.int64)
@@ -230,7 +230,7 @@ def test_a_decoder_that_drops_the_tree_is_told_so() -> None:
 
 
 def test_without_a_tree_it_is_pytorch_s_own_attention() -> None:
-    from sage_core.attention.register import tree_attention_forward
+    from sage_core.runtime.attention.tree_attention import tree_attention_forward
 
     query, key, value = torch.randn(3, 1, 2, 5, 16, generator=torch.Generator().manual_seed(0))
     got, _ = tree_attention_forward(

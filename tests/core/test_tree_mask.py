@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.tree_mask import TreeMaskBuffer
+from sage_core.runtime.tree_mask import TreeMaskBuffer
 
 
 @st.composite

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.captured import CapturedRunners
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.viskip import Gaze
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.speculative import SpeculativeDecoder
-from sage_core.viskip import Gaze
+from sage_core.runtime.cuda.runner import CapturedRunners
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
 PICTURES = [family for family, spec in FAMILIES.items() if spec.kinds[-1] != "text"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.captured import CapturedRunners
-from sage_core.prepare import prepare
-from sage_core.runner import Runner
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.generation.prepare import prepare
+from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.runner import Runner
 from tests.core.test_captured import a_tree
 from tests.gpu.test_cuda_exactness import on_gpu
 from tests.tiny import FAMILIES, build_pair, make_inputs

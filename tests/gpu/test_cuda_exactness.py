@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sage_core.bench.oracle import Mismatch, check_steps, first_mismatch, reference
-from sage_core.heads.checkpoint import placed
-from sage_core.speculative import SpeculativeDecoder
+from sage_core.drafts.head.checkpoint import placed
+from sage_core.engine.decoder import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import LATEST, head_for
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.models import loading
+from sage_core.models import checkpoint as loading
 from sage_core.models.devices import find_devices
 from sage_core.models.placement import Placement
 from tests.core.saved_families import save_pair

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from sage_core.heads.checkpoint import placed
-from sage_core.heads.making import new_head
-from sage_core.heads.module import Head
+from sage_core.drafts.head.checkpoint import placed
+from sage_core.drafts.head.init import new_head
+from sage_core.drafts.head.module import Head
 from tests.tiny.pairs import build_pair
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core import policies
-from sage_core.decode import decode
-from sage_core.drafter import NoDrafter
-from sage_core.model_drafter import ModelDrafter
-from sage_core.policies.base import Growth, Level, Policy, Shaper
-from sage_core.prepare import Prepared
-from sage_core.reduced_head import ReducedHead
-from sage_core.sampling import Choice
-from sage_core.steps import Shape
-from sage_core.text import Text
+from sage_core.drafts.drafter import NoDrafter
+from sage_core.drafts.model_drafter import ModelDrafter
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
+from sage_core.engine.loop import decode
+from sage_core.generation.prepare import Prepared
+from sage_core.generation.sequence import Text
+from sage_core.generation.speculative_sampling import Choice
+from sage_core.trees import policies
+from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.steps import Shape
 
 PROMPT = (1, 2)
 Words = tuple[int, ...]

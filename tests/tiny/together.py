@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core import policies
-from sage_core.candidates import Drawn, Likeliest
-from sage_core.decode import decode
-from sage_core.drafter import NoDrafter
-from sage_core.hybrid import OwnPart, Payoff, WithLookup
-from sage_core.lookup import Ngram, NgramDrafter
-from sage_core.model_drafter import ModelDrafter
-from sage_core.policies.base import Policy, Shaper
-from sage_core.sampling import Choice, RecursiveRejection, Sampled
-from sage_core.steps import Step
-from sage_core.text import Text
+from sage_core.drafts.drafter import NoDrafter
+from sage_core.drafts.model_drafter import ModelDrafter
+from sage_core.drafts.ngram import Ngram, NgramDrafter
+from sage_core.drafts.ngram_hybrid import OwnPart, Payoff, WithLookup
+from sage_core.engine.loop import decode
+from sage_core.generation.candidates import Drawn, Likeliest
+from sage_core.generation.sequence import Text
+from sage_core.generation.speculative_sampling import Choice, RecursiveRejection, Sampled
+from sage_core.trees import policies
+from sage_core.trees.policy import Policy, Shaper
+from sage_core.trees.steps import Step
 from tests.tiny.tables import PROMPT, TableRunner, Words, World
 
 State = tuple[Words, tuple[Any, ...]]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.candidates import Drawn, Likeliest, Offer
-from sage_core.sampling import Choice, RecursiveRejection
+from sage_core.generation.candidates import Drawn, Likeliest, Offer
+from sage_core.generation.speculative_sampling import Choice, RecursiveRejection
 
 
 def _seeded(seed: int) -> torch.Generator:

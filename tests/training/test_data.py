@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sage_core.world.answers import right
-from sage_core.world.captions import caption
-from sage_core.world.facts import score
-from sage_core.world.heldout import CATEGORIES, item, items
-from sage_core.world.questions import ask
-from sage_core.world.render import (
+from training.world.answers import right
+from training.world.captions import caption
+from training.world.facts import score
+from training.world.heldout import CATEGORIES, item, items
+from training.world.questions import ask
+from training.world.render import (
     PATCHES,
     TARGETS,
     draw,
@@ -20,7 +20,7 @@ from sage_core.world.render import (
     patch_targets,
     pixel_values,
 )
-from sage_core.world.scenes import (
+from training.world.scenes import (
     Clip,
     Scene,
     random_chart,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sage_core.models.loading import load_pair
-from sage_core.world.parade import LEAST, MOST, STAY, parade, parade_caption
-from sage_core.world.phrases import plain
-from sage_core.world.render import placed_at
+from sage_core.models.checkpoint import load_pair
 from training import long_clips
 from training.long_clips import BUNDLED, TAUGHT, before, deepen, frames_at, load, main, make_batch
 from training.tokens import visual_count
+from training.world.parade import LEAST, MOST, STAY, parade, parade_caption
+from training.world.phrases import plain
+from training.world.render import placed_at
 
 
 @pytest.mark.parametrize("frames", [8, 16, 33, 48])

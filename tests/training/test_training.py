@@ -9,9 +9,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from sage_core.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
-from sage_core.world.render import draw, pixel_values
-from sage_core.world.scenes import Clip, Scene, random_clip, random_pair, random_shapes
 from training.batches import BatchConfig, block_mask, embed, make_batch, scene_kind
 from training.decode import Request, agreement, chain_lengths, greedy
 from training.distil import copy_start, draft_loss, lesson
@@ -36,6 +33,9 @@ from training.tokens import (
     visual_count,
 )
 from training.train import Heads, TargetConfig, target_loss, to_device
+from training.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
+from training.world.render import draw, pixel_values
+from training.world.scenes import Clip, Scene, random_clip, random_pair, random_shapes
 
 TINY = PairConfig(
     hidden=32,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sage_core.world.scenes import Clip, Event, Pair, Shapes, Thing, random_chart, random_clip
 from training.tokens import visual_count
 from training.witness import CELLS, LESSONS, Witness, lessons
+from training.world.scenes import Clip, Event, Pair, Shapes, Thing, random_chart, random_clip
 
 NAMES = list(LESSONS)
 RED = Thing("circle", "red", "small", 0)

@@ -172,9 +172,9 @@ def _tree_agrees(model: Any, family: Family) -> bool:
     import torch
     from PIL import Image
 
+    from sage_core.generation.prepare import on_device, prepare
     from sage_core.pipeline import cast
-    from sage_core.prepare import on_device, prepare
-    from sage_core.runner import Runner
+    from sage_core.runtime.runner import Runner
 
     shades = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     media = [Picture(Image.fromarray(shades), "a picture")]

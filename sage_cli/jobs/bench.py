@@ -1,0 +1,360 @@
+"""From options to a report: data, models, measurement, and everything that is written down."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_cli import version
+from sage_cli.console import (
+    complain,
+    display_name,
+    is_terminal,
+    say,
+    set_verbosity,
+)
+from sage_cli.exit_codes import ExitCode, code_of, worst
+from sage_cli.jobs.bench_loading import load_engine, sampling_asked
+from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions
+from sage_cli.options.draft import check_vocab
+from sage_cli.options.shared import RunOptions
+from sage_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from sage_cli.render.bench_trees import TreeKeeper
+    from sage_core.bench.engine import PairEngine
+    from sage_core.bench.items import Item, Problem
+    from sage_core.bench.measure import Input, Measurement, Method
+    from sage_core.bench.methods import Chosen, Spec
+    from sage_core.bench.records import Failure
+    from sage_core.bench.store import Store
+
+__all__ = ["diff", "load_engine", "read", "run"]
+
+_DEFAULT_ITEMS = 18  # of the bundled ones: an answer within minutes on two cores
+_CALIBRATION = 4  # items that settings are chosen on
+_CALIBRATION_TOKENS = 96  # new tokens of each at most: many settings are tried
+
+
+def run(
+    names: Sequence[str], prompt: str | None, options: BenchOptions, models: RunOptions
+) -> ExitCode:
+    """Measure and report; the worst exit code of what failed.
+
+    Raises:
+        SageError: something that concerns the whole run, such as an option or the model.
+    """
+    from sage_cli.render.bench_trees import TreeKeeper, chosen_ids
+    from sage_core.bench import methods
+
+    _check(options, models)
+    sampled = sampling_asked(models) is not None
+    asked = methods.chosen(
+        options.compare or DEFAULT_COMPARE,
+        options.reference,
+        options.node_budget,
+        named=options.compare is not None,
+        sampled=sampled,
+    )
+    chosen = asked.methods
+    if models.draft == "none" and (needing := methods.with_draft(chosen.values())):
+        raise OptionError(
+            f"{', '.join(needing)}: cannot decode without a draft: leave out --draft none"
+        )
+    reference = next(iter(chosen))
+    methods.check_lossy(models.lossy, chosen[reference], sampled=sampled)
+    lend = any(getattr(method, "calibrates", False) for method in chosen.values())
+    items, others, problems = read(names, prompt, options.items, lend=lend)
+    shown = chosen_ids(options.trees, [name for item in items for name in item.ids])
+    set_verbosity(models.verbose)
+    store = _store(options, models, list(chosen), reference, items)
+    engine = load_engine(models)
+    job = _Job(options, models, engine, asked, store)
+    trees = TreeKeeper(engine, shown, options.output)
+    job.run(items, others, problems, trees)
+    return job.exit_code
+
+
+def _check(options: BenchOptions, models: RunOptions) -> None:
+    """Refuse what cannot work before anything is loaded."""
+    from sage_core.media.types import Sampling
+
+    if options.json and options.csv:
+        raise OptionError("--json and --csv exclude each other")
+    penalty = models.repetition_penalty
+    if penalty is not None and not 0 < penalty < float("inf"):
+        raise OptionError("--repetition-penalty must be a positive number")
+    Sampling(models.frames, models.fps, models.start, models.end, models.max_pixels)
+    check_vocab(models.draft_vocab, models.draft)
+
+
+def read(
+    names: Sequence[str], prompt: str | None, count: int | None, *, lend: bool
+) -> tuple[list[Item], list[Item], list[Problem]]:
+    """What is measured, what settings are chosen on, and what of the data cannot be used.
+
+    Settings are chosen on rendered items of another seed. With ``lend``, own data lend items
+    instead: those that ``count`` leaves, or a quarter, the last ones, which are then not measured.
+    Fewer than four items lend none.
+    """
+    from sage_core.bench.data import read_data
+    from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
+
+    rendered = list(held_out(_CALIBRATION, CALIBRATION_SEED)) if lend else []
+    if not names:
+        wanted = count or _DEFAULT_ITEMS
+        if wanted > HELD_OUT:
+            raise OptionError(f"--items: there are {HELD_OUT} bundled items, not {wanted}")
+        return list(held_out(wanted)), rendered, []
+    items, problems = read_data(names, prompt)
+    measured = items[:count]
+    if not lend:
+        return measured, [], problems
+    left = items[len(measured) :][:_CALIBRATION]
+    if not left and len(items) >= 4:
+        lent = min(_CALIBRATION, len(items) // 4)
+        measured, left = measured[:-lent], measured[-lent:]
+    return measured, left or rendered, problems
+
+
+def _store(
+    options: BenchOptions,
+    models: RunOptions,
+    methods: list[str],
+    reference: str,
+    items: list[Item],
+) -> Store | None:
+    if options.output is None:
+        return None
+    from sage_core.bench.store import Store
+
+    decoding = asdict(models)
+    for name in ("quiet", "verbose", "config"):
+        decoding.pop(name)
+    text = repr([(i.id, i.prompts, i.history, repr(i.source)) for i in items])
+    plan = {
+        "schema": 1,
+        "methods": methods,
+        "reference": reference,
+        "repeats": options.repeats,
+        "items": len(items),
+        "data": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
+        "decoding": decoding,
+    }
+    store = Store(options.output, plan)
+    if store.resumed and not models.quiet:
+        say(f"going on with the run in {display_name(str(options.output))}")
+    return store
+
+
+class _Job:
+    """One benchmark: what stays the same while it runs."""
+
+    def __init__(
+        self,
+        options: BenchOptions,
+        models: RunOptions,
+        engine: PairEngine,
+        asked: Chosen,
+        store: Store | None,
+    ) -> None:
+        from sage_core.bench.environment import describe
+
+        self._options = options
+        self._models = models
+        self._engine = engine
+        self._chosen = dict(asked.methods)
+        self._offered = asked.offered
+        self._reference = next(iter(self._chosen))
+        self._store = store
+        self._calibration: dict[str, Any] = store.calibration if store is not None else {}
+        self._environment = describe(shlex.join(["sage", *sys.argv[1:]]))
+        self._problems: list[dict[str, str]] = []
+        self._codes: list[ExitCode] = []
+        self._others: list[Input] = []
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return worst(self._codes)
+
+    def run(
+        self,
+        items: list[Item],
+        others: list[Item],
+        problems: list[Problem],
+        trees: TreeKeeper,
+    ) -> None:
+        """Measure; report what there is, whatever ends the run."""
+        from sage_core.bench.measure import Measurement, Plan
+
+        self._problems = [asdict(problem) for problem in problems]
+        for problem in problems:
+            say(f"{display_name(problem.where)}: {problem.message}")
+            self._codes.append(ExitCode.INPUT)
+        if not items:
+            raise OptionError("there is nothing to measure")
+        methods = self._methods(others)
+        plan = Plan(tuple(items), methods, self._reference, self._options.repeats)
+        results = self._store.results if self._store is not None else None
+        measurement = Measurement(plan, self._engine, results, watching=trees.watch)
+        try:
+            self._measure(measurement, plan.total)
+        finally:
+            if measurement.results.records or measurement.results.failures:
+                self._report(measurement, trees)
+            if self._store is not None:
+                self._store.close()
+
+    def _methods(self, others: list[Item]) -> tuple[Method, ...]:
+        """The methods, those that calibrate with what they chose.
+
+        One that cannot choose is told and left out, unless it is the reference. So is one that
+        nobody asked for by name and that the pair cannot run.
+        """
+        made: list[Method] = []
+        for name, method in list(self._chosen.items()):
+            try:
+                self._engine.check(name)
+                if getattr(method, "calibrates", False) and name not in self._calibration:
+                    self._calibrate(name, method, others)
+                made.append(self._engine.method(name, self._calibration.get(name)))
+            except OptionError as error:
+                if name not in self._offered:
+                    raise
+                del self._chosen[name]
+                say(f"left out: {error}")
+            except Exception as error:
+                if name == self._reference:
+                    raise
+                complain(error, name=name, verbose=self._models.verbose)
+                message = " ".join(str(error).split())
+                self._problems.append({"where": name, "message": message})
+                self._codes.append(code_of(error))
+        return tuple(made)
+
+    def _calibrate(self, name: str, method: Spec, others: list[Item]) -> None:
+        if not self._models.quiet:
+            say(f"{name}: choosing its setting on {len(others)} other items")
+        if not self._others:
+            prepared = (self._engine.prepare(i.request(0, ())) for i in others)
+            self._others = [item.limited(_CALIBRATION_TOKENS) for item in prepared]
+        self._calibration[name] = self._engine.calibrate(method, self._others)
+        if self._store is not None:
+            self._store.keep_calibration(self._calibration)
+
+    def _measure(self, measurement: Measurement, total: int) -> None:
+        from sage_cli.render.bench_progress import Progress
+        from sage_core.bench.records import Failure
+
+        enabled = is_terminal(sys.stderr) and not self._models.quiet
+        done = len(measurement.results.records)
+        with Progress(enabled, total, done, self._reference, self._options.least) as progress:
+            for line in measurement.lines():
+                if self._store is not None:
+                    self._store.add(line)
+                if isinstance(line, Failure):
+                    progress.say(_told(line))
+                progress.line(line, measurement.results)
+        self._codes += [ExitCode[f.kind.upper()] for f in measurement.results.failures]
+
+    def _report(self, measurement: Measurement, trees: TreeKeeper) -> None:
+        """Print the results, and write them to the folder."""
+        from sage_cli.render import bench as show
+
+        report = self._results(measurement)
+        if self._store is not None:
+            self._write(self._store.folder, report, trees)
+        if self._options.json:
+            show.print_report(report)
+        elif self._options.csv:
+            show.print_csv(report)
+        else:
+            show.print_table(report)
+
+    def _results(self, measurement: Measurement) -> dict[str, Any]:
+        from sage_core.bench.summary import SCHEMA, SPEEDUP, summary
+
+        figures = summary(
+            measurement.results,
+            list(self._chosen),
+            self._reference,
+            least=self._options.least,
+            seed=self._models.seed,
+        )
+        return {
+            "schema": SCHEMA,
+            "sage": version(),
+            "environment": self._environment,
+            "models": {"target": self._engine.target_id, "draft": self._engine.draft_id},
+            "device": self._engine.device,
+            "dtype": self._engine.dtype,
+            "reference": self._reference,
+            "speedup_is": SPEEDUP,
+            "settings": {
+                "repeats": self._options.repeats,
+                "node_budget": self._options.node_budget,
+                "least": self._options.least,
+                "max_new_tokens": self._models.max_new_tokens,
+                "repetition_penalty": self._models.repetition_penalty,
+                "draft_lookup": self._models.draft_lookup,
+                "draft_vocab": self._models.draft_vocab,
+                "lossy": self._models.lossy,
+                "viskip": self._models.viskip,
+                "sampling": sampling_asked(self._models),
+                "draft_pruning": self._models.draft_pruning,
+                "seed": self._models.seed,
+            },
+            "calibration": self._calibration,
+            "problems": self._problems,
+            **figures,
+        }
+
+    def _write(self, folder: Path, report: dict[str, Any], trees: TreeKeeper) -> None:
+        """Everything that the folder holds besides the lines."""
+        from sage_cli.render import bench as show
+        from sage_cli.render.bench_html import write_html
+        from sage_cli.render.bench_plots import write_plots
+
+        show.write_files(folder, report)
+        plots = write_plots(folder / "plots", report)
+        if plots is None and not self._models.quiet:
+            say("no plots: matplotlib is not installed: pip install 'sage-vlm[plots]'")
+        write_html(folder / "report.html", report, plots or {}, trees.views())
+        if not self._models.quiet:
+            say(f"results in {display_name(str(folder))}: open report.html")
+
+
+def _told(failure: Failure) -> str:
+    """One line on a failure: the method, and the item where the message does not name it."""
+    item = display_name(failure.item)
+    names = [failure.method, "" if item in failure.message else item, failure.message]
+    return ": ".join(name for name in names if name)
+
+
+def diff(names: Sequence[str], *, as_json: bool) -> ExitCode:
+    """Compare two results, each a file or the folder that holds it.
+
+    Raises:
+        OptionError: not two of them, or they have nothing in common.
+        InputError: one cannot be read.
+    """
+    from sage_cli.render.bench import print_diff
+    from sage_cli.render.tables import print_json
+    from sage_core.bench.compare import compare
+    from sage_core.bench.store import read_json
+
+    if len(names) != 2:
+        raise OptionError("diff compares two results: sage bench diff A.json B.json")
+    paths = [Path(name) / "results.json" if Path(name).is_dir() else Path(name) for name in names]
+    before, after = (read_json(path) for path in paths)
+    found = compare(before, after)
+    if as_json:
+        print_json(found)
+    else:
+        print_diff(found, [display_name(name) for name in names])
+    return ExitCode.OK

@@ -1,0 +1,222 @@
+"""The loop behind ``sage chat``: a line is a question or a command; caches stay between answers."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
+from typing import TYPE_CHECKING, Any
+
+from sage_cli.console import complain, is_terminal, say
+from sage_cli.exit_codes import ExitCode, code_of, worst
+from sage_cli.jobs.decode import Job, Request
+from sage_cli.jobs.inputs import STDIN, Source
+from sage_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from sage_core import Result, Stream
+    from sage_core.conversation import Conversation
+    from sage_core.trees.steps import Step
+
+__all__ = ["HELP", "ChatLoop", "Lines"]
+
+HELP = """\
+/add FILE...  show more pictures or clips with the next question
+/reset        forget the questions and answers, keep the files
+/stats        speed and acceptance of the last answer
+/help         this list
+/quit         end (or Ctrl-D)
+Ctrl-C stops an answer; what was written of it stays in the conversation."""
+
+
+class Lines:
+    """Lines of standard input, behind a prompt if a person types them."""
+
+    def __init__(self) -> None:
+        self.typed = is_terminal(sys.stdin)
+        self._both = self.typed and is_terminal(sys.stdout)
+        if self._both:
+            with suppress(ImportError):  # editing and history of what is typed
+                import readline  # noqa: F401
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            try:
+                line = self._next()
+            except KeyboardInterrupt:
+                if not self.typed:
+                    raise
+                print(file=sys.stderr)
+                say("Ctrl-D or /quit ends")
+                continue
+            except EOFError:
+                if self.typed:
+                    print(file=sys.stderr)
+                return
+            yield line.strip()
+
+    def _next(self) -> str:
+        """The next line.
+
+        Raises:
+            EOFError: there is none.
+        """
+        if self._both:
+            return input("> ")
+        if self.typed:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
+
+
+class ChatLoop:
+    """Asks the conversation what each line says, until the lines end."""
+
+    def __init__(
+        self,
+        job: Job,
+        conversation: Conversation,
+        sources: tuple[Source, ...],
+        lines: Lines,
+        *,
+        quiet: bool,
+        verbose: bool,
+    ) -> None:
+        self._job = job
+        self._conversation = conversation
+        self._sources = sources
+        self._lines = lines
+        self._quiet = quiet
+        self._verbose = verbose
+        self._last: Result | None = None
+        self._notes: set[str] = set()
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/add": self._add,
+            "/reset": self._reset,
+            "/stats": self._stats,
+            "/help": self._help,
+        }
+
+    def run(self) -> ExitCode:
+        """All lines; 0 for a person, who was told what failed, else the worst of the exit codes."""
+        if self._lines.typed and not self._quiet:
+            say("ask away; /help lists the commands, Ctrl-D ends")
+        with self._job.keeping():
+            for line in self._lines:
+                if line == "/quit":
+                    break
+                if line:
+                    self._job.codes.append(self._line(line))
+        return ExitCode.OK if self._lines.typed else worst(self._job.codes)
+
+    def _line(self, line: str) -> ExitCode:
+        """One command or question; a failure is told, and the conversation goes on."""
+        name, _, rest = line.partition(" ")
+        try:
+            if line.startswith("/"):
+                command = self._commands.get(name)
+                if command is None:
+                    raise OptionError(f"unknown command {name}: /help lists them")
+                command(rest.strip())
+                return ExitCode.OK
+        except (BrokenPipeError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            complain(error, verbose=self._verbose)
+            return code_of(error)
+        return self._question(line)
+
+    def _question(self, question: str) -> ExitCode:
+        request = Request(self._sources, question)
+        with _stoppable() as stopped:
+
+            def watch(step: Step, stream: Stream) -> None:
+                if step.is_prefill:
+                    self._note()
+                if stopped():
+                    stream.close()
+
+            try:
+                self._last = self._job.decode(
+                    request, lambda: self._conversation.stream(question), watch
+                )
+            except BrokenPipeError:
+                raise
+            except KeyboardInterrupt:
+                if not self._lines.typed:
+                    raise
+                say("stopped at once: the conversation will be read again")
+                return ExitCode.INTERRUPTED
+            except Exception as error:
+                return self._job.fail(request, error)
+            if stopped():
+                say("stopped")
+                if not self._lines.typed:
+                    raise KeyboardInterrupt
+        return ExitCode.OK
+
+    def _note(self) -> None:
+        """Say why earlier turns are read again, each reason once."""
+        note = self._conversation.note
+        if note and note not in self._notes and not self._quiet:
+            self._notes.add(note)
+            say(note)
+
+    def _add(self, rest: str) -> None:
+        try:
+            names = shlex.split(rest)
+        except ValueError as error:
+            raise OptionError(f"/add: {str(error).lower()}: close the quotes") from error
+        if not names or STDIN in names:
+            raise OptionError("/add takes the names of files: /add FILE...")
+        sources = tuple(Source(name) for name in names)
+        self._conversation.add([source.open() for source in sources])
+        self._sources += sources
+        self._notes.clear()
+        if not self._quiet:
+            say(f"{', '.join(source.label for source in sources)}: shown with the next question")
+
+    def _reset(self, rest: str) -> None:
+        self._conversation.reset()
+        if not self._quiet:
+            say("forgotten, but for the files")
+
+    def _stats(self, rest: str) -> None:
+        from sage_cli.render.stats import print_stats
+
+        if self._last is None:
+            raise OptionError("/stats: nothing has been answered yet")
+        print_stats(self._last.stats, self._last.prompt, self._last.lossy)
+
+    def _help(self, rest: str) -> None:
+        print(HELP, file=sys.stderr)
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """While open, the first Ctrl-C only sets a flag, which is given; the second interrupts.
+
+    An answer that ends between two steps leaves caches that the next one can go on from.
+    """
+    pressed = 0
+
+    def press(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed > 1:
+            raise KeyboardInterrupt
+
+    if current_thread() is not main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed > 0
+    finally:
+        signal.signal(signal.SIGINT, before)

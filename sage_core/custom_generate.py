@@ -1,0 +1,172 @@
+"""`custom_generate`: transformers' own `generate`, sooner, by one more argument."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.drafts.vocab.token_list import DraftVocab
+from sage_core.engine.batching.padded import is_padded, joined, rows
+from sage_core.engine.decoder import SpeculativeDecoder, Stream
+from sage_core.errors import UnsupportedError
+from sage_core.generation.lossy import Lossy
+from sage_core.generation.prepare import prepared_by_generate
+from sage_core.trees.policies import Policy
+
+
+def custom_generate(
+    model: Any,
+    input_ids: Tensor,
+    *,
+    draft_model: Any = None,
+    policy: str | Policy = "sage",
+    pruning: Pruning | None = None,
+    candidates: str = "topk",
+    draft_vocab: DraftVocab | Sequence[int] | None = None,
+    seed: int | None = None,
+    lossy: str | Lossy | None = None,
+    viskip: float | None = None,
+    **arguments: Any,
+) -> Any:
+    """Decode by speculation within ``model.generate(custom_generate=sage_core.custom_generate)``.
+
+    Further arguments of that call:
+
+    - ``draft_model``: the draft, a loaded transformers model with the same tokenizer;
+    - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``viskip``: as `SpeculativeDecoder`
+      takes them;
+    - ``seed``: of a sampled text; without one torch's global generator is drawn from, so that
+      ``torch.manual_seed`` gives the text that it gives without this argument;
+    - ``lossy``: a rule of `lossy`, by name; what comes back need then not be what `generate` gives.
+
+    Everything else is as ever: the generation config, also the checkpoint's own, is followed,
+    sampling included; processors, stopping criteria and a streamer work. Stop strings do not,
+    because transformers (5.23) forgets the tokenizer on the way; a `StopStringCriteria` among the
+    stopping criteria does.
+
+    Several prompts, padded on the left, are decoded together, each with the text that it has alone:
+    without its padding, and with ``seed`` for each of them. (The padded batch of `generate` itself
+    may differ from that by rounding, or where a rule counts the padding.)
+
+    Returns:
+        What `generate` returns: (B, prompt + new tokens) ids or, with ``return_dict_in_generate``,
+        a `GenerateDecoderOnlyOutput` with ``scores`` and ``logits`` if asked for; it has no cache.
+
+    Raises:
+        OptionError: no draft, an unknown policy, padding on the right.
+        UnsupportedError: what cannot be followed exactly: beams, a streamer for several prompts,
+            pictures of several prompts that cannot be told apart...
+    """
+    call = _call_of_generate()
+    given = call.get("kwargs", {})
+    for name in ("past_key_values", "inputs_embeds"):
+        if given.get(name) is not None:
+            raise UnsupportedError(f"{name} is not supported: leave it out")
+    config = arguments["generation_config"]
+    streamer = arguments.pop("streamer", None) or call.get("streamer")
+    decoder = SpeculativeDecoder(
+        model,
+        draft_model,
+        policy,
+        pruning,
+        candidates=candidates,
+        draft_vocab=draft_vocab,
+        lossy=lossy,
+        viskip=viskip,
+    )
+    if is_padded(input_ids, arguments):
+        if streamer is not None:
+            raise UnsupportedError(
+                "a streamer goes with one prompt without padding: pass prompts one by one, or "
+                "leave it out"
+            )
+        return _batch(decoder, input_ids, arguments, call, seed)
+    prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
+    prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}
+    stream = decoder.stream(prepared=prepared, seed=seed, **prompt)
+    _run(stream, streamer)
+    output = stream.output()
+    return _returned(config, output.sequences, output.scores, output.logits)
+
+
+def _batch(
+    decoder: SpeculativeDecoder,
+    input_ids: Tensor,
+    arguments: dict[str, Any],
+    call: dict[str, Any],
+    seed: int | None,
+) -> Any:
+    """Several prompts, or one with padding: each decoded as it is alone, with shared passes."""
+    prompts = rows(decoder.target, input_ids, arguments, call)
+    width = 1 if decoder.viskip is not None else None  # it watches the passes of one text
+    outputs = decoder.generate_batch(prompts, width, seed=seed)
+    config = arguments["generation_config"]
+    return _returned(config, *joined(outputs, input_ids, config))
+
+
+def _returned(
+    config: Any,
+    sequences: Tensor,
+    scores: tuple[Tensor, ...] | None,
+    logits: tuple[Tensor, ...] | None,
+) -> Any:
+    """Ids or the dict output, as the config asks for."""
+    if not config.return_dict_in_generate:
+        return sequences
+    fields: dict[str, Any] = {
+        "sequences": sequences,
+        "scores": _plain(scores),
+        "logits": _plain(logits),
+    }
+    return GenerateDecoderOnlyOutput(**fields)
+
+
+def _run(stream: Stream, streamer: Any) -> None:
+    """Decode to the end; a streamer gets tokens one by one, as `generate` puts them."""
+    for step in stream:
+        if streamer is not None:
+            for token in step.tokens:
+                streamer.put(torch.tensor([token]))
+    if streamer is not None:
+        streamer.end()
+
+
+def _plain(recorded: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    """Tensors that the caller may do with as with any other: inference mode has left no mark."""
+    return None if recorded is None else tuple(scores.clone() for scores in recorded)
+
+
+def _inputs_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What describes the prompt among the arguments of a decoding function.
+
+    The target's own preparations are not the draft's: positions, cache, encoded pictures.
+    """
+    own = ("position_ids", "past_key_values", "mm_encoder_outputs", "logits_to_keep", "use_cache")
+    return {
+        name: value
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and name not in own
+    }
+
+
+def _call_of_generate() -> dict[str, Any]:
+    """The arguments of the `generate` that calls the decoding function; empty if none does.
+
+    `generate` (transformers 5.17 to 5.23) keeps two things to itself that are needed here. It
+    drops the streamer when it is given a decoding function, after putting the prompt into it; and
+    it hands on pictures only as encoded by the target, where the draft has to encode them with its
+    own weights. Both are read where they still are: in the frame of that call.
+    """
+    code = inspect.unwrap(GenerationMixin.generate).__code__
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return {} if frame is None else dict(frame.f_locals)

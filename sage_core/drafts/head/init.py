@@ -1,0 +1,55 @@
+"""A head at its beginning: of a target's shape, with what of the target's weights it can use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sage_core.drafts.head.config import HeadConfig
+from sage_core.drafts.head.fingerprint import fingerprint
+from sage_core.drafts.head.module import Head
+
+
+def new_head(target: Any, *, name: str, revision: str | None = None, **options: Any) -> Head:
+    """An untrained head for a loaded target, in float32 on the CPU.
+
+    Its layer begins as the target's last one and its final norm as the target's.
+
+    Args:
+        target: a loaded transformers model.
+        name: what the target is called.
+        revision: of the target.
+        options: ``kind``, ``mode``, ``ratio``... as fields of `HeadConfig`.
+
+    Raises:
+        OptionError: as `HeadConfig`.
+        ModelError: no such layer can be built.
+    """
+    decoder = target.get_decoder()
+    config = HeadConfig(
+        hidden_size=int(decoder.config.hidden_size),
+        vocab_size=int(target.get_output_embeddings().weight.shape[0]),
+        target=name,
+        revision=revision,
+        fingerprint=fingerprint(target),
+        **options,
+    )
+    head = Head(config, decoder.config).float()
+    copy_layer(decoder, head.decoder)
+    return head.eval()
+
+
+@torch.no_grad()
+def copy_layer(decoder: Any, into: Any) -> None:
+    """Give the one-layer decoder ``into`` the last layer and the final norm of ``decoder``.
+
+    A weight of another shape or packed by quantization is left as it is.
+    """
+    pairs = [(decoder.layers[-1], into.layers[0]), (decoder.norm, into.norm)]
+    for source, goal in pairs:
+        known = source.state_dict()
+        for name, weight in goal.state_dict().items():
+            given = known.get(name)
+            if given is not None and given.shape == weight.shape and given.is_floating_point():
+                weight.copy_(given)

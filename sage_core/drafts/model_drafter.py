@@ -1,0 +1,106 @@
+"""Drafting with a small transformers model that has read the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sage_core.drafts.drafter import TreeDrafter
+from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
+from sage_core.generation.acceptance import Acceptance
+from sage_core.generation.candidates import Likeliest
+from sage_core.generation.prepare import on_device, prepare_draft
+from sage_core.models.shared_vision import SharedVision
+from sage_core.runtime.runner import Runner
+from sage_core.trees.tree import TokenTree, TreeBuilder
+
+
+class ModelDrafter(TreeDrafter):
+    """Drafts with a draft model; accepted nodes that it has passed already stay in its cache.
+
+    Args:
+        runner: the draft model.
+        inputs: the prompt, as the processor returned it.
+        vocab_size: the target's.
+        room: cache slots to reserve behind the prompt.
+        vision: what the target's vision tower has computed, if the draft shares it.
+        sight: what the draft sees of the prompt.
+        reduced: what it scores by, if not by its whole vocabulary.
+    """
+
+    _runner: Runner
+
+    def __init__(
+        self,
+        runner: Runner,
+        inputs: dict[str, Any],
+        vocab_size: int,
+        room: int,
+        vision: SharedVision,
+        sight: Sight,
+        reduced: ReducedHead | None = None,
+    ) -> None:
+        super().__init__(runner, vocab_size, reduced)
+        self._inputs = inputs
+        self._room = room
+        self._vision = vision
+        self._sight = sight
+        self._pending: list[int] = []
+
+    def prefill(self, first: int) -> None:
+        if self.started:
+            self._read_pending()
+            self._pending = [first]
+            return
+        inputs = on_device(self._inputs, self._runner.device)
+        with self._vision.replaying():
+            prepared = prepare_draft(self._runner.model, inputs)
+            self._runner.prefill(prepared, self._room, self._sight.positions())
+        self._pending = [first]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text that are in the cache or will be read next; pruned ones left out."""
+        return self._runner.committed + len(self._pending)
+
+    def follow(self, lost: int, new: Sequence[int]) -> None:
+        unread = len(self._pending)
+        self._runner.forget(max(0, lost - unread))
+        self._pending = [*self._pending[: max(0, unread - lost)], *new]
+        self._columns = {}
+
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        # Ancestors are passed before their children, so the passed part of a path is its beginning.
+        kept = [self._columns[node] for node in outcome.nodes if node in self._columns]
+        self._runner.commit(kept)
+        self._pending += outcome.tokens[len(kept) :]
+        self._columns = {}
+
+    def rehearse(self, rows: int, branching: int) -> None:
+        nodes = [0] * rows
+        logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
+        Likeliest().offer(logits.float(), branching)
+        self._runner.commit([0])
+
+    def rehearsed(self, passes: int) -> None:
+        self._runner.forget(passes)
+
+    def _read_pending(self) -> Tensor:
+        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
+        # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
+        # behind it get worse, the output stays what it is.
+        known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
+        logits = self._runner.read(known)
+        self._pending = []
+        self._columns = {}
+        return logits
+
+    def _pass(
+        self, builder: TreeBuilder, frontier: Sequence[int], level: int, seen: np.ndarray
+    ) -> Tensor:
+        tokens = [builder.tokens[node] for node in frontier]
+        return self._runner.forward(tokens, [level] * len(frontier), seen)[0]

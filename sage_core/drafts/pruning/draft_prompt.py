@@ -1,0 +1,100 @@
+"""What the draft sees of a prompt: all of it, or its text and the visual tokens that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sage_core.drafts.pruning.options import Pruning
+from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
+from sage_core.generation.prepare import Prepared
+
+Gatherer = AttentionScores | AlignmentScores
+_GATHERERS: dict[str, type[Gatherer]] = {
+    "verifier": AttentionScores,
+    "alignment": AlignmentScores,
+}
+
+
+MARKS = ("image_token_id", "video_token_id")
+"""Where transformers' configurations keep the ids that stand for pictures and frames."""
+
+
+def visual_mask(config: Any, ids: torch.Tensor, marks: Sequence[str] = MARKS) -> torch.Tensor:
+    """bool, shaped as ``ids``: which of them stand for pictures, by the ids ``config`` names."""
+    known = [getattr(config, name) for name in marks if getattr(config, name, None) is not None]
+    return torch.isin(ids, torch.tensor(known, dtype=ids.dtype, device=ids.device))
+
+
+class Sight:
+    """The draft's view of one prompt, settled by what the target's prefill tells.
+
+    Args:
+        pruning: how much is left out, and how it is chosen.
+        config: the target's configuration, whose ``image_token_id`` and ``video_token_id`` mark
+            the visual tokens, as in all of transformers' models that have them.
+        prepared: the prompt.
+    """
+
+    def __init__(self, pruning: Pruning, config: Any, prepared: Prepared) -> None:
+        self._pruning = pruning
+        self._length = prepared.prompt_tokens
+        ids = prepared.input_ids[0].cpu()
+        video = visual_mask(config, ids, MARKS[1:])
+        found = visual_mask(config, ids).nonzero()[:, 0]
+        self._visual = found
+        self._kept = pruning.kept(len(found), bool(video.any()))
+        self._gatherer: Gatherer | None = None
+        behind = len(found) and int(found[-1]) + 1 < self._length
+        if self.prunes and behind and pruning.method in _GATHERERS:
+            self._gatherer = _GATHERERS[pruning.method](found, self._length)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of the prompt."""
+        return len(self._visual)
+
+    @property
+    def visual_positions(self) -> torch.Tensor:
+        """int64 (n,) on the CPU, ascending: where they are in the prompt."""
+        return self._visual
+
+    @property
+    def kept_tokens(self) -> int:
+        """How many of them the draft sees."""
+        return self._kept
+
+    @property
+    def prunes(self) -> bool:
+        return self._kept < len(self._visual)
+
+    @contextmanager
+    def watching(self, decoder: Any) -> Iterator[None]:
+        """While open, gather what the choice needs from the target's decoder."""
+        if self._gatherer is None:
+            yield
+            return
+        with self._gatherer.watching(decoder):
+            yield
+
+    def positions(self) -> np.ndarray | None:
+        """Ascending positions of the prompt that the draft reads; None for all.
+
+        To be asked when the target has read the prompt. Where its attention could not be seen
+        (a kernel that is not scaled dot-product attention), tokens are kept uniformly.
+        """
+        if not self.prunes:
+            return None
+        scores = self._gatherer.scores if self._gatherer else None
+        pruning = self._pruning
+        if scores is None and pruning.method in _GATHERERS:
+            pruning = Pruning(method="uniform")
+        chosen = pruning.choose(len(self._visual), self._kept, scores)
+        seen = np.ones(self._length, dtype=bool)
+        seen[self._visual.numpy()] = False
+        seen[self._visual.numpy()[chosen]] = True
+        return seen.nonzero()[0]

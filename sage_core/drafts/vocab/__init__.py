@@ -1,0 +1,1 @@
+"""Reduced draft vocabularies."""

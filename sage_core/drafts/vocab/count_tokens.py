@@ -1,0 +1,157 @@
+"""Counts the tokens of texts, or of what sage has written, for the list that a draft scores by."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_core.drafts.vocab.token_list import ENDS, DraftVocab, fingerprint, whole_numbers
+from sage_core.errors import InputError, ModelError
+from sage_core.models import hub
+from sage_core.models.catalog import read_config, reading_json
+from sage_core.models.checkpoint import load_config, load_tokenizer
+from sage_core.models.families import find_family
+from sage_core.models.pair_names import find_pair
+
+SIZE = 32_768
+"""Tokens of a list unless another number is asked for: FR-Spec's choice of 128k."""
+_BLOCK = 1 << 16
+"""Characters of a text that are tokenized at once."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text, with its ids where ``model`` wrote it."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    model: str = ""
+
+
+def count_vocab(
+    sources: Iterable[tuple[str, bytes]],
+    model: str | Path | None = None,
+    size: int = SIZE,
+    *,
+    revision: str | None = None,
+    code: bool = False,
+) -> DraftVocab:
+    """The most frequent tokens of texts, with those that end a text and other special ones.
+
+    No weights are read.
+
+    Args:
+        sources: names and contents of files: text in UTF-8, or what ``sage caption`` and its like
+            print with ``--jsonl`` or ``--json``. Ids that this very model wrote are counted as they
+            are; any other text is tokenized.
+        model: as `sage_core.load`'s target.
+        size: how many tokens to keep at most.
+        revision: of a model on the hub.
+        code: let modules run that come with the checkpoint.
+
+    Raises:
+        InputError: a file is no text, or there is none in any.
+        ModelError: the model cannot be found.
+    """
+    names = find_pair(model, None)
+    checkpoint = hub.find(names.target, revision, code=code)
+    config = load_config(checkpoint.folder, code=code)
+    tokenizer = load_tokenizer(checkpoint.folder, code=code)
+    most = int(config.get_text_config(decoder=True).vocab_size)
+    counts: Counter[int] = Counter()
+    for name, content in sources:
+        for said in read_texts(content, name):
+            own = said.model == names.target_id and said.tokens
+            ids = said.tokens if own else tokenizer.encode(said.text, add_special_tokens=False)
+            counts.update(index for index in ids if index < most)
+    if not counts:
+        raise InputError("there is no text in these files: give some that the model might write")
+    family = find_family(config)(checkpoint.folder, config, tokenizer)
+    seen_only = set(tokenizer.convert_tokens_to_ids(list(family.placeholders)))
+    special = [index for index in tokenizer.all_special_ids if index not in seen_only]
+    always = sorted({i for i in (*_ends(checkpoint.folder), *special) if i < most})
+    return DraftVocab.counted_from(
+        counts, always, size, tokenizer=names.target_id, fingerprint=fingerprint(tokenizer)
+    )
+
+
+def read_texts(content: bytes, name: str) -> Iterator[Said]:
+    """The texts in a file: those of sage's own records, or the file itself in blocks of lines.
+
+    Raises:
+        InputError: it is no text in UTF-8, or begins as a list of records and goes on otherwise.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: is no text in UTF-8: give text, or output of --jsonl") from error
+    if "\0" in text:
+        raise InputError(f"{name}: is no text: give text, or output of --jsonl")
+    records = _records(text, name)
+    if records is None:
+        yield from map(Said, _blocks(text))
+        return
+    for record in records:
+        if isinstance(record.get("text"), str):  # the others are failures
+            models = record.get("models") or {}
+            yield Said(record["text"], tuple(record.get("tokens") or ()), models.get("target", ""))
+
+
+def _records(text: str, name: str) -> list[dict[str, Any]] | None:
+    """The records of output of ``--jsonl`` or ``--json``; None if the text is anything else."""
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines or lines[0][1].lstrip()[0] not in "[{":
+        return None
+    if not _is_record(_parsed(lines[0][1])):
+        whole = _parsed(text)
+        found = whole if isinstance(whole, list) else [whole]
+        return found if found and all(map(_is_record, found)) else None
+    records = []
+    for number, line in lines:
+        record = _parsed(line)
+        if not _is_record(record):
+            raise InputError(f"{name}: line {number} is no record of sage, as those before it are")
+        records.append(record)
+    return records
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _is_record(data: Any) -> bool:
+    return isinstance(data, dict) and "schema" in data and ("text" in data or "error" in data)
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Whole lines, so that few words are cut: tokenizing a book at once takes long."""
+    block: list[str] = []
+    length = 0
+    for line in text.splitlines(keepends=True):
+        block.append(line)
+        length += len(line)
+        if length >= _BLOCK:
+            yield "".join(block)
+            block, length = [], 0
+    yield "".join(block)
+
+
+def _ends(folder: Path) -> list[int]:
+    """The ids that end a model's texts, by its configurations, which may name no such file."""
+    holders = [read_config(folder)]
+    holders += [part for part in holders[0].values() if isinstance(part, dict)]
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        with reading_json(generation):
+            holders.append(json.loads(generation.read_text(encoding="utf-8")))
+    try:
+        return list(whole_numbers(h.get(field) for h in holders for field in ENDS))
+    except TypeError as error:
+        raise ModelError(f"{folder}: damaged ids of end tokens: get a whole copy") from error

@@ -1,0 +1,130 @@
+"""Totals over a run's steps: accepted length, passes, nodes, time by phase, memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from sage_core.trees.steps import PhaseSeconds, Step
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Totals of one generation. Times in seconds, memory in bytes.
+
+    ``decode_seconds`` excludes prefill and media; ``tokens_per_second`` counts the tokens that
+    were committed after the prefill's own first token over ``decode_seconds``;
+    ``end_to_end_tokens_per_second`` counts all new tokens over everything, media included.
+    """
+
+    new_tokens: int = 0
+    prompt_tokens: int = 0
+    visual_tokens: int = 0
+    """Tokens of the prompt that stand for pictures and frames."""
+    draft_visual_tokens: int = 0
+    """How many of them the draft has seen; 0 without a draft."""
+    steps: int = 0
+    draft_passes: int = 0
+    nodes_verified: int = 0
+    """Drafted nodes that the target checked; the root costs nothing and is not counted."""
+    accepted_histogram: dict[int, int] = field(default_factory=dict)
+    """Steps by accepted length; its mean is τ."""
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+    media_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    """From the first use of the models to the last token, as a clock on the wall saw it."""
+    peak_memory: int = 0
+    """Peak memory in bytes: of the device on CUDA, resident memory of the process otherwise."""
+
+    @classmethod
+    def from_steps(
+        cls,
+        steps: Iterable[Step],
+        *,
+        prompt_tokens: int = 0,
+        visual_tokens: int = 0,
+        draft_visual_tokens: int = 0,
+        media_seconds: float = 0.0,
+        wall_seconds: float = 0.0,
+        peak_memory: int = 0,
+    ) -> Stats:
+        totals = dict.fromkeys((f.name for f in fields(PhaseSeconds)), 0.0)
+        histogram: Counter[int] = Counter()
+        new = passes = nodes = 0
+        for step in steps:
+            new += len(step.tokens)
+            for name in totals:
+                totals[name] += getattr(step.seconds, name)
+            if step.is_prefill:
+                continue
+            histogram[len(step.accepted)] += 1
+            passes += step.draft_passes
+            nodes += len(step.tree)
+        return cls(
+            new_tokens=new,
+            prompt_tokens=prompt_tokens,
+            visual_tokens=visual_tokens,
+            draft_visual_tokens=draft_visual_tokens,
+            steps=sum(histogram.values()),
+            draft_passes=passes,
+            nodes_verified=nodes,
+            accepted_histogram=dict(sorted(histogram.items())),
+            seconds=PhaseSeconds(**totals),
+            media_seconds=media_seconds,
+            wall_seconds=wall_seconds,
+            peak_memory=peak_memory,
+        )
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.seconds.decode
+
+    @property
+    def accepted(self) -> int:
+        """Draft tokens that were accepted."""
+        return sum(length * count for length, count in self.accepted_histogram.items())
+
+    @property
+    def mean_accepted(self) -> float:
+        """τ: draft tokens accepted per step, on average."""
+        return self.accepted / self.steps if self.steps else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens committed per step: τ + 1, less what the end of the text cut off."""
+        return (self.new_tokens - 1) / self.steps if self.steps else 0.0
+
+    @property
+    def nodes_per_step(self) -> float:
+        return self.nodes_verified / self.steps if self.steps else 0.0
+
+    @property
+    def draft_passes_per_step(self) -> float:
+        return self.draft_passes / self.steps if self.steps else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def end_to_end_tokens_per_second(self) -> float:
+        seconds = self.wall_seconds + self.media_seconds
+        return self.new_tokens / seconds if seconds > 0 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON: the fields and the derived figures."""
+        data = asdict(self)
+        data["accepted_histogram"] = {str(k): v for k, v in self.accepted_histogram.items()}
+        for name in (
+            "decode_seconds",
+            "mean_accepted",
+            "tokens_per_step",
+            "nodes_per_step",
+            "draft_passes_per_step",
+            "tokens_per_second",
+            "end_to_end_tokens_per_second",
+        ):
+            data[name] = getattr(self, name)
+        return data

@@ -1,0 +1,180 @@
+"""One target over several GPUs, a process each, by transformers' own tensor parallelism.
+
+Every process runs the same loop over its share of the target's weights; transformers exchanges what
+the layers need. What depends on more than the target (drafting, and a policy that counts time) and
+what must never differ (the tokens that are committed) is decided by process 0, the leader, and told
+to the others, so that no rounding or timing can lead two processes apart::
+
+    with parallel.joined() as group:                       # under torchrun, a process a GPU
+        target = parallel.load_target("path/to/72b", torch.bfloat16)
+        draft = load_draft() if group.leads else None
+        output = group.decoder(target, draft, "static").generate(**inputs)
+
+All processes call the same things in the same order, and take a text to its end: one that stops
+early leaves the others waiting until the process group's timeout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sage_core.drafts.drafter import Drafter, Proposal
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.errors import ModelError, OptionError
+from sage_core.generation.acceptance import Acceptance, AcceptRule, accept_greedy
+from sage_core.generation.sequence import Text
+from sage_core.trees.pass_costs import Costs
+from sage_core.trees.policies.sage.policy import UNKNOWN
+from sage_core.trees.policy import Shaper
+from sage_core.trees.tree import TokenTree
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that share a target."""
+
+    rank: int
+    size: int
+
+    @property
+    def leads(self) -> bool:
+        """True in process 0, which drafts and whose choices hold."""
+        return self.rank == 0
+
+    def told(self, value: Any) -> Any:
+        """The leader's ``value``, in every process."""
+        box = [value if self.leads else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def drafting(self, drafter: Drafter) -> Drafter:
+        """``drafter`` in the leader; what it proposes in every process."""
+        return _SharedDrafter(self, drafter)
+
+    def accepting(self, rule: AcceptRule = accept_greedy) -> AcceptRule:
+        """``rule`` in the leader; the same path committed to the text of every process."""
+
+        def accept(proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
+            outcome: Acceptance = self.told(rule(proposal, logits, text) if self.leads else None)
+            if not self.leads:
+                for token in outcome.tokens:
+                    text.append(token)
+            return outcome
+
+        return accept
+
+    def decoder(
+        self,
+        target: Any,
+        draft: Any = None,
+        policy: str = "static",
+        costs: Costs = UNKNOWN,
+        **options: Any,
+    ) -> SpeculativeDecoder:
+        """A decoder over the shared target; ``draft`` and ``policy`` count in the leader only.
+
+        Args:
+            target: as `load_target` gives it.
+            draft: whole, on the leader's device; None in the other processes.
+            policy: as for `SpeculativeDecoder`.
+            costs: of passes, for policies that weigh them. Nothing is measured: a pass that the
+                leader makes alone would wait for the others.
+            options: of `SpeculativeDecoder`.
+
+        Raises:
+            OptionError: a draft in a process that does not lead.
+        """
+        if not self.leads:
+            if draft is not None:
+                raise OptionError("only process 0 drafts: load the draft there alone")
+            draft, policy = None, "autoregressive"
+        return SpeculativeDecoder(target, draft, policy, costs=costs, group=self, **options)
+
+
+class _SharedDrafter:
+    """Drafts in the leader and tells every process the tree."""
+
+    def __init__(self, group: Group, drafter: Drafter) -> None:
+        self._group = group
+        self._drafter = drafter
+
+    def prefill(self, first: int) -> None:
+        if self._group.leads:
+            self._drafter.prefill(first)
+
+    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        proposal = self._drafter.propose(shaper, text) if self._group.leads else None
+        told: Proposal = self._group.told(proposal)
+        return told
+
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        if self._group.leads:
+            self._drafter.observe(tree, outcome, hidden)
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """The group of the processes that torchrun started, this one on the GPU of its local rank.
+
+    NCCL where there is CUDA, else gloo. A group that exists already is used and left as it is.
+
+    Raises:
+        OptionError: not started by torchrun.
+    """
+    made = not dist.is_initialized()
+    if made and "RANK" not in os.environ:
+        raise OptionError("tensor parallelism needs a process a GPU: start this with torchrun")
+    if made:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size())
+    finally:
+        if made:
+            dist.destroy_process_group()
+
+
+def load_target(path: str, dtype: torch.dtype) -> Any:
+    """This process's share of the model at ``path``, by the plan that transformers has for it.
+
+    Raises:
+        ModelError: transformers has no such plan, or the heads cannot be shared evenly.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.distributed import DistributedConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    config = _checked_config(path)
+    sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    shared = DistributedConfig(tp_plan="auto")
+    model = kind.from_pretrained(path, dtype=dtype, distributed_config=shared)
+    return model.eval()
+
+
+def _checked_config(path: str) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path)
+    text, size = config.get_text_config(), dist.get_world_size()
+    if not getattr(text, "base_model_tp_plan", None):
+        raise ModelError(
+            f"{path}: transformers has no tensor-parallel plan for {text.model_type}: leave it to "
+            "--device auto"
+        )
+    for heads in (text.num_attention_heads, text.num_key_value_heads):
+        if heads % size:
+            raise ModelError(
+                f"{path}: {heads} attention heads cannot be shared by {size} processes: start a "
+                "number that divides them"
+            )
+    return config

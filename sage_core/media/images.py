@@ -1,0 +1,132 @@
+"""Pictures by Pillow: any common format to one upright RGB image, or a clip if it is animated."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sage_core.errors import InputError
+from sage_core.media.frame_sampling import check_shape, choose_frames
+from sage_core.media.types import Clip, Picture, Sampling, fit
+
+DEFAULT_FRAME_SECONDS = 0.1
+"""How long a frame of an animation is shown when the file gives no duration, as browsers do."""
+
+
+def read_picture(source: Path | bytes, sampling: Sampling, name: str) -> Picture | Clip:
+    """Decode a picture file; an animated one becomes a clip.
+
+    Raises:
+        InputError: damaged, cut off, of no known format, or absurdly large.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _as_input_errors(name), _no_bomb_warning(), Image.open(stream) as image:
+        check_shape(*image.size, name)
+        if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
+            return _animation(image, sampling, name)
+        image.load()
+        return from_image(image, sampling, name)
+
+
+def from_image(image: Image.Image, sampling: Sampling, name: str) -> Picture:
+    """A Pillow image of any mode as an upright RGB `Picture`, no larger than ``max_pixels``."""
+    check_shape(*image.size, name)
+    with _as_input_errors(name):
+        upright = ImageOps.exif_transpose(image)
+        rgb = to_rgb(upright if upright is not None else image)
+        size = fit(*rgb.size, sampling.max_pixels)
+        if size != rgb.size:
+            rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return Picture(rgb, name)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB from any Pillow mode: deep greys scaled to 8 bits, transparency laid on white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = _deep_grey(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or float, to 8 bits.
+
+    Pillow's own conversion clips at 255. Integers up to 65,535 are scaled by 257; floats in
+    [0, 1] by 255; anything else (measurements, say) from its least to its greatest value.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F" and low >= 0 and high <= 1:
+        values = values * 255
+    elif image.mode != "F" and low >= 0 and high <= 65535:
+        values = values / 257
+    else:
+        values = (values - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _animation(image: Image.Image, sampling: Sampling, name: str) -> Clip:
+    """Sample an animated picture. Frames build on one another, so all are passed, few are kept."""
+    count = int(getattr(image, "n_frames", 1))
+    durations = []
+    for index in range(count):
+        image.seek(index)
+        if image.format == "WEBP":
+            image.load()  # WebP knows a frame's duration only once it is decoded
+        seconds = float(image.info.get("duration") or 0) / 1000
+        durations.append(seconds if seconds > 0 else DEFAULT_FRAME_SECONDS)
+    times = np.concatenate([[0.0], np.cumsum(durations)])
+    chosen = choose_frames(times[:-1], float(times[-1]), sampling, name)
+    most = sampling.largest_frame(len(chosen))
+    frames = []
+    for index in chosen:
+        image.seek(int(index))
+        frame = to_rgb(image)
+        size = fit(*frame.size, most)
+        if size != frame.size:
+            frame = frame.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        frames.append(np.asarray(frame))
+    duration = float(times[-1])
+    return Clip(np.stack(frames), times[chosen], count / duration, duration, name)
+
+
+@contextmanager
+def _as_input_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow raises on a bad file, as one line that names the file."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: the picture is absurdly large: shrink it first") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{name}: the picture is damaged or of a format that cannot be read: save it as PNG"
+        ) from error
+    except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged data
+        raise InputError(
+            f"{name}: the picture is damaged or cut off ({_short(error)}): get a whole copy"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@contextmanager
+def _no_bomb_warning() -> Iterator[None]:
+    """Pillow warns below its own limit; `check_shape` decides here, and in words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

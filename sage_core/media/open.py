@@ -1,0 +1,130 @@
+"""Opening one input: what it is, by content, and then the decoder that it needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from sage_core.errors import InputError
+from sage_core.media.sniff import HEAD, kind_of, missing_bytes
+from sage_core.media.types import Clip, Picture, Sampling
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Source = str | Path | bytes | Image.Image | BinaryIO | Picture | Clip
+
+_ADVICE = {
+    "sound": "is sound only: give a picture or a video",
+    "text": "is text, whatever its name says: give a picture or a video",
+    "document": "is a document: export the page as a picture first",
+    "archive": "is an archive: unpack it first",
+    "unknown": "is no picture or video of a known kind: convert it to PNG or MP4",
+}
+
+
+def open_media(
+    source: Source, sampling: Sampling | None = None, name: str | None = None
+) -> Picture | Clip:
+    """Open a picture or a clip.
+
+    ``source`` is a path, the file's bytes, an open binary file, a Pillow image, or something
+    opened before, which is returned as it is. What it holds is found from its content, never
+    from its name. ``name`` is what messages and results call it; by default the path.
+
+    Raises:
+        InputError: missing, a directory, not permitted, empty, damaged, cut off, absurdly large,
+            of no known kind, or the sampling lies outside the clip. One line, naming the file.
+    """
+    sampling = sampling or Sampling()
+    if isinstance(source, Picture | Clip):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return _open_path(Path(source), sampling, name or os.fspath(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _open_bytes(bytes(source), sampling, name or "<bytes>")
+    if hasattr(source, "read"):
+        name = name or str(getattr(source, "name", "<file>"))
+        return _open_bytes(source.read(), sampling, name)
+    if hasattr(source, "getexif"):  # a Pillow image, asked without importing Pillow
+        from sage_core.media.images import from_image
+
+        return from_image(source, sampling, name or getattr(source, "filename", "") or "<image>")
+    raise InputError(f"{type(source).__name__} is no input: give a path, bytes or a Pillow image")
+
+
+def check_media(source: Path | bytes, name: str) -> None:
+    """Refuse a file of which `open_media` would say at first sight that it cannot be used.
+
+    Reads a few bytes of it, and nothing of what is no plain file. ``source`` may also be all of
+    the file's bytes.
+
+    Raises:
+        InputError: missing, a directory, not permitted, empty, or of no known kind.
+    """
+    if isinstance(source, bytes):
+        _kind(source[:HEAD], name)
+        return
+    found = _head(source, name)
+    if found is not None:
+        _kind(found[0], name)
+
+
+def _open_path(path: Path, sampling: Sampling, name: str) -> Picture | Clip:
+    found = _head(path, name)
+    if found is None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+        return _open_bytes(data, sampling, name)
+    return _decode(path, *found, sampling, name)
+
+
+def _head(path: Path, name: str) -> tuple[bytes, int] | None:
+    """A file's first bytes and its length; None: a pipe or a device, with no way back."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{name}: is a directory: give the files in it")
+        if path.exists() and not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return file.read(HEAD), os.fstat(file.fileno()).st_size
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file: check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{name}: not permitted to read it: check its permissions") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{name}: cannot be read: {reason}") from error
+
+
+def _open_bytes(data: bytes, sampling: Sampling, name: str) -> Picture | Clip:
+    return _decode(data, data[:HEAD], len(data), sampling, name)
+
+
+def _decode(
+    source: Path | bytes, head: bytes, total: int, sampling: Sampling, name: str
+) -> Picture | Clip:
+    if _kind(head, name) == "picture":
+        from sage_core.media.images import read_picture
+
+        return read_picture(source, sampling, name)
+    from sage_core.media.video import read_clip
+
+    if missing := missing_bytes(head, total):
+        raise InputError(
+            f"{name}: the clip is cut off, {missing:,} bytes are missing: get a whole copy"
+        )
+    return read_clip(source, sampling, name)
+
+
+def _kind(head: bytes, name: str) -> str:
+    """``picture`` or ``video``, by a file's first bytes."""
+    if not head:
+        raise InputError(f"{name}: the file is empty")
+    kind = kind_of(head)
+    if kind not in ("picture", "video"):
+        raise InputError(f"{name}: {_ADVICE[kind]}")
+    return kind

@@ -1,0 +1,32 @@
+"""No draft: one token a step, the baseline of every comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.steps import Shape
+
+
+@dataclass(frozen=True)
+class Autoregressive(Policy):
+    """Decode without a draft, one token a target pass."""
+
+    name: ClassVar[str] = "autoregressive"
+    drafts: ClassVar[bool] = False
+
+    def shaper(self) -> Shaper:
+        return _Nothing()
+
+    @property
+    def max_nodes(self) -> int:
+        return 0
+
+
+class _Nothing(Shaper):
+    def plan(self) -> Shape:
+        return Shape()
+
+    def grow(self, level: Level) -> Growth:
+        return Growth.none()

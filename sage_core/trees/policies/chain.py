@@ -1,0 +1,28 @@
+"""A single path of the draft's likeliest tokens: classic speculative decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sage_core.trees.policies.static import StaticShaper
+from sage_core.trees.policy import Policy, Shaper
+
+
+@dataclass(frozen=True)
+class Chain(Policy):
+    """A single path of ``length`` likeliest tokens (Leviathan et al., arXiv 2211.17192)."""
+
+    length: int = 5
+
+    name: ClassVar[str] = "chain"
+
+    def __post_init__(self) -> None:
+        self._at_least(1, "length")
+
+    def shaper(self) -> Shaper:
+        return StaticShaper(tuple((0,) * n for n in range(1, self.length + 1)))
+
+    @property
+    def max_nodes(self) -> int:
+        return self.length

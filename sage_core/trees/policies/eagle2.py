@@ -1,0 +1,86 @@
+"""EAGLE-2's tree: expand the likeliest nodes of each level, keep the likeliest of all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+
+from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.steps import Shape
+from sage_core.trees.tree import TokenTree
+
+
+@dataclass(frozen=True)
+class Eagle2(Policy):
+    """EAGLE-2's dynamic tree (Li et al., arXiv 2406.16858) with the settings of SpecVLM (Huang et
+    al., arXiv 2509.11815).
+
+    ``depth`` levels are drafted; of each level the ``beam`` nodes of greatest cumulative
+    probability get their ``k`` likeliest children; of all nodes the ``nodes`` of greatest
+    cumulative probability are verified.
+    """
+
+    depth: int = 7
+    beam: int = 10
+    k: int = 10
+    nodes: int = 60
+
+    name: ClassVar[str] = "eagle2"
+
+    def __post_init__(self) -> None:
+        self._at_least(1, *(field.name for field in fields(self)))
+
+    def shaper(self) -> Shaper:
+        return Eagle2Shaper(self)
+
+    @property
+    def max_nodes(self) -> int:
+        return self.nodes
+
+
+class Eagle2Shaper(Shaper):
+    """Grows only what the final ranking can still keep; `prune` is that ranking.
+
+    Cumulative probabilities never rise along a path. A candidate that is not among the ``nodes``
+    best seen so far will therefore not be among the best of all, and nor will anything below it:
+    it is left out at once. What is verified is the same, with fewer nodes to carry, and drafting
+    ends where no deeper node could be kept.
+    """
+
+    def __init__(self, options: Eagle2) -> None:
+        self._o = options
+        self.branching = options.k
+        self._scores = np.zeros(0)
+        """(nodes so far,) cumulative probability of every node added, in node order."""
+
+    def plan(self) -> Shape:
+        self._scores = np.zeros(0)
+        return Shape(depth=self._o.depth, width=float(self._o.k))
+
+    def grow(self, level: Level) -> Growth:
+        o, held = self._o, len(self._scores)
+        above = self._scores[level.frontier] if held else np.ones(1)
+        # A rounded softmax may exceed 1 in the last bit; no child may outrank its parent.
+        probs = np.minimum(level.probs[:, : o.k].astype(np.float64), 1.0)
+        cumulative = (above[:, None] * probs).ravel()
+        best = _best(np.concatenate([self._scores, cumulative]), o.nodes)
+        found = np.sort(best[best >= held]) - held
+        found = found[cumulative[found] > 0]
+        self._scores = np.concatenate([self._scores, cumulative[found]])
+        rows, ranks = np.divmod(found, probs.shape[1])
+        expand = np.zeros(len(found), dtype=bool)
+        if level.depth < o.depth:
+            expand[_best(cumulative[found], o.beam)] = True
+        return Growth(rows, ranks, expand)
+
+    def prune(self, tree: TokenTree) -> TokenTree:
+        if len(tree) <= self._o.nodes:
+            return tree
+        return tree.subset(_best(self._scores, self._o.nodes).tolist())
+
+
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` greatest scores; of equal ones the first, so parents win."""
+    return np.argsort(-scores, kind="stable")[:count]

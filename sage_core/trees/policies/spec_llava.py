@@ -1,0 +1,71 @@
+"""Spec-LLaVA's tree: branches grow while the draft is confident of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from sage_core.errors import OptionError
+from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.steps import Shape
+
+
+@dataclass(frozen=True)
+class SpecLlava(Policy):
+    """Spec-LLaVA's dynamic tree (Huo et al., arXiv 2509.11961).
+
+    A branch grows, by its ``k`` likeliest tokens, while its cumulative draft probability is at
+    least ``grow``; a node below ``prune`` is cut; at most ``nodes`` are verified, which is 127 in
+    the paper, and ``depth`` levels drafted. The other numbers are ours.
+    """
+
+    grow: float = 0.1
+    prune: float = 0.03
+    k: int = 4
+    depth: int = 8
+    nodes: int = 127
+
+    name: ClassVar[str] = "spec-llava"
+
+    def __post_init__(self) -> None:
+        checks = [
+            (0 < self.prune <= self.grow <= 1, "needs 0 < prune <= grow <= 1"),
+            (self.k >= 1, "k must be at least 1"),
+            (self.depth >= 1, "depth must be at least 1"),
+            (self.nodes >= 1, "nodes must be at least 1"),
+        ]
+        for holds, message in checks:
+            if not holds:
+                raise OptionError(f"spec-llava: {message}")
+
+    def shaper(self) -> Shaper:
+        return SpecLlavaShaper(self)
+
+    @property
+    def max_nodes(self) -> int:
+        return self.nodes
+
+
+class SpecLlavaShaper(Shaper):
+    """Nothing is carried from step to step: the draft's probabilities alone shape a tree."""
+
+    def __init__(self, options: SpecLlava) -> None:
+        self._o = options
+        self.branching = options.k
+
+    def plan(self) -> Shape:
+        return Shape(depth=self._o.depth, width=float(self._o.k))
+
+    def grow(self, level: Level) -> Growth:
+        o = self._o
+        cumulative = (level.cumulative[:, None] * level.probs[:, : o.k]).ravel()
+        kept = np.nonzero(cumulative >= o.prune)[0]
+        room = o.nodes - level.nodes
+        if len(kept) > room:
+            # At the node limit the likeliest paths of the level stay, in their old order.
+            kept = np.sort(kept[np.argsort(-cumulative[kept], kind="stable")[:room]])
+        rows, ranks = np.divmod(kept, min(o.k, level.probs.shape[1]))
+        more = level.depth < o.depth and level.nodes + len(kept) < o.nodes
+        return Growth(rows, ranks, (cumulative[kept] >= o.grow) & more)

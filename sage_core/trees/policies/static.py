@@ -1,0 +1,132 @@
+"""Fixed trees: the same shape every step, whatever the draft's confidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from sage_core.errors import OptionError
+from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.steps import Shape
+from sage_core.trees.tree import ROOT
+
+RankPath = tuple[int, ...]
+
+SPECVLM_25 = (
+    "0 1 2 3 00 01 02 10 11 20 21 30 000 001 002 010 011 020 021 100 0000 0001 0002 00000 00001"
+)
+"""The 25-node, depth-5 tree of SpecVLM (Ji et al., arXiv 2508.16201): children by rank."""
+
+
+def tree_from_text(text: str) -> tuple[RankPath, ...]:
+    """Rank paths from words such as ``0 1 00 01``; ranks above 9 are written ``0.12.3``."""
+    paths = []
+    for word in text.split():
+        parts = word.split(".") if "." in word else list(word)
+        if not all(part.isdecimal() for part in parts):
+            raise OptionError(f"{word!r} is no path of ranks: write 0 1 00 01 or 0.12.3")
+        paths.append(tuple(int(part) for part in parts))
+    return checked_tree(paths)
+
+
+def checked_tree(paths: list[RankPath]) -> tuple[RankPath, ...]:
+    """The paths in level order, refused when empty, doubled or without their parents."""
+    known = set(paths)
+    if not known:
+        raise OptionError("a static tree needs at least one path")
+    if len(known) != len(paths):
+        raise OptionError("a static tree names a path twice")
+    for path in known:
+        if not path or min(path) < 0:
+            raise OptionError(f"static tree: {list(path)} is no path of ranks 0, 1, 2, ...")
+        if len(path) > 1 and path[:-1] not in known:
+            raise OptionError(f"static tree: path {path} has no parent in the tree")
+    return tuple(sorted(known, key=lambda path: (len(path), path)))
+
+
+@dataclass(frozen=True)
+class Static(Policy):
+    """A fixed tree: SpecVLM's 25 nodes (arXiv 2508.16201), or any tree from a file.
+
+    ``tree`` names a text file of rank paths (``0 1 00 01``) or a JSON list of lists; ``nodes``
+    keeps only the first so many nodes in level order (0: all).
+    """
+
+    tree: str = ""
+    nodes: int = 0
+
+    name: ClassVar[str] = "static"
+
+    def __post_init__(self) -> None:
+        if self.nodes < 0:
+            raise OptionError(f"static: nodes must not be negative, not {self.nodes}")
+        held = len(self._whole)
+        if self.nodes > held:
+            raise OptionError(
+                f"static: the tree has {held} nodes, not {self.nodes}: give tree=FILE, "
+                f"or take optimal-static:nodes={self.nodes}"
+            )
+
+    @cached_property
+    def paths(self) -> tuple[RankPath, ...]:
+        """The tree's nodes as paths of ranks from the root, in level order."""
+        return self._whole[: self.nodes] if self.nodes else self._whole
+
+    @cached_property
+    def _whole(self) -> tuple[RankPath, ...]:
+        return _read_tree(self.tree) if self.tree else tree_from_text(SPECVLM_25)
+
+    def shaper(self) -> Shaper:
+        return StaticShaper(self.paths)
+
+    @property
+    def max_nodes(self) -> int:
+        return len(self.paths)
+
+
+def _read_tree(file: str) -> tuple[RankPath, ...]:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"static: cannot read the tree file {file}: {error}") from error
+    if not text.lstrip().startswith("["):
+        return tree_from_text(text)
+    try:
+        return checked_tree([tuple(int(rank) for rank in path) for path in json.loads(text)])
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"static: {file} is no JSON list of rank paths: {error}") from error
+
+
+class StaticShaper(Shaper):
+    """Adds to each node the children that a fixed list of rank paths names."""
+
+    def __init__(self, paths: tuple[RankPath, ...]) -> None:
+        self._depth = max(len(path) for path in paths)
+        self.branching = 1 + max(path[-1] for path in paths)
+        self._children: dict[RankPath, list[int]] = {}
+        for path in paths:
+            self._children.setdefault(path[:-1], []).append(path[-1])
+        self._placed: list[RankPath] = []
+
+    def plan(self) -> Shape:
+        self._placed = []
+        return Shape(depth=self._depth, width=float(len(self._children[()])))
+
+    def grow(self, level: Level) -> Growth:
+        rows: list[int] = []
+        ranks: list[int] = []
+        for row, parent in enumerate(level.frontier):
+            above = () if parent == ROOT else self._placed[parent]
+            for rank in self._children.get(above, ()):
+                if rank < level.probs.shape[1] and level.probs[row, rank] > 0:
+                    rows.append(row)
+                    ranks.append(rank)
+                    self._placed.append((*above, rank))
+        new = self._placed[len(self._placed) - len(rows) :]
+        expand = np.array([path in self._children for path in new], dtype=bool)
+        return Growth(np.array(rows, dtype=np.int64), np.array(ranks, dtype=np.int64), expand)

@@ -1,0 +1,79 @@
+"""What one decode step did: the record that streaming, JSON, the live view and benchmarks read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sage_core.trees.tree import TokenTree
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The limits that a policy set for one tree, and why.
+
+    ``depth`` is the greatest number of levels, ``width`` the number of children allowed below the
+    root (fractional for policies that round later, 0 for policies that decide level by level),
+    ``alpha`` the confidence in [0, 1] that they were read from (SAGE, arXiv 2602.00523, Eq. 9),
+    None for policies that do not use it.
+    """
+
+    depth: int = 0
+    width: float = 0.0
+    alpha: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PhaseSeconds:
+    """Wall-clock seconds of one step by phase.
+
+    ``prefill_target`` and ``prefill_draft`` are non-zero in the first record only; ``draft`` is
+    the draft's forward passes and top-k, ``plan`` the policy's own work, ``verify`` the target's
+    pass, ``accept`` the acceptance rule with its logits processors, ``commit`` the cache moves.
+    """
+
+    prefill_target: float = 0.0
+    prefill_draft: float = 0.0
+    draft: float = 0.0
+    plan: float = 0.0
+    verify: float = 0.0
+    accept: float = 0.0
+    commit: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.prefill + self.decode
+
+    @property
+    def prefill(self) -> float:
+        return self.prefill_target + self.prefill_draft
+
+    @property
+    def decode(self) -> float:
+        return self.draft + self.plan + self.verify + self.accept + self.commit
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a draft phase and one target verification.
+
+    The record with ``index == 0`` is the prefill: it has an empty tree and commits the first
+    token. ``accepted`` are the nodes of the accepted path whose tokens were committed, so
+    ``tokens`` is their tokens plus, unless the text ended on the path, the target's own next one.
+    """
+
+    index: int
+    root: int
+    """Token id of the root, the last token committed before this step; -1 in the prefill record."""
+    tree: TokenTree
+    accepted: tuple[int, ...]
+    tokens: tuple[int, ...]
+    shape: Shape = field(default_factory=Shape)
+    draft_passes: int = 0
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+    finished: bool = False
+    """True when the text ended in this step."""
+
+    @property
+    def is_prefill(self) -> bool:
+        return self.index == 0
