@@ -18,9 +18,9 @@ from typing import Any
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
-from sage_core.trees.policies import fixed_trees
+from sage_core.trees.policies import optimal_static
 from sage_core.trees.steps import Step
 
 SEED = CALIBRATION_SEED + 1
@@ -32,7 +32,7 @@ def probe(pair: LoadedPair, items: int, seed: int, limit: int) -> list[Step]:
     from sage_core.bench.engine import PairEngine
 
     engine = PairEngine(pair, Options(max_new_tokens=limit))
-    decoder = SpeculativeDecoder(pair.target, pair.draft, FixedTree(fixed_trees.PROBE))
+    decoder = SpeculativeDecoder(pair.target, pair.draft, FixedTree(optimal_static.PROBE))
     steps: list[Step] = []
     for number, item in enumerate(held_out(items, seed), 1):
         prepared = engine.prepare(item.request(0, ()))
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         "seed": arguments.seed,
         "steps": len(steps),
         "tokens": sum(len(step.tokens) for step in steps),
-        "acceptance": fixed_trees.plain(fixed_trees.acceptance(steps)),
+        "acceptance": optimal_static.plain(optimal_static.acceptance(steps)),
     }
     text = as_json(data)
     if arguments.output:

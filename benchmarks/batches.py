@@ -27,9 +27,9 @@ from benchmarks import environment
 from benchmarks.pairs import measured_pair, pair_arguments
 from sage_core.engine.costs.store import CostBook
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.output import DecodeOutput
-from sage_core.models.checkpoint import LoadedPair
-from sage_core.pipeline import cast
+from sage_core.engine.results import DecodeOutput
+from sage_core.models.inputs import cast
+from sage_core.pair_loading import LoadedPair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step
 from training.world.inputs import items

@@ -162,8 +162,8 @@ def measured(
     from sage_core.distill.data import read_samples
     from sage_core.distill.run import new_student
     from sage_core.distill.teacher import Teacher
-    from sage_core.drafts.pruning.draft_prompt import visual_mask
     from sage_core.models.checkpoint import load_config
+    from sage_core.models.visual_tokens import visual_mask
 
     torch.set_num_threads(1)
     pair = measured_pair(dtype="float32")

@@ -26,9 +26,9 @@ from benchmarks.pairs import measured_pair
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.output import DecodeOutput
+from sage_core.engine.results import DecodeOutput
 from sage_core.generation.candidates import Likeliest
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
 from training.world.inputs import items

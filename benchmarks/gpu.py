@@ -52,7 +52,7 @@ from benchmarks.gpu_measure import (
     with_models,
 )
 from benchmarks.pairs import measured_pair
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 from sage_core.trees.policies import available
 
 TESTS = ("tests/gpu/test_cuda_captured.py", "tests/core/test_tree_attention.py", "tests/gpu")

@@ -15,9 +15,9 @@ from benchmarks.policies import GENERATE, Method, Timing, now, time_generate
 from sage_core.bench.oracle import first_mismatch
 from sage_core.engine.costs.store import CostBook
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import MakeRunner
 from sage_core.generation.prepare import prepare
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
+from sage_core.runtime.backend import MakeRunner
 from sage_core.runtime.cuda.runner import CapturedRunners
 from sage_core.runtime.runner import Runner
 from training.world.inputs import items

@@ -24,8 +24,8 @@ from benchmarks import environment
 from benchmarks.pairs import measured_pair, pair_arguments
 from benchmarks.policies import FirstToken
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.output import DecodeOutput
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.engine.results import DecodeOutput
+from sage_core.pair_loading import LoadedPair
 
 POLICIES = ("autoregressive", "chain", "sage")
 

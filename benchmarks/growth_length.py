@@ -23,7 +23,7 @@ from benchmarks.growth import prompt
 from benchmarks.pairs import measured_pair, pair_arguments
 from benchmarks.policies import now
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 
 PROMPT = 256
 METHODS = ("generate", "autoregressive", "chain", "sage")

@@ -22,8 +22,9 @@ from benchmarks.pairs import measured_pair
 from sage_core.bench.items import Rendered
 from sage_core.drafts.ngram import Ngram
 from sage_core.media import Sampling
-from sage_core.models.checkpoint import LoadedPair
-from sage_core.pipeline import Pipeline, Result
+from sage_core.pair_loading import LoadedPair
+from sage_core.pipeline import Pipeline
+from sage_core.stream import Result
 from training.world import heldout
 from training.world.questions import ask
 

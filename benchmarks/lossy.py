@@ -23,7 +23,8 @@ from benchmarks import environment
 from benchmarks.pairs import measured_pair
 from sage_core.bench.items import Rendered
 from sage_core.media import Sampling
-from sage_core.pipeline import Pipeline, Result
+from sage_core.pipeline import Pipeline
+from sage_core.stream import Result
 from training.world.answers import right
 from training.world.facts import score
 from training.world.heldout import HeldOutItem

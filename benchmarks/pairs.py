@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 
 __all__ = ["measured_pair", "pair_arguments"]
 

@@ -26,7 +26,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks import environment
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from training.world.inputs import items
 
 GENERATE = "transformers generate"

@@ -26,14 +26,15 @@ from typing import Any
 import torch
 
 from benchmarks import environment
-from sage_core.drafts.pruning.draft_prompt import Sight, visual_mask
+from sage_core.drafts.pruning.draft_prompt import Sight
 from sage_core.drafts.pruning.options import METHODS, Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.media import Clip
 from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.models.visual_tokens import visual_mask
+from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.runtime.runner import Runner
 
 RATIOS = (0.0, 0.3, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -44,7 +44,7 @@ from benchmarks.sampling_tables import (
 )
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 from tests.tiny.tables import chi2_p_value
 from training.world.inputs import items
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks.pairs import measured_pair
-from sage_core.pipeline import Pipeline, Result
+from sage_core.pipeline import Pipeline
+from sage_core.stream import Result
 from training.world.inputs import items
 
 POLICIES = ("static", "sage")

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from sage_core.conversation import Conversation
     from sage_core.custom_generate import custom_generate
     from sage_core.engine.decoder import SpeculativeDecoder
-    from sage_core.engine.output import DecodeOutput
-    from sage_core.engine.results import Stats
+    from sage_core.engine.results import DecodeOutput, Stats
     from sage_core.errors import (
         InputError,
         MemoryExhaustedError,
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from sage_core.media import Clip, Picture, Sampling, open_media
-    from sage_core.pipeline import Options, Pipeline, Result, Stream, load
+    from sage_core.pipeline import Options, Pipeline, load
+    from sage_core.stream import Result, Stream
     from sage_core.trees.steps import PhaseSeconds, Shape, Step
     from sage_core.trees.tree import TokenTree
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from sage_core.errors import OptionError
 from sage_core.media import Clip, Picture
 from sage_core.models.families.base import Turn
+from sage_core.models.inputs import cast
 from sage_core.models.quiet import memory_errors
-from sage_core.pipeline import Options, Result, Stream, cast, open_files
+from sage_core.pipeline import Options
+from sage_core.stream import Result, Stream, open_files
 
 if TYPE_CHECKING:
-    from sage_core.models.checkpoint import LoadedPair
+    from sage_core.pair_loading import LoadedPair
 
 NEW_FILES = "new files: the conversation is read again from its start"
 REWRITTEN = "the model's chat template has an earlier answer otherwise: it is read again"

@@ -15,7 +15,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.batching.padded import is_padded, joined, rows
-from sage_core.engine.decoder import SpeculativeDecoder, Stream
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.session import Stream
 from sage_core.errors import UnsupportedError
 from sage_core.generation.lossy import Lossy
 from sage_core.generation.prepare import prepared_by_generate

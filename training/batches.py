@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sage_core.drafts.pruning.draft_prompt import visual_mask
+from sage_core.models.visual_tokens import visual_mask
 from training.drills import drill
 from training.pair import tower_features
 from training.tokens import drill_ids, prefix_ids, talk_ids

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from training.batches import BatchConfig, batches, encode_pictures
+from training.common import Log, Tensors, factor, hidden_states, mean_values, to_device
 from training.optim import Optimizer, Rates
 from training.parallel import Group
-from training.train import Log, Tensors, factor, hidden_states, mean_values, to_device
 
 
 @dataclass(frozen=True)

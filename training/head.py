@@ -32,8 +32,8 @@ from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.distill.trainer import Event, Trainer
 from sage_core.drafts.head.checkpoint import load_head, save_head
 from sage_core.media import Sampling
-from sage_core.models.checkpoint import LoadedPair, load_pair
 from sage_core.models.families.base import Turn
+from sage_core.pair_loading import LoadedPair, load_pair
 from training.world.heldout import CATEGORIES
 from training.world.inputs import items as mixed_items
 

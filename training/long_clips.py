@@ -20,11 +20,12 @@ from tokenizers import Tokenizer
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from training.batches import Batch, BatchConfig, Row, pack
+from training.common import Log, factor, mean_values, to_device
 from training.distil import Lesson, draft_loss, lesson
 from training.optim import Optimizer, Rates
 from training.pair import PairConfig, save_model, wrap_tokenizer
 from training.tokens import fact_weights, name_tokens, talk_ids, visual_count
-from training.train import Heads, Log, TargetConfig, factor, mean_values, target_loss, to_device
+from training.train import Heads, TargetConfig, target_loss
 from training.witness import CELLS, Witness
 from training.world.dialogue import VIDEO_PROMPT
 from training.world.dialogue import Turn as Said

@@ -16,7 +16,7 @@ import torch
 from sage_core.distill.data import Sample
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.teacher import Teacher
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 from training.world.inputs import Item, items
 
 TRAIN_SEED, HELD_SEED = 5_000_011, 6_000_011

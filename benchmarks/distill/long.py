@@ -20,8 +20,8 @@ from benchmarks.distill.train import KINDS, folder_of
 from benchmarks.pruning import clips
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.media import Picture
-from sage_core.models.checkpoint import load_pair
-from sage_core.pipeline import cast
+from sage_core.models.inputs import cast
+from sage_core.pair_loading import load_pair
 from training.world.inputs import items
 
 LONG = "long.json"

@@ -15,7 +15,8 @@ from benchmarks.distill.data import SceneTeacher, read_scenes
 from benchmarks.distill.train import KINDS, VARIANTS, folder_of
 from benchmarks.pairs import measured_pair
 from sage_core.engine.decoder import DecodeOutput, SpeculativeDecoder
-from sage_core.models.checkpoint import LoadedPair, load_model
+from sage_core.models.checkpoint import load_model
+from sage_core.pair_loading import LoadedPair
 
 SPEEDS = "speed.json"
 BUNDLED = "the bundled draft"

@@ -15,7 +15,7 @@ from sage_core.distill.process_group import Crew
 from sage_core.distill.run import new_student
 from sage_core.distill.state import STATE, load_state
 from sage_core.distill.trainer import Event, Trainer
-from sage_core.models.checkpoint import load_pair
+from sage_core.pair_loading import load_pair
 
 ROWS = "train.jsonl"
 

@@ -20,7 +20,7 @@ from sage_core.bench.methods import BestStaticTree
 from sage_core.bench.summary import summary
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 from sage_core.pipeline import Options
 from sage_core.trees.policies import Policy, parse
 from sage_core.trees.steps import Step

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.exactness.ways import Models, Prompt
-from sage_core.engine.prefix_reuse import MakeRunner
+from sage_core.runtime.backend import MakeRunner
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
 from tests.tiny.heads import good_head

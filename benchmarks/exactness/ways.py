@@ -15,7 +15,8 @@ from sage_core.bench.oracle import reference
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import MakeRunner, Reading
+from sage_core.engine.prefix_reuse import Reading
+from sage_core.runtime.backend import MakeRunner
 from sage_core.runtime.cuda.runner import CapturedRunners
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step

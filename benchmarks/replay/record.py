@@ -24,7 +24,7 @@ from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import held_out
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
 from sage_core.trees.policies.sage.networks import FORETOLD
 from sage_core.trees.policy import Growth, Level, Policy, Shaper

@@ -25,7 +25,7 @@ from benchmarks.replay.walk import Round, clairvoyant, walk_after
 from sage_core.bench.calibration import FixedTree
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
-from sage_core.trees.policies.fixed_trees import best_tree
+from sage_core.trees.policies.optimal_static import best_tree
 
 DRAFT = (0.02, 0.05, 0.08, 0.15, 0.3)
 NODE = (0.001, 0.005, 0.012, 0.02)

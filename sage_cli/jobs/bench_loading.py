@@ -36,7 +36,7 @@ def load_engine(models: RunOptions) -> PairEngine:
     with loading_progress(is_terminal(sys.stderr) and not models.quiet) as progress:
         progress("starting", 0.0)
         from sage_core.bench.engine import PairEngine
-        from sage_core.models.checkpoint import load_pair
+        from sage_core.pair_loading import load_pair
         from sage_core.pipeline import Options
 
         generation: Mapping[str, Any] = {}

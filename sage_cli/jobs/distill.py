@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage_core.distill.options import DistillOptions
     from sage_core.distill.report import Report
     from sage_core.distill.trainer import Event, Tell
-    from sage_core.models.checkpoint import LoadedPair
+    from sage_core.pair_loading import LoadedPair
 
 __all__ = ["run", "run_options"]
 
@@ -84,7 +84,7 @@ def _load(options: DistillFlags, shared: Any) -> LoadedPair:
     """The target with the draft it had so far."""
     with loading_progress(is_terminal(sys.stderr) and not shared.quiet) as progress:
         progress("starting", 0.0)
-        from sage_core.models.checkpoint import load_pair
+        from sage_core.pair_loading import load_pair
 
         return load_pair(
             options.target,

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sage_cli.options import draft as drafting
+from sage_cli.options import sampling
 from sage_cli.options.flags import DECODING as _DECODING
 from sage_cli.options.flags import MEDIA as _MEDIA
 from sage_cli.options.flags import MODELS as _MODELS
@@ -15,8 +17,6 @@ from sage_cli.options.flags import OUTPUT as _OUTPUT
 from sage_cli.options.flags import once as _once
 from sage_cli.options.flags import setting as _setting
 from sage_cli.options.settings import apply_settings, env_name
-from sage_cli.options import draft as drafting
-from sage_cli.options import sampling
 
 __all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "seconds"]
 

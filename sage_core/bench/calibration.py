@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from sage_core.bench.measure import Input, Method, Watch
 from sage_core.bench.methods import Assisted, spec
-from sage_core.trees.policies.fixed_trees import DEEPEST
+from sage_core.trees.policies.optimal_static import DEEPEST
 from sage_core.trees.policies.static import RankPath, StaticShaper
 from sage_core.trees.policy import Policy, Shaper
 

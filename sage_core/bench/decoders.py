@@ -20,7 +20,7 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import Stats
 from sage_core.generation.lossy import Lossy
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.device import peak_memory, reset_peak_memory
 from sage_core.trees.policies import Policy
 from sage_core.trees.steps import PhaseSeconds, Step

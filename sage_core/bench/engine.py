@@ -29,15 +29,16 @@ from sage_core.bench.modifiers import Extended, ViSkip, Vocab
 from sage_core.bench.oracle import first_mismatch
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.ngram import Ngram
-from sage_core.drafts.vocab.reduced_lm_head import with_vocab
 from sage_core.drafts.vocab.token_list import FILE_NAME
 from sage_core.errors import OptionError, SageError
 from sage_core.media import Clip
-from sage_core.models.checkpoint import LoadedPair, load_model
+from sage_core.models.checkpoint import load_model
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
-from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, cast
-from sage_core.trees.policies import Policy, fixed_trees
+from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast
+from sage_core.pair_loading import LoadedPair, with_vocab
+from sage_core.pipeline import Options
+from sage_core.trees.policies import Policy, optimal_static
 from sage_core.trees.policies.eagle2 import Eagle2
 
 __all__ = ["PairEngine"]
@@ -207,13 +208,13 @@ class PairEngine:
         return {"setting": best.name, "tokens_per_second": rates}
 
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
-        probe = self._tree("probe", fixed_trees.PROBE)
+        probe = self._tree("probe", optimal_static.PROBE)
         steps = [step for item in items for step in probe.decode(item, self.watch()).steps]
-        accepted = fixed_trees.acceptance(steps)
+        accepted = optimal_static.acceptance(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to say what is accepted")
         trees = {
-            f"depth {depth}": fixed_trees.best_tree(accepted, nodes, depth)
+            f"depth {depth}": optimal_static.best_tree(accepted, nodes, depth)
             for depth in calibration.DEPTHS
         }
         # Each with all its nodes. Where no deeper level is worth one, two limits give one tree.
@@ -224,7 +225,7 @@ class PairEngine:
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
             "tokens_per_second": rates,
-            "acceptance": fixed_trees.plain(accepted),
+            "acceptance": optimal_static.plain(accepted),
         }
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:

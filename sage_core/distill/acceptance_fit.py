@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import MakeRunner
+from sage_core.runtime.backend import MakeRunner
 from sage_core.trees.policies.sage.networks import FORETOLD
 from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SageShaper
 from sage_core.trees.policy import Growth, Level, Shaper

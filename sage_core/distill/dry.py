@@ -13,12 +13,12 @@ from sage_core.distill.data import Sample, read_samples, split
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.plan import Machine, Plan, Shape, Target, make_plan
 from sage_core.distill.teacher import read_prompt
-from sage_core.drafts.pruning.draft_prompt import visual_mask
 from sage_core.errors import InputError, OptionError
 from sage_core.models.checkpoint import look
 from sage_core.models.families import find_family
 from sage_core.models.pair_names import find_pair
 from sage_core.models.quantization import find_method
+from sage_core.models.visual_tokens import visual_mask
 
 __all__ = ["DryRun", "dry_run"]
 

@@ -17,10 +17,10 @@ from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
 from sage_core.distill.teacher import Lesson, Teacher
 from sage_core.errors import ModelError, OptionError
-from sage_core.models.checkpoint import load_model, share_vision
+from sage_core.models.checkpoint import load_model
+from sage_core.models.inputs import cast
 from sage_core.models.quiet import quiet
-from sage_core.models.shared_vision import find_tower
-from sage_core.pipeline import cast
+from sage_core.models.shared_vision import find_tower, share_vision
 
 __all__ = ["ModelStudent", "new_model", "small_config"]
 

@@ -30,7 +30,7 @@ from sage_core.distill.student import Acceptance, Student
 from sage_core.distill.teacher import Teacher
 from sage_core.distill.trainer import Event, Tell, Trainer
 from sage_core.errors import InputError, OptionError
-from sage_core.models.checkpoint import LoadedPair
+from sage_core.pair_loading import LoadedPair
 
 __all__ = ["distill", "new_student"]
 

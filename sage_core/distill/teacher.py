@@ -12,14 +12,13 @@ from torch import Tensor
 
 from sage_core.distill.data import Sample
 from sage_core.distill.options import DistillOptions
-from sage_core.drafts.pruning.draft_prompt import visual_mask
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError
-from sage_core.generation.prepare import on_device
 from sage_core.media import Clip, open_media
-from sage_core.models.checkpoint import LoadedPair
 from sage_core.models.families import Family
-from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, cast
+from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
+from sage_core.models.visual_tokens import visual_mask
+from sage_core.pair_loading import LoadedPair
 
 __all__ = ["KEPT", "Lesson", "Teacher", "read_prompt"]
 

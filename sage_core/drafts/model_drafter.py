@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sage_core.drafts.drafter import TreeDrafter
 from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
-from sage_core.generation.acceptance import Acceptance
 from sage_core.generation.candidates import Likeliest
-from sage_core.generation.prepare import on_device, prepare_draft
+from sage_core.generation.prepare import prepare_draft
+from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
 from sage_core.runtime.runner import Runner
+from sage_core.trees.steps import Acceptance
 from sage_core.trees.tree import TokenTree, TreeBuilder
 
 

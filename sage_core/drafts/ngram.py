@@ -15,10 +15,9 @@ from sage_core.trees.tree import ROOT, TokenTree
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sage_core.drafts.drafter import Proposal
-    from sage_core.generation.acceptance import Acceptance
     from sage_core.generation.sequence import Text
     from sage_core.trees.policy import Shaper
+    from sage_core.trees.steps import Acceptance, Proposal
 
 __all__ = ["BREAK", "NAME", "Found", "Ngram", "NgramDrafter", "NgramIndex", "as_ngram", "is_lookup"]
 
@@ -233,7 +232,7 @@ class NgramDrafter:
 
     def proposal(self, found: Found) -> Proposal:
         """What was found and nothing else."""
-        from sage_core.drafts.drafter import Proposal
+        from sage_core.trees.steps import Proposal
 
         width = float(len(found.tree.children(ROOT)))
         note = f"the last {found.match} tokens stood before" if found.match else "nothing found"

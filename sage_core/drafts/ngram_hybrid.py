@@ -14,9 +14,9 @@ from sage_core.trees.tree import ROOT, TokenTree
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sage_core.drafts.drafter import Drafter, Proposal
-    from sage_core.generation.acceptance import Acceptance
+    from sage_core.drafts.drafter import Drafter
     from sage_core.generation.sequence import Text
+    from sage_core.trees.steps import Acceptance, Proposal
 
 __all__ = ["OwnPart", "Payoff", "WithLookup", "graft"]
 

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from time import perf_counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_core.drafts.head.checkpoint import check_head
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
-from sage_core.drafts.pruning.draft_prompt import Sight
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import DraftVocab
-from sage_core.engine.costs.calibration import calibrate
 from sage_core.engine.costs.store import CostBook, default_path
-from sage_core.engine.drafting import drafting, drafting_model, seen_by_draft
-from sage_core.engine.loop import decode
-from sage_core.engine.output import DecodeOutput
-from sage_core.engine.prefix_reuse import MakeRunner, Reading
-from sage_core.engine.results import Stats
-from sage_core.engine.viskip import Gaze, Skipping
+from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.results import DecodeOutput
+from sage_core.engine.session import Stream
 from sage_core.errors import OptionError
 from sage_core.generation.lossy import Lossy, as_lossy, check_lossy
-from sage_core.generation.lossy_acceptance import relaxed
-from sage_core.generation.prepare import Prepared, on_device
+from sage_core.generation.prepare import Prepared
 from sage_core.generation.sampling_params import check_candidates, check_viskip
-from sage_core.generation.sequence import Text
-from sage_core.generation.speculative_sampling import choice_of, sampling_fields
-from sage_core.models.shared_vision import SharedVision
+from sage_core.runtime.backend import MakeRunner
 from sage_core.runtime.cpu.runner import PackedRunners
 from sage_core.runtime.cuda.runner import CapturedRunners
-from sage_core.runtime.device import peak_memory, reset_peak_memory
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import Policy, parse
-from sage_core.trees.steps import Step
 
 if TYPE_CHECKING:
     from sage_core.engine.tensor_parallel import Group
@@ -181,129 +168,3 @@ class SpeculativeDecoder:
         from sage_core.engine.batching.scheduler import generate_batch
 
         return generate_batch(self, prompts, width, shared)
-
-
-class Stream(Iterator[Step]):
-    """One decoding under way: iterate for steps; `output` then gives sequences and totals."""
-
-    def __init__(
-        self,
-        decoder: SpeculativeDecoder,
-        inputs: dict[str, Any],
-        reading: Reading,
-        prepared: Prepared | None = None,
-        seed: int | None = None,
-    ) -> None:
-        self._decoder = decoder
-        self._prepared = prepared
-        self._seed = seed
-        self.sampling: dict[str, Any] | None = None
-        """What tokens are drawn by: fields of the generation config, and ``candidates``. None if
-        the text is greedy, and before its first step."""
-        self._reading = reading
-        self._target = reading.runner(decoder.target, decoder.draft, decoder.runner)
-        self._inputs = on_device(inputs, self._target.device)
-        self._run = self._decode()
-        self._steps: list[Step] = []
-        self._text: Text | None = None
-        self._sight: Sight | None = None
-        self._draft_visual: int | None = None
-        self._wall = 0.0
-
-    def __next__(self) -> Step:
-        started = perf_counter()
-        step = next(self._run)
-        self._wall += perf_counter() - started
-        self._steps.append(step)
-        return step
-
-    @property
-    def finish_reason(self) -> str:
-        """``eos``, ``length`` or ``stop`` once the text has ended, empty before."""
-        return self._text.reason if self._text else ""
-
-    def output(self) -> DecodeOutput:
-        """The sequences and totals of what has been decoded so far."""
-        if self._text is None:
-            raise RuntimeError("iterate the stream first: nothing has been decoded yet")
-        scores, logits = self._text.scores_record, self._text.logits_record
-        return DecodeOutput(
-            self._text.ids.clone(),
-            tuple(self._steps),
-            self.stats(),
-            self.finish_reason,
-            None if scores is None else tuple(scores),
-            None if logits is None else tuple(logits),
-            None if self._decoder.lossy is None else str(self._decoder.lossy),
-        )
-
-    def stats(self) -> Stats:
-        """Totals of the steps so far; ``wall_seconds`` leaves out what the caller did between."""
-        drafts = self._decoder.draft is not None
-        kept = self._sight.kept_tokens if self._sight else 0
-        seen = kept if self._draft_visual is None else self._draft_visual
-        return Stats.from_steps(
-            self._steps,
-            prompt_tokens=self._text.prompt_tokens if self._text else 0,
-            visual_tokens=self._sight.visual_tokens if self._sight else 0,
-            draft_visual_tokens=seen if self._sight and drafts else 0,
-            wall_seconds=self._wall,
-            peak_memory=peak_memory(self._target.device),
-        )
-
-    def _decode(self) -> Iterator[Step]:
-        policy, draft = self._decoder.policy, self._decoder.draft
-        reset_peak_memory(self._target.device)
-        vision = SharedVision(self._decoder.target, draft)
-        with vision.recording():
-            started = perf_counter()
-            prepared = self._prepared or self._reading.prepare(self._inputs)
-            preparing = perf_counter() - started
-            config = prepared.config
-            fields = sampling_fields(config)
-            kind = self._decoder.candidates
-            self.sampling = None if fields is None else {**fields, "candidates": kind}
-            record = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
-            self._text = text = Text(prepared, record)
-            # Behind the prompt: the text itself, and one whole tree with its root.
-            added = self._decoder.lookup.nodes if self._decoder.lookup else 0
-            room = max(0, text.remaining) + policy.max_nodes + added + 1
-            self._sight = sight = seen_by_draft(self._decoder, prepared)
-            model = self._reading.drafter or drafting_model(
-                self._decoder, self._target, self._inputs, prepared, room, vision, sight
-            )
-            drafter, shaper = drafting(self._decoder, self._reading, self._target, prepared, model)
-            gaze: Gaze | None = None
-            if self._decoder.viskip is not None and sight.visual_tokens:
-                gaze = Gaze(self._target, sight.visual_positions)
-                shaper = Skipping(shaper, gaze, self._decoder.viskip)
-            choice = choice_of(
-                config,
-                self._decoder.candidates,
-                self._seed,
-                text.ids.device,
-                model.device if model else text.ids.device,
-            )
-            if model is not None:
-                model.candidates = choice.candidates
-            accept = relaxed(choice, self._decoder.lossy).accept
-            if self._decoder.group is not None:
-                drafter = self._decoder.group.drafting(drafter)
-                accept = self._decoder.group.accepting(accept)
-            steps = decode(self._target, prepared, drafter, shaper, text, room=room, accept=accept)
-            steps = steps if gaze is None else gaze.over(steps)
-            steps = self._reading.following(steps, text, model or drafter)
-            listening = model.listening(self._target) if model is not None else nullcontext()
-            with sight.watching(self._target.decoder), listening:
-                first = next(steps)
-            if model is not None and model.visual_tokens is not None:
-                self._draft_visual = model.visual_tokens
-            settle = calibrate(self._decoder, self._target, shaper, model or drafter)
-        # Preparing may have encoded the pictures already: it is part of the target's prefill.
-        seconds = first.seconds
-        yield replace(
-            first, seconds=replace(seconds, prefill_target=seconds.prefill_target + preparing)
-        )
-        yield from steps
-        if settle is not None:
-            settle(self._steps)

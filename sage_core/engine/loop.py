@@ -7,13 +7,13 @@ from time import perf_counter
 
 import torch
 
-from sage_core.drafts.drafter import Drafter, Proposal
+from sage_core.drafts.drafter import Drafter
 from sage_core.generation.acceptance import AcceptRule, accept_greedy
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sequence import Text
 from sage_core.runtime.runner import Runner
 from sage_core.trees.policy import Shaper
-from sage_core.trees.steps import PhaseSeconds, Step
+from sage_core.trees.steps import PhaseSeconds, Proposal, Step
 from sage_core.trees.tree import TokenTree
 
 

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sage_core.drafts.drafter import Drafter, TreeDrafter
+from sage_core.drafts.drafter import Drafter
 from sage_core.drafts.ngram_hybrid import Payoff
-from sage_core.drafts.pruning.draft_prompt import visual_mask
+from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.generation.prepare import Prepared, prepare
 from sage_core.generation.sequence import Text
+from sage_core.models.visual_tokens import visual_mask
+from sage_core.runtime.backend import MakeRunner
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step
-
-MakeRunner = Callable[[Any], Runner]
-"""A transformers model -> what runs it."""
-
-
-@runtime_checkable
-class MakesHeads(Protocol):
-    """A `MakeRunner` with something of its own for heads."""
-
-    def for_head(self, head: Any, target: Any) -> Any:
-        """What runs a head of ``target``, a `heads.runner.HeadRunner`."""
-
 
 _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 """Inputs with a value for each token; every other tensor describes pictures and clips."""

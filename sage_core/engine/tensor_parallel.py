@@ -26,14 +26,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sage_core.drafts.drafter import Drafter, Proposal
+from sage_core.drafts.drafter import Drafter
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError, OptionError
-from sage_core.generation.acceptance import Acceptance, AcceptRule, accept_greedy
+from sage_core.generation.acceptance import AcceptRule, accept_greedy
 from sage_core.generation.sequence import Text
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies.sage.policy import UNKNOWN
 from sage_core.trees.policy import Shaper
+from sage_core.trees.steps import Acceptance, Proposal
 from sage_core.trees.tree import TokenTree
 
 

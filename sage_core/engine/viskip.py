@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.drafts.pruning.scores import attention_shown
 from sage_core.errors import UnsupportedError
+from sage_core.runtime.attention.observe import attention_shown
 from sage_core.runtime.runner import Runner
 from sage_core.trees.policy import Shaper, ShaperAround
 from sage_core.trees.steps import Shape, Step

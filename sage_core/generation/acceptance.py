@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sage_core.generation.sequence import Text
+from sage_core.trees.steps import Acceptance
 from sage_core.trees.tree import ROOT, TokenTree
 
 if TYPE_CHECKING:
-    from sage_core.drafts.drafter import Proposal
-
-
-@dataclass(frozen=True)
-class Acceptance:
-    """The outcome of one verification.
-
-    ``nodes`` is the accepted path; ``tokens`` are its tokens and the target's own next one, which
-    is missing only when the text ended on the path.
-    """
-
-    nodes: tuple[int, ...]
-    tokens: tuple[int, ...]
+    from sage_core.trees.steps import Proposal
 
 
 AcceptRule = Callable[["Proposal", Tensor, Text], Acceptance]

@@ -11,16 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.drafts.drafter import Drafter, Proposal
 from sage_core.errors import OptionError
-from sage_core.generation.acceptance import Acceptance
-from sage_core.generation.sequence import Text
-from sage_core.trees.policy import Shaper
-from sage_core.trees.steps import Shape
-from sage_core.trees.tree import ROOT, TokenTree
-
-FORCED_LEAST = 2
-"""Fewer forced tokens than these are left to the draft, which goes on behind them."""
 
 
 class JsonGrammar:
@@ -132,35 +123,3 @@ def _grammar(library: Any, schema: str | Mapping[str, Any]) -> str:
     # Without optional white space more is forced, and there is one way to write a value.
     compact = {"whitespace_flexible": False}
     return str(library.LLMatcher.grammar_from_json_schema(parsed, overrides=compact))
-
-
-class ForcedDrafter:
-    """Proposes what a grammar leaves no choice about, without a draft pass; else asks another.
-
-    The target still verifies: where the grammar leaves the tokenization open it may write the
-    forced text in other tokens.
-    """
-
-    def __init__(self, inner: Drafter, grammar: JsonGrammar) -> None:
-        self._inner = inner
-        self._grammar = grammar
-
-    def prefill(self, first: int) -> None:
-        self._inner.prefill(first)
-
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
-        forced = self._grammar.forced(text.ids)[: max(0, text.remaining - 1)]
-        if len(forced) < FORCED_LEAST:
-            return self._inner.propose(shaper, text)
-        shaper.plan()  # policies count on a plan for every step that they observe
-        count = len(forced)
-        tree = TokenTree(
-            tokens=tuple(forced),
-            parents=(ROOT, *range(count - 1)),
-            probs=(1.0,) * count,
-            ranks=(0,) * count,
-        )
-        return Proposal(tree, Shape(count, 1.0, None, "forced by the grammar"))
-
-    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        self._inner.observe(tree, outcome, hidden)

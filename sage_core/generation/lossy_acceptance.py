@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sage_core.generation.acceptance import Acceptance, accept_greedy, follow
+from sage_core.generation.acceptance import accept_greedy, follow
 from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_sampled
 from sage_core.generation.sequence import Text
 from sage_core.generation.speculative_sampling import Choice, RecursiveRejection
+from sage_core.trees.steps import Acceptance
 
 if TYPE_CHECKING:
-    from sage_core.drafts.drafter import Proposal
+    from sage_core.trees.steps import Proposal
 
 __all__ = ["NearestAction", "TolerantRejection", "relaxed"]
 

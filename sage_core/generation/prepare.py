@@ -51,11 +51,6 @@ class Prepared:
         return ids
 
 
-def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The inputs with every tensor on ``device``; everything else as it is."""
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-
-
 def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
     """Ask ``model.generate`` what it would do with ``inputs`` (processor output and options).
 

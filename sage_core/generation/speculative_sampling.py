@@ -33,12 +33,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.generation.acceptance import Acceptance, AcceptRule, accept_greedy, follow
+from sage_core.generation.acceptance import AcceptRule, accept_greedy, follow
 from sage_core.generation.candidates import Chooser, Drawn, Likeliest
 from sage_core.generation.sequence import Text
+from sage_core.trees.steps import Acceptance
 
 if TYPE_CHECKING:
-    from sage_core.drafts.drafter import Proposal
+    from sage_core.trees.steps import Proposal
 
 OFF: dict[str, float | None] = {
     "temperature": None,

@@ -111,3 +111,34 @@ def find_tower(model: Any) -> tuple[Any, str]:
             if isinstance(holder, nn.Module) and name in holder._modules:
                 return holder, name
     return None, ""
+
+
+def share_vision(target: Any, draft: Any) -> bool:
+    """Let ``draft`` hold the target's own vision tower if theirs are equal; True if it now does.
+
+    Saves the memory of one tower, and the engine encodes a picture once for a shared one.
+    """
+    import torch
+
+    from sage_core.models.shared_vision import find_tower
+
+    theirs, name = find_tower(draft)
+    mine, own_name = find_tower(target)
+    if theirs is None or mine is None:
+        return False
+    tower, other = getattr(mine, own_name), getattr(theirs, name)
+    if type(tower) is not type(other):
+        return False
+    if tower.config.to_diff_dict() != other.config.to_diff_dict():
+        return False
+    ours, drafts = tower.state_dict(), other.state_dict()
+    if ours.keys() != drafts.keys():
+        return False
+    for key, value in ours.items():
+        twin = drafts[key]
+        if (value.shape, value.dtype, value.device) != (twin.shape, twin.dtype, twin.device):
+            return False
+        if not torch.equal(value, twin):
+            return False
+    setattr(theirs, name, tower)
+    return True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from sage_core.trees.tree import TokenTree
 
@@ -77,3 +80,30 @@ class Step:
     @property
     def is_prefill(self) -> bool:
         return self.index == 0
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The outcome of one verification.
+
+    ``nodes`` is the accepted path; ``tokens`` are its tokens and the target's own next one, which
+    is missing only when the text ended on the path.
+    """
+
+    nodes: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A drafted tree with what it took: draft passes, and the policy's own seconds.
+
+    ``draws`` holds, for every node (or `ROOT`) whose children were drawn rather than chosen, the
+    distribution (vocabulary,) that they were drawn from. Ranks are then the order of drawing.
+    """
+
+    tree: TokenTree = field(default_factory=TokenTree)
+    shape: Shape = field(default_factory=Shape)
+    passes: int = 0
+    plan_seconds: float = 0.0
+    draws: Mapping[int, Tensor] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from sage_core.distill.options import DistillOptions
 from sage_core.distill.report import Report
 from sage_core.distill.run import distill
 from sage_core.distill.trainer import Event
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from tests.core import saved_families
 
 PICTURES = 6

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sage_core.runtime.cuda.runner import Outputs, Pass
+from sage_core.runtime.cuda.graphs import Outputs, Pass
 
 WAITS = ("_local_scalar_dense", "nonzero", "item", "masked_select", "unique", "is_nonzero", "equal")
 

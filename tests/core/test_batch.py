@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import sage_core
 import sage_core.engine.batching.scheduler
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.engine.batching.scheduler import PassRequest, RowRunner, Table
+from sage_core.engine.batching.runners import PassRequest, RowRunner
+from sage_core.engine.batching.scheduler import Table
 from sage_core.engine.costs.store import CostBook
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError, UnsupportedError

@@ -18,8 +18,8 @@ from sage_core.drafts.head.module import Head
 from sage_core.drafts.ngram import Ngram
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.errors import OptionError
-from sage_core.models.checkpoint import load_pair
 from sage_core.models.families.base import Turn
+from sage_core.pair_loading import load_pair
 from sage_core.pipeline import Options
 from tests.core.media_files import card, encoded
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair

@@ -25,7 +25,7 @@ from sage_core.bench.records import (
 )
 from sage_core.bench.statistics import interval, median, paired_interval, paired_ratio
 from sage_core.errors import InputError, OptionError
-from sage_core.trees.policies.fixed_trees import acceptance, as_words, best_tree
+from sage_core.trees.policies.optimal_static import acceptance, as_words, best_tree
 from sage_core.trees.steps import Step
 from sage_core.trees.tree import TokenTree
 from tests.core.bench_fake import Clock, FakeEngine, FakeMethod, items

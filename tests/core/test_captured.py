@@ -12,7 +12,8 @@ from sage_core.bench.oracle import check_steps, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cuda import runner as captured
-from sage_core.runtime.cuda.runner import CapturedRunner, CapturedRunners, Pass, PassInputs
+from sage_core.runtime.cuda.graphs import Pass, PassInputs
+from sage_core.runtime.cuda.runner import CapturedRunner, CapturedRunners
 from sage_core.runtime.cuda.static_cache import StaticCache
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs

@@ -23,7 +23,7 @@ from sage_core.distill.teacher import Teacher
 from sage_core.distill.trainer import Event, Trainer
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, MemoryExhaustedError
-from sage_core.models.checkpoint import load_pair
+from sage_core.pair_loading import load_pair
 from tests.core import distill_runs, saved_families
 
 KINDS: list[dict[str, Any]] = [

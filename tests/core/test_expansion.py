@@ -13,7 +13,7 @@ from benchmarks import expansion
 from benchmarks.expansion import PAIRS, QWEN_7B, QWEN_HALF_B, Shape, expand, fitted
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from training.world.inputs import items
 
 TARGET = Shape("a target", 18, 320, 10, 5, 128, 640, 1500, False)

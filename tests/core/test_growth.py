@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks import environment
 from benchmarks.growth_length import METHODS, measure, report, windows
-from sage_core.models.checkpoint import load_pair
+from sage_core.pair_loading import load_pair
 
 
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=40), st.floats(0.001, 1))

@@ -22,7 +22,7 @@ from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError, OptionError
 from sage_core.models.catalog import BUNDLED_HEAD
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
 from sage_core.trees.policies.sage.fast_networks import CandidateNetwork, Row

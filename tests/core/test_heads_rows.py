@@ -11,10 +11,10 @@ from torch import Tensor
 from sage_core.drafts.head.drafter import HeadDrafter
 from sage_core.drafts.head.init import new_head
 from sage_core.drafts.head.module import Head
-from sage_core.drafts.pruning.draft_prompt import visual_mask
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import Reading
 from sage_core.generation.sequence import Text
+from sage_core.models.visual_tokens import visual_mask
 from sage_core.trees.tree import ROOT, TreeBuilder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import FAMILIES, build_pair, make_inputs

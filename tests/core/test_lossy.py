@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.drafts.drafter import Proposal
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.candidates import Drawn
@@ -18,6 +17,7 @@ from sage_core.generation.lossy_acceptance import NearestAction, TolerantRejecti
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sequence import Text
 from sage_core.generation.speculative_sampling import Choice
+from sage_core.trees.steps import Proposal
 from sage_core.trees.tree import ROOT, TokenTree
 from tests.tiny import build_pair, make_inputs
 from tests.tiny.tables import compare, draw, random_world

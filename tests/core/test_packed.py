@@ -14,7 +14,8 @@ from torch import nn
 
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import PackedRunner, PackedRunners, Packs
+from sage_core.runtime.cpu.packed_weights import Packs
+from sage_core.runtime.cpu.runner import PackedRunner, PackedRunners
 from sage_core.runtime.cpu.weight_layouts import (
     LAYOUTS,
     Forward,

@@ -17,7 +17,8 @@ import sage_core
 from sage_core.engine.results import Stats
 from sage_core.errors import InputError, MemoryExhaustedError, OptionError, UnsupportedError
 from sage_core.models.detokenize import REPLACEMENT, Detokenizer
-from sage_core.pipeline import IMAGE_PROMPT, VIDEO_PROMPT, Options, Pipeline
+from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
+from sage_core.pipeline import Options, Pipeline
 from tests.core.media_files import card, encoded, write_clip
 from tests.core.saved_pair import make_tokenizer, save_pair
 

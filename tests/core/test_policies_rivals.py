@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.errors import OptionError
-from sage_core.trees.policies import fixed_trees, parse
+from sage_core.trees.policies import optimal_static, parse
 from sage_core.trees.policies.eagle2 import Eagle2
 from sage_core.trees.policies.spec_llava import SpecLlava
 from tests.core.test_policies import Draft, RankPath, grow_whole, random_draft
@@ -112,7 +112,7 @@ def test_drafting_ends_where_no_deeper_node_can_be_kept() -> None:
 # The best fixed tree
 
 
-def by_dynamic_programming(rates: fixed_trees.Rates, nodes: int, depth: int) -> float:
+def by_dynamic_programming(rates: optimal_static.Rates, nodes: int, depth: int) -> float:
     """The greatest expected accepted length of ``nodes`` nodes, as Sequoia finds it: over the
     sizes of all subtrees."""
     ranks = max(rank + 1 for table in rates.values() for rank in table)
@@ -134,7 +134,7 @@ def by_dynamic_programming(rates: fixed_trees.Rates, nodes: int, depth: int) -> 
     return children(1, 0, nodes)
 
 
-def expected(paths: tuple[RankPath, ...], rates: fixed_trees.Rates) -> float:
+def expected(paths: tuple[RankPath, ...], rates: optimal_static.Rates) -> float:
     return sum(
         float(np.prod([rates[level][rank] for level, rank in enumerate(path, 1)])) for path in paths
     )
@@ -144,7 +144,7 @@ def expected(paths: tuple[RankPath, ...], rates: fixed_trees.Rates) -> float:
 def test_the_greedy_tree_is_as_good_as_sequoia_s(nodes: int, depth: int, seed: int) -> None:
     drawn = np.random.default_rng(seed).dirichlet(np.full(9, 0.5), size=depth)
     rates = {d: dict(enumerate(row[:8].tolist())) for d, row in enumerate(drawn, 1)}
-    paths = fixed_trees.best_tree(rates, min(nodes, 8), depth)
+    paths = optimal_static.best_tree(rates, min(nodes, 8), depth)
     assert len(paths) == min(nodes, 8)
     best = by_dynamic_programming(rates, min(nodes, 8), depth)
     assert expected(paths, rates) == pytest.approx(best)
@@ -163,9 +163,9 @@ def test_optimal_static_is_the_best_tree_of_its_table(tmp_path: Path) -> None:
 def test_a_table_as_a_benchmark_s_calibration_has_it(tmp_path: Path) -> None:
     rates = {1: {0: 0.1, 9: 0.8}}
     file = tmp_path / "calibration.json"
-    held = {"best-static": {"tree": [[0]], "acceptance": fixed_trees.plain(rates)}}
+    held = {"best-static": {"tree": [[0]], "acceptance": optimal_static.plain(rates)}}
     file.write_text(json.dumps({"assisted": {"setting": "x"}, **held}), encoding="utf-8")
-    assert fixed_trees.read(file) == rates
+    assert optimal_static.read(file) == rates
     assert parse(f"optimal-static:nodes=2,depth=1,table={file}").paths == ((0,), (9,))
 
 

@@ -13,7 +13,7 @@ from benchmarks.replay.record import BEAM, LEVELS, RANKS, Recorded, Recording, l
 from benchmarks.replay.walk import walk
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT, BUNDLED_HEAD
-from sage_core.models.checkpoint import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
 from sage_core.trees.policies.sage.networks import PARTS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sage_core.models.checkpoint import load_pair
+from sage_core.pair_loading import load_pair
 from training import long_clips
 from training.long_clips import BUNDLED, TAUGHT, before, deepen, frames_at, load, main, make_batch
 from training.tokens import visual_count

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from training.batches import BatchConfig, block_mask, embed, make_batch, scene_kind
+from training.common import to_device
 from training.decode import Request, agreement, chain_lengths, greedy
 from training.distil import copy_start, draft_loss, lesson
 from training.drills import drill
@@ -32,7 +33,7 @@ from training.tokens import (
     train_tokenizer,
     visual_count,
 )
-from training.train import Heads, TargetConfig, target_loss, to_device
+from training.train import Heads, TargetConfig, target_loss
 from training.world.dialogue import IMAGE_PROMPT, VIDEO_PROMPT
 from training.world.render import draw, pixel_values
 from training.world.scenes import Clip, Scene, random_clip, random_pair, random_shapes

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.drafts.drafter import TreeDrafter
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.head.prefill_hook import Heard, Listener
 from sage_core.drafts.head.runner import HeadRunner
-from sage_core.drafts.pruning.draft_prompt import Sight, visual_mask
+from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
-from sage_core.engine.prefix_reuse import MakeRunner, MakesHeads
-from sage_core.generation.acceptance import Acceptance
 from sage_core.generation.candidates import Likeliest
 from sage_core.generation.prepare import Prepared
+from sage_core.models.visual_tokens import visual_mask
+from sage_core.runtime.backend import MakeRunner, MakesHeads
 from sage_core.runtime.runner import READ_TOKENS, Runner
+from sage_core.trees.steps import Acceptance
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sage_core.drafts.head.module import Head, Reading
-from sage_core.engine.prefix_reuse import MakeRunner
-from sage_core.runtime.cpu.runner import PackedRunners, Packs
+from sage_core.runtime.backend import MakeRunner
+from sage_core.runtime.cpu.packed_weights import Packs
+from sage_core.runtime.cpu.runner import PackedRunners
 from sage_core.runtime.cpu.traced_pass import Tapes
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.tree_mask import TreeMaskBuffer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,22 +12,13 @@ import torch
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
 from sage_core.generation.prepare import Prepared
+from sage_core.models.visual_tokens import MARKS, visual_mask
 
 Gatherer = AttentionScores | AlignmentScores
 _GATHERERS: dict[str, type[Gatherer]] = {
     "verifier": AttentionScores,
     "alignment": AlignmentScores,
 }
-
-
-MARKS = ("image_token_id", "video_token_id")
-"""Where transformers' configurations keep the ids that stand for pictures and frames."""
-
-
-def visual_mask(config: Any, ids: torch.Tensor, marks: Sequence[str] = MARKS) -> torch.Tensor:
-    """bool, shaped as ``ids``: which of them stand for pictures, by the ids ``config`` names."""
-    known = [getattr(config, name) for name in marks if getattr(config, name, None) is not None]
-    return torch.isin(ids, torch.tensor(known, dtype=ids.dtype, device=ids.device))
 
 
 class Sight:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sage_core.drafts.vocab.token_list import ENDS, Asked, DraftVocab, resolve, whole_numbers
+from sage_core.drafts.vocab.token_list import ENDS, DraftVocab, whole_numbers
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.candidates import Offer
 
 if TYPE_CHECKING:
-    from sage_core.models.checkpoint import LoadedPair
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,18 +116,6 @@ def reduced_head(
     ids |= {index for index in _ends(target) if index < most}
     known = int(scoring.get_output_embeddings().weight.shape[0])
     return ReducedHead.of(scoring, [index for index in ids if index < known])
-
-
-def with_vocab(pair: LoadedPair, asked: Asked) -> LoadedPair:
-    """The same models, the draft scoring the tokens that are asked for.
-
-    Raises:
-        OptionError, InputError, ModelError, UnsupportedError: see `draft_vocab.resolve` and
-            `reduced_head`.
-    """
-    vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
-    head = None if vocab is None else reduced_head(pair.target, pair.draft, vocab)
-    return replace(pair, reduced=head)
 
 
 def _ends(model: Any) -> Iterator[int]:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.drafts.pruning.draft_prompt import visual_mask
-from sage_core.engine.output import DecodeOutput
+from sage_core.engine.results import DecodeOutput
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.prepare import refuse_config
 from sage_core.generation.sequence import follows_paths
+from sage_core.models.visual_tokens import visual_mask
 
 __all__ = ["is_padded", "joined", "rows"]
 

@@ -15,100 +15,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from sage_core.engine.costs.store import CostBook, Learned
+from sage_core.engine.batching.runners import Outputs, PassRequest, RowRunner
+from sage_core.engine.costs.store import CostBook, _OnePlaceBook
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.runtime.cpu.runner import PackedRunners, Packs
-from sage_core.runtime.ragged_batch import Part, can_join, joint_pass
+from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.ragged_batch import can_join
 from sage_core.runtime.runner import Runner
-from sage_core.trees.pass_costs import Costs
-from sage_core.trees.steps import PhaseSeconds, Step
 
 if TYPE_CHECKING:
     from sage_core.engine.decoder import SpeculativeDecoder
-    from sage_core.engine.output import DecodeOutput
+    from sage_core.engine.results import DecodeOutput
 
 T = TypeVar("T")
-Outputs = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class PassRequest:
-    """A pass that a row waits for: the arguments of `Runner.forward`."""
-
-    runner: Any
-    """A `RowRunner`, or a `heads.row.HeadRowRunner`."""
-    tokens: Sequence[int]
-    depths: Sequence[int]
-    visible: np.ndarray
-    last: int
-    features: Tensor | None = None
-    """For a head: (n, size) the feature before each token."""
-
-    def part(self) -> Part:
-        """Its share of a joint pass."""
-        runner = self.runner
-        start = runner.committed + runner._offset
-        mask = runner._mask.additive(self.visible, runner.committed)
-        return Part(self.tokens, [start + depth for depth in self.depths], mask, runner.cache)
-
-
-class RowRunner(Runner):
-    """Runs a model for one row; its tree passes are made together with those of other rows."""
-
-    watchable = False
-
-    def __init__(self, model: Any, table: Table, packs: Packs | None = None) -> None:
-        super().__init__(model)
-        self._table = table
-        self._packs = packs
-        self.way = f"{'packed ' if packs else ''}batches of {table.width}"
-
-    def forward(
-        self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
-    ) -> Outputs:
-        return self._table.passed(PassRequest(self, tokens, depths, visible, last))
-
-    def alone(self, request: PassRequest) -> Outputs:
-        """The pass of this row only."""
-        with self._multiplying(len(request.tokens)):
-            return super().forward(request.tokens, request.depths, request.visible, request.last)
-
-    def _multiplying(self, tokens: int) -> AbstractContextManager[None]:
-        """With packed weights, as `PackedRunner` does."""
-        return self._packs.in_use() if self._packs and tokens > 1 else nullcontext()
-
-    @staticmethod
-    @torch.inference_mode()
-    def together(requests: Sequence[PassRequest]) -> list[Outputs]:
-        """The passes of several rows over one model, as one; what `forward` gives, for each."""
-        first = requests[0].runner
-        with first._multiplying(sum(len(request.tokens) for request in requests)):
-            return joint_outputs(requests, first._decoder, first._head)
-
-
-def joint_outputs(
-    requests: Sequence[PassRequest],
-    decoder: Any,
-    score: Callable[[Tensor], Tensor],
-    rows: Tensor | None = None,
-) -> list[Outputs]:
-    """One pass through ``decoder`` for all requests, scored; ``rows`` as for `joint_pass`."""
-    sizes = [len(request.tokens) for request in requests]
-    parts = [request.part() for request in requests]
-    hidden = joint_pass(decoder, parts, rows).split(sizes)
-    asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
-    logits = score(torch.cat(asked)).split([len(one) for one in asked])
-    return list(zip(logits, hidden, strict=True))
 
 
 @dataclass(frozen=True)
@@ -179,7 +103,7 @@ class Table:
 
     def for_head(self, head: Any, target: Any) -> Any:
         """What runs a head for one row."""
-        from sage_core.engine.batching.head_row import HeadRowRunner
+        from sage_core.engine.batching.runners import HeadRowRunner
 
         return HeadRowRunner(head, target, self)
 
@@ -336,49 +260,3 @@ class _Row(Generic[T]):
             pass
         finally:
             self._back.release()
-
-
-class _OnePlaceBook(CostBook):
-    """Costs of passes that rows share: one look at the book for all rows.
-
-    The first rows rehearse side by side, so what they time is passes of a full table; a row that
-    came later would time passes among others' drafts. The seconds of a row's passes hold time in
-    which it waited, so that nothing is learned of them; what a row does by itself between its
-    passes is done by all, one after another, and is learned.
-    """
-
-    def __init__(self, book: CostBook, width: int) -> None:
-        super().__init__()
-        self._book = book
-        self._width = width
-        self._context: int | None = None
-        self._costs: Costs | None = None
-
-    def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
-        self._context = self._context or context
-        if self._costs is None:
-            costs = self._book.costs(key, self._context, measure)
-            self._costs = self._costs or costs
-        return self._costs
-
-    def learned(self, pair: str) -> Learned:
-        return self._book.learned(pair)
-
-    def keep(self, pair: str, learned: Learned) -> None:
-        self._book.keep(pair, learned)
-
-    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
-        assert self._costs is not None and self._context is not None
-        told = [_as_expected(step, self._costs, self._width) for step in steps]
-        self._book.learn(key, self._context, told)
-
-
-def _as_expected(step: Step, costs: Costs, width: int) -> Step:
-    """A step whose passes took what they cost, and the rest as long as that of ``width`` rows."""
-    seconds = PhaseSeconds(
-        draft=float(costs.propose([1])[0]) * step.draft_passes,
-        verify=float(costs.verify([len(step.tree) + 1])[0]),
-        accept=step.seconds.accept * width,
-        commit=step.seconds.commit * width,
-    )
-    return replace(step, seconds=seconds)

@@ -9,15 +9,17 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from sage_core.drafts.drafter import Drafter, TreeDrafter
-from sage_core.engine.costs.rehearsal import rehearse
+from sage_core.drafts.drafter import Drafter
+from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.runtime.runner import Runner
-from sage_core.trees.pass_costs import Costs
+from sage_core.trees.pass_costs import Costs, Curve
 from sage_core.trees.policies import Shaper, spec
 from sage_core.trees.steps import Step
 
@@ -99,3 +101,49 @@ def _weights(model: Any) -> str:
 
 def _digest(data: bytes) -> str:
     return sha256(data).hexdigest()[:12]
+
+
+TARGET_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+DRAFT_SIZES = (1, 2, 4, 8, 12)
+
+
+REPEATS = 3
+
+
+_PASSES = REPEATS + 1
+
+
+def rehearse(target: Runner, drafter: TreeDrafter, branching: int) -> Costs:
+    """What passes over trees of several sizes cost now, behind the text that both have read.
+
+    A draft pass counts with the ranking of its candidates. The least of `REPEATS` counts, and
+    not the first pass of a size, since it may allocate.
+    """
+
+    def verify(tokens: int) -> None:
+        target.forward([0] * tokens, [0] * tokens, np.eye(tokens, dtype=bool))
+        target.commit([0])  # each pass behind a longer text, as in earnest
+
+    verifying = _curve(verify, TARGET_SIZES, target.device)
+    target.forget(len(TARGET_SIZES) * _PASSES)
+    drafting = _curve(lambda rows: drafter.rehearse(rows, branching), DRAFT_SIZES, target.device)
+    drafter.rehearsed(len(DRAFT_SIZES) * _PASSES)
+    return Costs(verifying, drafting)
+
+
+def _curve(act: Callable[[int], None], sizes: Sequence[int], device: torch.device) -> Curve:
+    # A busy machine only ever adds time: the least of several is nearest to what a pass costs, and
+    # a pass over fewer tokens costs no more than one over more.
+    times = [min([_seconds(act, size, device) for _ in range(_PASSES)][1:]) for size in sizes]
+    points = [(size, min(times[i:])) for i, size in enumerate(sizes)]
+    return tuple(points)
+
+
+def _seconds(act: Callable[[int], None], size: int, device: torch.device) -> float:
+    started = perf_counter()
+    act(size)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - started

@@ -16,7 +16,7 @@ from typing import Any
 
 from sage_core.errors import OptionError
 from sage_core.trees.pass_costs import Costs, Curve
-from sage_core.trees.steps import Step
+from sage_core.trees.steps import PhaseSeconds, Step
 
 VARIABLE = "SAGE_COSTS"
 """Environment variable: the file, or ``off``."""
@@ -173,3 +173,49 @@ def _costs(data: dict[str, Any]) -> Costs:
         return tuple((int(tokens), float(seconds)) for tokens, seconds in points)
 
     return Costs(curve(data["target"]), curve(data["draft"]), float(data["step"]))
+
+
+class _OnePlaceBook(CostBook):
+    """Costs of passes that rows share: one look at the book for all rows.
+
+    The first rows rehearse side by side, so what they time is passes of a full table; a row that
+    came later would time passes among others' drafts. The seconds of a row's passes hold time in
+    which it waited, so that nothing is learned of them; what a row does by itself between its
+    passes is done by all, one after another, and is learned.
+    """
+
+    def __init__(self, book: CostBook, width: int) -> None:
+        super().__init__()
+        self._book = book
+        self._width = width
+        self._context: int | None = None
+        self._costs: Costs | None = None
+
+    def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
+        self._context = self._context or context
+        if self._costs is None:
+            costs = self._book.costs(key, self._context, measure)
+            self._costs = self._costs or costs
+        return self._costs
+
+    def learned(self, pair: str) -> Learned:
+        return self._book.learned(pair)
+
+    def keep(self, pair: str, learned: Learned) -> None:
+        self._book.keep(pair, learned)
+
+    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
+        assert self._costs is not None and self._context is not None
+        told = [_as_expected(step, self._costs, self._width) for step in steps]
+        self._book.learn(key, self._context, told)
+
+
+def _as_expected(step: Step, costs: Costs, width: int) -> Step:
+    """A step whose passes took what they cost, and the rest as long as that of ``width`` rows."""
+    seconds = PhaseSeconds(
+        draft=float(costs.propose([1])[0]) * step.draft_passes,
+        verify=float(costs.verify([len(step.tree) + 1])[0]),
+        accept=step.seconds.accept * width,
+        commit=step.seconds.commit * width,
+    )
+    return replace(step, seconds=seconds)

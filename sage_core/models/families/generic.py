@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from sage_core.engine.probe import _tree_agrees
 from sage_core.errors import ModelError, SageError
-from sage_core.media.types import Picture, Sampling
+from sage_core.media.types import Sampling
 from sage_core.models.catalog import reading_json
 from sage_core.models.families.base import Family, Media, Turn, images_of, load_image_processor
 from sage_core.models.quiet import quiet
@@ -162,33 +161,3 @@ def _load_processor(folder: Path, config: Any, tokenizer: Any) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise ModelError(f"{unsupported}: their {name} cannot be made ({reason})") from error
-
-
-def _tree_agrees(model: Any, family: Family) -> bool:
-    """Whether a path in a small tree has the logits that one forward over its text has.
-
-    The text is a picture with a question; the path's last node is behind another in the pass.
-    """
-    import torch
-    from PIL import Image
-
-    from sage_core.generation.prepare import on_device, prepare
-    from sage_core.pipeline import cast
-    from sage_core.runtime.runner import Runner
-
-    shades = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    media = [Picture(Image.fromarray(shades), "a picture")]
-    inputs = family.prepare(media, "What is this?")
-    runner = Runner(model)
-    inputs = {k: cast(v, model) for k, v in on_device(inputs, runner.device).items()}
-    best = runner.prefill(prepare(model, inputs | {"max_new_tokens": 1}), 8)[0].topk(3).indices
-    root, child, aside = best.tolist()
-    sees = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
-    mine, _ = runner.forward([root, child, aside, aside], [0, 1, 1, 2], sees, last=1)
-
-    ids = torch.cat([inputs["input_ids"], best.new_tensor([[root, child, aside]])], dim=1)
-    pictures = {name: value for name, value in inputs.items() if name not in _IDS + _MARKS}
-    whole = family.complete({"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pictures)
-    theirs = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
-    bound = 1e-3 if model.dtype == torch.float32 else 0.1
-    return bool((mine - theirs).abs().max() <= bound * theirs.abs().max())

@@ -1,0 +1,245 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
+from sage_core.generation.candidates import Chooser, Likeliest, Offer
+from sage_core.generation.sequence import Text
+from sage_core.runtime.runner import Runner
+from sage_core.trees.policy import Growth, Level, Shaper
+from sage_core.trees.steps import Acceptance, Proposal
+from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
+
+
+class Seat(Protocol):
+    """What a `TreeDrafter` itself asks of what runs its passes."""
+
+    device: torch.device
+    committed: int
+
+    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+        """As `Runner.score_by`."""
+
+
+class TreeDrafter(ABC):
+    """Grows a tree level by level under a policy's shaper; a subclass runs the passes.
+
+    Its cache holds the committed text but for what is pending, which the next tree's first pass
+    reads; the nodes passed in a step sit behind as tree columns until `observe`.
+
+    Args:
+        runner: what runs the draft.
+        vocab_size: the target's; where it differs from the draft's, tokens beyond the smaller
+            one are never drafted.
+        reduced: what the draft scores by, if not by its whole vocabulary.
+    """
+
+    def __init__(self, runner: Seat, vocab_size: int, reduced: ReducedHead | None = None) -> None:
+        self._runner = runner
+        self._vocab = vocab_size
+        self._reduced = reduced
+        if reduced is not None:
+            runner.score_by(reduced)
+        self.candidates: Chooser = Likeliest()
+        """How each node's candidates are chosen; the acceptance rule must be the one for it."""
+        self._columns: dict[int, int] = {}
+
+    @abstractmethod
+    def prefill(self, first: int) -> None:
+        """As `Drafter.prefill`."""
+
+    def listening(self, target: Runner) -> AbstractContextManager[None]:
+        """While open, hear ``target`` read the prompt, if the draft feeds on its hidden states."""
+        return nullcontext()
+
+    @abstractmethod
+    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        """As `Drafter.observe`."""
+
+    @abstractmethod
+    def follow(self, lost: int, new: Sequence[int]) -> None:
+        """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
+
+        They are read by the next `prefill`.
+        """
+
+    @abstractmethod
+    def rehearse(self, rows: int, branching: int) -> None:
+        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone.
+
+        It lengthens the text by a token, until `rehearsed`.
+        """
+
+    @abstractmethod
+    def rehearsed(self, passes: int) -> None:
+        """Forget all that so many `rehearse` have left."""
+
+    @abstractmethod
+    def _read_pending(self) -> Tensor:
+        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
+
+    @abstractmethod
+    def _pass(
+        self, builder: TreeBuilder, frontier: Sequence[int], level: int, seen: np.ndarray
+    ) -> Tensor:
+        """Pass nodes of one level, the root's children being level 0; (F, vocabulary) logits.
+
+        ``seen``, bool (F, columns), is which tree columns, old and new, each node sees.
+        """
+
+    def _acceptance(self, rows: int) -> np.ndarray | None:
+        """`Level.acceptance` of the ``rows`` nodes that were passed last, if the draft has it."""
+        return None
+
+    @property
+    def visual_tokens(self) -> int | None:
+        """How many columns stand for pictures; None: as many as its `Sight` keeps."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the draft model is."""
+        return self._runner.device
+
+    @property
+    def started(self) -> bool:
+        """Whether the draft has read a prompt."""
+        return self._runner.committed > 0
+
+    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+        started = perf_counter()
+        shape = shaper.plan()
+        planning = perf_counter() - started
+        limit = min(shape.depth, text.remaining - 1)
+        if limit < 1:
+            return Proposal(shape=replace(shape, depth=0), plan_seconds=planning)
+
+        builder = TreeBuilder.empty()
+        logits = self._read_pending()
+        frontier: Sequence[int] = [ROOT]
+        passes = 1
+        draws: dict[int, Tensor] = {}
+        for depth in range(1, limit + 1):
+            offer = self._offer(logits, builder, frontier, text, shaper.branching)
+            foretold = self._acceptance(len(frontier)) if shaper.asks_acceptance else None
+            started = perf_counter()
+            level = Level(depth, frontier, offer.expected, builder, foretold)
+            growth = offer.placed(shaper.grow(level))
+            planning += perf_counter() - started
+            if offer.draft is not None:
+                draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
+            nodes = _add(builder, growth, frontier, offer.tokens, offer.probs)
+            # Nothing follows an end, and rules may not be defined there.
+            frontier = [
+                node
+                for node, more in zip(nodes, growth.expand, strict=True)
+                if more and not text.ends_with(builder.tokens[node])
+            ]
+            if not frontier or depth == limit:
+                break
+            logits = self._pass(builder, frontier, depth - 1, self._see(builder, frontier))
+            passes += 1
+
+        started = perf_counter()
+        drafted = builder.freeze()
+        tree = shaper.prune(drafted)
+        if tree is not drafted:
+            self._renumber(drafted, tree)
+        planning += perf_counter() - started
+        return Proposal(tree, shape, passes, planning, draws)
+
+    def _offer(
+        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: Text, k: int
+    ) -> Offer:
+        """Up to k candidates below each frontier node, given (F, vocabulary or fewer) logits."""
+        reduced = self._reduced
+        if reduced is None:
+            return self.candidates.offer(self._scored(logits, builder, frontier, text), k)
+        if not text.has_processors:
+            return reduced.named(self.candidates.offer(logits.float(), k), self._vocab)
+        whole = reduced.spread(logits, self._vocab)
+        scores = self._scored(whole, builder, frontier, text)
+        # A rule may do sums with the scores of tokens that the draft does not score.
+        return self.candidates.offer(scores.masked_fill(scores.isnan(), -torch.inf), k)
+
+    @torch.inference_mode()
+    def _scored(
+        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: Text
+    ) -> Tensor:
+        """(F, vocabulary) scores, by the same processors that the target's scores go through."""
+        if logits.shape[1] > self._vocab:
+            logits = logits[:, : self._vocab]
+        if not text.has_processors:
+            return logits.float()
+        if logits.shape[1] < self._vocab:
+            missing = self._vocab - logits.shape[1]
+            logits = torch.nn.functional.pad(logits.float(), (0, missing), value=-torch.inf)
+        paths = [_tokens_to(builder, node) for node in frontier]
+        return text.draft_scores(logits, paths)
+
+    def _see(self, builder: TreeBuilder, frontier: Sequence[int]) -> np.ndarray:
+        """Which passed columns, and itself, each new node sees: bool (F, old columns + F)."""
+        old = len(self._columns)
+        new = np.zeros((len(frontier), old + len(frontier)), dtype=bool)
+        for row, node in enumerate(frontier):
+            up = builder.parents[node]
+            while up != ROOT:
+                new[row, self._columns[up]] = True
+                up = builder.parents[up]
+            new[row, old + row] = True
+        for row, node in enumerate(frontier):
+            self._columns[node] = old + row
+        return new
+
+    def _renumber(self, drafted: TokenTree, tree: TokenTree) -> None:
+        """Follow a pruning: columns belong to the nodes of the tree that is verified."""
+        old_of = {path: node for node, path in enumerate(_token_paths(drafted))}
+        columns = {}
+        for node, path in enumerate(_token_paths(tree)):
+            if old_of[path] in self._columns:
+                columns[node] = self._columns[old_of[path]]
+        self._columns = columns
+
+
+def _add(
+    builder: TreeBuilder,
+    growth: Growth,
+    frontier: Sequence[int],
+    tokens: np.ndarray,
+    probs: np.ndarray,
+) -> range:
+    # A level has one or two rows as a rule: lists are faster than arrays there.
+    rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+    all_tokens, all_probs = tokens.tolist(), probs.tolist()
+    return builder.add(
+        [frontier[row] for row in rows],
+        [all_tokens[row][rank] for row, rank in zip(rows, ranks, strict=True)],
+        [all_probs[row][rank] for row, rank in zip(rows, ranks, strict=True)],
+        ranks,
+    )
+
+
+def _tokens_to(builder: TreeBuilder, node: int) -> list[int]:
+    path: list[int] = []
+    while node != ROOT:
+        path.append(builder.tokens[node])
+        node = builder.parents[node]
+    return path[::-1]
+
+
+def _token_paths(tree: TokenTree) -> list[tuple[Any, ...]]:
+    paths: list[tuple[Any, ...]] = []
+    for parent, token in zip(tree.parents, tree.tokens, strict=True):
+        paths.append((*(paths[parent] if parent != ROOT else ()), token))
+    return paths

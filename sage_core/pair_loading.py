@@ -1,0 +1,224 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sage_core.drafts.head.saved import look as find_head
+from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
+from sage_core.drafts.vocab.token_list import Asked, resolve
+from sage_core.errors import ModelError
+from sage_core.models import catalog, hub
+from sage_core.models.checkpoint import Part, look
+from sage_core.models.devices import check_device, check_dtype, find_devices
+from sage_core.models.families import Family, find_family
+from sage_core.models.known_pairs import smallest_of
+from sage_core.models.pair_check import check_pair
+from sage_core.models.pair_names import PairNames, find_pair
+from sage_core.models.placement import PairSize, Placement, place
+from sage_core.models.progress import Progress, stage
+from sage_core.models.quantization import Method, find_method
+from sage_core.models.shared_vision import share_vision
+from sage_core.models.weights import load_weights
+from sage_core.runtime.cpu.runner import PackedRunners
+
+
+def _runners() -> Any:
+
+    return PackedRunners()
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPair:
+    """A target and perhaps its draft, ready to decode."""
+
+    target: Any
+    draft: Any | None
+    """A model, or a `heads.module.Head`; None without either: ``lookup`` may then draft."""
+    family: Family
+    target_id: str
+    draft_id: str | None
+    device: str
+    """The target's: a name, or several with commas between."""
+    dtype: str
+    """The dtype of the target's weights: ``float32``, ``bfloat16``, ``float16``."""
+    note: str
+    lookup: Ngram | None = None
+    """How drafts are looked up in place of a draft model."""
+    runners: Any = field(default_factory=_runners)
+    """Makes what runs the models; kept with them, since packing weights takes a moment."""
+    folder: Path | None = None
+    """The target's checkpoint."""
+    reduced: ReducedHead | None = None
+    """What the draft scores by, if not by its whole vocabulary."""
+    small: Path | None = None
+    """Where the draft is a head: a small model, not loaded, for those who cannot use a head."""
+
+
+def load_pair(
+    target: str | Path | None = None,
+    draft: str | Path | None = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    *,
+    quantization: str | None = None,
+    revision: str | None = None,
+    draft_revision: str | None = None,
+    draft_device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedPair:
+    """Find, check and load a pair. Arguments as `sage_core.load`'s.
+
+    Configurations and tokenizers are fetched and compared first, then the pair is measured and
+    placed; only then are weights downloaded and read.
+
+    Raises:
+        ModelError: not found, no checkpoint, damaged, of an unknown kind, or no pair.
+        OptionError: an unknown or absent device, or an unknown dtype or quantization.
+        MemoryExhaustedError: it does not fit; says what would.
+    """
+    if is_lookup(draft):
+        lookup = as_ngram(str(draft))
+        without = load_pair(
+            target,
+            None,
+            device,
+            dtype,
+            progress,
+            quantization=quantization,
+            revision=revision,
+            draft_device=draft_device,
+            trust_remote_code=trust_remote_code,
+        )
+        return replace(without, lookup=lookup, draft_id=str(lookup))
+    say = stage(progress, 0.0, 1.0)
+    say("finding the models", 0.0)
+    method = find_method(quantization)
+    check_dtype(dtype)
+    found = find_devices()
+    for name in (device, draft_device):
+        check_device(name, found)
+    names = find_pair(target, draft)
+    ours = look(names.target, names.target_id, revision, trust_remote_code, method)
+    family_class = find_family(ours.config)
+    head = find_head(names.draft, ours.config, draft_revision, device, draft_device)
+    theirs = None
+    if head is not None:
+        layers = ours.config.get_text_config(decoder=True).num_hidden_layers
+        ours = replace(ours, size=head.beside(ours.size, layers))
+    else:
+        names, theirs = _look_at_draft(names, ours, draft_revision, trust_remote_code)
+    family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
+
+    say("making room", 0.05)
+    pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)
+    placement = place(pair_size, found, device, draft_device, dtype)
+    say(placement.note, 0.06)
+    ours = _fetched(ours, stage(progress, 0.06, 0.5))
+    if theirs is not None:
+        theirs = _fetched(theirs, stage(progress, 0.5, 0.6))
+
+    say(f"loading {names.target_id}", 0.6)
+    bar = stage(progress, 0.6, 0.9)
+    target_model = _read(ours, placement, trust_remote_code, bar, method)
+    loaded = str(target_model.dtype).removeprefix("torch.")
+    draft_model = None
+    if head is not None:
+        say(f"loading the head {names.draft_id}", 0.9)
+        draft_model = head.load(target_model)
+    elif theirs is not None:
+        say(f"loading the draft {names.draft_id}", 0.9)
+        # Both read the same pixels, so both compute in the target's number format.
+        alone = replace(placement, target=placement.draft, dtype=loaded, budgets=None)
+        draft_model = _read(theirs, alone, trust_remote_code, stage(progress, 0.9, 1.0))
+        if method is None:
+            share_vision(target_model, draft_model)
+    say("ready", 1.0)
+    return LoadedPair(
+        target_model,
+        draft_model,
+        family,
+        names.target_id,
+        names.draft_id,
+        placement.target,
+        loaded,
+        placement.note + names.note,
+        folder=ours.checkpoint.folder,
+        small=names.small,
+    )
+
+
+def _look_at_draft(
+    names: PairNames, target: Part, revision: str | None, code: bool
+) -> tuple[PairNames, Part | None]:
+    """The draft, if there is one and it fits; the names say so if one that is known does not.
+
+    Raises:
+        ModelError: a draft that was asked for does not fit or is not there.
+    """
+    if names.draft is None:
+        if names.unknown:
+            note = f"; no draft is known for {names.target_id}: decoding without one, "
+            note += "which --draft ngram may speed up"
+            names = replace(names, note=note + _suggestion(target))
+        return names, None
+    assert names.draft_id is not None
+    try:
+        draft = look(names.draft, names.draft_id, revision, code)
+        check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
+    except ModelError as error:
+        if not names.known:
+            raise
+        note = f"; decoding without a draft ({error})"
+        return replace(names, draft=None, draft_id=None, note=note), None
+    return names, draft
+
+
+def _suggestion(target: Part) -> str:
+    """What would fit a target of no known pair: smaller models of its kind."""
+    kind = catalog.architecture(target.config.to_dict())
+    cached = [
+        entry.id
+        for entry in catalog.list_models()
+        if entry.architecture == kind and 0 < entry.bytes < target.checkpoint.bytes
+    ]
+    fitting = [*cached, *smallest_of(target.config.model_type)]
+    such = f", such as {fitting[0]}" if fitting else ""
+    return f" (a smaller {target.config.model_type} model with its tokenizer would fit{such})"
+
+
+def _fetched(part: Part, progress: Progress) -> Part:
+    return replace(part, checkpoint=hub.fetch(part.checkpoint, progress))
+
+
+def _read(
+    part: Part, placement: Placement, code: bool, progress: Progress, method: Method | None = None
+) -> Any:
+    return load_weights(
+        part.checkpoint.folder,
+        part.config,
+        name=part.checkpoint.name,
+        device=placement.target,
+        dtype=placement.dtype,
+        method=method,
+        budgets=placement.budgets,
+        code=code,
+        size=part.size,
+        progress=progress,
+    )
+
+
+def with_vocab(pair: LoadedPair, asked: Asked) -> LoadedPair:
+    """The same models, the draft scoring the tokens that are asked for.
+
+    Raises:
+        OptionError, InputError, ModelError, UnsupportedError: see `draft_vocab.resolve` and
+            `reduced_head`.
+    """
+    vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
+    head = None if vocab is None else reduced_head(pair.target, pair.draft, vocab)
+    return replace(pair, reduced=head)

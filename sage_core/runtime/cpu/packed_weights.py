@@ -1,0 +1,93 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sage_core.runtime.cpu.weight_layouts import Forward, Layout, fastest
+
+LIMIT = 1 << 30
+"""Most bytes of copies for one model."""
+
+
+Choice = Callable[[nn.Linear], Layout | None]
+"""The layout of a layer's copy; None for no copy."""
+
+
+class Packs:
+    """The copies of one model's linear layers, made when they are first asked for.
+
+    Args:
+        limit: most bytes of copies; where all would take more, none are made.
+        choose: which copies.
+    """
+
+    def __init__(self, limit: int, choose: Choice = fastest) -> None:
+        self._limit = limit
+        self._choose = choose
+        self._forwards: dict[nn.Module, Forward] = {}
+        self._made_of: list[tuple[int, int]] = []
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._forwards)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The copies themselves."""
+        return [forward.args[0] for forward in self._forwards.values()]
+
+    def refresh(self, modules: Sequence[nn.Module]) -> int:
+        """Copy what has been changed since; gives the number of layers with a copy.
+
+        ``modules`` are searched for layers. None are copied where they do not fit the limit, and
+        no shape for which no layout is faster.
+        """
+        layers = [layer for module in modules for layer in _layers(module)]
+        made_of = [(layer.weight.data_ptr(), _version(layer.weight)) for layer in layers]
+        if made_of != self._made_of:
+            self._made_of, self._forwards = made_of, {}
+            if sum(layer.weight.nbytes for layer in layers) <= self._limit:
+                self._forwards = dict(self._copies(layers))
+        return len(self._forwards)
+
+    def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Module, Forward]]:
+        for layer in layers:
+            layout = self._choose(layer)
+            if layout is not None:
+                yield layer, layout(layer)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While open, the layers multiply by the copies."""
+        # Past `Module.__setattr__`, which would cost more than the products of a small model.
+        for layer, forward in self._forwards.items():
+            layer.__dict__["forward"] = forward
+        try:
+            yield
+        finally:
+            for layer in self._forwards:
+                layer.__dict__.pop("forward", None)
+
+
+def _layers(module: nn.Module) -> list[nn.Linear]:
+    """Plain float32 linear layers on the CPU; quantized ones are of types of their own."""
+    return [
+        layer
+        for layer in module.modules()
+        if type(layer) is nn.Linear and _plain(layer.weight) and layer.weight.dtype == torch.float32
+    ]
+
+
+def _plain(weight: Tensor) -> bool:
+    """Whether it is an ordinary parameter on the CPU, not a part of one or a quantized one."""
+    return type(weight) is nn.Parameter and weight.device.type == "cpu"
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; inference tensors have no count and do not change."""
+    return 0 if tensor.is_inference() else tensor._version
