@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import environment
 from benchmarks.pairs import measured_pair, pair_arguments
-from sage_core.engine.costs.store import CostBook
+from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import DecodeOutput
 from sage_core.models.inputs import cast
@@ -40,7 +40,7 @@ WIDTHS = "1,2,4,8,16"
 ENGINE = (POLICIES[0], 1)
 
 
-class Told(CostBook):
+class Told(CostStore):
     """Costs whose draft passes are ``times`` as dear as they are measured; it learns nothing."""
 
     def __init__(self, times: float) -> None:

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.plan import Shape
 from sage_core.distill.run import new_student
-from sage_core.distill.teacher import Lesson
+from sage_core.distill.teacher import Example
 
 _ATEN = torch.ops.aten
 
@@ -160,13 +160,13 @@ def _hollow(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
     return empty
 
 
-def hollow_lesson(target: Any, shape: Shape, mode: FakeTensorMode) -> Lesson:
+def hollow_lesson(target: Any, shape: Shape, mode: FakeTensorMode) -> Example:
     """A lesson of that shape for a text-only target."""
     config, dtype, tokens = target.get_decoder().config, target.dtype, shape.tokens
     visual = torch.zeros(tokens, dtype=torch.bool)
     visual[1 : 1 + shape.visual] = True
     with mode:
-        return Lesson(
+        return Example(
             inputs={"input_ids": torch.zeros(1, tokens, dtype=torch.int64)},
             prompt_tokens=shape.prompt,
             features=torch.zeros(1, tokens, config.hidden_size, dtype=dtype),
@@ -202,12 +202,12 @@ def count_hollow(config: Any, shape: Shape, options: DistillOptions, *, mixed: b
         student = new_student(_Absent(target.eval()), options)  # type: ignore[arg-type]
     for module in (target, student.module):
         hollow(module, mode)
-    lesson = hollow_lesson(target, shape, mode)
-    return count_lesson(target, student, lesson, mixed=mixed)
+    example = hollow_lesson(target, shape, mode)
+    return count_lesson(target, student, example, mixed=mixed)
 
 
-def count_lesson(target: Any, student: Any, lesson: Lesson, *, mixed: bool = False) -> Counts:
+def count_lesson(target: Any, student: Any, example: Example, *, mixed: bool = False) -> Counts:
     """The counts of one lesson."""
-    given = [*target.parameters(), *student.module.parameters(), lesson.features, lesson.embeds]
-    given += [lesson.logits, *(t for t in lesson.inputs.values() if isinstance(t, Tensor))]
-    return count(lambda: student.lose(lesson).loss, given, mixed=mixed)
+    given = [*target.parameters(), *student.module.parameters(), example.features, example.embeds]
+    given += [example.logits, *(t for t in example.inputs.values() if isinstance(t, Tensor))]
+    return count(lambda: student.compute_loss(example).loss, given, mixed=mixed)

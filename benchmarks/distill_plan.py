@@ -187,10 +187,10 @@ def measured(
             seconds = make_plan(target, shape, options, machine).seconds
 
             def learn() -> None:
-                student.lose(lesson).loss.backward()  # noqa: B023
+                student.compute_loss(example).loss.backward()  # noqa: B023
 
-            lesson = teacher._lesson(0)
-            found = {"read": _fastest(lambda: teacher._lesson(0)), "learn": _fastest(learn)}
+            example = teacher._example(0)
+            found = {"read": _fastest(lambda: teacher._example(0)), "learn": _fastest(learn)}
             rows.append(
                 {
                     "kind": kind,

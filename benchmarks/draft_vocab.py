@@ -27,7 +27,7 @@ from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import DecodeOutput
-from sage_core.generation.candidates import Likeliest
+from sage_core.generation.candidates import TopK
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
@@ -66,7 +66,7 @@ SHAPES = (
 @torch.inference_mode()
 def head_times(shape: Shape, repeats: int) -> list[dict[str, Any]]:
     """Milliseconds of every vocabulary and part of it, in turn, so that noise falls on all."""
-    likeliest = Likeliest()
+    likeliest = TopK()
     whole = torch.nn.Linear(shape.hidden, max(VOCABULARIES), bias=False)
     whole.weight.normal_(0, 0.02)
     heads: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {max(VOCABULARIES): whole}
@@ -83,7 +83,7 @@ def head_times(shape: Shape, repeats: int) -> list[dict[str, Any]]:
         for _ in range(repeats + 1):
             for size, head in heads.items():
                 started = perf_counter()
-                likeliest.offer(head(hidden).float(), CANDIDATES)
+                likeliest.select(head(hidden).float(), CANDIDATES)
                 times[size].append(1000 * (perf_counter() - started))
         rest = body_time(shape, rows, repeats)
         for size, taken in sorted(times.items()):

@@ -331,11 +331,11 @@ def texts_table(decoded: Decoded) -> list[str]:
 def bars(times: Sequence[PassTime], texts: Sequence[dict[str, Any]]) -> list[str]:
     """What was asked for, beside what was measured; a bar without its measurement is left out."""
     lines = ["| bar | asked | measured |", "|---|---:|---:|"]
-    verify = [t for t in times if (t.role, t.way, t.context) == ("target", "captured", 4096)]
+    verify = [t for t in times if (t.role, t.backend, t.context) == ("target", "captured", 4096)]
     if verify:
         worst = max(t.ratio for t in verify)
         lines.append(f"| verification over its floor, 64 nodes at 4k | 1.25 | {worst:.2f} |")
-    level = [t for t in times if (t.role, t.way, t.context) == ("draft", "captured", 1024)]
+    level = [t for t in times if (t.role, t.backend, t.context) == ("draft", "captured", 1024)]
     if level:
         worst_level = max(level, key=lambda t: t.milliseconds)
         asked = max(0.6, 2 * worst_level.floor)
@@ -343,7 +343,7 @@ def bars(times: Sequence[PassTime], texts: Sequence[dict[str, Any]]) -> list[str
     by_context = {
         t.context: t.milliseconds
         for t in times
-        if (t.role, t.way, t.rows) == ("draft", "captured", 8)
+        if (t.role, t.backend, t.rows) == ("draft", "captured", 8)
     }
     if {1024, 4096} <= by_context.keys():
         grown = by_context[4096] / by_context[1024]

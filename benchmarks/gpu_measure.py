@@ -13,12 +13,12 @@ import torch
 from benchmarks.expansion import Floor
 from benchmarks.policies import GENERATE, Method, Timing, now, time_generate
 from sage_core.bench.oracle import first_mismatch
-from sage_core.engine.costs.store import CostBook
+from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from sage_core.runtime.runner import Runner
 from training.world.inputs import items
 
@@ -44,7 +44,7 @@ def maker(name: str) -> MakeRunner:
     """What makes the runners of a way to run passes."""
     if name == "eager":
         return Runner
-    return CapturedRunners(kernel=name == "captured")
+    return CudaGraphRunners(kernel=name == "captured")
 
 
 def bandwidth(device: torch.device, size: int) -> float:
@@ -102,7 +102,7 @@ def pass_times(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 8}
     runner.prefill(prepare(model, inputs), room=2 * max(wanted.rows))
     for context in sorted(wanted.contexts, reverse=True):
-        runner.forget(runner.committed - context)
+        runner.truncate(runner.committed - context)
         least = floor.milliseconds(context, speed)
         for rows in wanted.rows:
             took = _one_pass(runner, rows, wanted.repeats)
@@ -186,7 +186,7 @@ def decode_all(
     """
     # One maker for all captured ways: the graphs of one are the graphs of the next.
     makers = {passes: maker(passes) for passes in dict.fromkeys(way.passes for way in ways)}
-    books = {passes: CostBook() for passes in makers}  # measured here, and not kept
+    books = {passes: CostStore() for passes in makers}  # measured here, and not kept
     decoded = Decoded([Method(GENERATE), *(Method(way.name) for way in ways)], [], (), [])
     inputs = _inputs(pair, texts)
     for given in inputs:
@@ -202,7 +202,7 @@ def decode_all(
             method.timings.append([timing])
             _compare(pair, decoded, method.name, number, given, texts.limit)
     for make in makers.values():
-        if isinstance(make, CapturedRunners):
+        if isinstance(make, CudaGraphRunners):
             decoded.notes += make.notes
             decoded.captures += [asdict(record) for record in make.records]
     return decoded
@@ -214,7 +214,7 @@ def timed(
     make: MakeRunner,
     inputs: dict[str, Any],
     limit: int,
-    costs: CostBook | None = None,
+    costs: CostStore | None = None,
 ) -> Timing:
     """Decoding by the engine after the first token, on the wall."""
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=costs, runner=make)

@@ -20,7 +20,7 @@ import torch
 from benchmarks.environment import as_markdown, describe, write
 from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.device import peak_memory
 from sage_core.runtime.runner import Runner
@@ -32,7 +32,7 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
     target, draft = build_pair(family)
     kind = FAMILIES[family].kinds[-1]
     inputs = make_inputs(target, family, kind, length=20)
-    reading = Reading()
+    reading = PrefixReuse()
     decoder = SpeculativeDecoder(target, draft, policy)
     stream = decoder.stream(reading=reading, **inputs, max_new_tokens=new)
     memory, buffer = 0, None
@@ -47,7 +47,7 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
     mismatch = first_mismatch(target, inputs, expected, ids, max_new_tokens=new)
     assert reading.drafter is not None
     if runner.committed == ids.shape[1]:  # the text ended on an accepted path
-        runner.forget(1)
+        runner.truncate(1)
     return {
         "family": family,
         "media": kind,

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import environment
-from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.pruning.options import METHODS, Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
 from sage_core.engine.decoder import SpeculativeDecoder
@@ -125,7 +125,7 @@ def compare(
 def edge_share(pair: LoadedPair, inputs: dict[str, Any], pruning: Pruning, frames: int) -> float:
     """Share of the kept visual tokens in the first and the last of ``frames`` frames."""
     prepared = prepare(pair.target, {**inputs, "max_new_tokens": 1})
-    sight = Sight(pruning, pair.target.config, prepared)
+    sight = DraftPrompt(pruning, pair.target.config, prepared)
     runner = Runner(pair.target)
     with sight.watching(runner.decoder):
         runner.prefill(prepared, 1)

@@ -14,12 +14,16 @@ import numpy as np
 import torch
 import transformers as tf
 
-from sage_core.bench import modifiers as additions
+from sage_core.bench import modifiers as modifiers
 from sage_core.drafts.ngram import Ngram
 from sage_core.errors import UnsupportedError
-from sage_core.generation.candidates import Drawn, Likeliest
+from sage_core.generation.candidates import Sampled, TopK
 from sage_core.generation.sampling_params import check_candidates
-from sage_core.generation.speculative_sampling import Choice, RecursiveRejection, Sampled
+from sage_core.generation.speculative_sampling import (
+    RecursiveRejection,
+    SamplingStrategy,
+    TargetSampling,
+)
 from sage_core.trees import policies
 from sage_core.trees.policy import Policy
 from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
@@ -97,11 +101,13 @@ def _warpers(vocabulary: int) -> dict[str, list[Any]]:
     }
 
 
-def _choice(candidates: str, seed: int) -> Choice:
+def _choice(candidates: str, seed: int) -> SamplingStrategy:
     generator = torch.Generator().manual_seed(seed)
     if candidates == "topk":
-        return Choice(Sampled(generator), Likeliest())
-    return Choice(RecursiveRejection(generator), Drawn(torch.Generator().manual_seed(seed + 1)))
+        return SamplingStrategy(TargetSampling(generator), TopK())
+    return SamplingStrategy(
+        RecursiveRejection(generator), Sampled(torch.Generator().manual_seed(seed + 1))
+    )
 
 
 def _world(candidates: str, seed: int, kind: str) -> World:
@@ -151,7 +157,7 @@ def tables(draws: int, only: Sequence[str] = ()) -> Iterator[Row]:
             continue
         world = _world(cell.candidates, cell.seed, cell.kind)
         choice = _choice(cell.candidates, cell.seed)
-        hybrid = additions.parse(name) if name in HYBRID else None
+        hybrid = modifiers.parse(name) if name in HYBRID else None
         policy, lookup = (hybrid.policy, hybrid.get(Ngram)) if hybrid else (cell.policy, None)
         texts, accepted = draw_together(world, policy, choice, draws, cell.seed, lookup)
         result = asdict(compare(texts, world.exact()))

@@ -46,15 +46,15 @@ class Conversation:
     """
 
     def __init__(self, pair: LoadedPair, files: Any, options: Options) -> None:
-        from sage_core.engine.prefix_reuse import Reading
+        from sage_core.engine.prefix_reuse import PrefixReuse
 
         self._pair = pair
         self._options = options
         self._sampling = options.sampling(pair.family.sampling)
-        self._reading = Reading()
+        self._reading = PrefixReuse()
         self._turns: list[Turn] = []
         self._new: list[Picture | Clip] = []
-        self._looked: dict[str, Any] | None = None
+        self._media_inputs: dict[str, Any] | None = None
         self._media_seconds = 0.0
         self._written = ""
         """The prompt of the latest answer and that answer, without a special token at its end."""
@@ -92,9 +92,9 @@ class Conversation:
         if not new:
             return
         self._settle()
-        looked = self._look([*self._media(), *new])
+        media_inputs = self._process_media([*self._media(), *new])
         self._new += new
-        self._looked = looked
+        self._media_inputs = media_inputs
         self._media_seconds += perf_counter() - started
 
     def reset(self) -> None:
@@ -161,21 +161,21 @@ class Conversation:
         turns = [*self._turns, *([self._under_way.asked] if self._under_way else [])]
         return [*(item for turn in turns for item in turn.media), *self._new]
 
-    def _look(self, media: Sequence[Picture | Clip]) -> dict[str, Any]:
+    def _process_media(self, media: Sequence[Picture | Clip]) -> dict[str, Any]:
         """What the model's forward takes of the media, on its device, once for all turns."""
         target = self._pair.target
         device = target.get_input_embeddings().weight.device
         with memory_errors("while preparing the files", "give fewer or smaller ones"):
-            looked = self._pair.family.look(media)
+            media_inputs = self._pair.family.process_media(media)
             return {
                 name: cast(value, target).to(device) if hasattr(value, "to") else value
-                for name, value in looked.items()
+                for name, value in media_inputs.items()
             }
 
     def _inputs(self, turns: Sequence[Turn]) -> tuple[str, dict[str, Any]]:
         """The rendered conversation, and what the model's forward takes of it."""
         family = self._pair.family
-        looked = self._looked or {}
+        media_inputs = self._media_inputs or {}
         rendered = family.render(turns)
         self.note = ""
         if len(turns) > 1:
@@ -184,10 +184,10 @@ class Conversation:
             else:
                 ids = self._appended(rendered)
                 if ids is not None:
-                    return rendered, family.complete(_as_inputs(ids) | looked)
+                    return rendered, family.add_token_types(_as_inputs(ids) | media_inputs)
                 self.note = REWRITTEN
         media = [item for turn in turns for item in turn.media]
-        return rendered, family.read(rendered, media, looked)
+        return rendered, family.build_inputs(rendered, media, media_inputs)
 
     def _appended(self, rendered: str) -> list[int] | None:
         """The ids so far with those of what ``rendered`` has behind them; None if it differs."""

@@ -10,7 +10,7 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.token_list import Asked, as_asked
 from sage_core.errors import OptionError
 from sage_core.generation.lossy import as_lossy
-from sage_core.generation.sampling_params import Choosing
+from sage_core.generation.sampling_params import SamplingParams
 from sage_core.media.types import Sampling
 
 
@@ -65,7 +65,7 @@ class Options:
                 raise OptionError(f"{name} must be a whole number of at least {least}: {value!r}")
         self.sampling()
         self.pruning()
-        self.choosing()
+        self.sampling_params()
         as_asked(self.draft_vocab)
         if self.viskip is not None and not 0 < self.viskip <= 1:
             raise OptionError(f"viskip must be above 0 and at most 1: {self.viskip}")
@@ -83,10 +83,10 @@ class Options:
                 raise OptionError(f"unknown option {name!r}: choose from {', '.join(valid)}")
         return cls(**given)
 
-    def choosing(self) -> Choosing:
+    def sampling_params(self) -> SamplingParams:
         """How each token is chosen."""
-        names = [f.name for f in fields(Choosing)]
-        return Choosing(**{name: getattr(self, name) for name in names})
+        names = [f.name for f in fields(SamplingParams)]
+        return SamplingParams(**{name: getattr(self, name) for name in names})
 
     def pruning(self) -> Pruning:
         """What the draft sees of the visual tokens."""

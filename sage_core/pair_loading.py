@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sage_core.drafts.head.saved import look as find_head
+from sage_core.drafts.head.saved import find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import Asked, resolve
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
-from sage_core.models.checkpoint import Part, look
+from sage_core.models.checkpoint import CheckpointInfo, inspect
 from sage_core.models.devices import check_device, check_dtype, find_devices
 from sage_core.models.families import Family, find_family
 from sage_core.models.known_pairs import smallest_of
@@ -23,12 +23,12 @@ from sage_core.models.progress import Progress, stage
 from sage_core.models.quantization import Method, find_method
 from sage_core.models.shared_vision import share_vision
 from sage_core.models.weights import load_weights
-from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.cpu.runner import CpuRunners
 
 
 def _runners() -> Any:
 
-    return PackedRunners()
+    return CpuRunners()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +103,15 @@ def load_pair(
     for name in (device, draft_device):
         check_device(name, found)
     names = find_pair(target, draft)
-    ours = look(names.target, names.target_id, revision, trust_remote_code, method)
+    ours = inspect(names.target, names.target_id, revision, trust_remote_code, method)
     family_class = find_family(ours.config)
-    head = find_head(names.draft, ours.config, draft_revision, device, draft_device)
+    head = find_saved_head(names.draft, ours.config, draft_revision, device, draft_device)
     theirs = None
     if head is not None:
         layers = ours.config.get_text_config(decoder=True).num_hidden_layers
         ours = replace(ours, size=head.beside(ours.size, layers))
     else:
-        names, theirs = _look_at_draft(names, ours, draft_revision, trust_remote_code)
+        names, theirs = _inspect_draft(names, ours, draft_revision, trust_remote_code)
     family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
 
     say("making room", 0.05)
@@ -152,9 +152,9 @@ def load_pair(
     )
 
 
-def _look_at_draft(
-    names: PairNames, target: Part, revision: str | None, code: bool
-) -> tuple[PairNames, Part | None]:
+def _inspect_draft(
+    names: PairNames, target: CheckpointInfo, revision: str | None, code: bool
+) -> tuple[PairNames, CheckpointInfo | None]:
     """The draft, if there is one and it fits; the names say so if one that is known does not.
 
     Raises:
@@ -168,7 +168,7 @@ def _look_at_draft(
         return names, None
     assert names.draft_id is not None
     try:
-        draft = look(names.draft, names.draft_id, revision, code)
+        draft = inspect(names.draft, names.draft_id, revision, code)
         check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
     except ModelError as error:
         if not names.known:
@@ -178,7 +178,7 @@ def _look_at_draft(
     return names, draft
 
 
-def _suggestion(target: Part) -> str:
+def _suggestion(target: CheckpointInfo) -> str:
     """What would fit a target of no known pair: smaller models of its kind."""
     kind = catalog.architecture(target.config.to_dict())
     cached = [
@@ -191,12 +191,16 @@ def _suggestion(target: Part) -> str:
     return f" (a smaller {target.config.model_type} model with its tokenizer would fit{such})"
 
 
-def _fetched(part: Part, progress: Progress) -> Part:
+def _fetched(part: CheckpointInfo, progress: Progress) -> CheckpointInfo:
     return replace(part, checkpoint=hub.fetch(part.checkpoint, progress))
 
 
 def _read(
-    part: Part, placement: Placement, code: bool, progress: Progress, method: Method | None = None
+    part: CheckpointInfo,
+    placement: Placement,
+    code: bool,
+    progress: Progress,
+    method: Method | None = None,
 ) -> Any:
     return load_weights(
         part.checkpoint.folder,

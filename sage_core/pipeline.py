@@ -21,7 +21,7 @@ from sage_core.stream import Result, Stream, _is_one, open_files
 
 if TYPE_CHECKING:
     from sage_core.conversation import Conversation
-    from sage_core.engine.batching.scheduler import Outcome, Table
+    from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 
 
 PAYS: Mapping[str, int] = MappingProxyType({"cpu": 8})
@@ -77,11 +77,11 @@ class Pipeline:
         Raises:
             OptionError: ``batch`` is no number of texts.
         """
-        from sage_core.engine.batching.scheduler import Outcome, Table
+        from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 
         alone = options.get("viskip") is not None  # it watches the passes of one text
         width = (1 if alone else self.pays) if batch == "auto" else batch
-        table = Table(self._pair.target, width)  # type: ignore[arg-type]
+        table = BatchScheduler(self._pair.target, width)  # type: ignore[arg-type]
 
         def one(file: Any) -> Result:
             return self._stream(file, prompt, options, table).result()
@@ -123,7 +123,7 @@ class Pipeline:
         files: Any,
         prompt: str | None,
         options: Mapping[str, Any],
-        table: Table | None = None,
+        table: BatchScheduler | None = None,
     ) -> Stream:
         chosen = Options.of(options)
         pair = self._scoring(chosen)

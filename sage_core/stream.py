@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sage_core.drafts.ngram import Ngram
-from sage_core.engine.batching.scheduler import Table
+from sage_core.engine.batching.scheduler import BatchScheduler
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import Stats
 from sage_core.media import Clip, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
@@ -72,8 +72,8 @@ class Stream(Iterator[Step]):
         files: tuple[str, ...],
         prompt: str,
         media_seconds: float,
-        reading: Reading | None = None,
-        table: Table | None = None,
+        reading: PrefixReuse | None = None,
+        table: BatchScheduler | None = None,
     ) -> None:
 
         self.files = files
@@ -99,10 +99,10 @@ class Stream(Iterator[Step]):
             viskip=options.viskip,
         )
         if table is not None:
-            decoder = table.joining(decoder)
+            decoder = table.attach(decoder)
         self.policy = spec(decoder.policy)
         self.lossy = None if decoder.lossy is None else str(decoder.lossy)
-        settings = {**options.generation, **options.choosing().as_generation()}
+        settings = {**options.generation, **options.sampling_params().generation_fields()}
         settings["max_new_tokens"] = options.max_new_tokens
         if "stop_strings" in settings:
             settings["tokenizer"] = self._tokenizer

@@ -25,10 +25,10 @@ from sage_core.distill.acceptance_fit import learn_acceptance
 from sage_core.distill.data import Sample
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
-from sage_core.distill.process_group import Crew
+from sage_core.distill.process_group import ProcessGroup
 from sage_core.distill.run import new_student
 from sage_core.distill.state import load_state
-from sage_core.distill.teacher import Lesson, Teacher
+from sage_core.distill.teacher import Example, Teacher
 from sage_core.distill.trainer import Event, Trainer
 from sage_core.drafts.head.checkpoint import load_head, save_head
 from sage_core.media import Sampling
@@ -89,7 +89,7 @@ class SceneTeacher(Teacher):
     def _read(self, index: int) -> dict[str, Any]:
         family, turns = self.pair.family, self._scene(index)
         media = turns[0].media
-        return family.read(family.render(turns), media, family.look(media))
+        return family.build_inputs(family.render(turns), media, family.process_media(media))
 
     def _scene(self, index: int) -> Scene:
         if index < len(self._given):
@@ -106,12 +106,12 @@ class SceneTeacher(Teacher):
             self._texts[index] = Sample(str(index), (), None, self._fresh(index).item().reference)
         return super()._answer(index, inputs)
 
-    def lesson(self, index: int) -> Lesson:
-        return super().lesson(index) if index < len(self._given) else self._lesson(index)
+    def example(self, index: int) -> Example:
+        return super().example(index) if index < len(self._given) else self._example(index)
 
-    def _lesson(self, index: int) -> Lesson:
+    def _example(self, index: int) -> Example:
         # A head reads no pixels; without them ten times as many lessons fit into memory.
-        return replace(super()._lesson(index), inputs={})
+        return replace(super()._example(index), inputs={})
 
     def told(self, answers: list[list[int]]) -> SceneTeacher:
         """With these answers, in order."""
@@ -171,7 +171,7 @@ def train(out: Path, start: Path | None, options: DistillOptions) -> None:
     if start is not None:
         weights = load_head(start, pair.target).state_dict()
         student.module.load_state_dict(weights, strict=False)  # what it foretells comes last
-    crew = Crew(torch.device(pair.device))
+    crew = ProcessGroup(torch.device(pair.device))
     plan = {"kind": "bundled head", "batch": options.batch}
     trainer = Trainer(student, teacher, rest, held, options, folder, plan, crew, _tell)
     if (state := load_state(folder, plan)) is not None:

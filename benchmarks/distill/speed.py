@@ -39,7 +39,7 @@ def load_draft(pair: LoadedPair, folder: Path) -> Any:
 
 
 def measure(out: Path, count: int) -> None:
-    """Decode ``count`` held-out scenes every way, in rotated order; write `SPEEDS`.
+    """Decode ``count`` held-out scenes every backend, in rotated order; write `SPEEDS`.
 
     `train.VARIANTS` under ``sage`` and greedily, all others under every policy and setting.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.distill.data import SceneTeacher, read_scenes
 from sage_core.distill.logs import LOG, Log
 from sage_core.distill.options import DistillOptions
-from sage_core.distill.process_group import Crew
+from sage_core.distill.process_group import ProcessGroup
 from sage_core.distill.run import new_student
 from sage_core.distill.state import STATE, load_state
 from sage_core.distill.trainer import Event, Trainer
@@ -67,7 +67,7 @@ def train(out: Path, names: Sequence[str], steps: int, every: int, batch: int) -
     rest = list(range(len(scenes)))
     held = list(range(len(scenes), len(scenes) + len(held_scenes)))
     for index in rest + held:  # read once, in the time of no kind
-        teacher.lesson(index)
+        teacher.example(index)
     for name in names:
         row = _train(name, teacher, rest, held, out, steps, every, batch)
         print(json.dumps(row), flush=True)
@@ -90,7 +90,7 @@ def _train(
     folder = out / folder_of(name)
     plan = {"kind": name, "batch": batch}
     student = new_student(teacher, options)
-    crew = Crew(teacher.target.device)
+    crew = ProcessGroup(teacher.target.device)
     trainer = Trainer(student, teacher, rest, held, options, folder, plan, crew, _say_nothing)
     if (folder / STATE).is_file():
         trainer.resume(load_state(folder, plan))

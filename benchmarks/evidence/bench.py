@@ -15,7 +15,7 @@ from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine
 from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import CALIBRATION_SEED, Item, Rendered
-from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan, Watch
+from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan, Stopwatch
 from sage_core.bench.methods import BestStaticTree
 from sage_core.bench.summary import summary
 from sage_core.drafts.pruning.options import Pruning
@@ -100,7 +100,7 @@ class Bench:
 
     def decode(self, method: Method, item: Input) -> Decoded:
         """One decoding whose time does not matter."""
-        return method.decode(item, self.engine().watch())
+        return method.decode(item, self.engine().stopwatch())
 
     def measure(
         self, methods: Sequence[Method], items: int, repeats: int, engine: PairEngine | None = None
@@ -146,8 +146,8 @@ class _Engine(PairEngine):
         super().__init__(pair, options)
         self._clock = clock
 
-    def watch(self) -> Watch:
-        return Watch(self._clock, self._wait)
+    def stopwatch(self) -> Stopwatch:
+        return Stopwatch(self._clock, self._wait)
 
 
 def descriptions(seed: int) -> Iterator[Item]:

@@ -42,7 +42,7 @@ def run(bench: Bench) -> dict[str, Any]:
 def _typical_nodes(bench: Bench) -> int:
     """How many nodes sage-paper verifies a step, on texts that are not measured."""
     method, engine = bench.method("sage-paper"), bench.engine()
-    found = [method.decode(item, engine.watch()).counts for item in bench.others(engine)]
+    found = [method.decode(item, engine.stopwatch()).counts for item in bench.others(engine)]
     nodes = sum(counts.nodes or 0 for counts in found if counts)
     return max(1, round(nodes / sum(counts.steps for counts in found if counts)))
 

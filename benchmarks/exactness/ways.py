@@ -15,9 +15,9 @@ from sage_core.bench.oracle import reference
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step
 
@@ -116,8 +116,8 @@ class Models:
         self._reduced: dict[str, ReducedHead] = {}
 
     @cached_property
-    def _captured(self) -> CapturedRunners:
-        return CapturedRunners(kernel=self.target.device.type == "cuda")
+    def _captured(self) -> CudaGraphRunners:
+        return CudaGraphRunners(kernel=self.target.device.type == "cuda")
 
     def draft(self, name: str) -> Any:
         """A draft model, a head, or the spec of a lookup."""
@@ -164,7 +164,7 @@ def decode(models: Models, way: Way, prompts: Sequence[Prompt]) -> list[Decoded]
     if way.manner == "batch":
         outputs = decoder.generate_batch([prompt.request for prompt in prompts], WIDTH)
     elif way.manner == "turns":
-        reading = Reading()
+        reading = PrefixReuse()
         outputs = [decoder.generate(reading=reading, **prompt.request) for prompt in prompts]
     else:
         outputs = [decoder.generate(**prompt.request) for prompt in prompts]

@@ -26,8 +26,8 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
-from sage_core.trees.policies.sage.networks import FORETOLD
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policies.sage.networks import BIASES
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import TokenTree
 
@@ -75,7 +75,7 @@ class Recorded(Policy):
 
     name: ClassVar[str] = "recording"
 
-    def shaper(self) -> Shaper:
+    def planner(self) -> TreePlanner:
         return _Recorder(self.kept)
 
     @property
@@ -83,7 +83,7 @@ class Recorded(Policy):
         return LEVELS * BEAM * RANKS
 
 
-class _Recorder(Shaper):
+class _Recorder(TreePlanner):
     branching = RANKS
     asks_acceptance = True
 
@@ -124,10 +124,10 @@ class _Recorder(Shaper):
             tokens[level, :count, :ranks] = block
             parents[level, :count] = self._parents[level]
             at += found.size
-        foretold = np.zeros((LEVELS, BEAM, FORETOLD), np.float32)
+        bias = np.zeros((LEVELS, BEAM, BIASES), np.float32)
         for level, told in enumerate(self._acceptance):
-            foretold[level, : len(told)] = told
-        known = foretold if self._acceptance else None
+            bias[level, : len(told)] = told
+        known = bias if self._acceptance else None
         self._kept.append(Position(tokens, probs, parents, known))
         return TokenTree()
 
@@ -168,11 +168,11 @@ def load(path: Path) -> list[Recording]:
     """The recordings of a file."""
     with np.load(path) as file:
         data = {name: file[name] for name in file.files}
-    foretold = list(data["acceptance"]) or [None] * len(data["tokens"])
+    bias = list(data["acceptance"]) or [None] * len(data["tokens"])
     found, ids, at = [], 0, 0
     for name, length, count in zip(data["names"], data["lengths"], data["counts"], strict=True):
         positions = tuple(
-            Position(data["tokens"][i], data["probs"][i], data["parents"][i], foretold[i])
+            Position(data["tokens"][i], data["probs"][i], data["parents"][i], bias[i])
             for i in range(at, at + count)
         )
         found.append(Recording(str(name), data["ids"][ids : ids + length], positions))

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.replay.record import LEVELS, Position, Recording
 from sage_core.trees.pass_costs import Costs
-from sage_core.trees.policy import Level, Policy, Shaper
+from sage_core.trees.policy import Level, Policy, TreePlanner
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 
@@ -39,54 +39,56 @@ def walk_after(
     learned: Mapping[str, float], recording: Recording, policy: Policy, costs: Costs
 ) -> tuple[list[Round], dict[str, float]]:
     """The same behind texts that have taught something; and what is known behind this one."""
-    shaper = policy.shaper()
-    shaper.calibrate(costs)
-    shaper.recall(learned)
+    planner = policy.planner()
+    planner.calibrate(costs)
+    planner.recall(learned)
     rounds: list[Round] = []
     at, end = 0, len(recording.ids) - 1
     while at < end:
-        one = step(recording, at, shaper)
+        one = step(recording, at, planner)
         rounds.append(one)
         at += one.committed
-    return rounds, shaper.learned()
+    return rounds, planner.learned()
 
 
-def step(recording: Recording, at: int, shaper: Shaper) -> Round:
+def step(recording: Recording, at: int, planner: TreePlanner) -> Round:
     """Draft, verify and observe at one position, as the engine does."""
     future = recording.ids[at + 1 :].tolist()
-    shape = shaper.plan()
+    shape = planner.plan()
     drafted, rows, missing = _draft(
-        recording.positions[at], shaper, min(shape.depth, len(future) - 1, LEVELS)
+        recording.positions[at], planner, min(shape.depth, len(future) - 1, LEVELS)
     )
-    tree = shaper.prune(drafted) if rows else drafted
+    tree = planner.prune(drafted) if rows else drafted
     nodes: list[int] = []
     node: int | None = tree.child(ROOT, future[0])
     while node is not None:
         nodes.append(node)
         node = tree.child(node, future[len(nodes)]) if len(nodes) < len(future) else None
     tokens = future[: len(nodes) + 1]
-    shaper.observe(tree, nodes, tokens)
+    planner.observe(tree, nodes, tokens)
     return Round(at, len(tree), tuple(rows), len(tokens), missing)
 
 
-def _draft(position: Position, shaper: Shaper, limit: int) -> tuple[TokenTree, list[int], int]:
+def _draft(
+    position: Position, planner: TreePlanner, limit: int
+) -> tuple[TokenTree, list[int], int]:
     builder, passes, missing = TreeBuilder.empty(), [], 0
     frontier: list[int] = [ROOT]
     recorded = {ROOT: 0}  # tree node: its row of the level below
     places: dict[int, tuple[int, int]] = {}  # tree node: its own row and rank
     for depth in range(1, limit + 1):
-        probs = np.zeros((len(frontier), shaper.branching), np.float32)
+        probs = np.zeros((len(frontier), planner.branching), np.float32)
         rows = [recorded.get(node, -1) for node in frontier]
-        width = min(shaper.branching, position.probs.shape[2])
+        width = min(planner.branching, position.probs.shape[2])
         for i, row in enumerate(rows):
             if row >= 0:
                 probs[i, :width] = position.probs[depth - 1, row, :width]
         missing += sum(row < 0 for row in rows)
         passes.append(len(frontier))
-        foretold = None
-        if position.acceptance is not None and shaper.asks_acceptance:
-            foretold = position.acceptance[depth - 1, rows]
-        growth = shaper.grow(Level(depth, frontier, probs, builder, foretold))
+        bias = None
+        if position.acceptance is not None and planner.asks_acceptance:
+            bias = position.acceptance[depth - 1, rows]
+        growth = planner.grow(Level(depth, frontier, probs, builder, bias))
         found = [
             (rows[i], int(r))
             for i, r in zip(growth.rows.tolist(), growth.ranks.tolist(), strict=True)

@@ -12,22 +12,22 @@ from sage_cli.options.shared import RunOptions
 
 if TYPE_CHECKING:
     from sage_core.bench.engine import PairEngine
-    from sage_core.generation.sampling_params import Choosing
+    from sage_core.generation.sampling_params import SamplingParams
 
-__all__ = ["choosing", "load_engine", "sampling_asked"]
+__all__ = ["load_engine", "sampling_asked", "sampling_params"]
 
 
-def choosing(models: RunOptions) -> Choosing:
+def sampling_params(models: RunOptions) -> SamplingParams:
     """How each token is chosen."""
-    from sage_core.generation.sampling_params import Choosing
+    from sage_core.generation.sampling_params import SamplingParams
 
     names = ("sample", "temperature", "top_p", "top_k", "min_p")
-    return Choosing(**{name: getattr(models, name) for name in names})
+    return SamplingParams(**{name: getattr(models, name) for name in names})
 
 
 def sampling_asked(models: RunOptions) -> dict[str, Any] | None:
     """What was asked of sampling, by the names of `GenerationConfig`; None: greedy."""
-    fields = choosing(models).as_generation()
+    fields = sampling_params(models).generation_fields()
     return fields if fields.pop("do_sample", False) else None
 
 
@@ -52,7 +52,7 @@ def load_engine(models: RunOptions) -> PairEngine:
             "draft_vocab": models.draft_vocab,
             "lossy": models.lossy,
             "viskip": models.viskip,
-            **asdict(choosing(models)),
+            **asdict(sampling_params(models)),
             "draft_pruning": models.draft_pruning,
             "draft_pruning_method": models.draft_pruning_method,
             "max_new_tokens": models.max_new_tokens,

@@ -22,7 +22,7 @@ def check(options: RunOptions, *, several: bool, inputs: Sequence[str] = ()) -> 
     """
     from sage_core.drafts.ngram import as_ngram, is_lookup
     from sage_core.generation.lossy import as_lossy, check_lossy
-    from sage_core.generation.sampling_params import Choosing, check_candidates, check_viskip
+    from sage_core.generation.sampling_params import SamplingParams, check_candidates, check_viskip
     from sage_core.media.types import Sampling
     from sage_core.trees import policies
 
@@ -30,7 +30,7 @@ def check(options: RunOptions, *, several: bool, inputs: Sequence[str] = ()) -> 
         raise OptionError("--json and --jsonl exclude each other")
     if options.repetition_penalty is not None and not 0 < options.repetition_penalty < float("inf"):
         raise OptionError("--repetition-penalty must be a positive number")
-    Choosing(options.sample, options.temperature, options.top_p, options.top_k, options.min_p)
+    SamplingParams(options.sample, options.temperature, options.top_p, options.top_k, options.min_p)
     Sampling(options.frames, options.fps, options.start, options.end, options.max_pixels)
     _check_inputs(options, inputs)
     if options.output is not None:

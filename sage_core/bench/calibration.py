@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from sage_core.bench.measure import Input, Method, Watch
+from sage_core.bench.measure import Input, Method, Stopwatch
 from sage_core.bench.methods import Assisted, spec
 from sage_core.trees.policies.optimal_static import DEEPEST
-from sage_core.trees.policies.static import RankPath, StaticShaper
-from sage_core.trees.policy import Policy, Shaper
+from sage_core.trees.policies.static import RankPath, StaticPlanner
+from sage_core.trees.policy import Policy, TreePlanner
 
 __all__ = ["DEPTHS", "GRID", "FixedTree", "fastest", "grid"]
 
@@ -42,8 +42,8 @@ class FixedTree(Policy):
 
     name: ClassVar[str] = "fixed-tree"
 
-    def shaper(self) -> Shaper:
-        return StaticShaper(self.paths)
+    def planner(self) -> TreePlanner:
+        return StaticPlanner(self.paths)
 
     @property
     def max_nodes(self) -> int:
@@ -51,7 +51,7 @@ class FixedTree(Policy):
 
 
 def fastest(
-    methods: Sequence[Method], items: Sequence[Input], watch: Callable[[], Watch]
+    methods: Sequence[Method], items: Sequence[Input], watch: Callable[[], Stopwatch]
 ) -> tuple[Method, dict[str, float]]:
     """The method with the most tokens a second over all items, and what each reached.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from sage_core.bench.measure import Decoded, Input, Watch
+from sage_core.bench.measure import Decoded, Input, Stopwatch
 from sage_core.bench.oracle import seeded
 from sage_core.bench.records import Counts
 from sage_core.drafts.ngram import Ngram
@@ -73,7 +73,7 @@ class ByEngine:
             candidates=candidates,
         )
 
-    def decode(self, item: Input, watch: Watch) -> Decoded:
+    def decode(self, item: Input, watch: Stopwatch) -> Decoded:
         stream = self._decoder.stream(seed=item.seed, **item.inputs, **item.options)
         next(stream)
         watch.first(1)
@@ -136,7 +136,7 @@ class ByTransformers:
         self._draft = draft
         self._settings = dict(settings or {})
 
-    def decode(self, item: Input, watch: Watch) -> Decoded:
+    def decode(self, item: Input, watch: Stopwatch) -> Decoded:
         reset_peak_memory(self._target.device)
         commits = _Commits(watch)
         drawing = seeded(item.seed, self._target.device)
@@ -172,7 +172,7 @@ def _tokenizers(pair: LoadedPair, draft: Any) -> dict[str, Any]:
 class _Commits(BaseStreamer):
     """Is told the prompt and then the tokens of each round; presses the watch at the first."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
         self._prompt = True
         self._sizes: list[int] = []

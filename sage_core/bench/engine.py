@@ -14,7 +14,7 @@ from sage_core.bench import calibration
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine, ByTransformers
 from sage_core.bench.items import Request
-from sage_core.bench.measure import Input, Method, Watch
+from sage_core.bench.measure import Input, Method, Stopwatch
 from sage_core.bench.methods import (
     Assisted,
     AssistedBest,
@@ -76,7 +76,7 @@ class PairEngine:
             Turn(media if index == 0 else (), text, answer)
             for index, (text, answer) in enumerate(said)
         ]
-        inputs = family.read(family.render(turns), media, family.look(media))
+        inputs = family.build_inputs(family.render(turns), media, family.process_media(media))
         target = self._pair.target
         inputs = {
             name: cast(value, target).to(target.device)
@@ -85,8 +85,8 @@ class PairEngine:
             for name, value in inputs.items()
         }
         limit = self._options.max_new_tokens
-        choosing = self._options.choosing().as_generation()
-        settings = {**self._options.generation, **choosing, "max_new_tokens": limit}
+        sampling_params = self._options.sampling_params().generation_fields()
+        settings = {**self._options.generation, **sampling_params, "max_new_tokens": limit}
         return Input(
             request.id,
             request.category,
@@ -96,7 +96,7 @@ class PairEngine:
             self._ends,
             int(inputs["input_ids"].shape[1]),
             perf_counter() - started,
-            self._options.seed if choosing.get("do_sample") else None,
+            self._options.seed if sampling_params.get("do_sample") else None,
         )
 
     @cached_property
@@ -204,12 +204,12 @@ class PairEngine:
             ByTransformers(name, self._pair, draft=self._assistant, settings=setting.settings())
             for name, setting in calibration.grid()
         ]
-        best, rates = calibration.fastest(methods, items, self.watch)
+        best, rates = calibration.fastest(methods, items, self.stopwatch)
         return {"setting": best.name, "tokens_per_second": rates}
 
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
         probe = self._tree("probe", optimal_static.PROBE)
-        steps = [step for item in items for step in probe.decode(item, self.watch()).steps]
+        steps = [step for item in items for step in probe.decode(item, self.stopwatch()).steps]
         accepted = optimal_static.acceptance(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to say what is accepted")
@@ -220,7 +220,7 @@ class PairEngine:
         # Each with all its nodes. Where no deeper level is worth one, two limits give one tree.
         different = {paths: name for name, paths in reversed(trees.items()) if len(paths) == nodes}
         methods = [self._tree(name, paths) for paths, name in different.items()]
-        best, rates = calibration.fastest(methods, items, self.watch)
+        best, rates = calibration.fastest(methods, items, self.stopwatch)
         return {
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
@@ -258,9 +258,9 @@ class PairEngine:
         """One token as text, for drawing trees."""
         return Detokenizer(self._pair.family.tokenizer).token_text
 
-    def watch(self) -> Watch:
+    def stopwatch(self) -> Stopwatch:
         """Start the clock of one decoding; it waits for the device."""
-        return Watch(wait=self._wait)
+        return Stopwatch(wait=self._wait)
 
     def _wait(self) -> None:
         if self._pair.target.device.type == "cuda":

@@ -20,7 +20,7 @@ from sage_core.bench.records import (
 )
 from sage_core.errors import SageError
 
-__all__ = ["Decoded", "Engine", "Input", "Measurement", "Method", "Plan", "Watch", "check"]
+__all__ = ["Decoded", "Engine", "Input", "Measurement", "Method", "Plan", "Stopwatch", "check"]
 
 _WARM = 32  # tokens of the warm-up: allocations and first calls belong to no method
 
@@ -68,7 +68,7 @@ class Decoded:
     the same distribution, unless it is lossy, but not the same text."""
 
 
-class Watch:
+class Stopwatch:
     """The clock of one decoding. Methods press it; what it reads is the measurement's own.
 
     ``wait`` blocks until the device has finished what it was given.
@@ -117,8 +117,8 @@ class Method(Protocol):
 
     name: str
 
-    def decode(self, item: Input, watch: Watch) -> Decoded:
-        """Decode one input, pressing ``watch`` at the first token and at the end."""
+    def decode(self, item: Input, watch: Stopwatch) -> Decoded:
+        """Decode one input, pressing ``stopwatch`` at the first token and at the end."""
 
 
 class Engine(Protocol):
@@ -133,7 +133,7 @@ class Engine(Protocol):
     def text(self, tokens: Sequence[int]) -> str:
         """Ids as text, without special tokens."""
 
-    def watch(self) -> Watch:
+    def stopwatch(self) -> Stopwatch:
         """Start the clock of one decoding."""
 
 
@@ -237,13 +237,13 @@ class Measurement:
     def _warm_up(self, item: Input) -> None:
         for method in self._plan.methods:
             try:
-                method.decode(item.limited(_WARM), self._engine.watch())
+                method.decode(item.limited(_WARM), self._engine.stopwatch())
             except Exception:  # it will fail again, where it is told
                 continue
         self._warm = True
 
     def _decode(self, item: Input, method: Method, repeat: int) -> Record | Failure:
-        watch = self._engine.watch()
+        watch = self._engine.stopwatch()
         try:
             decoded = method.decode(item, watch)
             record = Record(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from sage_core.bench import modifiers as additions
+from sage_core.bench import modifiers as modifiers
 from sage_core.bench.modifiers import Extended, options_of
 from sage_core.drafts.ngram import Ngram
 from sage_core.errors import OptionError
@@ -225,7 +225,7 @@ def parse(text: str) -> Spec:
     if name not in known:
         names = [*sorted(known), *(peer.name for peer in _PEERS)]
         raise OptionError(f"unknown method {name!r}: choose from {', '.join(names)}, or all")
-    return additions.parse(text) if "+" in text else policies.parse(text)
+    return modifiers.parse(text) if "+" in text else policies.parse(text)
 
 
 def spec(method: Spec) -> str:
@@ -233,7 +233,7 @@ def spec(method: Spec) -> str:
     if isinstance(method, Policy):
         return policies.spec(method)
     if isinstance(method, Extended):
-        return additions.spec(method)
+        return modifiers.spec(method)
     return method.name + changed_options(method)
 
 

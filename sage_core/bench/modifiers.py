@@ -65,7 +65,7 @@ class Extended:
     """
 
     policy: Policy
-    additions: tuple[Addition, ...]
+    modifiers: tuple[Addition, ...]
 
     drafts: ClassVar[bool] = True
 
@@ -75,7 +75,7 @@ class Extended:
                 f"{self.name}: policy {self.policy.name} drafts nothing that could be done "
                 "otherwise: name another policy"
             )
-        kinds = [Lossy if isinstance(one, Lossy) else type(one) for one in self.additions]
+        kinds = [Lossy if isinstance(one, Lossy) else type(one) for one in self.modifiers]
         if len(set(kinds)) < max(1, len(kinds)):
             raise OptionError(f"{self.name}: name each addition once, and one lossy rule at most")
         check_candidates(self.candidates, self.policy, lookup=self.get(Ngram) is not None)
@@ -86,7 +86,7 @@ class Extended:
     @property
     def name(self) -> str:
         """Without options, as a policy's: ``sage+ngram``."""
-        return "+".join([self.policy.name, *(_name(one) for one in self.additions)])
+        return "+".join([self.policy.name, *(_name(one) for one in self.modifiers)])
 
     @property
     def candidates(self) -> str:
@@ -100,7 +100,7 @@ class Extended:
 
     def get(self, kind: type[T]) -> T | None:
         """The addition of a kind, if there is one."""
-        return next((one for one in self.additions if isinstance(one, kind)), None)
+        return next((one for one in self.modifiers if isinstance(one, kind)), None)
 
     def check_text(self, sampled: bool) -> None:
         """Refuse what is meant for the other kind of text.
@@ -120,7 +120,7 @@ class Extended:
         """The same with ``policy``, and looked-up branches of at most ``nodes`` nodes."""
         fewer = (
             replace(one, nodes=min(one.nodes, nodes)) if isinstance(one, Ngram) else one
-            for one in self.additions
+            for one in self.modifiers
         )
         return Extended(policy, tuple(fewer))
 
@@ -156,7 +156,7 @@ def spec(method: Extended) -> str:
     """The text that `parse` reads, options at their defaults left out."""
     parts = [
         str(one) if isinstance(one, Ngram | Lossy) else _name(one) + changed_options(one)
-        for one in method.additions
+        for one in method.modifiers
     ]
     return "+".join([policies.spec(method.policy), *parts])
 

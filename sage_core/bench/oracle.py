@@ -76,7 +76,7 @@ def first_mismatch(
     with seeded(seed, target.device):
         scores = _scores(target, inputs, position, wanted[:position], options)
     if scores is not None and seed is not None:
-        scores = scores + _luck(seed, position, scores)
+        scores = scores + gumbel_noise(seed, position, scores)
         if int(scores.argmax()) != want:  # drawn in another way than is known here
             scores = None
     if scores is None:
@@ -107,7 +107,7 @@ def _scores(
     return output.scores[position][0].float()
 
 
-def _luck(seed: int, position: int, like: Tensor) -> Tensor:
+def gumbel_noise(seed: int, position: int, like: Tensor) -> Tensor:
     """(vocabulary,) what chance adds to the scores of the token drawn at ``position``.
 
     `torch.multinomial` draws one token as the least of exponential times over probabilities, which

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.runtime.backend import MakeRunner
-from sage_core.trees.policies.sage.networks import FORETOLD
-from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SageShaper
-from sage_core.trees.policy import Growth, Level, Shaper
+from sage_core.trees.policies.sage.networks import BIASES
+from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SagePlanner
+from sage_core.trees.policy import Growth, Level, TreePlanner
 from sage_core.trees.tree import TokenTree
 
 __all__ = ["RIDGE", "Seen", "fit", "learn_acceptance", "whole_feature"]
@@ -57,11 +57,11 @@ class Watched(Sage):
 
     seen: Seen = field(default_factory=Seen)
 
-    def shaper(self) -> Shaper:
+    def planner(self) -> TreePlanner:
         return _Watching(self)
 
 
-class _Watching(SageShaper):
+class _Watching(SagePlanner):
     def __init__(self, options: Watched) -> None:
         super().__init__(options)
         self._seen = options.seen
@@ -122,7 +122,7 @@ def learn_acceptance(
     if count < _LEAST:
         return 0
     weight, bias = fit(np.stack(seen.features), np.stack(seen.logits), np.array(seen.ranks))
-    found = nn.Linear(head.config.hidden_size, FORETOLD)
+    found = nn.Linear(head.config.hidden_size, BIASES)
     with torch.no_grad():
         found.weight.copy_(weight)
         found.bias.copy_(bias)
@@ -160,8 +160,8 @@ def fit(
     offsets = torch.from_numpy(logits).double()
     happened = torch.from_numpy(ranks)[:, None] == torch.arange(offsets.shape[1])
     columns = []
-    for group in range(FORETOLD):
-        end = group + 1 if group < FORETOLD - 1 else None
+    for group in range(BIASES):
+        end = group + 1 if group < BIASES - 1 else None
         columns.append(_newton(x, offsets[:, group:end], happened[:, group:end], ridge))
     found = torch.stack(columns)
     weight = found[:, :-1] / deviation

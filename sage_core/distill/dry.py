@@ -14,7 +14,7 @@ from sage_core.distill.options import DistillOptions
 from sage_core.distill.plan import Machine, Plan, Shape, Target, make_plan
 from sage_core.distill.teacher import read_prompt
 from sage_core.errors import InputError, OptionError
-from sage_core.models.checkpoint import look
+from sage_core.models.checkpoint import inspect
 from sage_core.models.families import find_family
 from sage_core.models.pair_names import find_pair
 from sage_core.models.quantization import find_method
@@ -72,7 +72,7 @@ def dry_run(
     """
     method = find_method(quantization)
     names = find_pair(target, None)
-    part = look(names.target, names.target_id, revision, trust_remote_code, method)
+    part = inspect(names.target, names.target_id, revision, trust_remote_code, method)
     samples = read_samples(data, notice)
     family = find_family(part.config)(part.checkpoint.folder, part.config, part.tokenizer)
     shapes = [

@@ -14,8 +14,8 @@ from sage_core.distill.acceptance_fit import learn_acceptance
 from sage_core.distill.losses import distribution_loss, feature_loss
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.state import write_errors
-from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
-from sage_core.distill.teacher import Lesson, Teacher
+from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, LossOutput, agreement
+from sage_core.distill.teacher import Example, Teacher
 from sage_core.distill.unroll import unroll
 from sage_core.drafts.head.checkpoint import load_head, save_head
 from sage_core.drafts.head.init import new_head
@@ -48,29 +48,29 @@ class HeadStudent:
         self._teacher = teacher
         self._options = options
 
-    def lose(self, lesson: Lesson) -> Lost:
+    def compute_loss(self, example: Example) -> LossOutput:
         options = self._options
-        steps = unroll(self._head, lesson, options.depths)
+        steps = unroll(self._head, example, options.depths)
         words: list[Tensor] = []
         shapes: list[Tensor] = []
         for k, predicted in enumerate(steps):
-            shapes.append(feature_loss(predicted, lesson.answer_features[k:]))
+            shapes.append(feature_loss(predicted, example.answer_features[k:]))
             if options.recompute:  # a vocabulary's logits are the largest thing that is kept
-                given = (predicted, lesson.logits[k:])
+                given = (predicted, example.logits[k:])
                 words.append(checkpoint(self._words, *given, use_reentrant=False))
             else:
-                words.append(self._words(predicted, lesson.logits[k:]))
+                words.append(self._words(predicted, example.logits[k:]))
         word, shape = torch.stack(words).mean(), torch.stack(shapes).mean()
         loss = options.ce_weight * word + options.feature_weight * shape
-        return Lost(loss, {options.loss: word.detach(), "features": shape.detach()})
+        return LossOutput(loss, {options.loss: word.detach(), "features": shape.detach()})
 
     def _words(self, predicted: Tensor, target: Tensor) -> Tensor:
         return distribution_loss(self._options.loss, self._teacher.logits(predicted), target)
 
     @torch.no_grad()
-    def judge(self, lesson: Lesson) -> Acceptance:
-        steps = unroll(self._head, lesson, EVALUATED_DEPTH, training=False)
-        return agreement([self._teacher.logits(step) for step in steps], lesson.logits)
+    def evaluate(self, example: Example) -> Acceptance:
+        steps = unroll(self._head, example, EVALUATED_DEPTH, training=False)
+        return agreement([self._teacher.logits(step) for step in steps], example.logits)
 
     def save(self, folder: Path) -> None:
         with write_errors(folder):
@@ -79,7 +79,7 @@ class HeadStudent:
     def load(self, folder: Path) -> Any:
         return load_head(folder, self._teacher.target)
 
-    def foretell(self, draft: Head, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
+    def fit_acceptance(self, draft: Head, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
         runners, longest = self._teacher.pair.runners, self._options.max_new_tokens
         learned = learn_acceptance(self._teacher.target, draft, prompts, longest, runners)
         if learned:

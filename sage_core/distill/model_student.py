@@ -14,8 +14,8 @@ from torch import Tensor
 from sage_core.distill.losses import distribution_loss
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.state import write_errors
-from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, Lost, agreement
-from sage_core.distill.teacher import Lesson, Teacher
+from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, LossOutput, agreement
+from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import ModelError, OptionError
 from sage_core.models.checkpoint import load_model
 from sage_core.models.inputs import cast
@@ -51,22 +51,24 @@ class ModelStudent:
             model.disable_input_require_grads()
         self._teacher, self._options = teacher, options
 
-    def lose(self, lesson: Lesson) -> Lost:
-        loss = distribution_loss(self._options.loss, self._logits(lesson), lesson.logits)
-        return Lost(loss, {self._options.loss: loss.detach()})
+    def compute_loss(self, example: Example) -> LossOutput:
+        loss = distribution_loss(self._options.loss, self._logits(example), example.logits)
+        return LossOutput(loss, {self._options.loss: loss.detach()})
 
-    def _logits(self, lesson: Lesson) -> Tensor:
+    def _logits(self, example: Example) -> Tensor:
         """(L, vocabulary) behind each of the answer's tokens."""
-        inputs = {name: cast(value, self.module) for name, value in lesson.inputs.items()}
+        inputs = {name: cast(value, self.module) for name, value in example.inputs.items()}
         hidden = self.module.base_model(**inputs, use_cache=False).last_hidden_state
-        logits: Tensor = self.module.get_output_embeddings()(hidden[0, lesson.prompt_tokens :])
+        logits: Tensor = self.module.get_output_embeddings()(hidden[0, example.prompt_tokens :])
         return logits
 
     @torch.no_grad()
-    def judge(self, lesson: Lesson) -> Acceptance:
-        logits = self._logits(lesson)
+    def evaluate(self, example: Example) -> Acceptance:
+        logits = self._logits(example)
         # A model reads the tokens alone: what it says along a chain is what it says of the text.
-        return agreement([logits[k:] for k in range(EVALUATED_DEPTH)][: len(logits)], lesson.logits)
+        return agreement(
+            [logits[k:] for k in range(EVALUATED_DEPTH)][: len(logits)], example.logits
+        )
 
     def save(self, folder: Path) -> None:
         beside = folder / ".new"
@@ -99,7 +101,7 @@ class ModelStudent:
         share_vision(target, draft)
         return draft
 
-    def foretell(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
+    def fit_acceptance(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
         return 0  # a checkpoint of transformers has no place for it
 
 

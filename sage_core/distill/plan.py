@@ -240,13 +240,13 @@ def make_plan(target: Target, shape: Shape, options: DistillOptions, machine: Ma
     weights = size.need(target.dtype, target.method).weights
     cache = size.cache_values * shape.tokens * width
     logits = shape.rows * size.head_values * width
-    lesson = 2 * shape.tokens * int(target.text.hidden_size) * width + logits
+    example = 2 * shape.tokens * int(target.text.hidden_size) * width + logits
     memory = {
         "target": weights,
         "draft": 4 * (cost.parameters + cost.frozen),
         "gradients": 4 * cost.parameters,
         "moments": 8 * cost.parameters,
-        "lessons": lesson + KEPT,
+        "lessons": example + KEPT,
         "margin": MARGIN["gpu" if machine.gpu else "cpu"],
     }
     passes = {

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["Crew", "leads", "own_device"]
+__all__ = ["ProcessGroup", "leads", "own_device"]
 
 
 def leads() -> bool:
@@ -24,7 +24,7 @@ def own_device() -> str:
     return "auto"
 
 
-class Crew:
+class ProcessGroup:
     """Which of how many processes this is, and what they add up together.
 
     Samples are dealt out by position, so the number of processes changes speed and rounding only.

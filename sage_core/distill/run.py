@@ -15,7 +15,7 @@ from sage_core.distill.data import split
 from sage_core.distill.found import Found, find
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
-from sage_core.distill.process_group import Crew
+from sage_core.distill.process_group import ProcessGroup
 from sage_core.distill.report import (
     REPORT,
     TIMED,
@@ -68,7 +68,7 @@ def distill(
     """
     found = data if isinstance(data, Found) else find(data, output, resume=resume)
     samples = found.samples
-    crew = Crew(pair.target.get_output_embeddings().weight.device)
+    crew = ProcessGroup(pair.target.get_output_embeddings().weight.device)
     if crew.leads:
         for note in found.notes:
             tell(Event(0, 0.0, note=note))
@@ -125,7 +125,7 @@ def _judged(student: Student, teacher: Teacher, held: list[int]) -> Acceptance:
     found = Acceptance()
     for index in held:
         try:
-            found += student.judge(teacher.lesson(index))
+            found += student.evaluate(teacher.example(index))
         except (InputError, OptionError):  # it was told in training
             continue
     return found
@@ -148,7 +148,7 @@ def _report(
     found = _judged(student, teacher, held)
     prompts = usable(teacher, held)
     timed = list(islice(prompts, TIMED))
-    foretold = student.foretell(draft, prompts, output)
+    foretold = student.fit_acceptance(draft, prompts, output)
     before = [(teacher.pair.draft_id or "previous", teacher.pair.draft)]
     drafts = [*(before if teacher.pair.draft is not None else []), ("new", draft)]
     depths, ranks = shares(found)

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sage_core.distill.teacher import Lesson
+from sage_core.distill.teacher import Example
 
-__all__ = ["EVALUATED_DEPTH", "RANKS", "Acceptance", "Lost", "Student", "agreement"]
+__all__ = ["EVALUATED_DEPTH", "RANKS", "Acceptance", "LossOutput", "Student", "agreement"]
 
 EVALUATED_DEPTH = 6
 """Levels of the chain that held-out samples are judged by."""
@@ -20,7 +20,7 @@ RANKS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Lost:
+class LossOutput:
     """The loss of one lesson, with its parts for the log."""
 
     loss: Tensor
@@ -75,10 +75,10 @@ class Student(Protocol):
 
     module: nn.Module
 
-    def lose(self, lesson: Lesson) -> Lost:
+    def compute_loss(self, example: Example) -> LossOutput:
         """The loss of one lesson, with gradients."""
 
-    def judge(self, lesson: Lesson) -> Acceptance:
+    def evaluate(self, example: Example) -> Acceptance:
         """How it would do on the answer of one lesson, without gradients."""
 
     def save(self, folder: Path) -> None:
@@ -91,7 +91,7 @@ class Student(Protocol):
     def load(self, folder: Path) -> Any:
         """What was saved there, as `SpeculativeDecoder` takes a draft."""
 
-    def foretell(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
+    def fit_acceptance(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
         """Let what was loaded learn what the target accepts of it, from texts that it drafts, and
         save it; how many nodes it learned from, 0 where it learned nothing.
 

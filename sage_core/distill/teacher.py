@@ -20,7 +20,7 @@ from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.pair_loading import LoadedPair
 
-__all__ = ["KEPT", "Lesson", "Teacher", "read_prompt"]
+__all__ = ["KEPT", "Example", "Teacher", "read_prompt"]
 
 KEPT = 512 * 1024**2
 """Bytes of lessons kept in memory: all of a small run's, so that the target reads them once, and
@@ -28,7 +28,7 @@ next to none of a large model's."""
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class Example:
     """One sample as the target reads it, n tokens: the prompt and the answer without its last.
 
     What follows the last token is nothing to learn, so every token here has a target's choice.
@@ -88,7 +88,7 @@ class Teacher:
         self._samples = samples
         self._options = options
         self._answers: dict[int, Tensor] = {}
-        self._lessons: dict[int, Lesson] = {}
+        self._lessons: dict[int, Example] = {}
         self._room = KEPT
         self._head = self.target.get_output_embeddings()
         policy = "autoregressive" if pair.draft is None else "sage"
@@ -144,7 +144,7 @@ class Teacher:
         written = self._writer.generate(**inputs, **settings).sequences
         return written[0, inputs["input_ids"].shape[1] :].cpu().clone()
 
-    def lesson(self, index: int) -> Lesson:
+    def example(self, index: int) -> Example:
         """The target's reading of a sample with its answer.
 
         Raises:
@@ -152,14 +152,14 @@ class Teacher:
         """
         if index in self._lessons:
             return self._lessons[index]
-        lesson = self._lesson(index)
-        if lesson.bytes <= self._room:
-            self._room -= lesson.bytes
-            self._lessons[index] = lesson
-        return lesson
+        example = self._example(index)
+        if example.bytes <= self._room:
+            self._room -= example.bytes
+            self._lessons[index] = example
+        return example
 
     @torch.no_grad()
-    def _lesson(self, index: int) -> Lesson:
+    def _example(self, index: int) -> Example:
         inputs = self.prompt(index)
         answer = self.answer(index, inputs)
         if len(answer) < 2:
@@ -176,7 +176,7 @@ class Teacher:
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         p = int(inputs["input_ids"].shape[1])
-        return Lesson(
+        return Example(
             inputs=read,
             prompt_tokens=p,
             features=features,

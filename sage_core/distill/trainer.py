@@ -14,7 +14,7 @@ import torch
 from sage_core.distill.data import order
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions, rate_for
-from sage_core.distill.process_group import Crew
+from sage_core.distill.process_group import ProcessGroup
 from sage_core.distill.state import save_state
 from sage_core.distill.student import Acceptance, Student
 from sage_core.distill.teacher import Teacher
@@ -72,7 +72,7 @@ class Trainer:
         options: DistillOptions,
         folder: Path,
         plan: dict[str, Any],
-        crew: Crew,
+        crew: ProcessGroup,
         tell: Tell,
     ) -> None:
         self._student, self._teacher = student, teacher
@@ -152,18 +152,18 @@ class Trainer:
         used = tokens = 0
         for place in range(crew.rank, options.batch, crew.size):
             position = self.step * options.batch + place
-            lesson = self._lesson(order(self._train, options.seed, position))
-            if lesson is None:
+            example = self._example(order(self._train, options.seed, position))
+            if example is None:
                 continue
             _seed(options.seed, position)
             with crew.computing():
-                lost = self._student.lose(lesson)
+                lost = self._student.compute_loss(example)
             lost.loss.backward()
             totals["loss"] += float(lost.loss.detach())
             for name, value in lost.parts.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
             used += 1
-            tokens += lesson.answer_tokens
+            tokens += example.answer_tokens
         names = ["loss", *self._part_names()]
         *sums, used_all, tokens_all = crew.add([*(totals.get(n, 0.0) for n in names), used, tokens])
         self._tokens += tokens_all
@@ -185,12 +185,12 @@ class Trainer:
         features = [] if self._options.kind == "model" else ["features"]
         return [self._options.loss, *features]
 
-    def _lesson(self, index: int) -> Any:
+    def _example(self, index: int) -> Any:
         """A lesson, or None for a sample that cannot be used; that is told once."""
         if index in self._left_out:
             return None
         try:
-            return self._teacher.lesson(index)
+            return self._teacher.example(index)
         except (InputError, OptionError) as error:
             self._left_out.add(index)
             self._tell(Event(self.step, 0.0, note=f"{error}: left out"))
@@ -202,10 +202,10 @@ class Trainer:
         self._student.module.eval()
         for index in self._held[self._crew.rank :: self._crew.size]:
             with memory_errors("while judging", _ADVICE):
-                lesson = self._lesson(index)
-                if lesson is not None:
+                example = self._example(index)
+                if example is not None:
                     with self._crew.computing():
-                        found += self._student.judge(lesson)
+                        found += self._student.evaluate(example)
         self._student.module.train()
         depths = len(found.reached)
         counts = self._crew.add([*found.reached, *found.accepted, *found.ranks])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sage_core.distill.teacher import Lesson
+from sage_core.distill.teacher import Example
 from sage_core.drafts.head.module import Head
 
 __all__ = ["sight", "unroll"]
@@ -31,23 +31,23 @@ def sight(step: int, before: int, answer: int) -> Tensor:
     return torch.cat([text, *own], dim=1)
 
 
-def unroll(head: Head, lesson: Lesson, depths: int, *, training: bool = True) -> list[Tensor]:
+def unroll(head: Head, example: Example, depths: int, *, training: bool = True) -> list[Tensor]:
     """Predicted features by step: (L - k + 1, size) for k = 1..min(depths, L).
 
     Row q of step k is the feature at the answer's token q + k - 1.
     """
     from transformers import DynamicCache
 
-    p, total = lesson.prompt_tokens, lesson.tokens
+    p, total = example.prompt_tokens, example.tokens
     answer = total - p
-    question = torch.arange(1, total, device=lesson.visual.device) < p
+    question = torch.arange(1, total, device=example.visual.device) < p
     dtype = head.fuse.weight.dtype  # the target may be in another than what is trained
-    features, embeds = lesson.features.to(dtype), lesson.embeds.to(dtype)
-    reading = head.read(
+    features, embeds = example.features.to(dtype), example.embeds.to(dtype)
+    reading = head.build_prompt(
         features[:, :-1],
         embeds[:, 1:],
-        lesson.visual[1:],
-        lesson.positions[..., 1:],
+        example.visual[1:],
+        example.positions[..., 1:],
         training=training,
         question=question,
     )
@@ -61,7 +61,7 @@ def unroll(head: Head, lesson: Lesson, depths: int, *, training: bool = True) ->
         if step > 1:
             own = slice(p + step - 1, total)
             inputs = head.inputs(steps[-1][None, :-1], embeds[:, own], reading.joined)
-            positions = lesson.positions[..., own]
+            positions = example.positions[..., own]
             seen = sight(step, before, answer)
         predicted = head.decoder(
             inputs_embeds=inputs,

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sage_core.generation.sequence import Text
-from sage_core.trees.policy import Shaper
+from sage_core.generation.sequence import TokenSequence
+from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import Acceptance, Proposal
 from sage_core.trees.tree import TokenTree
 
@@ -18,7 +18,7 @@ class Drafter(Protocol):
     def prefill(self, first: int) -> None:
         """Read the prompt and take the text's first token, which the target's prefill gave."""
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
         """Draft a tree of continuations of ``text``, at most ``text.remaining - 1`` levels deep."""
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
@@ -32,7 +32,7 @@ class NoDrafter:
     def prefill(self, first: int) -> None:
         pass
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
         return Proposal()
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from sage_core.drafts.drafter import Drafter
 from sage_core.generation.json_schema import JsonGrammar
-from sage_core.generation.sequence import Text
-from sage_core.trees.policy import Shaper
+from sage_core.generation.sequence import TokenSequence
+from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import Acceptance, Proposal, Shape
 from sage_core.trees.tree import ROOT, TokenTree
 
@@ -29,11 +29,11 @@ class ForcedDrafter:
     def prefill(self, first: int) -> None:
         self._inner.prefill(first)
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
         forced = self._grammar.forced(text.ids)[: max(0, text.remaining - 1)]
         if len(forced) < FORCED_LEAST:
-            return self._inner.propose(shaper, text)
-        shaper.plan()  # policies count on a plan for every step that they observe
+            return self._inner.propose(planner, text)
+        planner.plan()  # policies count on a plan for every step that they observe
         count = len(forced)
         tree = TokenTree(
             tokens=tuple(forced),

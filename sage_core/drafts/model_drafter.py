@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
-from sage_core.generation.candidates import Likeliest
+from sage_core.generation.candidates import TopK
 from sage_core.generation.prepare import prepare_draft
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
@@ -42,7 +42,7 @@ class ModelDrafter(TreeDrafter):
         vocab_size: int,
         room: int,
         vision: SharedVision,
-        sight: Sight,
+        sight: DraftPrompt,
         reduced: ReducedHead | None = None,
     ) -> None:
         super().__init__(runner, vocab_size, reduced)
@@ -68,9 +68,9 @@ class ModelDrafter(TreeDrafter):
         """Tokens of the text that are in the cache or will be read next; pruned ones left out."""
         return self._runner.committed + len(self._pending)
 
-    def follow(self, lost: int, new: Sequence[int]) -> None:
+    def rewind(self, lost: int, new: Sequence[int]) -> None:
         unread = len(self._pending)
-        self._runner.forget(max(0, lost - unread))
+        self._runner.truncate(max(0, lost - unread))
         self._pending = [*self._pending[: max(0, unread - lost)], *new]
         self._columns = {}
 
@@ -81,21 +81,21 @@ class ModelDrafter(TreeDrafter):
         self._pending += outcome.tokens[len(kept) :]
         self._columns = {}
 
-    def rehearse(self, rows: int, branching: int) -> None:
+    def time_pass(self, rows: int, branching: int) -> None:
         nodes = [0] * rows
         logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
-        Likeliest().offer(logits.float(), branching)
+        TopK().select(logits.float(), branching)
         self._runner.commit([0])
 
-    def rehearsed(self, passes: int) -> None:
-        self._runner.forget(passes)
+    def discard_timed(self, passes: int) -> None:
+        self._runner.truncate(passes)
 
     def _read_pending(self) -> Tensor:
         """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
         # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
         # behind it get worse, the output stays what it is.
         known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
-        logits = self._runner.read(known)
+        logits = self._runner.extend(known)
         self._pending = []
         self._columns = {}
         return logits

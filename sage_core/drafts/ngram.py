@@ -15,11 +15,11 @@ from sage_core.trees.tree import ROOT, TokenTree
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sage_core.generation.sequence import Text
-    from sage_core.trees.policy import Shaper
+    from sage_core.generation.sequence import TokenSequence
+    from sage_core.trees.policy import TreePlanner
     from sage_core.trees.steps import Acceptance, Proposal
 
-__all__ = ["BREAK", "NAME", "Found", "Ngram", "NgramDrafter", "NgramIndex", "as_ngram", "is_lookup"]
+__all__ = ["BREAK", "NAME", "Match", "Ngram", "NgramDrafter", "NgramIndex", "as_ngram", "is_lookup"]
 
 NAME = "ngram"
 BREAK = -1
@@ -96,7 +96,7 @@ def as_ngram(text: str | Ngram) -> Ngram:
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """What a lookup gave: a tree, and how many tokens its longest match has (0: no match)."""
 
     tree: TokenTree = field(default_factory=TokenTree)
@@ -140,17 +140,17 @@ class NgramIndex:
                     found.setdefault(place, n)
         return [(n, place) for place, n in found.items()]
 
-    def find(self, depth: int, nodes: int) -> Found:
+    def find(self, depth: int, nodes: int) -> Match:
         """The continuations of all matches as one tree of at most ``depth`` levels."""
         matches = self.matches()
         if not matches or depth < 1:
-            return Found()
+            return Match()
         trie = _Trie()
         for order, (n, place) in enumerate(matches):
             # Of equal matches the latest counts for most, and twice the same counts double.
             weight = _BASE**n * (1 + 1 / (1 + order))
             trie.add(self._tokens[place : place + depth], weight)
-        return Found(trie.best(self._o.branches, nodes, self._o.least), matches[0][0])
+        return Match(trie.best(self._o.branches, nodes, self._o.least), matches[0][0])
 
 
 class _Trie:
@@ -186,7 +186,7 @@ class _Trie:
         # the node that was there first
         heap: list[tuple[float, int, int, int, float, int]] = []
 
-        def offer(node: int, place: int, above: float) -> None:
+        def push(node: int, place: int, above: float) -> None:
             children = self._children[node].items()
             total = sum(self._weights[child] for _, child in children) + _ELSE
             ranked = sorted(children, key=lambda item: -self._weights[item[1]])
@@ -195,14 +195,14 @@ class _Trie:
                 if above * prob >= least:
                     heapq.heappush(heap, (-above * prob, child, token, place, prob, rank))
 
-        offer(0, ROOT, 1.0)
+        push(0, ROOT, 1.0)
         while heap and len(tokens) < nodes:
             negative, child, token, parent, prob, rank = heapq.heappop(heap)
             tokens.append(token)
             parents.append(parent)
             probs.append(prob)
             ranks.append(rank)
-            offer(child, len(tokens) - 1, -negative)
+            push(child, len(tokens) - 1, -negative)
         return TokenTree(tuple(tokens), tuple(parents), tuple(probs), tuple(ranks))
 
 
@@ -223,14 +223,14 @@ class NgramDrafter:
     def prefill(self, first: int) -> None:
         self._index.extend([first])
 
-    def find(self, text: Text) -> Found:
+    def find(self, text: TokenSequence) -> Match:
         """A tree of continuations of ``text``."""
         return self._index.find(min(self._o.length, text.remaining - 1), self._o.nodes)
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
         return self.proposal(self.find(text))
 
-    def proposal(self, found: Found) -> Proposal:
+    def proposal(self, found: Match) -> Proposal:
         """What was found and nothing else."""
         from sage_core.trees.steps import Proposal
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from sage_core.drafts.ngram import Found, NgramDrafter
-from sage_core.trees.policy import Shaper, ShaperAround
+from sage_core.drafts.ngram import Match, NgramDrafter
+from sage_core.trees.policy import PlannerWrapper, TreePlanner
 from sage_core.trees.tree import ROOT, TokenTree
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sage_core.drafts.drafter import Drafter
-    from sage_core.generation.sequence import Text
+    from sage_core.generation.sequence import TokenSequence
     from sage_core.trees.steps import Acceptance, Proposal
 
 __all__ = ["OwnPart", "Payoff", "WithLookup", "graft"]
@@ -113,7 +113,7 @@ class WithLookup:
         self._drafter = drafter
         self._lookup = lookup
         self._payoff = payoff
-        self._found = Found()
+        self._found = Match()
         self._own: TokenTree | None = None
         self._added = 0
         self._accepted: tuple[int, ...] = ()
@@ -122,7 +122,7 @@ class WithLookup:
         self._drafter.prefill(first)
         self._lookup.prefill(first)
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
         started = perf_counter()
         found = self._found = self._lookup.find(text)
         looking = perf_counter() - started
@@ -130,7 +130,7 @@ class WithLookup:
             self._own = None
             alone = self._lookup.proposal(found)
             return replace(alone, plan_seconds=looking)
-        proposal = self._drafter.propose(shaper, text)
+        proposal = self._drafter.propose(planner, text)
         started = perf_counter()
         self._own = proposal.tree
         whole = graft(self._own, found.tree)
@@ -168,15 +168,15 @@ def _depth(tree: TokenTree, tokens: tuple[int, ...]) -> int:
     return len(tokens)
 
 
-class OwnPart(ShaperAround):
+class OwnPart(PlannerWrapper):
     """A policy's shaper that learns from the tree it formed, not from what was added to it."""
 
-    def __init__(self, shaper: Shaper, drafter: WithLookup) -> None:
-        super().__init__(shaper)
+    def __init__(self, planner: TreePlanner, drafter: WithLookup) -> None:
+        super().__init__(planner)
         self._drafter = drafter
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         own = self._drafter.own()
         if own is not None:
             drafted, path = own
-            self._shaper.observe(drafted, path, tokens[: len(path) + 1])
+            self._planner.observe(drafted, path, tokens[: len(path) + 1])

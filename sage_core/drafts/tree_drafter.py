@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
-from sage_core.generation.candidates import Chooser, Likeliest, Offer
-from sage_core.generation.sequence import Text
+from sage_core.generation.candidates import Candidates, CandidateSelector, TopK
+from sage_core.generation.sequence import TokenSequence
 from sage_core.runtime.runner import Runner
-from sage_core.trees.policy import Growth, Level, Shaper
+from sage_core.trees.policy import Growth, Level, TreePlanner
 from sage_core.trees.steps import Acceptance, Proposal
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 
-class Seat(Protocol):
+class DraftRunner(Protocol):
     """What a `TreeDrafter` itself asks of what runs its passes."""
 
     device: torch.device
     committed: int
 
-    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
-        """As `Runner.score_by`."""
+    def set_lm_head(self, head: Callable[[Tensor], Tensor]) -> None:
+        """As `Runner.set_lm_head`."""
 
 
 class TreeDrafter(ABC):
@@ -45,13 +45,15 @@ class TreeDrafter(ABC):
         reduced: what the draft scores by, if not by its whole vocabulary.
     """
 
-    def __init__(self, runner: Seat, vocab_size: int, reduced: ReducedHead | None = None) -> None:
+    def __init__(
+        self, runner: DraftRunner, vocab_size: int, reduced: ReducedHead | None = None
+    ) -> None:
         self._runner = runner
         self._vocab = vocab_size
         self._reduced = reduced
         if reduced is not None:
-            runner.score_by(reduced)
-        self.candidates: Chooser = Likeliest()
+            runner.set_lm_head(reduced)
+        self.candidates: CandidateSelector = TopK()
         """How each node's candidates are chosen; the acceptance rule must be the one for it."""
         self._columns: dict[int, int] = {}
 
@@ -68,22 +70,22 @@ class TreeDrafter(ABC):
         """As `Drafter.observe`."""
 
     @abstractmethod
-    def follow(self, lost: int, new: Sequence[int]) -> None:
+    def rewind(self, lost: int, new: Sequence[int]) -> None:
         """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
 
         They are read by the next `prefill`.
         """
 
     @abstractmethod
-    def rehearse(self, rows: int, branching: int) -> None:
+    def time_pass(self, rows: int, branching: int) -> None:
         """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone.
 
-        It lengthens the text by a token, until `rehearsed`.
+        It lengthens the text by a token, until `discard_timed`.
         """
 
     @abstractmethod
-    def rehearsed(self, passes: int) -> None:
-        """Forget all that so many `rehearse` have left."""
+    def discard_timed(self, passes: int) -> None:
+        """Forget all that so many `time_pass` have left."""
 
     @abstractmethod
     def _read_pending(self) -> Tensor:
@@ -104,7 +106,7 @@ class TreeDrafter(ABC):
 
     @property
     def visual_tokens(self) -> int | None:
-        """How many columns stand for pictures; None: as many as its `Sight` keeps."""
+        """How many columns stand for pictures; None: as many as its `DraftPrompt` keeps."""
         return None
 
     @property
@@ -117,9 +119,9 @@ class TreeDrafter(ABC):
         """Whether the draft has read a prompt."""
         return self._runner.committed > 0
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
         started = perf_counter()
-        shape = shaper.plan()
+        shape = planner.plan()
         planning = perf_counter() - started
         limit = min(shape.depth, text.remaining - 1)
         if limit < 1:
@@ -131,11 +133,11 @@ class TreeDrafter(ABC):
         passes = 1
         draws: dict[int, Tensor] = {}
         for depth in range(1, limit + 1):
-            offer = self._offer(logits, builder, frontier, text, shaper.branching)
-            foretold = self._acceptance(len(frontier)) if shaper.asks_acceptance else None
+            offer = self._offer(logits, builder, frontier, text, planner.branching)
+            bias = self._acceptance(len(frontier)) if planner.asks_acceptance else None
             started = perf_counter()
-            level = Level(depth, frontier, offer.expected, builder, foretold)
-            growth = offer.placed(shaper.grow(level))
+            level = Level(depth, frontier, offer.expected, builder, bias)
+            growth = offer.placed(planner.grow(level))
             planning += perf_counter() - started
             if offer.draft is not None:
                 draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
@@ -153,29 +155,34 @@ class TreeDrafter(ABC):
 
         started = perf_counter()
         drafted = builder.freeze()
-        tree = shaper.prune(drafted)
+        tree = planner.prune(drafted)
         if tree is not drafted:
             self._renumber(drafted, tree)
         planning += perf_counter() - started
         return Proposal(tree, shape, passes, planning, draws)
 
     def _offer(
-        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: Text, k: int
-    ) -> Offer:
+        self,
+        logits: Tensor,
+        builder: TreeBuilder,
+        frontier: Sequence[int],
+        text: TokenSequence,
+        k: int,
+    ) -> Candidates:
         """Up to k candidates below each frontier node, given (F, vocabulary or fewer) logits."""
         reduced = self._reduced
         if reduced is None:
-            return self.candidates.offer(self._scored(logits, builder, frontier, text), k)
+            return self.candidates.select(self._scored(logits, builder, frontier, text), k)
         if not text.has_processors:
-            return reduced.named(self.candidates.offer(logits.float(), k), self._vocab)
+            return reduced.named(self.candidates.select(logits.float(), k), self._vocab)
         whole = reduced.spread(logits, self._vocab)
         scores = self._scored(whole, builder, frontier, text)
         # A rule may do sums with the scores of tokens that the draft does not score.
-        return self.candidates.offer(scores.masked_fill(scores.isnan(), -torch.inf), k)
+        return self.candidates.select(scores.masked_fill(scores.isnan(), -torch.inf), k)
 
     @torch.inference_mode()
     def _scored(
-        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: Text
+        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: TokenSequence
     ) -> Tensor:
         """(F, vocabulary) scores, by the same processors that the target's scores go through."""
         if logits.shape[1] > self._vocab:

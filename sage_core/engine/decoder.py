@@ -11,8 +11,8 @@ from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import DraftVocab
-from sage_core.engine.costs.store import CostBook, default_path
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.costs.store import CostStore, default_path
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import DecodeOutput
 from sage_core.engine.session import Stream
 from sage_core.errors import OptionError
@@ -20,8 +20,8 @@ from sage_core.generation.lossy import Lossy, as_lossy, check_lossy
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sampling_params import check_candidates, check_viskip
 from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cpu.runner import PackedRunners
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.cpu.runner import CpuRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import Policy, parse
 
@@ -47,8 +47,8 @@ class SpeculativeDecoder:
             book, `costbook.default_path`.
         lookup: branches that are looked up join the draft's tree while they pay.
         candidates: ``topk`` or ``drawn``, how a sampled text's candidates are chosen (`sampling`).
-        runner: makes what runs a model, such as `captured.CapturedRunners()`, or `Runner` for plain
-            passes; None: `packed.PackedRunners()`.
+        runner: makes what runs a model, such as `captured.CudaGraphRunners()`, or `Runner` for plain
+            passes; None: `packed.CpuRunners()`.
         lossy: a rule of `lossy` that gives up the target's own text; None keeps to it.
         viskip: draft nothing while this share of the last row's attention is on visual tokens
             (`viskip`); it changes speed only. None: always draft.
@@ -71,7 +71,7 @@ class SpeculativeDecoder:
         draft: Any = None,
         policy: str | Policy = "sage",
         pruning: Pruning | None = None,
-        costs: Costs | CostBook | None = None,
+        costs: Costs | CostStore | None = None,
         lookup: str | Ngram | None = None,
         candidates: str = "topk",
         runner: MakeRunner | None = None,
@@ -81,17 +81,17 @@ class SpeculativeDecoder:
         viskip: float | None = None,
     ) -> None:
         self.policy = parse(policy)
-        self.costs = costs or CostBook(default_path())
+        self.costs = costs or CostStore(default_path())
         self.candidates = candidates
         self.pruning = pruning or Pruning()
         if is_lookup(draft):
             draft, lookup = None, draft
         self.lookup = as_ngram(lookup) if lookup is not None else None
         check_candidates(candidates, self.policy, lookup=self.lookup is not None)
-        self.runner = runner or PackedRunners()
+        self.runner = runner or CpuRunners()
         self.lossy = None if lossy is None else as_lossy(lossy)
         check_lossy(self.lossy, self.policy, candidates)
-        eager = not isinstance(runner, CapturedRunners)
+        eager = not isinstance(runner, CudaGraphRunners)
         check_viskip(viskip, self.policy, model=draft is not None, eager=eager)
         self.viskip = viskip
         self.group = group
@@ -115,7 +115,7 @@ class SpeculativeDecoder:
     def stream(
         self,
         *,
-        reading: Reading | None = None,
+        reading: PrefixReuse | None = None,
         prepared: Prepared | None = None,
         seed: int | None = None,
         **inputs: Any,
@@ -136,7 +136,7 @@ class SpeculativeDecoder:
         Raises:
             UnsupportedError: the arguments ask for what cannot be followed exactly.
         """
-        return Stream(self, inputs, reading or Reading(), prepared, seed)
+        return Stream(self, inputs, reading or PrefixReuse(), prepared, seed)
 
     def generate(self, **inputs: Any) -> DecodeOutput:
         """Decode to the end. Takes what `stream` takes."""

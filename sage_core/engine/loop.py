@@ -10,9 +10,9 @@ import torch
 from sage_core.drafts.drafter import Drafter
 from sage_core.generation.acceptance import AcceptRule, accept_greedy
 from sage_core.generation.prepare import Prepared
-from sage_core.generation.sequence import Text
+from sage_core.generation.sequence import TokenSequence
 from sage_core.runtime.runner import Runner
-from sage_core.trees.policy import Shaper
+from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import PhaseSeconds, Proposal, Step
 from sage_core.trees.tree import TokenTree
 
@@ -21,8 +21,8 @@ def decode(
     target: Runner,
     prepared: Prepared,
     drafter: Drafter,
-    shaper: Shaper,
-    text: Text,
+    planner: TreePlanner,
+    text: TokenSequence,
     *,
     room: int,
     accept: AcceptRule = accept_greedy,
@@ -44,7 +44,7 @@ def decode(
     step = _prefill(target, prepared, drafter, text, room, accept)
     yield step
     while not step.finished:
-        step = _round(step.index + 1, step.tokens[-1], target, drafter, shaper, text, accept)
+        step = _decode_step(step.index + 1, step.tokens[-1], target, drafter, planner, text, accept)
         yield step
 
 
@@ -52,13 +52,13 @@ def _prefill(
     target: Runner,
     prepared: Prepared,
     drafter: Drafter,
-    text: Text,
+    text: TokenSequence,
     room: int,
     accept: AcceptRule,
 ) -> Step:
     """Read the prompt with both models; the target's own next token is the first of the text."""
     clock = _Clock(target)
-    logits = target.read(prepared.unread) if prepared.read else target.prefill(prepared, room)
+    logits = target.extend(prepared.unread) if prepared.read else target.prefill(prepared, room)
     prefill_target = clock.lap()
     first = accept(Proposal(), logits, text).tokens
     accepting = clock.lap()
@@ -68,19 +68,19 @@ def _prefill(
     return Step(0, -1, TokenTree(), (), first, seconds=seconds, finished=text.finished)
 
 
-def _round(
+def _decode_step(
     index: int,
     root: int,
     target: Runner,
     drafter: Drafter,
-    shaper: Shaper,
-    text: Text,
+    planner: TreePlanner,
+    text: TokenSequence,
     accept: AcceptRule,
 ) -> Step:
     """One step: draft a tree below ``root``, verify it in one pass, commit the longest match."""
     clock = _Clock(target)
 
-    proposal = drafter.propose(shaper, text)
+    proposal = drafter.propose(planner, text)
     tree = proposal.tree
     drafting = clock.lap()
 
@@ -96,7 +96,7 @@ def _round(
     drafter.observe(tree, outcome, hidden)
     committing = clock.lap()
 
-    shaper.observe(tree, outcome.nodes, outcome.tokens)
+    planner.observe(tree, outcome.nodes, outcome.tokens)
     return Step(
         index=index,
         root=root,

@@ -13,7 +13,7 @@ from sage_core.drafts.drafter import Drafter
 from sage_core.drafts.ngram_hybrid import Payoff
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.generation.prepare import Prepared, prepare
-from sage_core.generation.sequence import Text
+from sage_core.generation.sequence import TokenSequence
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.runtime.backend import MakeRunner
 from sage_core.runtime.runner import Runner
@@ -23,7 +23,7 @@ _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids
 """Inputs with a value for each token; every other tensor describes pictures and clips."""
 
 
-class Reading:
+class PrefixReuse:
     """The caches of a target and its draft, for texts that go on from one another.
 
     Give the same one to every `SpeculativeDecoder.stream` of a conversation. A text that begins as
@@ -40,7 +40,7 @@ class Reading:
         self._target: Runner | None = None
         self._draft: Any = None
         self._drafter: TreeDrafter | None = None
-        self._text: Text | None = None
+        self._text: TokenSequence | None = None
         """None if nothing is held."""
         self._media: dict[str, Tensor] = {}
         self._media_end = 0
@@ -79,19 +79,21 @@ class Reading:
         # The pictures have been read: only the rules of the text are asked for.
         rules = {name: value for name, value in inputs.items() if name not in media}
         prepared = replace(prepare(model, rules), read=self.reused)
-        self._target.forget(self._target.committed - self.reused)
+        self._target.truncate(self._target.committed - self.reused)
         if self._drafter is not None:
-            self._drafter.follow(text.length - same, prepared.input_ids[0, same:].tolist())
+            self._drafter.rewind(text.length - same, prepared.input_ids[0, same:].tolist())
         return prepared
 
-    def following(self, steps: Iterator[Step], text: Text, drafter: Drafter) -> Iterator[Step]:
+    def following(
+        self, steps: Iterator[Step], text: TokenSequence, drafter: Drafter
+    ) -> Iterator[Step]:
         """The ``steps`` of ``text``, with note taken of when the caches agree with it."""
         self._drafter = drafter if isinstance(drafter, TreeDrafter) else None
         while (step := next(steps, None)) is not None:
             self._text = text
             if step.is_prefill and step.finished and self._drafter is not None:
                 if self._drafter.started:
-                    self._drafter.follow(0, step.tokens)
+                    self._drafter.rewind(0, step.tokens)
                 else:  # the draft has read nothing
                     self.forget()
             yield step
@@ -109,7 +111,7 @@ class Reading:
         )
 
 
-def _common(text: Text, ids: Tensor) -> int:
+def _common(text: TokenSequence, ids: Tensor) -> int:
     """How many tokens of (1, n) ``ids`` begin the text as well; the last of them is left out."""
     n = min(text.length, ids.shape[1] - 1)
     agree = text.ids[0, :n] == ids[0, :n].to(text.ids.device)

@@ -34,7 +34,9 @@ def _tree_agrees(model: Any, family: Family) -> bool:
 
     ids = torch.cat([inputs["input_ids"], best.new_tensor([[root, child, aside]])], dim=1)
     pictures = {name: value for name, value in inputs.items() if name not in _IDS + _MARKS}
-    whole = family.complete({"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pictures)
+    whole = family.add_token_types(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pictures
+    )
     theirs = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
     bound = 1e-3 if model.dtype == torch.float32 else 0.1
     return bool((mine - theirs).abs().max() <= bound * theirs.abs().max())

@@ -15,25 +15,25 @@ from sage_core.drafts.head.module import Head
 from sage_core.drafts.model_drafter import ModelDrafter
 from sage_core.drafts.ngram import BREAK, NgramDrafter
 from sage_core.drafts.ngram_hybrid import OwnPart, Payoff, WithLookup
-from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.engine.costs.calibration import calibrate
 from sage_core.engine.loop import decode
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import DecodeOutput, Stats
-from sage_core.engine.viskip import Gaze, Skipping
+from sage_core.engine.viskip import ViSkipPlanner, VisualAttention
 from sage_core.generation.json_schema import JsonGrammar
-from sage_core.generation.lossy_acceptance import relaxed
+from sage_core.generation.lossy_acceptance import with_lossy_acceptance
 from sage_core.generation.prepare import Prepared
-from sage_core.generation.sequence import Text
-from sage_core.generation.speculative_sampling import choice_of, sampling_fields
+from sage_core.generation.sequence import TokenSequence
+from sage_core.generation.speculative_sampling import sampling_fields, sampling_strategy
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.runtime.device import peak_memory, reset_peak_memory
 from sage_core.runtime.runner import Runner
-from sage_core.trees.policies import Shaper
+from sage_core.trees.policies import TreePlanner
 from sage_core.trees.policies.autoregressive import Autoregressive
 from sage_core.trees.steps import Step
 
@@ -48,7 +48,7 @@ class Stream(Iterator[Step]):
         self,
         decoder: SpeculativeDecoder,
         inputs: dict[str, Any],
-        reading: Reading,
+        reading: PrefixReuse,
         prepared: Prepared | None = None,
         seed: int | None = None,
     ) -> None:
@@ -63,8 +63,8 @@ class Stream(Iterator[Step]):
         self._inputs = on_device(inputs, self._target.device)
         self._run = self._decode()
         self._steps: list[Step] = []
-        self._text: Text | None = None
-        self._sight: Sight | None = None
+        self._text: TokenSequence | None = None
+        self._sight: DraftPrompt | None = None
         self._draft_visual: int | None = None
         self._wall = 0.0
 
@@ -122,7 +122,7 @@ class Stream(Iterator[Step]):
             kind = self._decoder.candidates
             self.sampling = None if fields is None else {**fields, "candidates": kind}
             record = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
-            self._text = text = Text(prepared, record)
+            self._text = text = TokenSequence(prepared, record)
             # Behind the prompt: the text itself, and one whole tree with its root.
             added = self._decoder.lookup.nodes if self._decoder.lookup else 0
             room = max(0, text.remaining) + policy.max_nodes + added + 1
@@ -130,12 +130,12 @@ class Stream(Iterator[Step]):
             model = self._reading.drafter or drafting_model(
                 self._decoder, self._target, self._inputs, prepared, room, vision, sight
             )
-            drafter, shaper = drafting(self._decoder, self._reading, self._target, prepared, model)
-            gaze: Gaze | None = None
+            drafter, planner = drafting(self._decoder, self._reading, self._target, prepared, model)
+            gaze: VisualAttention | None = None
             if self._decoder.viskip is not None and sight.visual_tokens:
-                gaze = Gaze(self._target, sight.visual_positions)
-                shaper = Skipping(shaper, gaze, self._decoder.viskip)
-            choice = choice_of(
+                gaze = VisualAttention(self._target, sight.visual_positions)
+                planner = ViSkipPlanner(planner, gaze, self._decoder.viskip)
+            choice = sampling_strategy(
                 config,
                 self._decoder.candidates,
                 self._seed,
@@ -144,11 +144,11 @@ class Stream(Iterator[Step]):
             )
             if model is not None:
                 model.candidates = choice.candidates
-            accept = relaxed(choice, self._decoder.lossy).accept
+            accept = with_lossy_acceptance(choice, self._decoder.lossy).accept
             if self._decoder.group is not None:
                 drafter = self._decoder.group.drafting(drafter)
                 accept = self._decoder.group.accepting(accept)
-            steps = decode(self._target, prepared, drafter, shaper, text, room=room, accept=accept)
+            steps = decode(self._target, prepared, drafter, planner, text, room=room, accept=accept)
             steps = steps if gaze is None else gaze.over(steps)
             steps = self._reading.following(steps, text, model or drafter)
             listening = model.listening(self._target) if model is not None else nullcontext()
@@ -156,7 +156,7 @@ class Stream(Iterator[Step]):
                 first = next(steps)
             if model is not None and model.visual_tokens is not None:
                 self._draft_visual = model.visual_tokens
-            settle = calibrate(self._decoder, self._target, shaper, model or drafter)
+            settle = calibrate(self._decoder, self._target, planner, model or drafter)
         # Preparing may have encoded the pictures already: it is part of the target's prefill.
         seconds = first.seconds
         yield replace(
@@ -167,13 +167,13 @@ class Stream(Iterator[Step]):
             settle(self._steps)
 
 
-def seen_by_draft(decoder: SpeculativeDecoder, prepared: Prepared) -> Sight:
+def seen_by_draft(decoder: SpeculativeDecoder, prepared: Prepared) -> DraftPrompt:
     """What the draft will see of the prompt's pictures."""
     pruning, draft = decoder.pruning, decoder.draft
     # A head compresses pictures by itself, if at all, unless it is told more.
     if draft is None or (isinstance(draft, Head) and pruning.ratio is None):
         pruning = Pruning(method="none")
-    return Sight(pruning, decoder.target.config, prepared)
+    return DraftPrompt(pruning, decoder.target.config, prepared)
 
 
 def drafting_model(
@@ -183,7 +183,7 @@ def drafting_model(
     prepared: Prepared,
     room: int,
     vision: SharedVision,
-    sight: Sight,
+    sight: DraftPrompt,
 ) -> TreeDrafter | None:
     """The drafter that runs the decoder's draft; None if it has none.
 
@@ -201,25 +201,25 @@ def drafting_model(
 
 def drafting(
     decoder: SpeculativeDecoder,
-    reading: Reading,
+    reading: PrefixReuse,
     target: Runner,
     prepared: Prepared,
     model: TreeDrafter | None,
-) -> tuple[Drafter, Shaper]:
+) -> tuple[Drafter, TreePlanner]:
     """The drafter, with lookups and grammars around the ``model``, and the shaper of its trees."""
     policy, lookup = decoder.policy, decoder.lookup
     if lookup is None:
         drafter: Drafter = model or NoDrafter()
         for grammar in [p for p in prepared.processors if isinstance(p, JsonGrammar)]:
             drafter = ForcedDrafter(drafter, grammar)
-        return drafter, policy.shaper()
+        return drafter, policy.planner()
     limit = policy.max_nodes if model is None else lookup.nodes
     words = NgramDrafter(lookup, _words(decoder, target, prepared), limit)
     if model is None:  # nothing is grown: all that the policy says is its node limit
-        return words, Autoregressive().shaper()
+        return words, Autoregressive().planner()
     payoff = reading.payoff = reading.payoff or Payoff(lookup.price)
     both = WithLookup(model, words, payoff)
-    return both, OwnPart(policy.shaper(), both)
+    return both, OwnPart(policy.planner(), both)
 
 
 def _words(decoder: SpeculativeDecoder, target: Runner, prepared: Prepared) -> list[int]:

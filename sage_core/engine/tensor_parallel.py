@@ -30,10 +30,10 @@ from sage_core.drafts.drafter import Drafter
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError, OptionError
 from sage_core.generation.acceptance import AcceptRule, accept_greedy
-from sage_core.generation.sequence import Text
+from sage_core.generation.sequence import TokenSequence
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies.sage.policy import UNKNOWN
-from sage_core.trees.policy import Shaper
+from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import Acceptance, Proposal
 from sage_core.trees.tree import TokenTree
 
@@ -63,7 +63,7 @@ class Group:
     def accepting(self, rule: AcceptRule = accept_greedy) -> AcceptRule:
         """``rule`` in the leader; the same path committed to the text of every process."""
 
-        def accept(proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
+        def accept(proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
             outcome: Acceptance = self.told(rule(proposal, logits, text) if self.leads else None)
             if not self.leads:
                 for token in outcome.tokens:
@@ -111,8 +111,8 @@ class _SharedDrafter:
         if self._group.leads:
             self._drafter.prefill(first)
 
-    def propose(self, shaper: Shaper, text: Text) -> Proposal:
-        proposal = self._drafter.propose(shaper, text) if self._group.leads else None
+    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
+        proposal = self._drafter.propose(planner, text) if self._group.leads else None
         told: Proposal = self._group.told(proposal)
         return told
 

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from sage_core.errors import UnsupportedError
-from sage_core.runtime.attention.observe import attention_shown
+from sage_core.runtime.attention.observe import observe_attention
 from sage_core.runtime.runner import Runner
-from sage_core.trees.policy import Shaper, ShaperAround
+from sage_core.trees.policy import PlannerWrapper, TreePlanner
 from sage_core.trees.steps import Shape, Step
 from sage_core.trees.tree import TokenTree
 
-__all__ = ["Gaze", "Skipping"]
+__all__ = ["ViSkipPlanner", "VisualAttention"]
 
 _LAYERS = 4
 """Layers that are looked at, spread over the depth: each costs a few small operations a step."""
 
 
-class Gaze:
+class VisualAttention:
     """How much of one row's attention the target gave to the visual tokens.
 
     Queries are noted as the target's layers make them. Keys need not be: once a step is committed,
@@ -64,7 +64,7 @@ class Gaze:
             with ExitStack() as stack:
                 for index in self._layers:
                     layer = self._target.decoder.layers[index]
-                    stack.enter_context(attention_shown(layer, partial(self._note, index)))
+                    stack.enter_context(observe_attention(layer, partial(self._note, index)))
                 step = next(steps, None)
             if step is None:
                 return
@@ -101,7 +101,7 @@ class Gaze:
         return float(torch.stack(shares).mean())
 
 
-class Skipping(ShaperAround):
+class ViSkipPlanner(PlannerWrapper):
     """A policy's shaper that rests while the target looks at the picture.
 
     The policy does not hear of the steps that it was not asked about.
@@ -112,8 +112,8 @@ class Skipping(ShaperAround):
         least: the share from which on nothing is drafted.
     """
 
-    def __init__(self, shaper: Shaper, gaze: Gaze, least: float) -> None:
-        super().__init__(shaper)
+    def __init__(self, planner: TreePlanner, gaze: VisualAttention, least: float) -> None:
+        super().__init__(planner)
         self._gaze = gaze
         self._least = least
         self._row = -1  # behind the prompt: its last row
@@ -125,10 +125,10 @@ class Skipping(ShaperAround):
         looking = f"{share:.2f} of the attention on the picture"
         if self._skipped:
             return Shape(note=f"viskip: {looking}")
-        shape = self._shaper.plan()
+        shape = self._planner.plan()
         return replace(shape, note=f"{shape.note}; {looking}".removeprefix("; "))
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         self._row = nodes[-1] + 1 if nodes else 0
         if not self._skipped:
-            self._shaper.observe(tree, nodes, tokens)
+            self._planner.observe(tree, nodes, tokens)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sage_core.generation.sequence import Text
+from sage_core.generation.sequence import TokenSequence
 from sage_core.trees.steps import Acceptance
 from sage_core.trees.tree import ROOT, TokenTree
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sage_core.trees.steps import Proposal
 
 
-AcceptRule = Callable[["Proposal", Tensor, Text], Acceptance]
+AcceptRule = Callable[["Proposal", Tensor, TokenSequence], Acceptance]
 """(proposal, logits (nodes + 1, vocabulary) with the root's row first, text) -> what was committed.
 
 The rule appends to ``text`` what it commits, token by token, and stops where the text ends.
@@ -25,7 +25,7 @@ The rule appends to ``text`` what it commits, token by token, and stops where th
 
 
 @torch.inference_mode()
-def accept_greedy(proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
+def accept_greedy(proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
     """The longest path that equals the target's own greedy choices, plus its next choice.
 
     At each node the target's choice is the arg max of its scores given the node's own path, so
@@ -44,7 +44,7 @@ def accept_greedy(proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
     return follow(proposal.tree, text, choose)
 
 
-def follow(tree: TokenTree, text: Text, choose: Callable[[int], int]) -> Acceptance:
+def follow(tree: TokenTree, text: TokenSequence, choose: Callable[[int], int]) -> Acceptance:
     """Walk from the root: commit the token chosen at each node, and go on where a child has it.
 
     Args:

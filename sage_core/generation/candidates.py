@@ -13,7 +13,7 @@ from sage_core.trees.policy import Growth
 
 
 @dataclass(frozen=True)
-class Offer:
+class Candidates:
     """One level's candidates: k for each of F parents.
 
     ``expected`` float32 (F, k) are each parent's k largest probabilities in falling order: what a
@@ -42,29 +42,29 @@ class Offer:
         return replace(growth, ranks=ranks)
 
 
-class Chooser(Protocol):
+class CandidateSelector(Protocol):
     """Chooses candidates from a draft's scores."""
 
-    def offer(self, scores: Tensor, k: int) -> Offer:
+    def select(self, scores: Tensor, k: int) -> Candidates:
         """Up to k candidates for each row of (F, vocabulary) scores."""
 
 
-class Likeliest:
+class TopK:
     """The k likeliest tokens. They are what they are: nothing about them is random."""
 
     @torch.inference_mode()
-    def offer(self, scores: Tensor, k: int) -> Offer:
+    def select(self, scores: Tensor, k: int) -> Candidates:
         # Where every token is forbidden there is no distribution: all are impossible.
         probs, tokens = scores.softmax(dim=-1).nan_to_num_(0.0).topk(min(k, scores.shape[1]))
         if scores.device.type == "cpu":
-            return Offer(probs.numpy(), tokens.numpy(), probs.numpy())
+            return Candidates(probs.numpy(), tokens.numpy(), probs.numpy())
         # One device-to-host copy.
         packed = torch.stack([probs.double(), tokens.double()]).cpu().numpy()
         known = packed[0].astype(np.float32)
-        return Offer(known, packed[1].astype(np.int64), known)
+        return Candidates(known, packed[1].astype(np.int64), known)
 
 
-class Drawn:
+class Sampled:
     """k tokens drawn from the draft's own distribution, without replacement.
 
     A race: token x arrives after an exponential time with rate q(x). The order of arrival is that
@@ -82,14 +82,14 @@ class Drawn:
         self._generator = generator
 
     @torch.inference_mode()
-    def offer(self, scores: Tensor, k: int) -> Offer:
+    def select(self, scores: Tensor, k: int) -> Candidates:
         k = min(k, scores.shape[1])
         draft = scores.softmax(dim=-1).nan_to_num(0.0).to(self._generator.device)
         tokens = self._order(draft, k)
         best, known = draft.topk(k, dim=-1).values, draft.gather(1, tokens)
         packed = torch.stack([best.double(), known.double(), tokens.double()])
         expected, probs, ids = packed.cpu().numpy()
-        return Offer(
+        return Candidates(
             expected.astype(np.float32), ids.astype(np.int64), probs.astype(np.float32), draft
         )
 

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from sage_core.generation.acceptance import accept_greedy, follow
 from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_sampled
-from sage_core.generation.sequence import Text
-from sage_core.generation.speculative_sampling import Choice, RecursiveRejection
+from sage_core.generation.sequence import TokenSequence
+from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
 from sage_core.trees.steps import Acceptance
 
 if TYPE_CHECKING:
     from sage_core.trees.steps import Proposal
 
-__all__ = ["NearestAction", "TolerantRejection", "relaxed"]
+__all__ = ["NearestAction", "TolerantRejection", "with_lossy_acceptance"]
 
 
-def relaxed(choice: Choice, lossy: Lossy | None) -> Choice:
+def with_lossy_acceptance(choice: SamplingStrategy, lossy: Lossy | None) -> SamplingStrategy:
     """``choice`` with a lossy rule in the place of the right one; as it is without.
 
     Raises:
@@ -75,7 +75,7 @@ class NearestAction:
         self._rule = rule
 
     @torch.inference_mode()
-    def __call__(self, proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
+    def __call__(self, proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
         tree = proposal.tree
 
         def choose(node: int) -> int:

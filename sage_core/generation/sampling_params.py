@@ -7,14 +7,14 @@ from math import isfinite
 from typing import Any
 
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.trees.policy import Policy, Shaper
+from sage_core.trees.policy import Policy, TreePlanner
 
 CANDIDATES = ("topk", "drawn")
 """How a draft's candidates are chosen when a text is sampled; a greedy one always has ``topk``."""
 
 
 @dataclass(frozen=True)
-class Choosing:
+class SamplingParams:
     """Greedy unless sampling is asked for, by ``sample`` or by any of the figures.
 
     Figures that are None are the checkpoint's own. ``sample`` False and ``temperature`` 0 are
@@ -45,7 +45,7 @@ class Choosing:
                 raise OptionError(f"{name} {message}: {value!r}")
         _check_known(self.candidates)
 
-    def as_generation(self) -> dict[str, Any]:
+    def generation_fields(self) -> dict[str, Any]:
         """The fields of `GenerationConfig` that this asks for; none if nothing was asked."""
         if self.sample is False or self.temperature == 0:
             return {"do_sample": False}
@@ -75,7 +75,7 @@ def check_candidates(candidates: str, policy: Policy, *, lookup: bool = False) -
         raise UnsupportedError(
             "candidates drawn do not go with branches that are looked up: use candidates topk"
         )
-    if candidates == "drawn" and type(policy.shaper()).prune is not Shaper.prune:
+    if candidates == "drawn" and type(policy.planner()).prune is not TreePlanner.prune:
         raise UnsupportedError(
             f"policy {policy.name} drops nodes after drawing them, which candidates drawn do not "
             "allow: use candidates topk, or a policy such as static"

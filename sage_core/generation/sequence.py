@@ -11,7 +11,7 @@ from torch import Tensor
 from sage_core.generation.prepare import Prepared
 
 
-class Text:
+class TokenSequence:
     """Prompt and committed tokens, one by one, as `generate` would have seen them.
 
     Every token is appended singly and the stopping criteria are asked after each, so that a text

@@ -1,7 +1,7 @@
 """Sampling with exactly the target's own distribution, on any tree.
 
 What a target's logits become, temperature, top-k, top-p and the rest, is a distribution p for each
-node's own path (`Text.scores`). The text must be distributed as if each token were drawn from p
+node's own path (`TokenSequence.scores`). The text must be distributed as if each token were drawn from p
 given all before it. Which rule is right depends on how a node's candidates came about.
 
 ``topk``: the candidates are the draft's likeliest tokens, which no chance had a part in. Then the
@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from sage_core.generation.acceptance import AcceptRule, accept_greedy, follow
-from sage_core.generation.candidates import Chooser, Drawn, Likeliest
-from sage_core.generation.sequence import Text
+from sage_core.generation.candidates import CandidateSelector, Sampled, TopK
+from sage_core.generation.sequence import TokenSequence
 from sage_core.trees.steps import Acceptance
 
 if TYPE_CHECKING:
@@ -56,20 +56,20 @@ besides None at which each does nothing."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class SamplingStrategy:
     """How one text's tokens are chosen: the rule, and the candidates that it is right for."""
 
     accept: AcceptRule
-    candidates: Chooser
+    candidates: CandidateSelector
 
 
-def choice_of(
+def sampling_strategy(
     config: Any,
     candidates: str,
     seed: int | None,
     device: torch.device,
     draft_device: torch.device,
-) -> Choice:
+) -> SamplingStrategy:
     """The rule and the candidates that a prepared generation config asks for.
 
     Args:
@@ -81,15 +81,15 @@ def choice_of(
         draft_device: where the draft's scores are.
     """
     if not config.do_sample:
-        return Choice(accept_greedy, Likeliest())
+        return SamplingStrategy(accept_greedy, TopK())
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     if candidates == "topk":
-        return Choice(Sampled(generator), Likeliest())
+        return SamplingStrategy(TargetSampling(generator), TopK())
     # What decides about a candidate must be independent of what drew it: a stream of its own.
     base = int(torch.randint(2**62, ())) if seed is None else seed
     derived = int(np.random.SeedSequence((base, 1)).generate_state(1, np.uint64)[0] >> np.uint64(1))
     drawing = torch.Generator(draft_device).manual_seed(derived)
-    return Choice(RecursiveRejection(generator), Drawn(drawing))
+    return SamplingStrategy(RecursiveRejection(generator), Sampled(drawing))
 
 
 def sampling_fields(config: Any) -> dict[str, Any] | None:
@@ -100,7 +100,7 @@ def sampling_fields(config: Any) -> dict[str, Any] | None:
     return {name: value for name, value in values.items() if value not in (None, OFF[name])}
 
 
-class Sampled:
+class TargetSampling:
     """Draw each token from the target's own distribution; go on where a child carries it.
 
     The rule for candidates that nothing random chose, and for no tree at all.
@@ -113,7 +113,7 @@ class Sampled:
         self._generator = generator
 
     @torch.inference_mode()
-    def __call__(self, proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
+    def __call__(self, proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
         def choose(node: int) -> int:
             probs = text.scores(logits[node + 1 : node + 2]).softmax(dim=-1)
             return self._draw(probs)
@@ -128,7 +128,7 @@ class RecursiveRejection:
     """Accept or reject a node's children in the order they were drawn in.
 
     Nodes whose children were not drawn (``proposal.draws`` does not have them) are left as
-    `Sampled` leaves them.
+    `TargetSampling` leaves them.
 
     Args:
         generator: on the text's device, independent of what drew the candidates; None is torch's
@@ -139,7 +139,7 @@ class RecursiveRejection:
         self.generator = generator
 
     @torch.inference_mode()
-    def __call__(self, proposal: Proposal, logits: Tensor, text: Text) -> Acceptance:
+    def __call__(self, proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
         tree, draws = proposal.tree, proposal.draws
 
         def choose(node: int) -> int:

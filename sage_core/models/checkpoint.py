@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class CheckpointInfo:
     """One model of a pair before its weights are read."""
 
     checkpoint: Checkpoint
@@ -29,9 +29,9 @@ class Part:
     size: Size
 
 
-def look(
+def inspect(
     name: str | Path, shown: str, revision: str | None, code: bool, method: Method | None = None
-) -> Part:
+) -> CheckpointInfo:
     """A model without its weights, which messages call ``shown``.
 
     Raises:
@@ -43,7 +43,7 @@ def look(
     find_family(config)
     tokenizer = load_tokenizer(checkpoint.folder, code=code)
     size = measure(shown, config, checkpoint.bytes, code=code)
-    return Part(replace(checkpoint, name=shown), config, tokenizer, size)
+    return CheckpointInfo(replace(checkpoint, name=shown), config, tokenizer, size)
 
 
 def load_config(folder: Path, *, code: bool = False) -> Any:

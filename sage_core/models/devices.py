@@ -23,7 +23,7 @@ _OPTIONAL = ("av", "torchvision", "bitsandbytes", "torchao", "gptqmodel", "optim
 
 
 @dataclass(frozen=True)
-class Choice:
+class DeviceChoice:
     """A device with a dtype, and one line that says why."""
 
     device: str
@@ -52,7 +52,7 @@ class DeviceReport:
     versions: dict[str, str | None]
     """Package or platform part and its version, None where it is not installed."""
     devices: tuple[Device, ...]
-    chosen: Choice
+    chosen: DeviceChoice
     """For a pair that fits; a larger one may be spread over GPUs or go to the CPU."""
     video: str
     """How videos would be decoded, or what is missing for it."""
@@ -109,13 +109,13 @@ def check_dtype(dtype: str) -> None:
         raise OptionError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
 
 
-def choose(found: Sequence[Device]) -> Choice:
+def choose(found: Sequence[Device]) -> DeviceChoice:
     """What ``auto`` means here for a pair that fits: the first GPU, else the CPU."""
     gpu = next((one for one in found if one.name.startswith("cuda")), None)
     if gpu is None:
-        return Choice("cpu", "float32", "no GPU found: running on the CPU in float32")
+        return DeviceChoice("cpu", "float32", "no GPU found: running on the CPU in float32")
     note = f"using the GPU: {gpu.name} ({gpu.description}) in the checkpoint's own dtype"
-    return Choice(gpu.name, "checkpoint", note)
+    return DeviceChoice(gpu.name, "checkpoint", note)
 
 
 def report() -> DeviceReport:

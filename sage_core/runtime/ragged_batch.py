@@ -48,12 +48,12 @@ class Part:
             raise ValueError("a part has as many positions and rows of its mask as it has tokens")
 
 
-def can_join(decoder: Any) -> bool:
+def supports_ragged(decoder: Any) -> bool:
     """Whether a decoder's attention is one that can be cut into parts."""
     return str(decoder.config._attn_implementation) == "sdpa"
 
 
-def joint_pass(decoder: Any, parts: Sequence[Part], rows: Tensor | None = None) -> Tensor:
+def ragged_pass(decoder: Any, parts: Sequence[Part], rows: Tensor | None = None) -> Tensor:
     """Last hidden states (all tokens, hidden) of the ``parts`` behind one another.
 
     Every part's keys and values are written to its own cache, as by a pass of its own. The decoder

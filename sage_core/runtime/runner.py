@@ -31,7 +31,7 @@ class Runner:
             its decoder would not reproduce (sliding windows, soft-capped or scaled logits).
     """
 
-    way = "eager"
+    backend = "eager"
     """How passes run; what they cost depends on it."""
     watchable = True
     """Whether what the model's layers do in a pass is of this text alone, and can be seen."""
@@ -59,7 +59,7 @@ class Runner:
     def watch(self) -> None:
         """Run the decoder's own modules in every pass from here on, for hooks to see."""
 
-    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+    def set_lm_head(self, head: Callable[[Tensor], Tensor]) -> None:
         """Score by ``head``, (n, hidden) -> (n, S), in place of the model's own; not in `prefill`.
 
         To be said before the first pass.
@@ -86,7 +86,7 @@ class Runner:
             is_first_iteration=True,
             **{**prepared.model_inputs, "past_key_values": self.cache, "use_cache": True},
         )
-        with reading_only(self._decoder, positions, prepared.prompt_tokens):
+        with prefill_subset(self._decoder, positions, prepared.prompt_tokens):
             logits = self.model(**inputs, return_dict=True).logits
         self.committed = n
         return logits[:, -1]
@@ -129,7 +129,7 @@ class Runner:
         self.cache.keep(self.committed, [self.committed + column for column in columns])
         self.committed += len(columns)
 
-    def read(self, tokens: Sequence[int]) -> Tensor:
+    def extend(self, tokens: Sequence[int]) -> Tensor:
         """Read more text behind what is committed; (1, vocabulary) logits after its last token."""
         for start in range(0, len(tokens), READ_TOKENS):
             part = tokens[start : start + READ_TOKENS]
@@ -140,7 +140,7 @@ class Runner:
             self.commit(range(len(part)))
         return logits
 
-    def forget(self, count: int) -> None:
+    def truncate(self, count: int) -> None:
         """Drop the last ``count`` committed slots, which hold text only."""
         self.committed -= count
         self.cache.keep(self.committed, [])
@@ -165,7 +165,7 @@ def _refuse_model(model: Any, config: Any) -> None:
 
 
 @contextmanager
-def reading_only(decoder: Any, positions: np.ndarray | None, length: int) -> Iterator[None]:
+def prefill_subset(decoder: Any, positions: np.ndarray | None, length: int) -> Iterator[None]:
     """While open, ``decoder`` reads of a prompt of ``length`` tokens only those at ``positions``.
 
     The model around it runs unchanged: it encodes the pictures and merges them with the text,

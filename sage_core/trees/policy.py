@@ -17,7 +17,7 @@ from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 @dataclass(frozen=True)
 class Level:
-    """The draft's candidates for one level, given to `Shaper.grow` after each draft pass.
+    """The draft's candidates for one level, given to `TreePlanner.grow` after each draft pass.
 
     ``frontier`` are the F tree nodes just passed (`ROOT` at level 1); ``probs`` float32 (F, k) are
     each one's k likeliest continuations in falling order, as probabilities over the whole
@@ -70,7 +70,7 @@ class Growth:
         return cls(empty, empty, empty.astype(bool))
 
 
-class Shaper(ABC):
+class TreePlanner(ABC):
     """Forms the trees of one text: plan, grow level by level, prune, learn from the outcome."""
 
     branching: int = 1
@@ -112,35 +112,35 @@ class Shaper(ABC):
         committed, which is the path's tokens and mostly the target's own next one."""
 
 
-class ShaperAround(Shaper):
+class PlannerWrapper(TreePlanner):
     """Another shaper with something changed about it; a subclass says what."""
 
-    def __init__(self, shaper: Shaper) -> None:
-        self._shaper = shaper
-        self.branching = shaper.branching
-        self.counts_costs = shaper.counts_costs
-        self.asks_acceptance = shaper.asks_acceptance
+    def __init__(self, planner: TreePlanner) -> None:
+        self._planner = planner
+        self.branching = planner.branching
+        self.counts_costs = planner.counts_costs
+        self.asks_acceptance = planner.asks_acceptance
 
     def plan(self) -> Shape:
-        return self._shaper.plan()
+        return self._planner.plan()
 
     def grow(self, level: Level) -> Growth:
-        return self._shaper.grow(level)
+        return self._planner.grow(level)
 
     def prune(self, tree: TokenTree) -> TokenTree:
-        return self._shaper.prune(tree)
+        return self._planner.prune(tree)
 
     def calibrate(self, costs: Costs) -> None:
-        self._shaper.calibrate(costs)
+        self._planner.calibrate(costs)
 
     def recall(self, learned: Mapping[str, float]) -> None:
-        self._shaper.recall(learned)
+        self._planner.recall(learned)
 
     def learned(self) -> dict[str, float]:
-        return self._shaper.learned()
+        return self._planner.learned()
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
-        self._shaper.observe(tree, nodes, tokens)
+        self._planner.observe(tree, nodes, tokens)
 
 
 class Policy(ABC):
@@ -161,8 +161,8 @@ class Policy(ABC):
                 raise OptionError(f"{self.name}: {option} must be at least {least}, not {value}")
 
     @abstractmethod
-    def shaper(self) -> Shaper:
-        """A fresh shaper. What it is to know of earlier texts it is told by `Shaper.recall`."""
+    def planner(self) -> TreePlanner:
+        """A fresh shaper. What it is to know of earlier texts it is told by `TreePlanner.recall`."""
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sage_core.bench.items import Files, Item, Request
-from sage_core.bench.measure import Decoded, Input, Watch, first_difference
+from sage_core.bench.measure import Decoded, Input, Stopwatch, first_difference
 from sage_core.bench.records import Counts
 from sage_core.errors import InputError
 from sage_core.trees.steps import PhaseSeconds, Shape, Step
@@ -48,7 +48,7 @@ class FakeMethod:
     lossy: str | None = None
     comparable: bool = True
 
-    def decode(self, item: Input, watch: Watch) -> Decoded:
+    def decode(self, item: Input, watch: Stopwatch) -> Decoded:
         if item.limit > 32 or item.id not in self.calls:
             self.on_call(item.id)
         self.calls.append(item.id)
@@ -123,8 +123,8 @@ class FakeEngine:
     def words(self) -> Callable[[int], str]:
         return str
 
-    def watch(self) -> Watch:
-        return Watch(self.clock)
+    def stopwatch(self) -> Stopwatch:
+        return Stopwatch(self.clock)
 
 
 def items(*names: str) -> tuple[Item, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_core.engine.costs.store import CostBook
+from sage_core.engine.costs.store import CostStore
 from sage_core.trees.pass_costs import Costs
 
 CHEAP = Costs.linear(1.0, 1e-4, 1e-3)
@@ -16,4 +16,4 @@ test in which nothing is drafted shows nothing."""
 def cheap_drafts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test measures what passes cost unless it is marked ``real_costs``."""
     if not request.node.get_closest_marker("real_costs"):
-        monkeypatch.setattr(CostBook, "costs", lambda self, key, context, measure: CHEAP)
+        monkeypatch.setattr(CostStore, "costs", lambda self, key, context, measure: CHEAP)

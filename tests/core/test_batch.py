@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import sage_core
 import sage_core.engine.batching.scheduler
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.engine.batching.runners import PassRequest, RowRunner
-from sage_core.engine.batching.scheduler import Table
-from sage_core.engine.costs.store import CostBook
+from sage_core.engine.batching.runners import BatchedRunner, PassRequest
+from sage_core.engine.batching.scheduler import BatchScheduler
+from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError, UnsupportedError
 from sage_core.generation.prepare import prepare
@@ -201,8 +201,8 @@ def test_a_seat_is_taken_as_soon_as_it_is_free() -> None:
     """The text behind a short one does not wait for a long one."""
     target, draft = build_pair("qwen2")
     inputs = make_inputs(target, "qwen2", "text")
-    table = Table(target, 2)
-    decoder = table.joining(SpeculativeDecoder(target, draft, "chain"))
+    table = BatchScheduler(target, 2)
+    decoder = table.attach(SpeculativeDecoder(target, draft, "chain"))
     limits = (60, 3, 3, 3)
     jobs = (lambda n=n: decoder.generate(**inputs, max_new_tokens=n) for n in limits)
     assert [outcome.number for outcome in table.run(jobs)] == [1, 2, 3, 0]
@@ -220,11 +220,11 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
     """Logits, hidden states and caches; then one path is kept in each row, and once more."""
     target, _ = build_pair(family)
     kinds = FAMILIES[family].kinds
-    table, pairs = Table(target, len(drafted)), []
+    table, pairs = BatchScheduler(target, len(drafted)), []
     for number, (_, length) in enumerate(drafted):
         inputs = make_inputs(target, family, kinds[number % len(kinds)], length, seed=number)
         prepared = prepare(target, {**inputs, "max_new_tokens": 9})
-        pairs.append((Runner(target), RowRunner(target, table)))
+        pairs.append((Runner(target), BatchedRunner(target, table)))
         for runner in pairs[-1]:
             runner.prefill(prepared, room=data.draw(st.sampled_from([0, 3, 60])))
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
             asked = (tokens, [0, *tree.depths], tree.visibility, last)
             requests.append(PassRequest(row, *asked))
             expected.append(alone.forward(*asked))
-        for got, plain in zip(RowRunner.together(requests), expected, strict=True):
+        for got, plain in zip(BatchedRunner.together(requests), expected, strict=True):
             for mine, theirs in zip(got, plain, strict=True):
                 torch.testing.assert_close(mine, theirs, **CLOSE)
         for (alone, row), (tree, _) in zip(pairs, drafted, strict=True):
@@ -259,7 +259,7 @@ def test_a_decoder_that_drops_arguments_is_found_out() -> None:
 @pytest.mark.real_costs
 def test_costs_are_those_of_shared_passes_and_only_what_rows_do_alone_is_learned() -> None:
     target, draft = build_pair("qwen2")
-    book = CostBook()
+    book = CostStore()
     decoder = SpeculativeDecoder(target, draft, "sage", costs=book)
     given = [{**inputs, "max_new_tokens": 40} for inputs in rows(target, "qwen2")]
     outputs = decoder.generate_batch(given, 4)

@@ -11,11 +11,11 @@ import torch
 import transformers as tf
 
 import sage_core.engine.batching.scheduler
-from sage_core.engine.batching.scheduler import Outcome, Table
+from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import InputError, OptionError, UnsupportedError
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from tests.core.test_batch import assert_each_is_exact, no_thread_is_left, rows
 from tests.tiny import build_pair
 
@@ -49,8 +49,8 @@ def test_a_row_that_fails_fails_alone(name: str) -> None:
     decoder = SpeculativeDecoder(target, draft, "static")
     with pytest.raises(kind):
         decoder.generate_batch(given, 4)
-    table = Table(target, 3)
-    joined = table.joining(decoder)
+    table = BatchScheduler(target, 3)
+    joined = table.attach(decoder)
     found = {o.number: o for o in table.run((lambda g=g: joined.generate(**g)) for g in given)}
     assert isinstance(found.pop(2).error, kind)
     others = [given[number] for number in sorted(found)]
@@ -62,7 +62,7 @@ class Broken:
 
     def __init__(self, error: BaseException, call: int) -> None:
         self._joint, self._error, self._left = (
-            sage_core.engine.batching.scheduler.joint_pass,
+            sage_core.engine.batching.scheduler.ragged_pass,
             error,
             call,
         )
@@ -121,8 +121,8 @@ def test_rows_end_when_the_caller_has_enough() -> None:
     target, draft = build_pair("qwen2")
     decoder = SpeculativeDecoder(target, draft, "chain")
     given = rows(target, "qwen2")
-    table = Table(target, 4)
-    joined = table.joining(decoder)
+    table = BatchScheduler(target, 4)
+    joined = table.attach(decoder)
     run = table.run((lambda g=g: joined.generate(**g)) for g in given)
     assert isinstance(next(run), Outcome)
     assert [t for t in threading.enumerate() if t.name.startswith("row ")]
@@ -140,8 +140,8 @@ def test_what_belongs_to_one_text_is_refused() -> None:
     target, draft = build_pair("qwen2")
     given = rows(target, "qwen2")
     with pytest.raises(OptionError, match="reading"):
-        SpeculativeDecoder(target, draft).generate_batch(given, reading=Reading())
-    captured = SpeculativeDecoder(target, draft, runner=CapturedRunners())
+        SpeculativeDecoder(target, draft).generate_batch(given, reading=PrefixReuse())
+    captured = SpeculativeDecoder(target, draft, runner=CudaGraphRunners())
     with pytest.raises(UnsupportedError, match="eager"):
         captured.generate_batch(given)
     with pytest.raises(UnsupportedError, match="viskip"):

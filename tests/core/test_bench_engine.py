@@ -12,7 +12,7 @@ from sage_core.bench import methods
 from sage_core.bench.calibration import GRID
 from sage_core.bench.engine import PairEngine
 from sage_core.bench.items import Files, Item, Rendered
-from sage_core.bench.measure import Input, Measurement, Plan, Watch
+from sage_core.bench.measure import Input, Measurement, Plan, Stopwatch
 from sage_core.bench.summary import summary
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.ngram import Ngram
@@ -127,7 +127,7 @@ def test_sampled_texts(engine: PairEngine, picture: Files) -> None:
     assert tuple(ids[0, item.prompt_tokens :].tolist()) == texts["autoregressive"]
     assert texts["static+drawn"] != texts["autoregressive"]
     greedy = engine.method("autoregressive").decode(
-        engine.prepare(asked[0].request(0, ())), Watch()
+        engine.prepare(asked[0].request(0, ())), Stopwatch()
     )
     assert greedy.tokens != texts["autoregressive"] and greedy.comparable
 
@@ -138,7 +138,7 @@ def test_a_sampled_difference_comes_with_the_margin_of_the_draw(
     options = Options(max_new_tokens=LIMIT, temperature=1.3, seed=4)
     sampling = PairEngine(engine._pair, options)
     item = sampling.prepare(Item("card", picture).request(0, ()))
-    tokens = sampling.method("transformers").decode(item, sampling.watch()).tokens
+    tokens = sampling.method("transformers").decode(item, sampling.stopwatch()).tokens
     for place in (0, 3, len(tokens) - 2):
         wrong = (*tokens[:place], (tokens[place] + 1) % 200, *tokens[place + 1 :])
         position, *_, margin, tie = sampling.explain(item, tokens, wrong)
@@ -166,7 +166,7 @@ def test_rows_with_a_reduced_draft(tmp_path: Path, picture: Files) -> None:
     rows = {name: engine.method(name) for name in names}
     sizes = [m._decoder.reduced and len(m._decoder.reduced) for m in rows.values()]
     assert sizes == [None, 57, 10, 57], "with an end of texts that the list did not have"
-    assert len({m.decode(item, engine.watch()).tokens for m in rows.values()}) == 1
+    assert len({m.decode(item, engine.stopwatch()).tokens for m in rows.values()}) == 1
 
 
 def test_a_row_s_addition_is_in_the_place_of_the_flag(engine: PairEngine) -> None:
@@ -185,12 +185,12 @@ def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) 
         Options(max_new_tokens=LIMIT),
     )
     item = engine.prepare(Item("card", picture, ("What is it?",)).request(0, ()))
-    alone = engine.method("autoregressive").decode(item, engine.watch())
-    looked = engine.method("static").decode(item, engine.watch())
-    assert looked.tokens == alone.tokens
-    assert looked.counts is not None and looked.counts.draft_passes == 0
-    looked = engine.method("static+ngram:nodes=2").decode(item, engine.watch())
-    assert looked.tokens == alone.tokens
+    alone = engine.method("autoregressive").decode(item, engine.stopwatch())
+    looked_up = engine.method("static").decode(item, engine.stopwatch())
+    assert media_inputs.tokens == alone.tokens
+    assert media_inputs.counts is not None and media_inputs.counts.draft_passes == 0
+    looked_up = engine.method("static+ngram:nodes=2").decode(item, engine.stopwatch())
+    assert media_inputs.tokens == alone.tokens
     for name in ("transformers-assisted", "sage+viskip", "sage+ngram+vocab", "static+drawn"):
         with pytest.raises(OptionError, match="needs a draft model"):
             engine.method(name)
@@ -202,7 +202,7 @@ def test_later_turns_have_the_whole_conversation(engine: PairEngine, picture: Fi
     family = engine._pair.family
     media = picture.open(Options().sampling(family.sampling))
     turns = [Turn(media, "First?", "One."), Turn((), "Second?")]
-    wanted = family.read(family.render(turns), media, family.look(media))
+    wanted = family.build_inputs(family.render(turns), media, family.process_media(media))
     assert found.inputs["input_ids"].tolist() == wanted["input_ids"].tolist()
     assert found.inputs["pixel_values"].shape == wanted["pixel_values"].shape
     assert found.prompt_tokens == wanted["input_ids"].shape[1] and found.media_seconds > 0
@@ -211,7 +211,9 @@ def test_later_turns_have_the_whole_conversation(engine: PairEngine, picture: Fi
 def test_nothing_is_left_on_the_draft(engine: PairEngine, item: Input) -> None:
     draft = engine._pair.draft
     config, before = draft.generation_config, draft.generation_config.to_dict()
-    engine.method("transformers-assisted:tokens=1,schedule=heuristic").decode(item, engine.watch())
+    engine.method("transformers-assisted:tokens=1,schedule=heuristic").decode(
+        item, engine.stopwatch()
+    )
     with pytest.raises(AttributeError):  # also where it breaks off
         engine.method("transformers-assisted:tokens=1").decode(item, None)  # type: ignore[arg-type]
     assert draft.generation_config is config
@@ -220,31 +222,33 @@ def test_nothing_is_left_on_the_draft(engine: PairEngine, item: Input) -> None:
 
 def test_assisted_settings_reach_transformers(engine: PairEngine, item: Input) -> None:
     def longest(name: str) -> int:
-        decoded = engine.method(name).decode(item, engine.watch())
+        decoded = engine.method(name).decode(item, engine.stopwatch())
         assert decoded.counts is not None
         return max(decoded.counts.accepted)
 
     assert longest("transformers-assisted:tokens=1,threshold=0") <= 1
-    same = engine.method("transformers-assisted:tokens=9,threshold=0").decode(item, engine.watch())
-    assert same.tokens == engine.method("transformers").decode(item, engine.watch()).tokens
+    same = engine.method("transformers-assisted:tokens=9,threshold=0").decode(
+        item, engine.stopwatch()
+    )
+    assert same.tokens == engine.method("transformers").decode(item, engine.stopwatch()).tokens
 
 
 def test_the_watch_is_pressed_at_the_first_commit_and_at_the_end(
     engine: PairEngine, item: Input
 ) -> None:
     for name in ("sage", "transformers", "transformers-assisted", "transformers-lookup"):
-        watch = engine.watch()
+        watch = engine.stopwatch()
         decoded = engine.method(name).decode(item, watch)
         assert watch.prefill > 0 and watch.decode > 0, name
         assert 1 <= watch.first_tokens < len(decoded.tokens), name
-    assert Watch().first_tokens == 0
+    assert Stopwatch().first_tokens == 0
 
 
 def test_what_is_chosen_on_other_items(engine: PairEngine, item: Input) -> None:
     short = item.limited(10)
     tree = engine.calibrate(methods.parse("best-static:nodes=5"), [short])
     assert len(tree["tree"]) == 5 and tree["depth"] <= 5
-    made = engine.method("best-static:nodes=5", tree).decode(item, engine.watch())
+    made = engine.method("best-static:nodes=5", tree).decode(item, engine.stopwatch())
     assert all(len(step.tree) <= 5 for step in made.steps)
     assisted = engine.calibrate(methods.parse("transformers-assisted-best"), [short])
     assert set(assisted["tokens_per_second"]) == {methods.spec(setting) for setting in GRID}
@@ -252,7 +256,7 @@ def test_what_is_chosen_on_other_items(engine: PairEngine, item: Input) -> None:
 
 
 def test_a_difference_comes_with_the_target_s_margin(engine: PairEngine, item: Input) -> None:
-    tokens = engine.method("transformers").decode(item, engine.watch()).tokens
+    tokens = engine.method("transformers").decode(item, engine.stopwatch()).tokens
     wrong = (*tokens[:3], (tokens[3] + 1) % 200, *tokens[4:])
     position, expected, got, margin, tie = engine.explain(item, tokens, wrong)
     assert (position, expected, got) == (3, tokens[3], wrong[3])
@@ -269,7 +273,7 @@ def test_sizes_that_pad_the_vocabulary_differently(tmp_path: Path, picture: File
     )
     given = engine.prepare(Item("card", picture).request(0, ()))
     texts = {
-        name: engine.method(name).decode(given, engine.watch()).tokens
+        name: engine.method(name).decode(given, engine.stopwatch()).tokens
         for name in ("autoregressive", "transformers-assisted")
     }
     assert len(set(texts.values())) == 1, texts
@@ -282,7 +286,7 @@ def test_where_the_draft_is_a_head_a_small_model_assists(picture: Files) -> None
     engine = PairEngine(pair, Options(max_new_tokens=8))
     given = engine.prepare(Item("card", picture).request(0, ()))
     names = ("sage", "transformers-assisted", "transformers-assisted:tokens=2")
-    texts = {engine.method(name).decode(given, engine.watch()).tokens for name in names}
+    texts = {engine.method(name).decode(given, engine.stopwatch()).tokens for name in names}
     assert len(texts) == 1
     assert not isinstance(engine._assistant, Head) and engine._assistant is engine._assistant
     with pytest.raises(OptionError, match="a head is none"):

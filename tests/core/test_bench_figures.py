@@ -13,7 +13,7 @@ from sage_core.bench import methods
 from sage_core.bench.calibration import fastest
 from sage_core.bench.data import read_data
 from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, Files, held_out
-from sage_core.bench.measure import Watch
+from sage_core.bench.measure import Stopwatch
 from sage_core.bench.records import (
     Counts,
     Difference,
@@ -362,7 +362,7 @@ def test_the_fastest_is_by_all_tokens_and_all_seconds():
     tried = [FakeMethod("slow", clock, 5.0), FakeMethod("fast", clock, 20.0)]
     engine = FakeEngine()
     inputs = [engine.prepare(item.request(0, ())) for item in items("a", "b")]
-    best, rates = fastest(tried, inputs, lambda: Watch(clock))
+    best, rates = fastest(tried, inputs, lambda: Stopwatch(clock))
     assert best.name == "fast"
     assert rates == {"slow": pytest.approx(5), "fast": pytest.approx(20)}
 

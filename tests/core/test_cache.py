@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.cpu.runner import CpuRunners
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.runner import Runner
 from sage_core.trees.tree import TokenTree
@@ -56,13 +56,13 @@ def assert_cache_is_fresh(runner: Runner, inputs: dict[str, torch.Tensor], new: 
 def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
     """The runners that a decoder makes: the target's first, then the draft's."""
     made: list[Runner] = []
-    make = PackedRunners.__call__
+    make = CpuRunners.__call__
 
-    def recorded(self: PackedRunners, model: Any) -> Runner:
+    def recorded(self: CpuRunners, model: Any) -> Runner:
         made.append(make(self, model))
         return made[-1]
 
-    monkeypatch.setattr(PackedRunners, "__call__", recorded)
+    monkeypatch.setattr(CpuRunners, "__call__", recorded)
     return made
 
 

@@ -13,7 +13,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cuda import runner as captured
 from sage_core.runtime.cuda.graphs import Pass, PassInputs
-from sage_core.runtime.cuda.runner import CapturedRunner, CapturedRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunner, CudaGraphRunners
 from sage_core.runtime.cuda.static_cache import StaticCache
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
@@ -25,9 +25,9 @@ from tests.tiny.families import FIRST_WORD
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def taped() -> CapturedRunners:
+def taped() -> CudaGraphRunners:
     """Recorded on the CPU; the kernel's interpreter is not a torch operation."""
-    return CapturedRunners(capture=record, kernel=False)
+    return CudaGraphRunners(capture=record, kernel=False)
 
 
 def prefilled(runner: Runner, family: str, length: int = 10) -> Runner:
@@ -126,7 +126,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so() -> None:
 
     target, draft = build_pair("qwen2")
     inputs = make_inputs(target, "qwen2", "text")
-    made = CapturedRunners(capture=refuse, kernel=False)
+    made = CudaGraphRunners(capture=refuse, kernel=False)
     output = SpeculativeDecoder(target, draft, "static", runner=made).generate(
         **inputs, max_new_tokens=12
     )
@@ -172,13 +172,13 @@ def test_storage_that_grows_is_recorded_anew() -> None:
         torch.testing.assert_close(passed(runner, tree), passed(eager, tree), **CLOSE)
         for one in (runner, eager):
             one.commit([])
-            one.read([FIRST_WORD + i for i in range(20)])
+            one.extend([FIRST_WORD + i for i in range(20)])
     assert runner.cache.capacity > storage
     assert len(made.records) > len({record.rows for record in made.records})
 
 
 def test_without_cuda_a_pass_is_static_but_not_captured() -> None:
-    made = CapturedRunners(kernel=False)
+    made = CudaGraphRunners(kernel=False)
     runner = prefilled(made(build_pair("qwen2").target), "qwen2")
     passed(runner, a_tree(3, 0))
     assert [(record.rows, record.captured) for record in made.records] == [(4, False)]
@@ -188,7 +188,7 @@ def test_without_cuda_a_pass_is_static_but_not_captured() -> None:
 @pytest.mark.parametrize("counts", [(0, 4), (4, 4), (8, 4), (1, 66)])
 def test_row_counts_are_checked(counts: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="ascending row counts"):
-        CapturedRunners(counts)
+        CudaGraphRunners(counts)
 
 
 def test_what_a_pass_gave_outlives_the_next() -> None:
@@ -218,7 +218,7 @@ def test_padding_changes_nothing() -> None:
     model = build_pair("qwen2_5_vl").target
     outputs = []
     for counts in ((1,), (64,)):
-        made = CapturedRunners(counts, record, kernel=False)
+        made = CudaGraphRunners(counts, record, kernel=False)
         outputs.append(passed(prefilled(made(model), "qwen2_5_vl"), TokenTree()))
     torch.testing.assert_close(outputs[0], outputs[1], **CLOSE)
 
@@ -241,7 +241,7 @@ def test_a_recording_that_froze_the_length_would_be_seen(monkeypatch: pytest.Mon
     monkeypatch.setattr(captured, "static_pass", frozen)
     model = build_pair("qwen2").target
     runner, eager = prefilled(taped()(model), "qwen2"), prefilled(Runner(model), "qwen2")
-    assert isinstance(runner, CapturedRunner)
+    assert isinstance(runner, CudaGraphRunner)
     seen = []
     for seed in range(2):
         tree = a_tree(3, seed)

@@ -58,7 +58,7 @@ def assert_exact(conversation: Conversation, result: Any, **options: Any) -> lis
     prompt = conversation._under_way.prompt
     ids = torch.tensor([prompt])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs = family.complete(inputs | (conversation._looked or {}))
+    inputs = family.add_token_types(inputs | (conversation._media_inputs or {}))
     whole = target.generate(**inputs, do_sample=False, **options)
     assert list(result.tokens) == whole[0, len(prompt) :].tolist()
     return prompt
@@ -68,9 +68,9 @@ def templated(conversation: Conversation, *said: tuple[str, str | None]) -> list
     """What the chat template gives for the whole conversation, all files in the first turn."""
     family, media = conversation._pair.family, conversation._media()
     turns = [Turn(tuple(media) if i == 0 else (), q, a) for i, (q, a) in enumerate(said)]
-    return family.read(family.render(turns), media, conversation._looked or {})["input_ids"][
-        0
-    ].tolist()
+    return family.build_inputs(family.render(turns), media, conversation._media_inputs or {})[
+        "input_ids"
+    ][0].tolist()
 
 
 @every_family
@@ -112,7 +112,7 @@ def test_an_answer_with_a_picture_s_token_in_it(pipeline: Pipeline) -> None:
     result = conversation.ask("And then?")
     prompt = assert_exact(conversation, result, max_new_tokens=NEW, **generation)
     assert conversation.note == REWRITTEN
-    assert prompt.count(3) == len(conversation._looked["pixel_values"]) // 4
+    assert prompt.count(3) == len(conversation._media_inputs["pixel_values"]) // 4
 
 
 @pytest.mark.slow

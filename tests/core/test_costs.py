@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sage_core.engine.costs.calibration import key
-from sage_core.engine.costs.store import CostBook, corrected, default_path
+from sage_core.engine.costs.store import CostStore, corrected, default_path
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
 from sage_core.runtime.runner import Runner
@@ -55,24 +55,24 @@ def test_costs_are_kept_and_measured_once(tmp_path: Path) -> None:
         return UNKNOWN
 
     path = tmp_path / "new" / "costs.json"
-    assert CostBook(path).costs("pair", 300, measure) == UNKNOWN
-    assert CostBook(path).costs("pair", 400, measure) == UNKNOWN
+    assert CostStore(path).costs("pair", 300, measure) == UNKNOWN
+    assert CostStore(path).costs("pair", 400, measure) == UNKNOWN
     assert len(asked) == 1
-    CostBook(path).costs("pair", 600, measure)  # another context
-    CostBook(path).costs("other", 300, measure)
+    CostStore(path).costs("pair", 600, measure)  # another context
+    CostStore(path).costs("other", 300, measure)
     assert len(asked) == 3
 
 
 def test_books_of_two_runs_do_not_undo_each_other(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
-    one, other = CostBook(path), CostBook(path)
+    one, other = CostStore(path), CostStore(path)
     one.costs("x", 300, lambda: UNKNOWN)
     other.costs("y", 300, lambda: UNKNOWN)
     other.keep("sage: y", {"pause": 1.0})
     other.learn("y", 300, [])
     one.keep("sage: x", {"pause": 2.0})
     one.learn("x", 300, [])
-    after = CostBook(path)
+    after = CostStore(path)
     assert after.learned("sage: y") == {"pause": 1.0}
     assert after.learned("sage: x") == {"pause": 2.0}
     for name in ("x", "y"):
@@ -101,15 +101,15 @@ def test_what_costs_are_kept_by() -> None:
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
-    assert CostBook(path).costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
+    assert CostStore(path).costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
     assert json.loads(path.read_text())["costs"]
-    assert CostBook(path).learned("sage: pair") == {}
+    assert CostStore(path).learned("sage: pair") == {}
 
 
 def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert CostBook(blocked / "costs.json").costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
+    assert CostStore(blocked / "costs.json").costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
 
 
 def test_the_file_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_a_pair_is_measured_once_and_its_text_stays_its_own(tmp_path: Path) -> N
     expected = target.generate(**inputs, max_new_tokens=24, do_sample=False)
     path = tmp_path / "costs.json"
     for _ in range(2):
-        decoder = SpeculativeDecoder(target, draft, "sage", costs=CostBook(path))
+        decoder = SpeculativeDecoder(target, draft, "sage", costs=CostStore(path))
         assert torch.equal(decoder.generate(**inputs, max_new_tokens=24).sequences, expected)
         places = json.loads(path.read_text())["costs"]
         assert len(places) == 1
@@ -175,7 +175,7 @@ def test_what_a_text_taught_is_there_for_the_next(tmp_path: Path) -> None:
 
     def shaped(seed: int) -> list[str]:
         _, other = build_pair("llama", seed=seed)
-        decoder = SpeculativeDecoder(target, other, "sage", costs=CostBook(path))
+        decoder = SpeculativeDecoder(target, other, "sage", costs=CostStore(path))
         decoder.generate(**inputs, max_new_tokens=24)
         return list(json.loads(path.read_text())["learned"])
 

@@ -17,7 +17,7 @@ from sage_core.distill.dry import dry_run
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.plan import Machine, Shape, Target, draft_cost, make_plan
 from sage_core.distill.run import new_student
-from sage_core.distill.teacher import Lesson, Teacher
+from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import InputError, OptionError
 from tests.core import distill_runs, saved_families
 
@@ -57,31 +57,31 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @lru_cache(maxsize=len(FAMILIES))
-def _lesson(saved: Path, family: str) -> tuple[Teacher, Lesson, Target, Shape]:
+def _example(saved: Path, family: str) -> tuple[Teacher, Example, Target, Shape]:
     """A family's target with a lesson of it, and both as they are described without weights."""
     samples = read_samples(saved / "pictures", print)
     options = distill_runs.options()
     teacher = Teacher(distill_runs.load_target(saved / family), samples, options)
-    lesson, config = teacher.lesson(0), teacher.target.config
+    example, config = teacher.example(0), teacher.target.config
     target = Target.of(family, config, "float32")
     own = sum(p.numel() for p in teacher.target.parameters())
     assert target.size.linear + target.size.others == own
     found = dry_run(saved / family, saved / "pictures", options, Machine(), print).shape
-    return teacher, lesson, target, replace(found, answer=lesson.answer_tokens + 1)
+    return teacher, example, target, replace(found, answer=example.answer_tokens + 1)
 
 
 @pytest.mark.parametrize(("family", "draft"), CASES)
 def test_small_lessons_take_what_was_planned(saved: Path, family: str, draft: str) -> None:
     options = distill_runs.options(**DRAFTS[draft])
-    teacher, lesson, target, shape = _lesson(saved, family)
+    teacher, example, target, shape = _example(saved, family)
     # Both pictures have one size.
-    assert (shape.prompt, shape.visual) == (lesson.prompt_tokens, int(lesson.visual.sum()))
+    assert (shape.prompt, shape.visual) == (example.prompt_tokens, int(example.visual.sum()))
     student = new_student(teacher, options)
     cost = draft_cost(target, shape, options, mixed=False)
     weights = list(student.module.parameters())
     assert cost.parameters == sum(p.numel() for p in weights if p.requires_grad)
     assert cost.parameters + cost.frozen == sum(p.numel() for p in weights)
-    counts = count_lesson(teacher.target, student, lesson)
+    counts = count_lesson(teacher.target, student, example)
     # Exact but for gates, a tower's class token and the fit of its output, which are small.
     assert cost.forward == pytest.approx(counts.forward, rel=0.025)
     assert cost.backward == pytest.approx(counts.backward, rel=0.025)
@@ -131,8 +131,8 @@ def test_a_plan_adds_up_and_follows_the_machine() -> None:
     assert plan.memory["target"] == 2 * plan.target_parameters
     assert plan.peak == sum(plan.memory.values()) + max(plan.passes.values())
     seconds = plan.seconds
-    lessons = 4 * (seconds["read"] + seconds["learn"])
-    assert lessons < seconds["step"] < 1.1 * lessons
+    examples = 4 * (seconds["read"] + seconds["learn"])
+    assert examples < seconds["step"] < 1.1 * examples
     assert seconds["first"] == pytest.approx(seconds["step"] + 4 * seconds["write"])
     # A token takes at least the time to read all weights.
     assert seconds["write"] > shape.answer * plan.memory["target"] / Machine().bandwidth

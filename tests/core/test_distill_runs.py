@@ -64,7 +64,7 @@ def test_gradients_reach_the_draft_and_nothing_else(
     trained = dict(student.module.named_parameters())
     for index in range(4):  # a gate that chooses does not choose every branch at once
         torch.manual_seed(index)
-        student.lose(teacher.lesson(index)).loss.backward()
+        student.compute_loss(teacher.example(index)).loss.backward()
     asked = {name: p for name, p in trained.items() if p.requires_grad}
     assert asked
     # The resampler's queries need what they look at to differ, a gate needs branches that differ.
@@ -180,11 +180,11 @@ def test_a_small_target_reads_each_sample_once(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    lesson = Teacher._lesson
+    example = Teacher._example
 
     def counted(self: Teacher, index: int) -> Any:
         read.append(index)
-        return lesson(self, index)
+        return example(self, index)
 
     monkeypatch.setattr(Teacher, "_lesson", counted)
     distill_runs.train(*data, tmp_path / "kept", steps=6)
@@ -237,10 +237,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 def test_running_out_of_memory_gives_advice(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(self: HeadStudent, lesson: Any) -> Any:
+    def compute_loss(self: HeadStudent, example: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(HeadStudent, "lose", lose)
+    monkeypatch.setattr(HeadStudent, "compute_loss", lose)
     with pytest.raises(MemoryExhaustedError, match="--recompute"):
         distill_runs.train(*data, tmp_path, steps=1)
 

@@ -151,7 +151,7 @@ def test_a_tie_in_luck_is_told_from_an_error(oracle: SimpleNamespace) -> None:
     """A token whose score is raised until its luck makes it level with the one that was drawn."""
     import copy
 
-    from sage_core.bench.oracle import _luck
+    from sage_core.bench.oracle import gumbel_noise
 
     target = copy.deepcopy(oracle.target)
     sampling = {"do_sample": True, "top_k": 0, "max_new_tokens": 1}
@@ -163,7 +163,7 @@ def test_a_tie_in_luck_is_told_from_an_error(oracle: SimpleNamespace) -> None:
         **oracle.inputs, **sampling | {"do_sample": False},
         output_scores=True, return_dict_in_generate=True,
     ).scores[0][0]  # fmt: skip
-    luck = _luck(5, 0, scores)
+    luck = gumbel_noise(5, 0, scores)
     wanted = scores[drawn] + luck[drawn] - luck[twin]
     with torch.no_grad():
         target.lm_head.weight[twin] *= (wanted - 1e-6) / scores[twin]

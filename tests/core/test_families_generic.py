@@ -193,7 +193,7 @@ def test_a_model_with_the_common_interface(name: str, tmp_path: Path) -> None:
         result = conversation.ask("What is this?")
         prompt = torch.tensor([conversation._under_way.prompt])
         inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
-        inputs = family.complete(inputs | conversation._looked)
+        inputs = family.add_token_types(inputs | conversation._media_inputs)
         whole = target.generate(**inputs, do_sample=False, max_new_tokens=12)
         assert list(result.tokens) == whole[0, prompt.shape[1] :].tolist()
 

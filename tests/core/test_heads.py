@@ -15,8 +15,8 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import PackedRunners
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.cpu.runner import CpuRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
 from tests.core.test_exactness import assert_exact
@@ -108,7 +108,7 @@ def test_a_lookup_and_captured_passes_beside_a_head() -> None:
     target, head = build_pair("llama").target, head_for("llama", "head")
     inputs = make_inputs(target, "llama", "text", length=20)
     wanted = target.generate(**inputs, do_sample=False, max_new_tokens=40).tolist()
-    ways = ({"lookup": "ngram"}, {"runner": CapturedRunners(kernel=False)}, {"runner": Runner})
+    ways = ({"lookup": "ngram"}, {"runner": CudaGraphRunners(kernel=False)}, {"runner": Runner})
     for options in ways:
         decoder = SpeculativeDecoder(target, head, "static", **options)
         assert decoder.generate(**inputs, max_new_tokens=40).sequences.tolist() == wanted
@@ -143,7 +143,7 @@ def test_a_pruned_prompt() -> None:
     assert seen == [3, 3, 2] and output.stats.visual_tokens == 8
 
 
-@pytest.mark.parametrize("make", [Runner, PackedRunners()], ids=["plain", "packed"])
+@pytest.mark.parametrize("make", [Runner, CpuRunners()], ids=["plain", "packed"])
 @pytest.mark.parametrize(
     ("family", "kind"), [("qwen2_5_vl", "vispec"), ("qwen3_vl", "head"), ("llava", "weighted")]
 )
@@ -182,10 +182,10 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     target, head = build_pair("llava").target, head_for("llava", "head")
     inputs = make_inputs(target, "llava", "image", length=9)
     runner = Runner(target)
-    from sage_core.drafts.pruning.draft_prompt import Sight
+    from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 
     prepared = prepare(target, {**inputs, "max_new_tokens": 4})
-    sight = Sight(Pruning(method="none"), target.config, prepared)
+    sight = DraftPrompt(Pruning(method="none"), target.config, prepared)
     drafter = HeadDrafter(head, runner, prepared, 32, sight)
     assert not drafter.started
     with drafter.listening(runner):
@@ -195,8 +195,8 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     held = drafter._runner.committed
     assert held == prepared.prompt_tokens - 1
     for rows in (1, 8, 3):
-        drafter.rehearse(rows, 10)
-    drafter.rehearsed(3)
+        drafter.time_pass(rows, 10)
+    drafter.discard_timed(3)
     assert drafter._runner.committed == drafter._runner.cache.length == held
     assert not target.get_decoder()._forward_hooks and runner.heard is None
 

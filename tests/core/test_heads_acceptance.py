@@ -26,8 +26,8 @@ from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
 from sage_core.trees.policies.sage.fast_networks import CandidateNetwork, Row
-from sage_core.trees.policies.sage.networks import CERTAIN, FORETOLD, fitted
-from sage_core.trees.policy import Growth, Level, Shaper
+from sage_core.trees.policies.sage.networks import BIASES, CERTAIN, fitted
+from sage_core.trees.policy import Growth, Level, TreePlanner
 from tests.core import distill_runs
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
@@ -70,7 +70,7 @@ def loss_of(
         told = weight @ x + bias
         for place, logit in enumerate(row):
             if torch.isfinite(logit):
-                odds = logit + told[min(place, FORETOLD - 1)]
+                odds = logit + told[min(place, BIASES - 1)]
                 wanted = torch.tensor(float(place == rank), dtype=torch.float64)
                 losses.append(nn.functional.binary_cross_entropy_with_logits(odds, wanted))
     return torch.stack(losses).sum()
@@ -100,7 +100,7 @@ def test_what_it_is_fitted_to_holds_for_others() -> None:
 @given(
     st.integers(1, 3),
     st.integers(1, RANKS),
-    st.lists(st.floats(-9, 9), min_size=FORETOLD, max_size=FORETOLD),
+    st.lists(st.floats(-9, 9), min_size=BIASES, max_size=BIASES),
 )
 def test_what_is_foretold_is_added_by_rank(rows: int, width: int, told: list[float]) -> None:
     network = CandidateNetwork(fitted()[0], RANKS)
@@ -110,7 +110,7 @@ def test_what_is_foretold_is_added_by_rank(rows: int, width: int, told: list[flo
     logits, _ = network(*given, np.array([told] * rows, np.float32))
     for one, other in zip(plain, logits, strict=True):
         for rank, (before, after) in enumerate(zip(one, other, strict=True)):
-            wanted = min(CERTAIN, max(-CERTAIN, before + told[min(rank, FORETOLD - 1)]))
+            wanted = min(CERTAIN, max(-CERTAIN, before + told[min(rank, BIASES - 1)]))
             if abs(before) < CERTAIN:
                 assert after == pytest.approx(wanted, abs=1e-4)
 
@@ -120,7 +120,7 @@ def foretelling(family: str, scale: float) -> Head:
     target = build_pair(family).target
     head = good_head(target, "head")
     torch.manual_seed(1)
-    head.acceptance = nn.Linear(head.config.hidden_size, FORETOLD)
+    head.acceptance = nn.Linear(head.config.hidden_size, BIASES)
     with torch.no_grad():
         head.acceptance.weight.mul_(scale)
     return placed(head, target)
@@ -139,14 +139,14 @@ def test_whatever_is_foretold_the_text_is_the_targets(scale: float, family: str)
 def test_only_a_policy_that_asks_is_told(
     pair: LoadedPair, prompts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
-    shaper, told = type(parse(policy).shaper()), []
-    grow = shaper.grow
+    planner, told = type(parse(policy).planner()), []
+    grow = planner.grow
 
-    def noted(self: Shaper, level: Level) -> Growth:
+    def noted(self: TreePlanner, level: Level) -> Growth:
         told.append(level.acceptance is not None)
         return grow(self, level)
 
-    monkeypatch.setattr(shaper, "grow", noted)
+    monkeypatch.setattr(planner, "grow", noted)
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=COSTS)
     decoder.generate(**prompts[0], max_new_tokens=8)
     assert told and set(told) == {policy == "sage"}
@@ -224,7 +224,7 @@ def test_a_distilled_head_foretells_and_its_run_goes_on(
     target, pictures = distill_runs.save_data(tmp_path)
     output = tmp_path / "head"
     report, _ = distill_runs.train(target, pictures, output, kind="head")
-    assert report is not None and report.foretold >= 4
+    assert report is not None and report.bias >= 4
     assert json.loads((output / CONFIG).read_text())["acceptance"] is True
     again, _ = distill_runs.train(target, pictures, output, kind="head", steps=6, resume=True)
     assert again is not None and again.steps == 6

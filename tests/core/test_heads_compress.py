@@ -207,7 +207,7 @@ def test_what_is_read_of_a_prompt(mode: str | None, axes: int) -> None:
         head = head_of("llama", kind="specvlm", mode=mode)
     features, embeds, positions = given(head, axes)
     with torch.no_grad():
-        reading = head.read(features, embeds, VISUAL, positions)
+        reading = head.build_prompt(features, embeds, VISUAL, positions)
         rows = head.inputs(features, embeds)[0]
     flat = positions.reshape(axes, -1).tolist()
     wanted: list[Tensor] = []
@@ -255,7 +255,7 @@ def test_text_alone_passes_the_compressor_by(options: dict[str, Any]) -> None:
     head = head_of("llama", **options)
     features, embeds, positions = given(head, 1)
     none = torch.zeros_like(VISUAL)
-    reading = head.read(features, embeds, none, positions)
+    reading = head.build_prompt(features, embeds, none, positions)
     torch.testing.assert_close(reading.inputs, head.inputs(features, embeds))
     assert reading.joined is None and reading.visual_rows == 0
     assert reading.kept.tolist() == list(range(len(VISUAL)))
@@ -267,13 +267,13 @@ def test_the_gate_reads_the_question_alone() -> None:
     head.compressor.gate.weight.data.normal_()
     features, embeds, positions = given(head, 1)
     question = torch.arange(len(VISUAL)) < 18
-    first = head.read(features, embeds, VISUAL, positions, question=question)
+    first = head.build_prompt(features, embeds, VISUAL, positions, question=question)
     embeds[:, 18:] += 1  # an answer, which is not there when a prompt is read
-    second = head.read(features, embeds, VISUAL, positions, question=question)
+    second = head.build_prompt(features, embeds, VISUAL, positions, question=question)
     torch.testing.assert_close(
         first.inputs[:, : int(first.kept[17])], second.inputs[:, : int(first.kept[17])]
     )
-    third = head.read(features, embeds, VISUAL, positions)
+    third = head.build_prompt(features, embeds, VISUAL, positions)
     assert not torch.allclose(first.inputs[:, 3:6], third.inputs[:, 3:6])
 
 

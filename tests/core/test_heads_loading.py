@@ -172,7 +172,7 @@ def test_a_damaged_folder(name: str, pair: Path, folder: Path) -> None:
 
 def test_what_a_head_cannot_be_asked_for(pair: Path, folder: Path) -> None:
     with pytest.raises(OptionError, match="leave --draft-device out"):
-        heads.look(folder, make_config(2), device="cuda:0", draft_device="cuda:1")
+        heads.find_saved_head(folder, make_config(2), device="cuda:0", draft_device="cuda:1")
     with pytest.raises(ModelError, match="no revisions"):
         sage_core.load(pair, folder, draft_revision="main")
     engine = PairEngine(sage_core.load(pair, folder)._pair, Options())
@@ -181,12 +181,15 @@ def test_what_a_head_cannot_be_asked_for(pair: Path, folder: Path) -> None:
             engine.method(name)
     for name in ("static+ngram", "sage+viskip", "static+drawn"):
         assert engine.method(name).name == name
-    assert heads.look(pair / "draft", make_config(2)) is None
-    assert heads.look("some/model", make_config(2)) is None and heads.look(None, None) is None
+    assert heads.find_saved_head(pair / "draft", make_config(2)) is None
+    assert (
+        heads.find_saved_head("some/model", make_config(2)) is None
+        and heads.look(None, None) is None
+    )
 
 
 def test_it_counts_towards_its_target_s_size(folder: Path, target: Any) -> None:
-    saved = heads.look(folder, make_config(2))
+    saved = heads.find_saved_head(folder, make_config(2))
     assert saved is not None
     head = load_head(folder, target)
     assert saved.parameters == sum(weight.numel() for weight in head.parameters())

@@ -12,8 +12,8 @@ from sage_core.drafts.head.drafter import HeadDrafter
 from sage_core.drafts.head.init import new_head
 from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
-from sage_core.generation.sequence import Text
+from sage_core.engine.prefix_reuse import PrefixReuse
+from sage_core.generation.sequence import TokenSequence
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.trees.tree import ROOT, TreeBuilder
 from tests.core.test_exactness import assert_exact
@@ -26,7 +26,9 @@ class Spy(HeadDrafter):
 
     noted: list[tuple[tuple[int, ...], Tensor]]
 
-    def _scored(self, logits: Tensor, builder: TreeBuilder, frontier: Any, text: Text) -> Tensor:
+    def _scored(
+        self, logits: Tensor, builder: TreeBuilder, frontier: Any, text: TokenSequence
+    ) -> Tensor:
         for row, node in enumerate(frontier):
             path: list[int] = []
             while node != ROOT:
@@ -69,7 +71,7 @@ def read_whole(
         at = torch.arange(len(text))[None]
     at = at[1:] if at.ndim == 3 and at.shape[0] == 4 else at
     visual = visual_mask(target.config, ids[0])
-    read = head.read(
+    read = head.build_prompt(
         features[:, : n - 1], embeds[:, 1:n], visual[1:n], at[..., 1:n], training=training
     )
     later = head.inputs(features[:, n - 1 : -1], embeds[:, n:], read.joined)
@@ -140,7 +142,7 @@ def test_text_that_goes_on_reads_its_own_features(
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
     monkeypatch.setattr("sage_core.engine.drafting.HeadDrafter", Spy)
-    decoder, reading = SpeculativeDecoder(target, head, "static"), Reading()
+    decoder, reading = SpeculativeDecoder(target, head, "static"), PrefixReuse()
     text = inputs["input_ids"][0].tolist()
     for step in decoder.stream(reading=reading, **inputs, max_new_tokens=begun):
         text += step.tokens

@@ -14,7 +14,7 @@ from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.drafts.ngram import BREAK, Ngram, NgramIndex, as_ngram
 from sage_core.drafts.ngram_hybrid import Payoff, graft
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import OptionError
 from sage_core.trees.policies import parse
 from sage_core.trees.tree import ROOT, TokenTree
@@ -325,14 +325,14 @@ def test_a_policy_learns_from_its_own_part_only() -> None:
     inputs = make_inputs(target, "llama", "text", length=40)
     seen: list[tuple[int, int]] = []
 
-    class Recorder(type(parse("chain:length=2").shaper())):  # type: ignore[misc]
+    class Recorder(type(parse("chain:length=2").planner())):  # type: ignore[misc]
         def observe(self, tree: TokenTree, nodes: Any, tokens: Any) -> None:
             assert tuple(tree.tokens[node] for node in nodes) == tokens[: len(nodes)]
             assert len(tokens) <= len(nodes) + 1
             seen.append((len(tree), len(nodes)))
 
     class Recording(type(parse("chain"))):  # type: ignore[misc]
-        def shaper(self) -> Any:
+        def planner(self) -> Any:
             return Recorder(((0,), (0, 0)))
 
     decoder = SpeculativeDecoder(target, draft, Recording(2), lookup=f"{EAGER},price=0")
@@ -348,7 +348,7 @@ def test_a_conversation_goes_on_with_lookups() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image", length=12)
     decoder = SpeculativeDecoder(target, draft, "chain", lookup=f"{EAGER},price=0")
-    reading = Reading()
+    reading = PrefixReuse()
     for more in range(3):
         stream = decoder.stream(reading=reading, **inputs, max_new_tokens=20)
         for _ in stream:

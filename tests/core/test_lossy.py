@@ -11,12 +11,12 @@ import torch
 import sage_core
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.generation.candidates import Drawn
+from sage_core.generation.candidates import Sampled
 from sage_core.generation.lossy import Ears, SpecVla, as_lossy
 from sage_core.generation.lossy_acceptance import NearestAction, TolerantRejection
 from sage_core.generation.prepare import Prepared
-from sage_core.generation.sequence import Text
-from sage_core.generation.speculative_sampling import Choice
+from sage_core.generation.sequence import TokenSequence
+from sage_core.generation.speculative_sampling import SamplingStrategy
 from sage_core.trees.steps import Proposal
 from sage_core.trees.tree import ROOT, TokenTree
 from tests.tiny import build_pair, make_inputs
@@ -25,10 +25,10 @@ from tests.tiny.tables import compare, draw, random_world
 SPEC_VLA = "spec-vla:first=4,last=12,radius=2"
 
 
-def text(processors: Any = ()) -> Text:
+def text(processors: Any = ()) -> TokenSequence:
     from transformers import LogitsProcessorList
 
-    return Text(
+    return TokenSequence(
         Prepared(
             input_ids=torch.tensor([[1, 2]]),
             processors=LogitsProcessorList(processors),
@@ -118,7 +118,9 @@ def test_ears_is_not_the_target_s_distribution_and_accepts_more() -> None:
     for tolerance in (1e-9, 0.8):
         first, second = (torch.Generator().manual_seed(seed) for seed in (1, 2))
         rule = TolerantRejection(first, tolerance)
-        texts, taken[tolerance] = draw(world, "static", Choice(rule, Drawn(second)), 1500)
+        texts, taken[tolerance] = draw(
+            world, "static", SamplingStrategy(rule, Sampled(second)), 1500
+        )
         wrong = compare(texts, world.exact()).p_value < 1e-6
         assert wrong == (tolerance > 0.5)
     assert taken[0.8] > 1.05 * taken[1e-9]

@@ -14,8 +14,8 @@ from torch import nn
 
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.packed_weights import Packs
-from sage_core.runtime.cpu.runner import PackedRunner, PackedRunners
+from sage_core.runtime.cpu.packed_weights import PackedWeights
+from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
 from sage_core.runtime.cpu.weight_layouts import (
     LAYOUTS,
     Forward,
@@ -60,7 +60,7 @@ def test_a_packed_layer_multiplies_as_the_layer(
 ) -> None:
     torch.manual_seed(seed)
     layer, x = nn.Linear(features, outputs, bias=bias), torch.randn(1, rows, features)
-    packs = Packs(1 << 20, lambda _: layout)
+    packs = PackedWeights(1 << 20, lambda _: layout)
     assert packs.refresh([layer]) == 1
     with torch.inference_mode():
         plain = layer(x)
@@ -72,11 +72,11 @@ def test_a_packed_layer_multiplies_as_the_layer(
 def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
     target, _ = pair
     results = []
-    for make in (Runner, PackedRunners(choose=always)):
+    for make in (Runner, CpuRunners(choose=always)):
         runner = make(target)
         runner.prefill(prepare(target, {**inputs(), "max_new_tokens": 4}), 16)
         results.append(runner.forward([3, 4, 5, 6, 7, 8], range(6), CHAIN))
-    assert isinstance(runner, PackedRunner) and runner.way == "packed, taped"
+    assert isinstance(runner, CpuRunner) and runner.backend == "packed, taped"
     for plain, packed in zip(*results, strict=True):
         torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_the_model_is_as_it_was_between_passes(pair: tuple[Any, Any]) -> None:
 
 
 def test_a_pass_that_fails_leaves_no_trace() -> None:
-    layer, packs = nn.Linear(4, 4), Packs(1 << 20, always)
+    layer, packs = nn.Linear(4, 4), PackedWeights(1 << 20, always)
     packs.refresh([layer])
     with pytest.raises(KeyError), packs.in_use():
         assert "forward" in vars(layer)
@@ -98,7 +98,7 @@ def test_a_pass_that_fails_leaves_no_trace() -> None:
 
 
 def test_weights_that_change_are_packed_again() -> None:
-    layer, packs, x = nn.Linear(8, 8), Packs(1 << 20, always), torch.randn(1, 4, 8)
+    layer, packs, x = nn.Linear(8, 8), PackedWeights(1 << 20, always), torch.randn(1, 4, 8)
     packs.refresh([layer])
     with torch.no_grad():
         layer.weight.mul_(3)
@@ -122,7 +122,7 @@ class Quantized(nn.Linear):
     ids=["over the limit", "another dtype", "another kind of layer", "no linear layer"],
 )
 def test_what_is_left_alone(module: nn.Module, limit: int) -> None:
-    assert Packs(limit, always).refresh([module]) == 0
+    assert PackedWeights(limit, always).refresh([module]) == 0
 
 
 TIMES = [
@@ -174,7 +174,7 @@ def test_timing_draws_no_random_numbers() -> None:
 
 def test_each_shape_is_judged_by_itself() -> None:
     layers = [nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)]
-    packs = Packs(1 << 20, lambda layer: by_columns if layer.out_features == 16 else None)
+    packs = PackedWeights(1 << 20, lambda layer: by_columns if layer.out_features == 16 else None)
     assert packs.refresh(layers) == 2
     with packs.in_use():
         assert ["forward" in vars(layer) for layer in layers] == [False, True, False, True]
@@ -182,9 +182,9 @@ def test_each_shape_is_judged_by_itself() -> None:
 
 def test_a_model_over_the_limit_runs_without_copies(pair: tuple[Any, Any]) -> None:
     target, draft = pair
-    assert PackedRunners(limit=100, choose=always)(target).way == "taped"
+    assert CpuRunners(limit=100, choose=always)(target).backend == "taped"
     wanted = target.generate(**inputs(), max_new_tokens=12, do_sample=False)
-    for runner in (Runner, PackedRunners(limit=100), PackedRunners(choose=always)):
+    for runner in (Runner, CpuRunners(limit=100), CpuRunners(choose=always)):
         decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
         output = decoder.generate(**inputs(), max_new_tokens=12, do_sample=False)
         assert torch.equal(output.sequences, wanted)

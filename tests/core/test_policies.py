@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sage_core.errors import OptionError
-from sage_core.trees.policies import Level, Shaper, available, parse, spec
+from sage_core.trees.policies import Level, TreePlanner, available, parse, spec
 from sage_core.trees.policies.sage_paper import SagePaper, confidence
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
@@ -47,14 +47,14 @@ def random_draft(seed: int, vocabulary: int, sharpness: float) -> Draft:
     return probabilities
 
 
-def grow(shaper: Shaper, draft: Draft) -> list[RankPath]:
+def grow(planner: TreePlanner, draft: Draft) -> list[RankPath]:
     """The tree that a shaper forms, as rank paths in node order, driven by the simplest drafter."""
-    return _grown(shaper, draft)[0]
+    return _grown(planner, draft)[0]
 
 
-def grow_whole(shaper: Shaper, draft: Draft) -> list[RankPath]:
+def grow_whole(planner: TreePlanner, draft: Draft) -> list[RankPath]:
     """The same with what the shaper prunes at the end taken away: the tree that is verified."""
-    paths, own = _grown(shaper, draft)
+    paths, own = _grown(planner, draft)
     places = {path: node for node, path in enumerate(paths)} | {(): ROOT}
     tree = TokenTree(
         tokens=tuple(range(len(paths))),  # so that a kept node tells which it was
@@ -62,19 +62,19 @@ def grow_whole(shaper: Shaper, draft: Draft) -> list[RankPath]:
         probs=tuple(own),
         ranks=tuple(path[-1] for path in paths),
     )
-    return [paths[node] for node in shaper.prune(tree).tokens]
+    return [paths[node] for node in planner.prune(tree).tokens]
 
 
-def _grown(shaper: Shaper, draft: Draft) -> tuple[list[RankPath], list[float]]:
+def _grown(planner: TreePlanner, draft: Draft) -> tuple[list[RankPath], list[float]]:
     """Rank paths and probabilities of all nodes."""
-    shape = shaper.plan()
+    shape = planner.plan()
     paths: list[RankPath] = []
     builder = TreeBuilder.empty()
     frontier = [ROOT]
     for depth in range(1, shape.depth + 1):
         parents = [() if node == ROOT else paths[node] for node in frontier]
-        probs = np.stack([draft(path)[: shaper.branching] for path in parents])
-        growth = shaper.grow(Level(depth, frontier, probs, builder))
+        probs = np.stack([draft(path)[: planner.branching] for path in parents])
+        growth = planner.grow(Level(depth, frontier, probs, builder))
         rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
         paths += [(*parents[row], rank) for row, rank in zip(rows, ranks, strict=True)]
         numbers = range(len(builder), len(paths))
@@ -159,13 +159,13 @@ def sage_options(draw: st.DrawFn) -> SagePaper:
 def test_sage_paper_follows_the_equations(
     o: SagePaper, seed: int, sharpness: float, data: st.DataObject
 ) -> None:
-    shaper = o.shaper()
+    planner = o.planner()
     lengths: list[int] = []
     seen = 0.5
     for step in range(6):
         draft = random_draft(seed * 10 + step, 14, sharpness)
         root = literal_alpha(draft(()).tolist(), o.k)
-        tree = grow(shaper, draft)
+        tree = grow(planner, draft)
         if step == 0:
             assert tree == _static_paths()[: o.nmax], "the first tree is the static one"
         else:
@@ -175,7 +175,7 @@ def test_sage_paper_follows_the_equations(
             assert len(tree) == len(expected) <= o.nmax
         seen = root
         lengths.append(data.draw(st.integers(0, 6)))
-        shaper.observe(TokenTree(), range(lengths[-1]), ())
+        planner.observe(TokenTree(), range(lengths[-1]), ())
 
 
 @pytest.mark.parametrize(
@@ -194,17 +194,17 @@ def test_sage_paper_follows_the_equations(
 )
 def test_history_moves_the_depth_limit(lengths: list[int], depth: int) -> None:
     """At α = 1 (a draft that is certain) the depth is the limit itself."""
-    shaper = SagePaper().shaper()
+    planner = SagePaper().planner()
 
     def certain(path: RankPath) -> np.ndarray:
         return np.eye(14)[0]
 
     for length in lengths:
-        grow(shaper, certain)
-        shaper.observe(TokenTree(), range(length), ())
+        grow(planner, certain)
+        planner.observe(TokenTree(), range(length), ())
     assert literal_dmax(SagePaper(), lengths) == depth
-    assert shaper.plan().depth == depth
-    assert max(len(path) for path in grow(shaper, certain)) == depth
+    assert planner.plan().depth == depth
+    assert max(len(path) for path in grow(planner, certain)) == depth
 
 
 distributions = st.lists(st.floats(0, 1), min_size=2, max_size=10).filter(lambda p: sum(p) > 1e-3)
@@ -247,7 +247,7 @@ def _static_paths() -> list[RankPath]:
 
 
 def test_the_static_tree_is_the_published_table() -> None:
-    tree = grow(parse("static").shaper(), random_draft(1, 14, 1.0))
+    tree = grow(parse("static").planner(), random_draft(1, 14, 1.0))
     assert tree == _static_paths()
     assert len(tree) == parse("static").max_nodes == 25
     assert [sum(len(path) == level for path in tree) for level in range(1, 6)] == [4, 8, 8, 3, 2]
@@ -255,19 +255,19 @@ def test_the_static_tree_is_the_published_table() -> None:
 
 @pytest.mark.parametrize("length", [1, 5, 9])
 def test_a_chain_is_the_draft_s_first_choices(length: int) -> None:
-    tree = grow(parse(f"chain:length={length}").shaper(), random_draft(1, 14, 1.0))
+    tree = grow(parse(f"chain:length={length}").planner(), random_draft(1, 14, 1.0))
     assert tree == [(0,) * n for n in range(1, length + 1)]
 
 
-def test_a_shaper_is_fresh_for_each_text() -> None:
+def test_a_planner_is_fresh_for_each_text() -> None:
     """What one text taught must not shape the next one's trees."""
     policy = parse("sage-paper:history=1")
-    used = policy.shaper()
+    used = policy.planner()
     for step in range(5):
         grow(used, random_draft(step, 14, 0.1))
         used.observe(TokenTree(), range(9), ())
     draft = random_draft(7, 14, 0.3)
-    again, fresh = policy.shaper(), parse("sage-paper:history=1").shaper()
+    again, fresh = policy.planner(), parse("sage-paper:history=1").planner()
     assert grow(again, draft) == grow(fresh, draft)
 
 
@@ -285,19 +285,19 @@ def test_a_static_tree_from_a_file(tmp_path: Path, text: str, words: list[str]) 
     file.write_text(text, encoding="utf-8")
     policy = parse(f"static:tree={file}")
     expected = [tuple(int(c) for c in word) for word in words]
-    assert grow(policy.shaper(), random_draft(3, 14, 1.0)) == expected
+    assert grow(policy.planner(), random_draft(3, 14, 1.0)) == expected
 
 
 def test_ranks_above_nine_can_be_written(tmp_path: Path) -> None:
     file = tmp_path / "tree.json"
     file.write_text(json.dumps([[0], [12], [12, 11]]), encoding="utf-8")
-    tree = grow(parse(f"static:tree={file}").shaper(), random_draft(3, 14, 1.0))
+    tree = grow(parse(f"static:tree={file}").planner(), random_draft(3, 14, 1.0))
     assert tree == [(0,), (12,), (12, 11)]
 
 
 def test_a_small_vocabulary_only_thins_the_tree() -> None:
     """Ranks that do not exist, and what would hang below them, are left out."""
-    tree = grow(parse("static").shaper(), random_draft(2, 2, 1.0))
+    tree = grow(parse("static").planner(), random_draft(2, 2, 1.0))
     assert tree == [path for path in _static_paths() if max(path) < 2]
 
 

@@ -56,7 +56,7 @@ def test_eagle2_is_its_beam_search_ranked_as_a_whole(
     o: Eagle2, seed: int, sharpness: float
 ) -> None:
     draft = random_draft(seed, 8, sharpness)
-    tree = grow_whole(o.shaper(), draft)
+    tree = grow_whole(o.planner(), draft)
     assert set(tree) == literal_eagle2(o, draft)
     assert len(set(tree)) == len(tree) <= o.nodes
 
@@ -67,7 +67,7 @@ def test_with_a_beam_for_all_eagle2_keeps_the_best_of_the_full_tree(seed: int, n
     draft, k, depth = random_draft(seed, 4, 0.5), 3, 4
     whole = [p for length in range(1, depth + 1) for p in product(range(k), repeat=length)]
     best = sorted(whole, key=lambda path: -cumulative(path, draft))[:nodes]
-    tree = grow_whole(Eagle2(depth, k**depth, k, nodes).shaper(), draft)
+    tree = grow_whole(Eagle2(depth, k**depth, k, nodes).planner(), draft)
     assert set(tree) == set(best)
 
 
@@ -77,13 +77,13 @@ def test_equal_probabilities_are_ranked_in_order() -> None:
     def even(path: RankPath) -> np.ndarray:
         return np.full(2, 0.5)
 
-    assert grow_whole(Eagle2(3, 2, 2, 4).shaper(), even) == [(0,), (1,), (0, 0), (0, 1)]
+    assert grow_whole(Eagle2(3, 2, 2, 4).planner(), even) == [(0,), (1,), (0, 0), (0, 1)]
 
     def certain(path: RankPath) -> np.ndarray:
         return np.array([1.0, 0.0, 0.0])
 
     # A child that is certain ranks with its parent: the parent is kept.
-    assert grow_whole(Eagle2(5, 3, 3, 3).shaper(), certain) == [(0,), (0, 0), (0, 0, 0)]
+    assert grow_whole(Eagle2(5, 3, 3, 3).planner(), certain) == [(0,), (0, 0), (0, 0, 0)]
 
 
 def test_a_probability_that_rounds_above_one_loses_no_parent() -> None:
@@ -91,7 +91,7 @@ def test_a_probability_that_rounds_above_one_loses_no_parent() -> None:
         return np.array([1.0000001, 0.0])
 
     for nodes in range(1, 6):
-        tree = grow_whole(Eagle2(6, 2, 2, nodes).shaper(), above_one)
+        tree = grow_whole(Eagle2(6, 2, 2, nodes).planner(), above_one)
         assert tree == [(0,) * length for length in range(1, nodes + 1)]
 
 
@@ -105,7 +105,7 @@ def test_drafting_ends_where_no_deeper_node_can_be_kept() -> None:
         passes.append(path)
         return flat(path)
 
-    assert len(grow_whole(Eagle2(7, 4, 4, 4).shaper(), counted)) == 4
+    assert len(grow_whole(Eagle2(7, 4, 4, 4).planner(), counted)) == 4
     assert max(map(len, passes)) == 1, "the second level is drafted, nothing of it is kept"
 
 
@@ -155,7 +155,7 @@ def test_optimal_static_is_the_best_tree_of_its_table(tmp_path: Path) -> None:
     file = tmp_path / "table.json"
     file.write_text(json.dumps({"acceptance": rates, "more": 1}), encoding="utf-8")
     tree = grow_whole(
-        parse(f"optimal-static:nodes=4,depth=3,table={file}").shaper(), random_draft(1, 14, 1.0)
+        parse(f"optimal-static:nodes=4,depth=3,table={file}").planner(), random_draft(1, 14, 1.0)
     )
     assert tree == [(0,), (1,), (0, 0), (0, 0, 0)]
 
@@ -173,7 +173,7 @@ def test_the_shipped_table_is_for_the_bundled_pair() -> None:
     policy = parse("optimal-static")
     assert len(policy.paths) == policy.max_nodes == 25
     assert (0,) * policy.depth in policy.paths
-    assert set(policy.paths) == set(grow_whole(policy.shaper(), random_draft(3, 14, 1.0)))
+    assert set(policy.paths) == set(grow_whole(policy.planner(), random_draft(3, 14, 1.0)))
 
 
 TABLES = {
@@ -235,14 +235,16 @@ def spec_llava_options(draw: st.DrawFn) -> SpecLlava:
 @given(spec_llava_options(), st.integers(0, 999), st.sampled_from((0.05, 0.3, 2.0)))
 def test_spec_llava_grows_while_it_is_confident(o: SpecLlava, seed: int, sharpness: float) -> None:
     draft = random_draft(seed, 8, sharpness)
-    tree = grow_whole(o.shaper(), draft)
+    tree = grow_whole(o.planner(), draft)
     assert set(tree) == literal_spec_llava(o, draft)
     assert len(set(tree)) == len(tree) <= o.nodes
 
 
 def test_spec_llava_drafts_nothing_that_the_draft_does_not_believe() -> None:
-    assert grow_whole(SpecLlava(prune=0.2, grow=0.2).shaper(), lambda path: np.full(9, 1 / 9)) == []
-    certain = grow_whole(SpecLlava().shaper(), lambda path: np.eye(9)[0])
+    assert (
+        grow_whole(SpecLlava(prune=0.2, grow=0.2).planner(), lambda path: np.full(9, 1 / 9)) == []
+    )
+    certain = grow_whole(SpecLlava().planner(), lambda path: np.eye(9)[0])
     assert certain == [(0,) * length for length in range(1, 9)]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core import OptionError, SpeculativeDecoder
-from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.pruning.options import METHODS, Pruning
 from sage_core.drafts.pruning.scores import AttentionScores
 from sage_core.generation.prepare import prepare, prepare_draft
@@ -164,8 +164,8 @@ def test_pruning_never_changes_the_text(family: str, kind: str, method: str) -> 
 def test_a_model_whose_attention_cannot_be_seen_is_pruned_uniformly() -> None:
     target = build_pair("llava").target
     prepared = prepare(target, {**make_inputs(target, "llava", "image"), "max_new_tokens": 2})
-    ranked = Sight(Pruning(0.5, "verifier"), target.config, prepared)
-    uniform = Sight(Pruning(0.5, "uniform"), target.config, prepared)
+    ranked = DraftPrompt(Pruning(0.5, "verifier"), target.config, prepared)
+    uniform = DraftPrompt(Pruning(0.5, "uniform"), target.config, prepared)
     found, wanted = ranked.positions(), uniform.positions()
     assert found is not None and wanted is not None
     assert found.tolist() == wanted.tolist()

@@ -10,7 +10,7 @@ import torch
 from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft
 from tests.tiny.families import FIRST_WORD, VOCAB
 
@@ -32,7 +32,7 @@ def going_on(inputs: dict[str, Any], ids: torch.Tensor, words: int, seed: int) -
 
 
 def turn(
-    decoder: SpeculativeDecoder, reading: Reading, inputs: dict[str, Any], **options: Any
+    decoder: SpeculativeDecoder, reading: PrefixReuse, inputs: dict[str, Any], **options: Any
 ) -> Any:
     """One text under the same reading, compared with the oracle on the whole of it."""
     stream = decoder.stream(reading=reading, **inputs, **options)
@@ -55,7 +55,7 @@ CASES = [  # every family with every policy, and every kind of input
 def test_every_turn_is_the_target_s_own(family: str, kind: str, policy: str) -> None:
     target, draft = build_pair(family)
     decoder = SpeculativeDecoder(target, draft, policy)
-    reading = Reading()
+    reading = PrefixReuse()
     inputs = first = make_inputs(target, family, kind, length=9)
     held = 0
     for number, words in enumerate((7, 1, 30)):
@@ -70,7 +70,7 @@ def test_the_draft_goes_on_from_the_same_text(family: str) -> None:
     """A draft that is the target's twin is right in every turn, if it has read the same."""
     target, _ = build_pair(family)
     decoder = SpeculativeDecoder(target, perfect_draft(target), "chain:length=4")
-    reading = Reading()
+    reading = PrefixReuse()
     inputs = first = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
     for number in range(3):
         stream = decoder.stream(reading=reading, **inputs, max_new_tokens=16)
@@ -84,7 +84,7 @@ def test_ends_and_penalties_are_those_of_the_whole_text() -> None:
     target, draft = build_pair("qwen2_5_vl")
     first = make_inputs(target, "qwen2_5_vl", "mixed", length=9)
     plain = reference(target, first, max_new_tokens=40)[0, first["input_ids"].shape[1] :].tolist()
-    reading, inputs = Reading(), first
+    reading, inputs = PrefixReuse(), first
     decoder = SpeculativeDecoder(target, draft, "sage")
     for number, end in enumerate((plain[6], plain[9], plain[2])):
         options = {"eos_token_id": end, "repetition_penalty": 1.2, "max_new_tokens": 30}
@@ -98,7 +98,7 @@ def test_a_text_of_one_token(first_turn: bool) -> None:
     """The draft has not read the prompt of a text that ends at once; the next turn sees to it."""
     target, draft = build_pair("qwen3_vl")
     first = make_inputs(target, "qwen3_vl", "video", length=9)
-    reading, inputs = Reading(), first
+    reading, inputs = PrefixReuse(), first
     decoder = SpeculativeDecoder(target, draft, "sage")
     for number in range(4):
         new = 1 if number == (0 if first_turn else 1) else 20
@@ -111,7 +111,7 @@ def test_what_differs_is_read_again() -> None:
     """Other words late in the text: from there. Other pictures, or words before them: all."""
     target, draft = build_pair("llava_onevision")
     decoder = SpeculativeDecoder(target, draft, "sage")
-    reading = Reading()
+    reading = PrefixReuse()
     first = make_inputs(target, "llava_onevision", "image", length=9)
     prompt = first["input_ids"].shape[1]
     ids = turn(decoder, reading, first, max_new_tokens=NEW)
@@ -139,7 +139,7 @@ def test_what_differs_is_read_again() -> None:
 def test_a_text_that_breaks_off_does_no_harm(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, draft = build_pair("qwen2_vl")
     decoder = SpeculativeDecoder(target, draft, "sage")
-    reading = Reading()
+    reading = PrefixReuse()
     first = make_inputs(target, "qwen2_vl", "image", length=9)
     stream = decoder.stream(reading=reading, **first, max_new_tokens=40)
     for _ in range(3):
@@ -162,7 +162,7 @@ def test_a_text_that_breaks_off_does_no_harm(place: str, monkeypatch: pytest.Mon
 def test_a_text_under_way_ends_when_the_next_begins() -> None:
     target, draft = build_pair("llama")
     decoder = SpeculativeDecoder(target, draft, "chain")
-    reading = Reading()
+    reading = PrefixReuse()
     first = make_inputs(target, "llama", "text", length=9)
     old = decoder.stream(reading=reading, **first, max_new_tokens=40)
     next(old)
@@ -174,7 +174,7 @@ def test_a_text_under_way_ends_when_the_next_begins() -> None:
 def test_another_draft_begins_anew() -> None:
     target, draft = build_pair("llama")
     first = make_inputs(target, "llama", "text", length=9)
-    reading = Reading()
+    reading = PrefixReuse()
     turn(SpeculativeDecoder(target, draft, "chain"), reading, first, max_new_tokens=NEW)
     turn(SpeculativeDecoder(target, None, "autoregressive"), reading, first, max_new_tokens=NEW)
     assert reading.reused == 0
@@ -184,7 +184,7 @@ def test_another_draft_begins_anew() -> None:
 def test_a_draft_that_sees_less(method: str) -> None:
     target, draft = build_pair("qwen2_5_vl")
     decoder = SpeculativeDecoder(target, draft, "sage", Pruning(0.5, method))
-    reading = Reading()
+    reading = PrefixReuse()
     inputs = first = make_inputs(target, "qwen2_5_vl", "mixed", length=9)
     for number in range(3):
         ids = turn(decoder, reading, inputs, max_new_tokens=NEW)

@@ -14,11 +14,11 @@ from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.costs.calibration import key
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.prefix_reuse import Reading
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.generation.candidates import Drawn, Offer
-from sage_core.generation.speculative_sampling import Choice, RecursiveRejection
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.generation.candidates import Candidates, Sampled
+from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from sage_core.runtime.runner import Runner
 from tests.core.tape import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
@@ -33,7 +33,7 @@ NEW = {"max_new_tokens": 24}
 def assert_exact(
     decoder: SpeculativeDecoder,
     inputs: dict[str, Any],
-    reading: Reading | None = None,
+    reading: PrefixReuse | None = None,
     **options: Any,
 ) -> Any:
     expected = reference(decoder.target, inputs, **options)
@@ -129,9 +129,9 @@ def test_one_seed_gives_the_text_that_generate_gives(policy: str) -> None:
 PART = (0, 2, 3)
 
 
-def drawing(seed: int = 5) -> Choice:
+def drawing(seed: int = 5) -> SamplingStrategy:
     first, second = (torch.Generator().manual_seed(seed + i) for i in range(2))
-    return Choice(RecursiveRejection(first), Drawn(second))
+    return SamplingStrategy(RecursiveRejection(first), Sampled(second))
 
 
 @pytest.mark.parametrize("policy", ["static", Picky()])
@@ -146,7 +146,7 @@ def test_drawn_texts_are_distributed_as_the_target_s_own(policy: Any) -> None:
 class LeftInPart(ReducedHead):
     """Forgets that the target's distribution has the other tokens too."""
 
-    def named(self, offer: Offer, vocabulary: int) -> Offer:
+    def named(self, offer: Candidates, vocabulary: int) -> Candidates:
         return replace(super().named(offer, vocabulary), draft=offer.draft)
 
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_is_refused() -> None:
 def test_captured_passes_with_several_heads_in_turn() -> None:
     target, draft = build_pair("qwen2_5_vl")
     inputs = make_inputs(target, "qwen2_5_vl", "image")
-    runners = CapturedRunners(capture=record, kernel=False)
+    runners = CudaGraphRunners(capture=record, kernel=False)
     for vocab in (None, HALF, None, HALF[:30]):
         decoder = SpeculativeDecoder(target, draft, "static", runner=runners, draft_vocab=vocab)
         output = assert_exact(decoder, inputs, **NEW)
@@ -249,7 +249,7 @@ def test_texts_that_go_on_from_one_another_and_branches_that_are_looked_up() -> 
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image", length=12)
     decoder = SpeculativeDecoder(target, draft, "chain", lookup="ngram", draft_vocab=HALF)
-    reading = Reading()
+    reading = PrefixReuse()
     for more in range(3):
         output = assert_exact(decoder, inputs, reading=reading, max_new_tokens=16)
         asked = torch.tensor([[9 + more, 11, 12]])

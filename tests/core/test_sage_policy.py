@@ -24,7 +24,7 @@ from sage_core.trees.policies.sage.fast_networks import (
     Row,
 )
 from sage_core.trees.policies.sage.networks import (
-    FORETOLD,
+    BIASES,
     candidate_features,
     confidences,
     fitted,
@@ -178,7 +178,7 @@ def text_after(
     return totals(rounds, costs)[0], known
 
 
-@given(st.dictionaries(st.sampled_from(list(parse("sage").shaper().learned())), st.floats()))
+@given(st.dictionaries(st.sampled_from(list(parse("sage").planner().learned())), st.floats()))
 def test_whatever_was_learned_leaves_a_policy_that_works(learned: dict[str, float]) -> None:
     known = {name: value for name, value in learned.items() if np.isfinite(value)}
     rate, _ = text_after(known, recording(0.8, 30), Costs.linear(1.0, 0.02, 0.1))
@@ -337,17 +337,17 @@ def test_sure_levels_are_judged_nearly_as_in_plain_form(
 
 def below(prob: float, told: float, node: float, dmax: int) -> Growth:
     """What becomes of a second level with one row, whose first candidate has a probability."""
-    shaper = parse(f"sage:dmax={dmax}").shaper()
-    shaper.calibrate(Costs.linear(1.0, node, 0.05))
-    shaper.plan()
+    planner = parse(f"sage:dmax={dmax}").planner()
+    planner.calibrate(Costs.linear(1.0, node, 0.05))
+    planner.plan()
     probs = np.array([[0.9, *[0.1 / 9] * 9]], np.float32)
     tree = TreeBuilder.empty()
-    growth = shaper.grow(Level(1, [ROOT], probs, tree))
+    growth = planner.grow(Level(1, [ROOT], probs, tree))
     count = len(growth.rows)
     new = tree.add([ROOT] * count, range(count), [0.5] * count, growth.ranks.tolist())
     frontier = [node for node, more in zip(new, growth.expand, strict=True) if more][:1]
     probs = np.array([[prob, *[(1 - prob) / 9] * 9]], np.float32)
-    return shaper.grow(Level(2, frontier, probs, tree, np.full((1, FORETOLD), told, np.float32)))
+    return planner.grow(Level(2, frontier, probs, tree, np.full((1, BIASES), told, np.float32)))
 
 
 @pytest.mark.parametrize(

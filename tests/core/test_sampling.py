@@ -16,8 +16,12 @@ from benchmarks.sampling_tables import Row, renewed
 from sage_core.drafts.ngram import Ngram
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.generation.candidates import Drawn, Likeliest
-from sage_core.generation.speculative_sampling import Choice, RecursiveRejection, Sampled
+from sage_core.generation.candidates import Sampled, TopK
+from sage_core.generation.speculative_sampling import (
+    RecursiveRejection,
+    SamplingStrategy,
+    TargetSampling,
+)
 from sage_core.trees.policy import Growth, Policy
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_world
@@ -32,11 +36,13 @@ FIGURES: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 30, "
 # The distribution, against exact enumeration. `benchmarks.sampling` does the same at length.
 
 
-def right_choice(candidates: str, seed: int = 5) -> Choice:
+def right_choice(candidates: str, seed: int = 5) -> SamplingStrategy:
     first = torch.Generator().manual_seed(seed)
     if candidates == "topk":
-        return Choice(Sampled(first), Likeliest())
-    return Choice(RecursiveRejection(first), Drawn(torch.Generator().manual_seed(seed + 1)))
+        return SamplingStrategy(TargetSampling(first), TopK())
+    return SamplingStrategy(
+        RecursiveRejection(first), Sampled(torch.Generator().manual_seed(seed + 1))
+    )
 
 
 def processors(kind: str) -> list[Any]:
@@ -147,7 +153,7 @@ def test_the_p_value_is_chi_squared_s() -> None:
 def test_drawn_candidates_come_in_the_order_of_drawing_without_putting_back() -> None:
     """The first is distributed as q; the second, given the first, as q without it."""
     q = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    offer = Drawn(torch.Generator().manual_seed(0)).offer(q.log().expand(20_000, 4), 2)
+    offer = Sampled(torch.Generator().manual_seed(0)).select(q.log().expand(20_000, 4), 2)
     first, second = offer.tokens.T
     assert np.bincount(first, minlength=4) / 20_000 == pytest.approx(q.numpy(), abs=0.012)
     after = np.bincount(second[first == 0], minlength=4) / (first == 0).sum()
@@ -158,16 +164,16 @@ def test_drawn_candidates_come_in_the_order_of_drawing_without_putting_back() ->
 
 def test_tokens_that_cannot_be_drawn_are_offered_last_and_as_impossible() -> None:
     scores = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]])
-    offer = Drawn(torch.Generator().manual_seed(0)).offer(scores, 4)
+    offer = Sampled(torch.Generator().manual_seed(0)).select(scores, 4)
     assert set(offer.tokens[0, :2].tolist()) == {0, 2}
     assert offer.expected.tolist() == [[0.5, 0.5, 0.0, 0.0]]
 
 
 def test_children_are_those_drawn_first_whatever_ranks_a_policy_names() -> None:
-    offer = Drawn(torch.Generator().manual_seed(0)).offer(torch.zeros(2, 9), 8)
+    offer = Sampled(torch.Generator().manual_seed(0)).select(torch.zeros(2, 9), 8)
     growth = Growth(np.array([1, 0, 1, 1]), np.array([7, 4, 0, 5]), np.ones(4, dtype=bool))
     assert offer.placed(growth).ranks.tolist() == [2, 0, 0, 1]
-    plain = Likeliest().offer(torch.zeros(2, 9), 8)
+    plain = TopK().select(torch.zeros(2, 9), 8)
     assert plain.placed(growth) is growth
 
 
@@ -270,11 +276,11 @@ def test_unknown_candidates_are_refused() -> None:
 class _Pruning(Picky):
     name = "pruning"
 
-    def shaper(self) -> Any:
-        shaper = super().shaper()
-        kind = type("Pruner", (type(shaper),), {"prune": lambda self, tree: tree})
-        shaper.__class__ = kind
-        return shaper
+    def planner(self) -> Any:
+        planner = super().planner()
+        kind = type("Pruner", (type(planner),), {"prune": lambda self, tree: tree})
+        planner.__class__ = kind
+        return planner
 
 
 def test_drawn_candidates_may_not_be_dropped_again() -> None:

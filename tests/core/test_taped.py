@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sage_core.drafts.head.module import Reading
+from sage_core.drafts.head.module import HeadPrompt
 from sage_core.drafts.head.runner import HeadRunner
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import PackedRunner, PackedRunners
+from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
 from sage_core.runtime.cpu.traced_pass import Tapes
 from sage_core.runtime.cpu.weight_layouts import Layout, by_columns, by_onednn
 from sage_core.runtime.kv_cache import TreeCache
@@ -33,10 +33,10 @@ EXPERTS = [name for name in FAMILIES if "moe" in name]
 PLAIN = [name for name in FAMILIES if name not in EXPERTS]
 
 
-class Untaped(PackedRunner):
+class Untaped(CpuRunner):
     """The reference: packed weights, and the model's own modules in every pass."""
 
-    def __init__(self, runner: PackedRunner) -> None:
+    def __init__(self, runner: CpuRunner) -> None:
         super().__init__(runner.model, runner._packs, Tapes(runner.decoder.config))
         self.watch()
 
@@ -62,10 +62,10 @@ def target_in(family: str, dtype: torch.dtype) -> Any:
     return target if dtype == target.dtype else copy.deepcopy(target).to(dtype)
 
 
-def both(family: str, make: PackedRunners, dtype: torch.dtype = torch.float32) -> list[Runner]:
+def both(family: str, make: CpuRunners, dtype: torch.dtype = torch.float32) -> list[Runner]:
     target = target_in(family, dtype)
     runner = make(target)
-    assert isinstance(runner, PackedRunner)
+    assert isinstance(runner, CpuRunner)
     runners = [runner, Untaped(runner)]
     for one in runners:
         kind = "image" if "image" in FAMILIES[family].kinds else "text"
@@ -90,7 +90,7 @@ def both(family: str, make: PackedRunners, dtype: torch.dtype = torch.float32) -
 def test_taped_passes_are_the_models_own_to_the_last_bit(
     family: str, layout: Layout | None, dtype: torch.dtype
 ) -> None:
-    make = PackedRunners(choose=lambda _: layout)
+    make = CpuRunners(choose=lambda _: layout)
     for seed in range(2):  # what was taped in one text serves the next
         taped, plain = both(family, make, dtype)
         for tokens, depths, visible, path in passes(seed, 14):
@@ -100,32 +100,32 @@ def test_taped_passes_are_the_models_own_to_the_last_bit(
                 assert torch.equal(mine, theirs)
             taped.commit(path)
             plain.commit(path)
-    assert isinstance(taped, PackedRunner) and taped._tapes is not None
+    assert isinstance(taped, CpuRunner) and taped._tapes is not None
     assert {one for one, *_ in taped._tapes._repeat} == {True, False}, taped._tapes.why
 
 
 @pytest.mark.parametrize("family", EXPERTS)
 def test_passes_that_depend_on_what_is_in_a_tensor_are_never_taped(family: str) -> None:
-    taped, plain = both(family, PackedRunners())
+    taped, plain = both(family, CpuRunners())
     for tokens, depths, visible, path in passes(0, 12):
         found, wanted = (one.forward(tokens, depths, visible) for one in (taped, plain))
         assert torch.equal(found[0], wanted[0])
         taped.commit(path)
         plain.commit(path)
-    assert isinstance(taped, PackedRunner) and taped._tapes is not None
+    assert isinstance(taped, CpuRunner) and taped._tapes is not None
     assert not taped._tapes._repeat and "may depend on what is in a tensor" in taped._tapes.why
 
 
 @pytest.mark.parametrize("kind", ["head", "vispec"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen3_vl"])
 def test_taped_passes_of_a_head_are_its_own_to_the_last_bit(family: str, kind: str) -> None:
-    make, target, head = PackedRunners(), build_pair(family).target, head_for(family, kind)
+    make, target, head = CpuRunners(), build_pair(family).target, head_for(family, kind)
     size = head.config.hidden_size
     for seed in range(2):
         torch.manual_seed(seed)
         joined = torch.randn(1, 1, size) if kind == "vispec" else None  # another in each text
         rows = torch.randn(1, 7, size)
-        reading = Reading(rows, torch.arange(7)[None], joined, torch.arange(7), 0)
+        reading = HeadPrompt(rows, torch.arange(7)[None], joined, torch.arange(7), 0)
         taped, plain = (HeadRunner(head, target, make) for _ in range(2))
         plain._tapes = None
         for runner in (taped, plain):
@@ -148,27 +148,27 @@ def test_hooks_that_transformers_leaves_behind_do_no_harm() -> None:
     with torch.inference_mode():
         target(**inputs, output_hidden_states=True)
     assert any(module._forward_hooks for module in target.get_decoder().modules())
-    decoder = SpeculativeDecoder(target, None, "autoregressive", runner=(make := PackedRunners()))
+    decoder = SpeculativeDecoder(target, None, "autoregressive", runner=(make := CpuRunners()))
     decoder.generate(**inputs, max_new_tokens=8)
     tapes = make.tapes(target, make.packs(target))
     assert tapes._repeat and not tapes.why
 
 
 class Small(nn.Module):
-    """A decoder of one layer; ``way`` says what it does besides."""
+    """A decoder of one layer; ``backend`` says what it does besides."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
         self.config = build_pair("qwen2").target.config
         self.linear = nn.Linear(4, 4)
         self.own = nn.Buffer(torch.randn(4))
-        self.way = way
+        self.backend = way
         self.eval()
 
     def forward(self, x: Tensor, cache: TreeCache, foreign: Tensor, **_more: Any) -> Tensor:
         keys, _ = cache.update(x[:, None], x[:, None], 0)
         x = F.silu(self.linear(x)) + self.own
-        match self.way:
+        match self.backend:
             case "item":
                 x = x * x.sum().item()
             case "branch":
@@ -310,7 +310,7 @@ def test_autocast_is_left_to_the_model() -> None:
 
 def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None:
     pair = build_pair("qwen2")
-    runner = PackedRunners()(pair.target)
+    runner = CpuRunners()(pair.target)
     runner.prefill(
         prepare(pair.target, {"input_ids": torch.tensor([[5, 6]]), "max_new_tokens": 4}), 8
     )
@@ -324,7 +324,7 @@ def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None
 
 
 def test_tapes_do_not_keep_a_model_alive() -> None:
-    make = PackedRunners()
+    make = CpuRunners()
     target = build_pair("llava").target
     head = head_for.__wrapped__("llava", "head")
     decoder = SpeculativeDecoder(target, head, "chain", runner=make)

@@ -9,9 +9,9 @@ import torch
 
 import sage_core
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.viskip import Gaze
+from sage_core.engine.viskip import VisualAttention
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.runtime.cuda.runner import CapturedRunners
+from sage_core.runtime.cuda.runner import CudaGraphRunners
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
 PICTURES = [family for family, spec in FAMILIES.items() if spec.kinds[-1] != "text"]
@@ -22,13 +22,13 @@ class Noted(list[float]):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        share = Gaze.share
+        share = VisualAttention.share
 
-        def note(gaze: Gaze, row: int) -> float:
+        def note(gaze: VisualAttention, row: int) -> float:
             self.append(share(gaze, row))
             return self[-1]
 
-        monkeypatch.setattr(Gaze, "share", note)
+        monkeypatch.setattr(VisualAttention, "share", note)
 
 
 @pytest.mark.parametrize("family", PICTURES)
@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "more than all": ({"viskip": 1.2}, "above 0"),
     "no draft model": ({"viskip": 0.3, "draft": "ngram"}, "none drafts here"),
     "a policy without drafts": ({"viskip": 0.3, "policy": "autoregressive"}, "none drafts here"),
-    "captured passes": ({"viskip": 0.3, "runner": CapturedRunners()}, "eager passes"),
+    "captured passes": ({"viskip": 0.3, "runner": CudaGraphRunners()}, "eager passes"),
 }
 
 

@@ -20,10 +20,10 @@ from sage_core.drafts.model_drafter import ModelDrafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.engine.loop import decode
 from sage_core.generation.prepare import Prepared
-from sage_core.generation.sequence import Text
-from sage_core.generation.speculative_sampling import Choice
+from sage_core.generation.sequence import TokenSequence
+from sage_core.generation.speculative_sampling import SamplingStrategy
 from sage_core.trees import policies
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 
 PROMPT = (1, 2)
@@ -46,7 +46,7 @@ class TableRunner:
         self._columns: list[int] = []
         self._head: ReducedHead | None = None
 
-    def score_by(self, head: ReducedHead) -> None:
+    def set_lm_head(self, head: ReducedHead) -> None:
         """Give the scores of some tokens only, by a head made of `rows_of`."""
         self._head = head
 
@@ -64,9 +64,9 @@ class TableRunner:
 
     def prefill(self, prepared: Prepared, room: int, positions: Any = None) -> Tensor:
         self.start(prepared.input_ids[0].tolist())
-        return self.read([])
+        return self.extend([])
 
-    def read(self, tokens: Sequence[int]) -> Tensor:
+    def extend(self, tokens: Sequence[int]) -> Tensor:
         self._text += tokens
         return self._scored(self._table[self._text[-2], self._text[-1]][None])
 
@@ -151,15 +151,15 @@ class Picky(Policy):
 
     name: ClassVar[str] = "picky"
 
-    def shaper(self) -> Shaper:
-        return _PickyShaper(self)
+    def planner(self) -> TreePlanner:
+        return _PickyPlanner(self)
 
     @property
     def max_nodes(self) -> int:
         return 20
 
 
-class _PickyShaper(Shaper):
+class _PickyPlanner(TreePlanner):
     def __init__(self, options: Picky) -> None:
         self._least = options.least
         self.branching = options.k
@@ -190,7 +190,7 @@ def random_world(
 def draw(
     world: World,
     policy: str | Policy,
-    choice: Choice,
+    choice: SamplingStrategy,
     count: int,
     reduced: ReducedHead | None = None,
 ) -> tuple[Counter[Words], float]:
@@ -209,12 +209,12 @@ def draw(
             drafter = ModelDrafter(draft, {}, size, 0, nothing, nothing, reduced)  # type: ignore[arg-type]
             drafter.candidates = choice.candidates
         words: list[int] = []
-        text = Text(prepared)
+        text = TokenSequence(prepared)
         for step in decode(
             target,  # type: ignore[arg-type]
             prepared,
             drafter,
-            parsed.shaper(),
+            parsed.planner(),
             text,
             room=0,
             accept=choice.accept,

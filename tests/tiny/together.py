@@ -26,11 +26,15 @@ from sage_core.drafts.model_drafter import ModelDrafter
 from sage_core.drafts.ngram import Ngram, NgramDrafter
 from sage_core.drafts.ngram_hybrid import OwnPart, Payoff, WithLookup
 from sage_core.engine.loop import decode
-from sage_core.generation.candidates import Drawn, Likeliest
-from sage_core.generation.sequence import Text
-from sage_core.generation.speculative_sampling import Choice, RecursiveRejection, Sampled
+from sage_core.generation.candidates import Sampled, TopK
+from sage_core.generation.sequence import TokenSequence
+from sage_core.generation.speculative_sampling import (
+    RecursiveRejection,
+    SamplingStrategy,
+    TargetSampling,
+)
 from sage_core.trees import policies
-from sage_core.trees.policy import Policy, Shaper
+from sage_core.trees.policy import Policy, TreePlanner
 from sage_core.trees.steps import Step
 from tests.tiny.tables import PROMPT, TableRunner, Words, World
 
@@ -85,7 +89,7 @@ class _Together:
         return bool(self.chance.pick((1 - kept, kept)))
 
 
-class _OrderTogether(Drawn):
+class _OrderTogether(Sampled):
     def __init__(self, chance: Chance) -> None:
         super().__init__(torch.Generator())
         self._chance = chance
@@ -99,30 +103,30 @@ class _OrderTogether(Drawn):
         for _ in range(k):
             if left.sum() > 0:
                 found.append(self._chance.pick(left))
-            else:  # what has no chance comes last, as with `Drawn`
+            else:  # what has no chance comes last, as with `Sampled`
                 found.append(next(t for t in range(len(left)) if t not in found))
             left[found[-1]] = 0
         return found
 
 
-def together(choice: Choice, chance: Chance) -> Choice:
+def together(choice: SamplingStrategy, chance: Chance) -> SamplingStrategy:
     """``choice`` with everything drawn for all texts at once."""
     rule = type(choice.accept)
-    assert issubclass(rule, Sampled | RecursiveRejection)
+    assert issubclass(rule, TargetSampling | RecursiveRejection)
     accept = type(rule.__name__, (_Together, rule), {"chance": chance})(None)
     candidates: Any = choice.candidates
-    if isinstance(candidates, Drawn):
+    if isinstance(candidates, Sampled):
         kind = type(candidates)
         candidates = type(kind.__name__, (_OrderTogether, kind), {})(chance)
     else:
-        assert isinstance(candidates, Likeliest)
-    return Choice(accept, candidates)
+        assert isinstance(candidates, TopK)
+    return SamplingStrategy(accept, candidates)
 
 
 def draw_together(
     world: World,
     policy: str | Policy,
-    choice: Choice,
+    choice: SamplingStrategy,
     count: int,
     seed: int,
     lookup: Ngram | None = None,
@@ -170,7 +174,7 @@ class _Engine:
     """One pair of tables under one policy and rule."""
 
     def __init__(
-        self, world: World, policy: Policy, choice: Choice, lookup: Ngram | None = None
+        self, world: World, policy: Policy, choice: SamplingStrategy, lookup: Ngram | None = None
     ) -> None:
         self._prepared = world.prepared()
         self._target, self._draft = TableRunner(world.target), TableRunner(world.draft)
@@ -178,7 +182,9 @@ class _Engine:
         self._choice = choice
         self._lookup = lookup
         # What branches have earned is learnt from trees as well.
-        self._learns = lookup is not None or type(policy.shaper()).observe is not Shaper.observe
+        self._learns = (
+            lookup is not None or type(policy.planner()).observe is not TreePlanner.observe
+        )
 
     def step(self, number: int) -> tuple[State, Step]:
         """Run to step ``number``: the state behind it, and that step.
@@ -205,10 +211,10 @@ class _Engine:
             drafter = ModelDrafter(self._draft, {}, size, 0, nothing, nothing)  # type: ignore[arg-type]
             drafter.candidates = self._choice.candidates
         target: Any = self._target
-        shaper, text = self._policy.shaper(), Text(self._prepared)
+        planner, text = self._policy.planner(), TokenSequence(self._prepared)
         if self._lookup is not None:
             words = NgramDrafter(self._lookup, PROMPT, self._lookup.nodes)
             drafter = WithLookup(drafter, words, Payoff(self._lookup.price))
-            shaper = OwnPart(shaper, drafter)
+            planner = OwnPart(planner, drafter)
         accept: Callable[..., Any] = self._choice.accept
-        return decode(target, self._prepared, drafter, shaper, text, room=0, accept=accept)
+        return decode(target, self._prepared, drafter, planner, text, room=0, accept=accept)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sage_core.generation.candidates import Drawn, Likeliest, Offer
-from sage_core.generation.speculative_sampling import Choice, RecursiveRejection
+from sage_core.generation.candidates import Candidates, Sampled, TopK
+from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -41,33 +41,35 @@ class _WithReplacement(RecursiveRejection):
         return self._draw(p[None])
 
 
-class _LikeliestAsIfDrawn(Likeliest):
+class _LikeliestAsIfDrawn(TopK):
     """Says of the likeliest tokens that they were drawn."""
 
-    def offer(self, scores: Tensor, k: int) -> Offer:
-        return replace(super().offer(scores, k), draft=scores.softmax(dim=-1))
+    def select(self, scores: Tensor, k: int) -> Candidates:
+        return replace(super().select(scores, k), draft=scores.softmax(dim=-1))
 
 
-class _Telling(Drawn):
+class _Telling(Sampled):
     """Lets the policy see the probabilities of the tokens that were drawn."""
 
-    def offer(self, scores: Tensor, k: int) -> Offer:
-        offer = super().offer(scores, k)
+    def select(self, scores: Tensor, k: int) -> Candidates:
+        offer = super().select(scores, k)
         return replace(offer, expected=offer.probs)
 
 
-def wrong_choice(name: str) -> Choice:
+def wrong_choice(name: str) -> SamplingStrategy:
     """One of `WRONG`, with generators of its own."""
     return _MADE[name]()
 
 
 _MADE: dict[str, Any] = {
-    "no residual": lambda: Choice(_NoResidual(_seeded(1)), Drawn(_seeded(2))),
-    "as with replacement": lambda: Choice(_WithReplacement(_seeded(1)), Drawn(_seeded(2))),
-    "likeliest taken for drawn": lambda: Choice(
+    "no residual": lambda: SamplingStrategy(_NoResidual(_seeded(1)), Sampled(_seeded(2))),
+    "as with replacement": lambda: SamplingStrategy(
+        _WithReplacement(_seeded(1)), Sampled(_seeded(2))
+    ),
+    "likeliest taken for drawn": lambda: SamplingStrategy(
         RecursiveRejection(_seeded(1)), _LikeliestAsIfDrawn()
     ),
-    "a policy that sees what was drawn": lambda: Choice(
+    "a policy that sees what was drawn": lambda: SamplingStrategy(
         RecursiveRejection(_seeded(1)), _Telling(_seeded(2))
     ),
 }

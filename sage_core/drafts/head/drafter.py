@@ -12,10 +12,10 @@ from torch import Tensor
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.head.prefill_hook import Heard, Listener
 from sage_core.drafts.head.runner import HeadRunner
-from sage_core.drafts.pruning.draft_prompt import Sight
+from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
-from sage_core.generation.candidates import Likeliest
+from sage_core.generation.candidates import TopK
 from sage_core.generation.prepare import Prepared
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.runtime.backend import MakeRunner, MakesHeads
@@ -49,7 +49,7 @@ class HeadDrafter(TreeDrafter):
         target: Runner,
         prepared: Prepared,
         room: int,
-        sight: Sight,
+        sight: DraftPrompt,
         reduced: ReducedHead | None = None,
         make: MakeRunner | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class HeadDrafter(TreeDrafter):
             runner = HeadRunner(head, target.model, make)
         super().__init__(runner, target.vocab_size, reduced)
         self._head = head
-        self._foretells = head.foretells()
+        self._predictor = head.acceptance_predictor()
         self._config = target.model.config
         self._prepared: Prepared | None = prepared
         self._room = room
@@ -117,18 +117,20 @@ class HeadDrafter(TreeDrafter):
             embeds = heard.embeds[:, at.to(heard.embeds.device)].to(device, dtype)
             positions = heard.positions[..., at.to(heard.positions.device)]
             visual = visual_mask(self._config, prepared.input_ids[0].cpu()[at])
-            reading = self._head.read(features, embeds, visual.to(device), positions.to(device))
+            reading = self._head.build_prompt(
+                features, embeds, visual.to(device), positions.to(device)
+            )
             self._visual_tokens = reading.visual_rows
         self._runner.prefill(reading, n + prepared.position_offset, self._room)
 
-    def follow(self, lost: int, new: Sequence[int]) -> None:
+    def rewind(self, lost: int, new: Sequence[int]) -> None:
         unread = len(self._pending)
         rows = self._held + self._features
         kept = len(rows) - lost
         if lost and kept >= 0:
             # The first token that is lost stood behind the same text as the first new one will.
             self._before = rows[kept]
-        self._runner.forget(max(0, lost - unread))
+        self._runner.truncate(max(0, lost - unread))
         self._held = self._held[: max(0, min(len(self._held), kept))]
         left = max(0, unread - lost)
         self._pending, self._features = self._pending[:left], self._features[:left]
@@ -161,23 +163,23 @@ class HeadDrafter(TreeDrafter):
         self._pending += outcome.tokens
         self._features += list(rows.split(1))
 
-    def rehearse(self, rows: int, branching: int) -> None:
+    def time_pass(self, rows: int, branching: int) -> None:
         nodes = [0] * rows
         nothing = torch.zeros((rows, self._runner.size), device=self.device, dtype=self._head.dtype)
         logits, _ = self._runner.forward(nothing, nodes, nodes, np.eye(rows, dtype=bool))
-        Likeliest().offer(logits.float(), branching)
+        TopK().select(logits.float(), branching)
         self._runner.commit([0])
 
-    def rehearsed(self, passes: int) -> None:
-        self._runner.forget(passes)
+    def discard_timed(self, passes: int) -> None:
+        self._runner.truncate(passes)
 
     def _acceptance(self, rows: int) -> np.ndarray | None:
-        if self._foretells is None:
+        if self._predictor is None:
             return None
         # For a row or two numpy takes half the time that a module does.
-        weight, bias = self._foretells
-        foretold: np.ndarray = self._predicted[-rows:].float().cpu().numpy() @ weight + bias
-        return foretold
+        weight, bias = self._predictor
+        shift: np.ndarray = self._predicted[-rows:].float().cpu().numpy() @ weight + bias
+        return shift
 
     def _read_pending(self) -> Tensor:
         logits = torch.empty(0)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from sage_core.drafts.head.compressor import Compressor, Resampler
 from sage_core.drafts.head.config import HeadConfig
 from sage_core.errors import ModelError
-from sage_core.trees.policies.sage.networks import FORETOLD
+from sage_core.trees.policies.sage.networks import BIASES
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class HeadPrompt:
     """A prompt as the head's decoder takes it."""
 
     inputs: Tensor
@@ -76,7 +76,7 @@ class Head(nn.Module):
             self.looker = Resampler(size, config.queries, heads)
             self.join = nn.Linear(size, size, bias=False)
             nn.init.zeros_(self.join.weight)
-        self.acceptance: nn.Linear | None = nn.Linear(size, FORETOLD) if config.acceptance else None
+        self.acceptance: nn.Linear | None = nn.Linear(size, BIASES) if config.acceptance else None
         """From a predicted feature to log odds, see `Level.acceptance`."""
 
     @property
@@ -91,7 +91,7 @@ class Head(nn.Module):
         """Its one-layer decoder, by the name that transformers' models have for theirs."""
         return self.decoder
 
-    def foretells(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def acceptance_predictor(self) -> tuple[np.ndarray, np.ndarray] | None:
         """`acceptance` for predicted features on the host: float32 (size, outputs), (outputs,)."""
         if self.acceptance is None:
             return None
@@ -105,13 +105,13 @@ class Head(nn.Module):
         Args:
             features: (B, n, size) the feature before each token, the target's or predicted.
             embeds: (B, n, size) the tokens' embeddings.
-            joined: `Reading.joined` of the prompt.
+            joined: `HeadPrompt.joined` of the prompt.
         """
         both = torch.cat([self.feature_norm(features), self.embed_norm(embeds)], dim=-1)
         rows: Tensor = self.fuse(both)
         return rows if joined is None else rows + joined
 
-    def read(
+    def build_prompt(
         self,
         features: Tensor,
         embeds: Tensor,
@@ -120,7 +120,7 @@ class Head(nn.Module):
         *,
         training: bool = False,
         question: Tensor | None = None,
-    ) -> Reading:
+    ) -> HeadPrompt:
         """A prompt's rows, with each picture (a run of visual tokens) compressed by itself.
 
         Row i is for token i + 1: ``features[:, i]`` is the target's feature of token i, all else
@@ -140,7 +140,7 @@ class Head(nn.Module):
         runs = visual_runs(visual)
         if self.config.kind == "head" or not runs:
             same = torch.arange(n, device=rows.device)
-            return Reading(rows[None], positions, None, same, sum(b - a for a, b in runs))
+            return HeadPrompt(rows[None], positions, None, same, sum(b - a for a, b in runs))
 
         weights = None
         if self.compressor is not None:
@@ -175,7 +175,7 @@ class Head(nn.Module):
             filled += len(shown)
             at = end
         text(at, n)
-        return Reading(
+        return HeadPrompt(
             torch.cat(pieces)[None],
             positions[..., torch.cat(places).to(positions.device)],
             joined,

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.drafts.head.module import Head, Reading
+from sage_core.drafts.head.module import Head, HeadPrompt
 from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cpu.packed_weights import Packs
-from sage_core.runtime.cpu.runner import PackedRunners
+from sage_core.runtime.cpu.packed_weights import PackedWeights
+from sage_core.runtime.cpu.runner import CpuRunners
 from sage_core.runtime.cpu.traced_pass import Tapes
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.tree_mask import TreeMaskBuffer
@@ -37,9 +37,9 @@ class HeadRunner:
         self._embed = target.get_input_embeddings()
         output = target.get_output_embeddings()
         self._score: Callable[[Tensor], Tensor] = output
-        self._packs: Packs | None = None
+        self._packs: PackedWeights | None = None
         self._tapes: Tapes | None = None
-        if isinstance(make, PackedRunners):
+        if isinstance(make, CpuRunners):
             self._packs = make.packs(head, [head.decoder, head.fuse, output])
             self._tapes = make.tapes(head, self._packs)
         self.device: torch.device = head.device
@@ -54,12 +54,12 @@ class HeadRunner:
         """Of a feature."""
         return self._head.config.hidden_size
 
-    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
+    def set_lm_head(self, head: Callable[[Tensor], Tensor]) -> None:
         """Score by ``head``, (n, size) -> (n, S), in place of the target's output head."""
         self._score = head
 
     @torch.inference_mode()
-    def prefill(self, reading: Reading | None, following: int, room: int) -> None:
+    def prefill(self, reading: HeadPrompt | None, following: int, room: int) -> None:
         """Read a prompt.
 
         Args:
@@ -102,7 +102,7 @@ class HeadRunner:
         Returns:
             logits (n or ``last``, vocabulary) and the predicted features (n, size).
         """
-        packs = self._packs if len(tokens) > 1 else None  # as for `PackedRunner`
+        packs = self._packs if len(tokens) > 1 else None  # as for `CpuRunner`
         with packs.in_use() if packs else nullcontext():
             return self._forward(features, tokens, depths, visible, last)
 
@@ -164,7 +164,7 @@ class HeadRunner:
         self.cache.keep(self.committed, [self.committed + column for column in columns])
         self.committed += len(columns)
 
-    def forget(self, count: int) -> None:
+    def truncate(self, count: int) -> None:
         """Drop the last ``count`` committed rows, which are of text only."""
         self.committed -= count
         self.cache.keep(self.committed, [])

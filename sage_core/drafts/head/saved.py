@@ -46,7 +46,7 @@ class SavedHead:
             return load_head(self.folder, target)
 
 
-def look(
+def find_saved_head(
     draft: str | Path | None,
     target_config: Any,
     revision: str | None = None,

@@ -21,7 +21,7 @@ _GATHERERS: dict[str, type[Gatherer]] = {
 }
 
 
-class Sight:
+class DraftPrompt:
     """The draft's view of one prompt, settled by what the target's prefill tells.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sage_core.runtime.attention.observe import attention_shown
+from sage_core.runtime.attention.observe import observe_attention
 
 BUDGET = 64 * 1024**2
 """Most bytes of attention weights held at once."""
@@ -48,7 +48,7 @@ class AttentionScores:
     @contextmanager
     def watching(self, decoder: Any) -> Iterator[None]:
         """While open, scores add up whenever ``decoder`` reads the prompt."""
-        with attention_shown(decoder, self.add):
+        with observe_attention(decoder, self.add):
             yield
 
     def add(self, query: Tensor, key: Tensor, scale: float | None) -> None:

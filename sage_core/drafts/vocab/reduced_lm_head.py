@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from sage_core.drafts.vocab.token_list import ENDS, DraftVocab, whole_numbers
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.generation.candidates import Offer
+from sage_core.generation.candidates import Candidates
 
 if TYPE_CHECKING:
     pass
@@ -71,7 +71,7 @@ class ReducedHead:
         whole = logits.new_full((len(logits), vocabulary), -torch.inf, dtype=torch.float32)
         return whole.index_copy_(1, self.ids, logits.float())
 
-    def named(self, offer: Offer, vocabulary: int) -> Offer:
+    def named(self, offer: Candidates, vocabulary: int) -> Candidates:
         """An offer of rows of this head -> the same of token ids.
 
         What candidates were drawn from becomes (F, vocabulary), with 0 for the other tokens: the

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.head.runner import HeadRunner
-from sage_core.runtime.cpu.packed_weights import Packs
-from sage_core.runtime.ragged_batch import Part, joint_pass
+from sage_core.runtime.cpu.packed_weights import PackedWeights
+from sage_core.runtime.ragged_batch import Part, ragged_pass
 from sage_core.runtime.runner import Runner
 
 if TYPE_CHECKING:
-    from sage_core.engine.batching.scheduler import Table
+    from sage_core.engine.batching.scheduler import BatchScheduler
 
 Outputs = tuple[Tensor, Tensor]
 
@@ -28,7 +28,7 @@ class PassRequest:
     """A pass that a row waits for: the arguments of `Runner.forward`."""
 
     runner: Any
-    """A `RowRunner`, or a `heads.row.HeadRowRunner`."""
+    """A `BatchedRunner`, or a `heads.row.BatchedHeadRunner`."""
     tokens: Sequence[int]
     depths: Sequence[int]
     visible: np.ndarray
@@ -44,21 +44,23 @@ class PassRequest:
         return Part(self.tokens, [start + depth for depth in self.depths], mask, runner.cache)
 
 
-class RowRunner(Runner):
+class BatchedRunner(Runner):
     """Runs a model for one row; its tree passes are made together with those of other rows."""
 
     watchable = False
 
-    def __init__(self, model: Any, table: Table, packs: Packs | None = None) -> None:
+    def __init__(
+        self, model: Any, table: BatchScheduler, packs: PackedWeights | None = None
+    ) -> None:
         super().__init__(model)
         self._table = table
         self._packs = packs
-        self.way = f"{'packed ' if packs else ''}batches of {table.width}"
+        self.backend = f"{'packed ' if packs else ''}batches of {table.width}"
 
     def forward(
         self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
     ) -> Outputs:
-        return self._table.passed(PassRequest(self, tokens, depths, visible, last))
+        return self._table.submit(PassRequest(self, tokens, depths, visible, last))
 
     def alone(self, request: PassRequest) -> Outputs:
         """The pass of this row only."""
@@ -66,7 +68,7 @@ class RowRunner(Runner):
             return super().forward(request.tokens, request.depths, request.visible, request.last)
 
     def _multiplying(self, tokens: int) -> AbstractContextManager[None]:
-        """With packed weights, as `PackedRunner` does."""
+        """With packed weights, as `CpuRunner` does."""
         return self._packs.in_use() if self._packs and tokens > 1 else nullcontext()
 
     @staticmethod
@@ -87,16 +89,16 @@ def joint_outputs(
     """One pass through ``decoder`` for all requests, scored; ``rows`` as for `joint_pass`."""
     sizes = [len(request.tokens) for request in requests]
     parts = [request.part() for request in requests]
-    hidden = joint_pass(decoder, parts, rows).split(sizes)
+    hidden = ragged_pass(decoder, parts, rows).split(sizes)
     asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
     logits = score(torch.cat(asked)).split([len(one) for one in asked])
     return list(zip(logits, hidden, strict=True))
 
 
-class HeadRowRunner(HeadRunner):
-    """Runs a head for one row, at a `batch.Table`. The features of a pass go with the request."""
+class BatchedHeadRunner(HeadRunner):
+    """Runs a head for one row, at a `batch.BatchScheduler`. The features of a pass go with the request."""
 
-    def __init__(self, head: Head, target: Any, table: Table) -> None:
+    def __init__(self, head: Head, target: Any, table: BatchScheduler) -> None:
         super().__init__(head, target, table.runners)
         self.model = head
         self._table = table
@@ -115,7 +117,7 @@ class HeadRowRunner(HeadRunner):
         last: int = 0,
     ) -> Outputs:
         request = PassRequest(self, tokens, depths, visible, last, features)
-        return self._table.passed(request)
+        return self._table.submit(request)
 
     def alone(self, request: PassRequest) -> Outputs:
         """The pass of this row only."""
@@ -129,7 +131,7 @@ class HeadRowRunner(HeadRunner):
         """The passes of several rows over one head, as one; what `forward` gives, for each."""
         rows: list[Tensor] = []
         for request in requests:
-            runner: HeadRowRunner = request.runner
+            runner: BatchedHeadRunner = request.runner
             assert request.features is not None
             embeds = runner.embedded(request.tokens)
             rows.append(runner._head.inputs(request.features[None], embeds[None], runner._joined))

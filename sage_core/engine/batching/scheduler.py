@@ -1,7 +1,7 @@
 """Several texts decoded at once: each by its own loop, their passes as one.
 
 Every text, a **row**, runs the loop of `decode` unchanged in a thread of its own, with a
-`RowRunner` that hands its pass to a `Table` and waits. The threads are no more than a way to stop
+`BatchedRunner` that hands its pass to a `BatchScheduler` and waits. The threads are no more than a way to stop
 in the middle of a loop: only one of them, or the caller's, ever runs. When all rows wait, those
 that wait for the draft get one joint pass together if there are any, else all of them wait for the
 target and get theirs. So what is computed never depends on how threads are timed. A row that has
@@ -21,11 +21,11 @@ from functools import partial
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sage_core.engine.batching.runners import Outputs, PassRequest, RowRunner
-from sage_core.engine.costs.store import CostBook, _OnePlaceBook
+from sage_core.engine.batching.runners import BatchedRunner, Outputs, PassRequest
+from sage_core.engine.costs.store import BatchCostStore, CostStore
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.runtime.cpu.runner import PackedRunners
-from sage_core.runtime.ragged_batch import can_join
+from sage_core.runtime.cpu.runner import CpuRunners
+from sage_core.runtime.ragged_batch import supports_ragged
 from sage_core.runtime.runner import Runner
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Outcome(Generic[T]):
         return self.result  # type: ignore[return-value]
 
 
-class Table:
+class BatchScheduler:
     """Where rows meet: at most ``width`` texts over one target at a time.
 
     Args:
@@ -66,13 +66,13 @@ class Table:
         check_width(width)
         self.width = width
         self._target = target
-        self._rows: list[_Row[Any]] = []
-        self._running: _Row[Any] | None = None
-        self._book: _OnePlaceBook | None = None
-        self.runners: PackedRunners | None = None
+        self._rows: list[_Slot[Any]] = []
+        self._running: _Slot[Any] | None = None
+        self._book: BatchCostStore | None = None
+        self.runners: CpuRunners | None = None
         """Makes packed weights, if rows are to use them."""
 
-    def joining(self, decoder: SpeculativeDecoder) -> SpeculativeDecoder:
+    def attach(self, decoder: SpeculativeDecoder) -> SpeculativeDecoder:
         """``decoder`` with passes that are made at this table.
 
         Raises:
@@ -83,29 +83,29 @@ class Table:
                 "viskip watches the passes of one text: leave it out, or decode one at a time"
             )
         maker = decoder.runner
-        if decoder.group is not None or not (maker is Runner or isinstance(maker, PackedRunners)):
+        if decoder.group is not None or not (maker is Runner or isinstance(maker, CpuRunners)):
             raise UnsupportedError(
                 "several texts at once run in eager passes of one process: leave out the runner "
                 "and the group"
             )
         joined = copy.copy(decoder)
         if self.width > 1:
-            self.runners = maker if isinstance(maker, PackedRunners) else None
+            self.runners = maker if isinstance(maker, CpuRunners) else None
             joined.runner = self
-            if isinstance(decoder.costs, CostBook):
-                self._book = self._book or _OnePlaceBook(decoder.costs, self.width)
+            if isinstance(decoder.costs, CostStore):
+                self._book = self._book or BatchCostStore(decoder.costs, self.width)
                 joined.costs = self._book
         return joined
 
-    def __call__(self, model: Any) -> RowRunner:
+    def __call__(self, model: Any) -> BatchedRunner:
         """What runs ``model`` for one row."""
-        return RowRunner(model, self, self.runners.packs(model) if self.runners else None)
+        return BatchedRunner(model, self, self.runners.packs(model) if self.runners else None)
 
     def for_head(self, head: Any, target: Any) -> Any:
         """What runs a head for one row."""
-        from sage_core.engine.batching.runners import HeadRowRunner
+        from sage_core.engine.batching.runners import BatchedHeadRunner
 
-        return HeadRowRunner(head, target, self)
+        return BatchedHeadRunner(head, target, self)
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Generator[Outcome[T]]:
         """Do all jobs, each in a row; gives outcomes as jobs end. Closing it ends all rows.
@@ -116,7 +116,7 @@ class Table:
         try:
             while True:
                 while len(self._rows) < self.width and (job := next(waiting, None)) is not None:
-                    self._rows.append(_Row(*job))
+                    self._rows.append(_Slot(*job))
                 if not self._rows:
                     return
                 for row in self._rows:
@@ -133,7 +133,7 @@ class Table:
             for row in rows:
                 row.close()
 
-    def passed(self, request: PassRequest) -> Outputs:
+    def submit(self, request: PassRequest) -> Outputs:
         """Called by a row: the outputs of its pass, which is made when all rows wait."""
         row = self._running
         if row is None:
@@ -141,11 +141,11 @@ class Table:
             return alone
         return row.wait(request)
 
-    def _resume(self, row: _Row[Any]) -> None:
+    def _resume(self, row: _Slot[Any]) -> None:
         self._running = row
         row.resume()
         self._running = (
-            None  # not after an interruption: the row runs on, to be stopped in `passed`
+            None  # not after an interruption: the row runs on, to be stopped in `submit`
         )
 
     def _pass(self) -> None:
@@ -162,7 +162,7 @@ class Table:
             row.request, row.outputs = None, output
 
     def _outputs(self, requests: Sequence[PassRequest]) -> list[Outputs]:
-        if len(requests) > 1 and can_join(requests[0].runner.decoder):
+        if len(requests) > 1 and supports_ragged(requests[0].runner.decoder):
             outputs: list[Outputs] = requests[0].runner.together(requests)
             return outputs
         return [request.runner.alone(request) for request in requests]
@@ -180,8 +180,8 @@ def generate_batch(
         if any(name in inputs for inputs in given):
             raise OptionError(f"{name} belongs to one text: leave it out for several at once")
     check_width(1 if width is None else width)
-    table = Table(decoder.target, max(1, min(width or len(given), len(given))))
-    joined = table.joining(decoder)
+    table = BatchScheduler(decoder.target, max(1, min(width or len(given), len(given))))
+    joined = table.attach(decoder)
     outputs: dict[int, DecodeOutput] = {}
     with closing(table.run(partial(joined.generate, **inputs) for inputs in given)) as outcomes:
         for outcome in outcomes:
@@ -204,7 +204,7 @@ class _Closed(BaseException):
 
 
 @dataclass(eq=False)
-class _Row(Generic[T]):
+class _Slot(Generic[T]):
     """A job in a thread that runs only between `resume` and its next `wait`."""
 
     number: int

@@ -20,7 +20,7 @@ from sage_core.drafts.drafter import Drafter
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs, Curve
-from sage_core.trees.policies import Shaper, spec
+from sage_core.trees.policies import TreePlanner, spec
 from sage_core.trees.steps import Step
 
 if TYPE_CHECKING:
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    decoder: SpeculativeDecoder, target: Runner, shaper: Shaper, drafter: Drafter
+    decoder: SpeculativeDecoder, target: Runner, planner: TreePlanner, drafter: Drafter
 ) -> Callable[[Sequence[Step]], None] | None:
     """Tell the shaper what passes cost; gives what is to hear of the text's steps, if any is."""
     costs = decoder.costs
-    if not shaper.counts_costs or not isinstance(drafter, TreeDrafter) or not drafter.started:
+    if not planner.counts_costs or not isinstance(drafter, TreeDrafter) or not drafter.started:
         return None
     if isinstance(costs, Costs):
-        shaper.calibrate(costs)
+        planner.calibrate(costs)
         return None
     name, pair, context = key(decoder, target), pair_of(decoder), target.committed
-    rehearsing = partial(rehearse, target, drafter, shaper.branching)
-    shaper.calibrate(costs.costs(name, context, rehearsing))
-    shaper.recall(costs.learned(pair))
+    rehearsing = partial(time_pass, target, drafter, planner.branching)
+    planner.calibrate(costs.costs(name, context, rehearsing))
+    planner.recall(costs.learned(pair))
 
     def settle(steps: Sequence[Step]) -> None:
-        costs.keep(pair, shaper.learned())
+        costs.keep(pair, planner.learned())
         costs.learn(name, context, steps)
 
     return settle
@@ -54,8 +54,8 @@ def key(decoder: SpeculativeDecoder, target: Runner) -> str:
     where = f"cpu x{torch.get_num_threads()}"
     if target.device.type == "cuda":
         where = torch.cuda.get_device_name(target.device)
-    if target.way != Runner.way:
-        where += f", {target.way} passes"
+    if target.backend != Runner.backend:
+        where += f", {target.backend} passes"
     if decoder.reduced is not None:
         where += f", draft of {len(decoder.reduced)} tokens"
     models = (decoder.target, decoder.draft)
@@ -115,7 +115,7 @@ REPEATS = 3
 _PASSES = REPEATS + 1
 
 
-def rehearse(target: Runner, drafter: TreeDrafter, branching: int) -> Costs:
+def time_pass(target: Runner, drafter: TreeDrafter, branching: int) -> Costs:
     """What passes over trees of several sizes cost now, behind the text that both have read.
 
     A draft pass counts with the ranking of its candidates. The least of `REPEATS` counts, and
@@ -127,9 +127,9 @@ def rehearse(target: Runner, drafter: TreeDrafter, branching: int) -> Costs:
         target.commit([0])  # each pass behind a longer text, as in earnest
 
     verifying = _curve(verify, TARGET_SIZES, target.device)
-    target.forget(len(TARGET_SIZES) * _PASSES)
-    drafting = _curve(lambda rows: drafter.rehearse(rows, branching), DRAFT_SIZES, target.device)
-    drafter.rehearsed(len(DRAFT_SIZES) * _PASSES)
+    target.truncate(len(TARGET_SIZES) * _PASSES)
+    drafting = _curve(lambda rows: drafter.time_pass(rows, branching), DRAFT_SIZES, target.device)
+    drafter.discard_timed(len(DRAFT_SIZES) * _PASSES)
     return Costs(verifying, drafting)
 
 

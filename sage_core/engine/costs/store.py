@@ -21,7 +21,7 @@ from sage_core.trees.steps import PhaseSeconds, Step
 VARIABLE = "SAGE_COSTS"
 """Environment variable: the file, or ``off``."""
 Learned = Mapping[str, float]
-"""A policy's own, see `Shaper.learned`."""
+"""A policy's own, see `TreePlanner.learned`."""
 _VERSION = 1
 _TRUSTED = 16  # steps of a text that count as much as all that was known before it
 _FEW = 5  # passes of a size that a median needs
@@ -39,7 +39,7 @@ def default_path() -> Path | None:
         return None
 
 
-class CostBook:
+class CostStore:
     """What passes cost, by key and length of the context, and what policies learned of a pair.
 
     A key names the device, the models and the number format. Contexts count by powers of two. What
@@ -175,7 +175,7 @@ def _costs(data: dict[str, Any]) -> Costs:
     return Costs(curve(data["target"]), curve(data["draft"]), float(data["step"]))
 
 
-class _OnePlaceBook(CostBook):
+class BatchCostStore(CostStore):
     """Costs of passes that rows share: one look at the book for all rows.
 
     The first rows rehearse side by side, so what they time is passes of a full table; a row that
@@ -184,7 +184,7 @@ class _OnePlaceBook(CostBook):
     passes is done by all, one after another, and is learned.
     """
 
-    def __init__(self, book: CostBook, width: int) -> None:
+    def __init__(self, book: CostStore, width: int) -> None:
         super().__init__()
         self._book = book
         self._width = width

@@ -61,7 +61,7 @@ class Family(ABC):
         return ()
 
     @abstractmethod
-    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+    def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         """Media as keyword arguments of the model's forward; empty without media.
 
         The tensors are on the CPU, pixels in float32.
@@ -70,14 +70,16 @@ class Family(ABC):
             InputError: the models of this family cannot look at such media.
         """
 
-    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+    def expand_placeholders(
+        self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
+    ) -> str:
         """``text`` with each placeholder as often as its picture or clip has tokens.
 
-        ``looked`` is what `look` gave for ``media``, which come in the order of the placeholders.
+        ``media_inputs`` is what `look` gave for ``media``, which come in the order of the placeholders.
         """
         return text
 
-    def complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """``inputs`` with what else the model's forward wants to know of their ``input_ids``."""
         return inputs
 
@@ -101,12 +103,16 @@ class Family(ABC):
             OptionError: the prompt holds a placeholder of the family's own.
         """
         self.refuse_placeholders(prompt)
-        looked = self.look(media)
-        return self.read(self.render([Turn(tuple(media), prompt)]), media, looked)
+        media_inputs = self.process_media(media)
+        return self.build_inputs(self.render([Turn(tuple(media), prompt)]), media, media_inputs)
 
-    def read(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> dict[str, Any]:
+    def build_inputs(
+        self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
+    ) -> dict[str, Any]:
         """The keyword arguments of the model's forward for a rendered text with its media."""
-        return self.complete(self.encode(self.fill(text, media, looked)) | looked)
+        return self.add_token_types(
+            self.encode(self.expand_placeholders(text, media, media_inputs)) | media_inputs
+        )
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The checkpoint's chat template around ``turns``, ready for the next answer."""

@@ -56,7 +56,7 @@ class Generic(Family):
     def placeholders(self) -> tuple[str, ...]:
         return (self.image_token,)
 
-    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+    def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images = images_of(media)
         if not images:
             return {}
@@ -67,12 +67,14 @@ class Generic(Family):
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
 
-    def read(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> dict[str, Any]:
+    def build_inputs(
+        self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
+    ) -> dict[str, Any]:
         """The processor repeats the placeholders, as it knows how many tokens a picture has."""
         batch = self._process(text, images_of(media))
-        return self.complete({name: batch[name] for name in _IDS} | looked)
+        return self.add_token_types({name: batch[name] for name in _IDS} | media_inputs)
 
-    def complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs["input_ids"]
         pictures = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).long()
         wanted = [name for name in _MARKS if name in self.processor.model_input_names]

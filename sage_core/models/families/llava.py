@@ -35,7 +35,7 @@ class Llava(Family):
     def placeholders(self) -> tuple[str, ...]:
         return (self.image_token,)
 
-    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+    def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images = images_of(media)
         if not images:
             return {}
@@ -46,6 +46,8 @@ class Llava(Family):
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
 
-    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+    def expand_placeholders(
+        self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
+    ) -> str:
         counts = [self.picture_tokens] * len(images_of(media))
         return expand(text, self.image_token, counts, "pictures")

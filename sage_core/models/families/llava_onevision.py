@@ -45,18 +45,20 @@ class LlavaOnevision(Family):
     def placeholders(self) -> tuple[str, ...]:
         return (self.image_token, self.video_token)
 
-    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+    def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         pictures, clips = split_media(media)
-        looked = self._pictures(pictures) if pictures else {}
+        media_inputs = self._pictures(pictures) if pictures else {}
         if clips:
-            looked["pixel_values_videos"] = self._clips(clips)
-        return looked
+            media_inputs["pixel_values_videos"] = self._clips(clips)
+        return media_inputs
 
-    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
+    def expand_placeholders(
+        self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
+    ) -> str:
         pictures, clips = split_media(media)
         image_tokens = [self.picture_tokens(p.size, len(pictures)) for p in pictures]
         text = expand(text, self.image_token, image_tokens, "pictures")
-        frames = looked["pixel_values_videos"].shape[1] if clips else 0
+        frames = media_inputs["pixel_values_videos"].shape[1] if clips else 0
         return expand(text, self.video_token, [self.clip_tokens(frames)] * len(clips), "clips")
 
     def picture_tokens(self, size: tuple[int, int], pictures: int) -> int:

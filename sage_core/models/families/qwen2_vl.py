@@ -57,22 +57,26 @@ class Qwen2VL(Family):
     def placeholders(self) -> tuple[str, ...]:
         return (self.image_token, self.video_token)
 
-    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+    def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         pictures, clips = split_media(media)
-        looked: dict[str, Any] = {}
+        media_inputs: dict[str, Any] = {}
         if pictures:
             with quiet():
-                looked |= self.image_processor([p.image for p in pictures], return_tensors="pt")
+                media_inputs |= self.image_processor(
+                    [p.image for p in pictures], return_tensors="pt"
+                )
         if clips:
-            looked |= self._clips(clips)
-        return looked
+            media_inputs |= self._clips(clips)
+        return media_inputs
 
-    def fill(self, text: str, media: Sequence[Media], looked: dict[str, Any]) -> str:
-        image_tokens = [self._tokens(grid) for grid in looked.get("image_grid_thw", ())]
+    def expand_placeholders(
+        self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
+    ) -> str:
+        image_tokens = [self._tokens(grid) for grid in media_inputs.get("image_grid_thw", ())]
         text = expand(text, self.image_token, image_tokens, "pictures")
-        return self._expand_clips(text, split_media(media)[1], looked)
+        return self._expand_clips(text, split_media(media)[1], media_inputs)
 
-    def complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs["input_ids"]
         # 1 at picture tokens, 2 at clip tokens, 0 at text: the rotary positions follow it.
         seen = (ids == self.config.image_token_id).int() + 2 * (ids == self.config.video_token_id)

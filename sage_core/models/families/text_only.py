@@ -15,7 +15,7 @@ class TextOnly(Family):
     def matches(cls, config: Any) -> bool:
         return not hasattr(config, "vision_config")
 
-    def look(self, media: Sequence[Media]) -> dict[str, Any]:
+    def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         refuse_media(media, f"{self.config.model_type} models see no pictures: choose a VLM")
         return {}
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Taker = Callable[[Tensor, Tensor, float | None], None]
+AttentionObserver = Callable[[Tensor, Tensor, float | None], None]
 """Is shown one call's (1, heads, n, size) queries and keys, after rotation, and its scale."""
 
 
 @contextmanager
-def attention_shown(module: Any, take: Taker) -> Iterator[None]:
+def observe_attention(module: Any, take: AttentionObserver) -> Iterator[None]:
     """While open, ``take`` is shown every call of attention that ``module`` makes in a forward."""
-    mode = _Watch(take)
+    mode = _ObserveMode(take)
     entered: list[bool] = []
 
     def enter(_module: Any, _args: Any) -> None:
@@ -41,10 +41,10 @@ def attention_shown(module: Any, take: Taker) -> Iterator[None]:
             mode.__exit__(None, None, None)
 
 
-class _Watch(TorchFunctionMode):
+class _ObserveMode(TorchFunctionMode):
     """Shows every call of scaled dot-product attention, then makes it."""
 
-    def __init__(self, take: Taker) -> None:
+    def __init__(self, take: AttentionObserver) -> None:
         super().__init__()
         self._take = take
 

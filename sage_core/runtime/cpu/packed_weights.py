@@ -14,11 +14,11 @@ LIMIT = 1 << 30
 """Most bytes of copies for one model."""
 
 
-Choice = Callable[[nn.Linear], Layout | None]
+LayoutChoice = Callable[[nn.Linear], Layout | None]
 """The layout of a layer's copy; None for no copy."""
 
 
-class Packs:
+class PackedWeights:
     """The copies of one model's linear layers, made when they are first asked for.
 
     Args:
@@ -26,7 +26,7 @@ class Packs:
         choose: which copies.
     """
 
-    def __init__(self, limit: int, choose: Choice = fastest) -> None:
+    def __init__(self, limit: int, choose: LayoutChoice = fastest) -> None:
         self._limit = limit
         self._choose = choose
         self._forwards: dict[nn.Module, Forward] = {}

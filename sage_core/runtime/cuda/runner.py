@@ -6,7 +6,7 @@ longer than the GPU. Here a pass over n nodes is one function of static device t
 the next count. What changes from pass to pass (tokens, positions, bit words, the committed length
 and the slot to write at) is copied to the device as one small tensor before a replay.
 
-What cannot be captured runs eagerly with the same result, and `CapturedRunners.notes` says so.
+What cannot be captured runs eagerly with the same result, and `CudaGraphRunners.notes` says so.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.runner import Runner
 
 
-class CapturedRunner(Runner):
+class CudaGraphRunner(Runner):
     """A `Runner` whose passes over few nodes are static, and captured where they can be."""
 
-    way = "captured"
+    backend = "captured"
 
     def __init__(self, model: Any, engine: Engine) -> None:
         super().__init__(model)
         self._engine = engine
         self._other_head: Callable[[Tensor], Tensor] | None = None
 
-    def score_by(self, head: Callable[[Tensor], Tensor]) -> None:
-        super().score_by(head)
+    def set_lm_head(self, head: Callable[[Tensor], Tensor]) -> None:
+        super().set_lm_head(head)
         self._other_head = head
 
     @torch.inference_mode()
@@ -77,7 +77,7 @@ class CapturedRunner(Runner):
         return self._engine.storage(layers, capacity + max(self._engine.counts))
 
 
-class CapturedRunners:
+class CudaGraphRunners:
     """Makes runners for `SpeculativeDecoder`, and keeps storage and graphs from text to text.
 
     A runner has an engine to itself until it is gone; two texts under way have one each.
@@ -106,14 +106,14 @@ class CapturedRunners:
         self._engines: list[Engine] = []
         self._free: list[Engine] = []
 
-    def __call__(self, model: Any) -> CapturedRunner:
+    def __call__(self, model: Any) -> CudaGraphRunner:
         engine = next((engine for engine in self._free if engine.model is model), None)
         if engine is None:
             engine = Engine(model, self._counts, self._capture, self._kernel)
             self._engines.append(engine)
         else:
             self._free.remove(engine)
-        runner = CapturedRunner(model, engine)
+        runner = CudaGraphRunner(model, engine)
         weakref.finalize(runner, self._free.append, engine)
         return runner
 

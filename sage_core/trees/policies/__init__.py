@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 
 from sage_core.errors import OptionError
 from sage_core.trees.option_specs import changed_options
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 
-__all__ = ["Growth", "Level", "Policy", "Shaper", "available", "parse", "spec"]
+__all__ = ["Growth", "Level", "Policy", "TreePlanner", "available", "parse", "spec"]
 
 
 @cache

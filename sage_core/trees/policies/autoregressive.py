@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 
 
@@ -16,7 +16,7 @@ class Autoregressive(Policy):
     name: ClassVar[str] = "autoregressive"
     drafts: ClassVar[bool] = False
 
-    def shaper(self) -> Shaper:
+    def planner(self) -> TreePlanner:
         return _Nothing()
 
     @property
@@ -24,7 +24,7 @@ class Autoregressive(Policy):
         return 0
 
 
-class _Nothing(Shaper):
+class _Nothing(TreePlanner):
     def plan(self) -> Shape:
         return Shape()
 

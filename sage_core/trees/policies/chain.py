@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sage_core.trees.policies.static import StaticShaper
-from sage_core.trees.policy import Policy, Shaper
+from sage_core.trees.policies.static import StaticPlanner
+from sage_core.trees.policy import Policy, TreePlanner
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Chain(Policy):
     def __post_init__(self) -> None:
         self._at_least(1, "length")
 
-    def shaper(self) -> Shaper:
-        return StaticShaper(tuple((0,) * n for n in range(1, self.length + 1)))
+    def planner(self) -> TreePlanner:
+        return StaticPlanner(tuple((0,) * n for n in range(1, self.length + 1)))
 
     @property
     def max_nodes(self) -> int:

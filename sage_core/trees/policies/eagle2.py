@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import TokenTree
 
@@ -32,15 +32,15 @@ class Eagle2(Policy):
     def __post_init__(self) -> None:
         self._at_least(1, *(field.name for field in fields(self)))
 
-    def shaper(self) -> Shaper:
-        return Eagle2Shaper(self)
+    def planner(self) -> TreePlanner:
+        return Eagle2Planner(self)
 
     @property
     def max_nodes(self) -> int:
         return self.nodes
 
 
-class Eagle2Shaper(Shaper):
+class Eagle2Planner(TreePlanner):
     """Grows only what the final ranking can still keep; `prune` is that ranking.
 
     Cumulative probabilities never rise along a path. A candidate that is not among the ``nodes``

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sage_core.errors import OptionError
-from sage_core.trees.policies.static import RankPath, StaticShaper
-from sage_core.trees.policy import Policy, Shaper
+from sage_core.trees.policies.static import RankPath, StaticPlanner
+from sage_core.trees.policy import Policy, TreePlanner
 from sage_core.trees.steps import Step
 
 
@@ -51,8 +51,8 @@ class OptimalStatic(Policy):
         rates = read(Path(self.table or str(bundled)))
         return best_tree(rates, self.nodes, self.depth)
 
-    def shaper(self) -> Shaper:
-        return StaticShaper(self.paths)
+    def planner(self) -> TreePlanner:
+        return StaticPlanner(self.paths)
 
     @property
     def max_nodes(self) -> int:
@@ -114,19 +114,19 @@ def best_tree(accepted: Rates, nodes: int, depth: int) -> tuple[RankPath, ...]:
     # (-expected, order, path): the heap gives the best; ties keep the order in which they came.
     heap: list[tuple[float, int, RankPath]] = []
 
-    def offer(path: RankPath, above: float) -> None:
+    def push(path: RankPath, above: float) -> None:
         rates = accepted.get(len(path) + 1, {})
         if len(path) >= depth:
             return
         for rank in ranks:
             heapq.heappush(heap, (-above * rates.get(rank, 0.0), next(order), (*path, rank)))
 
-    offer((), 1.0)
+    push((), 1.0)
     chosen: list[RankPath] = []
     while heap and len(chosen) < nodes:
         expected, _, path = heapq.heappop(heap)
         chosen.append(path)
-        offer(path, -expected)
+        push(path, -expected)
     return tuple(sorted(chosen, key=lambda path: (len(path), path)))
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from sage_core.errors import OptionError
-from sage_core.trees.policies.static import SPECVLM_25, StaticShaper, tree_from_text
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policies.static import SPECVLM_25, StaticPlanner, tree_from_text
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 
 
@@ -81,15 +81,15 @@ class SagePaper(Policy):
             if not holds:
                 raise OptionError(f"{self.name}: {message}")
 
-    def shaper(self) -> Shaper:
-        return SagePaperShaper(self)
+    def planner(self) -> TreePlanner:
+        return SagePaperPlanner(self)
 
     @property
     def max_nodes(self) -> int:
         return max(self.nmax, len(SPECVLM_25.split()))
 
 
-class SagePaperShaper(Shaper):
+class SagePaperPlanner(TreePlanner):
     """The state that shapes one text's trees: α of the last root, recent lengths, depth limit."""
 
     def __init__(self, options: SagePaper) -> None:
@@ -101,7 +101,7 @@ class SagePaperShaper(Shaper):
         self._lengths: deque[int] = deque(maxlen=max(1, options.history))
         # The first tree, before any α is known, is the static one; it still obeys the node limit.
         paths = tree_from_text(SPECVLM_25)[: options.nmax]
-        self._first: StaticShaper | None = StaticShaper(paths)
+        self._first: StaticPlanner | None = StaticPlanner(paths)
         self._next_alpha = self._alpha
         self._depth = 0.0
         self._width = 0.0

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from sage_core.errors import OptionError
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 
 
@@ -40,15 +40,15 @@ class SpecLlava(Policy):
             if not holds:
                 raise OptionError(f"spec-llava: {message}")
 
-    def shaper(self) -> Shaper:
-        return SpecLlavaShaper(self)
+    def planner(self) -> TreePlanner:
+        return SpecLlavaPlanner(self)
 
     @property
     def max_nodes(self) -> int:
         return self.nodes
 
 
-class SpecLlavaShaper(Shaper):
+class SpecLlavaPlanner(TreePlanner):
     """Nothing is carried from step to step: the draft's probabilities alone shape a tree."""
 
     def __init__(self, options: SpecLlava) -> None:

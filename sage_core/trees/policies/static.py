@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from sage_core.errors import OptionError
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import ROOT
 
@@ -81,8 +81,8 @@ class Static(Policy):
     def _whole(self) -> tuple[RankPath, ...]:
         return _read_tree(self.tree) if self.tree else tree_from_text(SPECVLM_25)
 
-    def shaper(self) -> Shaper:
-        return StaticShaper(self.paths)
+    def planner(self) -> TreePlanner:
+        return StaticPlanner(self.paths)
 
     @property
     def max_nodes(self) -> int:
@@ -102,7 +102,7 @@ def _read_tree(file: str) -> tuple[RankPath, ...]:
         raise OptionError(f"static: {file} is no JSON list of rank paths: {error}") from error
 
 
-class StaticShaper(Shaper):
+class StaticPlanner(TreePlanner):
     """Adds to each node the children that a fixed list of rank paths names."""
 
     def __init__(self, paths: tuple[RankPath, ...]) -> None:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sage_core.trees.policies.sage.networks import (
+    BIASES,
     CERTAIN,
     FLOOR,
-    FORETOLD,
     HIDDEN,
     Network,
     ordinals,
@@ -61,7 +61,7 @@ class CandidateNetwork:
         folded = [0.25 * w[0], 0.25 * w[1], 2 * w[2], w[6] / 3, w[7] / 2, w[5] / 6, w[8]]
         self._w1 = np.stack(folded).astype(np.float32)
         self._w2, self._b2 = network.w2, float(network.b2[0])
-        self._foretold = np.minimum(np.arange(k), FORETOLD - 1)
+        self._bias_index = np.minimum(np.arange(k), BIASES - 1)
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class CandidateNetwork:
         rows: Sequence[Row],
         root: float | None,
         recent: float,
-        foretold: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
     ) -> tuple[list[list[float]], list[float]]:
         """Of one level: logits, ``[row][rank]``, and α of each row.
 
@@ -93,9 +93,9 @@ class CandidateNetwork:
         hidden = hidden.reshape(len(rows), -1, HIDDEN) + self._of_rank[: len(logs[0])]
         np.tanh(hidden, out=hidden)
         logits = hidden @ self._w2
-        if foretold is not None:
+        if bias is not None:
             wide = len(logs[0])
-            logits += foretold if wide == FORETOLD else foretold[:, self._foretold[:wide]]
+            logits += bias if wide == BIASES else bias[:, self._bias_index[:wide]]
         return [_bounded(row, self._b2) for row in logits.tolist()], alphas
 
     def _alpha(self, probs: Sequence[float], logs: Sequence[float]) -> float:

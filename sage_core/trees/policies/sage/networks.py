@@ -22,7 +22,7 @@ CANDIDATE_FEATURES = 9
 NODE_FEATURES = 8
 SERVED = 4
 """A node's candidates hold the accepted token when it is among so many likeliest."""
-FORETOLD = 4
+BIASES = 4
 """What a draft may foretell of a node's candidates: of the first, second, third, and later ones."""
 PARTS = ("w1", "b1", "w2", "b2")
 FLOOR = 1e-6

@@ -25,7 +25,7 @@ from sage_core.trees.policies.sage.fast_networks import (
     Row,
 )
 from sage_core.trees.policies.sage.networks import CERTAIN, SERVED, fitted
-from sage_core.trees.policy import Growth, Level, Policy, Shaper
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import ROOT, TokenTree
 
@@ -69,8 +69,8 @@ class Sage(Policy):
         self._at_least(1, "dmax", "nmax", "beam", "probe")
         self._at_least(2, "k")
 
-    def shaper(self) -> Shaper:
-        return SageShaper(self)
+    def planner(self) -> TreePlanner:
+        return SagePlanner(self)
 
     @property
     def max_nodes(self) -> int:
@@ -89,7 +89,7 @@ class Grown(NamedTuple):
     served: list[float]
 
 
-class SageShaper(Shaper):
+class SagePlanner(TreePlanner):
     """The state that shapes one text's trees: the rate achieved, what was accepted of late."""
 
     counts_costs = True
