@@ -187,10 +187,10 @@ def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) 
     item = engine.prepare(Item("card", picture, ("What is it?",)).request(0, ()))
     alone = engine.method("autoregressive").decode(item, engine.stopwatch())
     looked_up = engine.method("static").decode(item, engine.stopwatch())
-    assert media_inputs.tokens == alone.tokens
-    assert media_inputs.counts is not None and media_inputs.counts.draft_passes == 0
+    assert looked_up.tokens == alone.tokens
+    assert looked_up.counts is not None and media_inputs.counts.draft_passes == 0
     looked_up = engine.method("static+ngram:nodes=2").decode(item, engine.stopwatch())
-    assert media_inputs.tokens == alone.tokens
+    assert looked_up.tokens == alone.tokens
     for name in ("transformers-assisted", "sage+viskip", "sage+ngram+vocab", "static+drawn"):
         with pytest.raises(OptionError, match="needs a draft model"):
             engine.method(name)

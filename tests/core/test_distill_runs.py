@@ -240,7 +240,7 @@ def test_running_out_of_memory_gives_advice(
     def compute_loss(self: HeadStudent, example: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(HeadStudent, "compute_loss", lose)
+    monkeypatch.setattr(HeadStudent, "compute_loss", compute_loss)
     with pytest.raises(MemoryExhaustedError, match="--recompute"):
         distill_runs.train(*data, tmp_path, steps=1)
 
