@@ -188,7 +188,7 @@ def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) 
     alone = engine.method("autoregressive").decode(item, engine.stopwatch())
     looked_up = engine.method("static").decode(item, engine.stopwatch())
     assert looked_up.tokens == alone.tokens
-    assert looked_up.counts is not None and media_inputs.counts.draft_passes == 0
+    assert looked_up.counts is not None and looked_up.counts.draft_passes == 0
     looked_up = engine.method("static+ngram:nodes=2").decode(item, engine.stopwatch())
     assert looked_up.tokens == alone.tokens
     for name in ("transformers-assisted", "sage+viskip", "sage+ngram+vocab", "static+drawn"):
