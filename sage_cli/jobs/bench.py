@@ -21,7 +21,7 @@ from sage_cli.console import (
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.bench_loading import load_engine, sampling_asked
 from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions
-from sage_cli.options.draft import check_vocab
+from sage_cli.options.check import check_vocab
 from sage_cli.options.shared import RunOptions
 from sage_core.errors import OptionError
 
