@@ -27,7 +27,9 @@ def _tree_agrees(model: Any, family: Family) -> bool:
     inputs = family.prepare(media, "What is this?")
     runner = Runner(model)
     inputs = {k: cast(v, model) for k, v in on_device(inputs, runner.device).items()}
-    best = runner.prefill(prepare(model, inputs | {"max_new_tokens": 1}), 8)[0].topk(3).indices
+    best = (
+        runner.prefill(prepare(model, inputs, {"max_new_tokens": 1}), 8).logits[0].topk(3).indices
+    )
     root, child, aside = best.tolist()
     sees = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
     mine, _ = runner.forward([root, child, aside, aside], [0, 1, 1, 2], sees, last=1)
@@ -37,6 +39,6 @@ def _tree_agrees(model: Any, family: Family) -> bool:
     whole = family.add_token_types(
         {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pictures
     )
-    theirs = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
+    theirs = Runner(model).prefill(prepare(model, whole, {"max_new_tokens": 1}), 8).logits
     bound = 1e-3 if model.dtype == torch.float32 else 0.1
     return bool((mine - theirs).abs().max() <= bound * theirs.abs().max())
