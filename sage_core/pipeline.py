@@ -14,6 +14,7 @@ from typing import Any
 from sage_core.conversation import Conversation
 from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.costs.store import CostStore
+from sage_core.engine.probe import check_tree_pass
 from sage_core.errors import OptionError
 from sage_core.media import Clip
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
@@ -38,8 +39,9 @@ class Pipeline:
     """
 
     def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
-        with memory_errors("while trying the model", MEMORY_ADVICE):
-            pair.family.check(pair.target)
+        if pair.family.needs_tree_probe:
+            with memory_errors("while trying the model", MEMORY_ADVICE):
+                check_tree_pass(pair.target, pair.family)
         self._pair = pair
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id

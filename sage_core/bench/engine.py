@@ -239,7 +239,9 @@ class PairEngine:
         }
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:
-        return ByEngine(name, self._pair, self._decoders.backend, FixedTree(paths), self._options.pruning())
+        return ByEngine(
+            name, self._pair, self._decoders.backend, FixedTree(paths), self._options.pruning()
+        )
 
     def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
         """(position, expected id, other id, margin, near tie) of the first difference."""

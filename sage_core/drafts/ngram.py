@@ -5,10 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
 
 from sage_core.errors import OptionError
-from sage_core.trees.option_specs import changed_options
+from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.tree import ROOT, TokenTree
 
 __all__ = ["BREAK", "NAME", "Match", "Ngram", "NgramIndex", "as_ngram", "is_lookup"]
@@ -56,7 +55,7 @@ class Ngram:
             raise OptionError(f"ngram: price must be a number of at least 0, not {self.price}")
 
     def __str__(self) -> str:
-        return NAME + changed_options(self)
+        return spec_text(NAME, self)
 
 
 def is_lookup(draft: object) -> bool:
@@ -73,18 +72,7 @@ def as_ngram(text: str | Ngram) -> Ngram:
     """
     if isinstance(text, Ngram):
         return text
-    kinds = get_type_hints(Ngram)
-    given: dict[str, Any] = {}
-    for part in filter(None, text.partition(":")[2].split(",")):
-        name, _, value = part.partition("=")
-        if name not in kinds:
-            raise OptionError(f"ngram has no option {name!r}: its options are {', '.join(kinds)}")
-        try:
-            given[name] = kinds[name](value)
-        except ValueError:
-            wanted = kinds[name].__name__
-            raise OptionError(f"ngram: option {name} needs {wanted}, not {value!r}") from None
-    return Ngram(**given)
+    return parse_options(Ngram, text.partition(":")[2], NAME)
 
 
 @dataclass(frozen=True)
