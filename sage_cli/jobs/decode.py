@@ -66,8 +66,11 @@ def load(options: RunOptions) -> Pipeline:
         # Imported under the progress bar: it takes seconds by itself.
         progress("starting", 0.0)
         import sage_core
+        from sage_core.engine.costs.store import default_path
 
-        pipeline: Pipeline = sage_core.load(**options.loading(), progress=progress)
+        pipeline: Pipeline = sage_core.load(
+            **options.loading(), costs=default_path(), progress=progress
+        )
     if pipeline.note and not options.quiet:
         say(pipeline.note)
     if options.lossy is not None and not options.quiet:
@@ -120,8 +123,10 @@ class Job:
 
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
         """Decode all requests in order; returns the worst of their exit codes."""
-        watched = self._live or self._streamer()
-        alone = watched or self._options.viskip is not None
+        from sage_core.options import Options
+
+        options = Options(**self._options.decoding())
+        alone = self._live or self._streamer() or options.single_text
         size = batch_size(batch, requests, 1 if alone else self._pipeline.pays)
         with self.results():
             if size > 1:

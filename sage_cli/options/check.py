@@ -9,7 +9,7 @@ from sage_cli.options.shared import RunOptions
 from sage_cli.render.outputs import check_not_input, check_writable
 from sage_core.errors import OptionError
 
-__all__ = ["check", "check_vocab"]
+__all__ = ["check", "check_decoding"]
 
 _VIEWS = (".svg", ".html")
 
@@ -30,7 +30,7 @@ def check(
     if options.live and several and batch not in ("1", AUTO):
         raise OptionError("--live shows one text at a time: leave out --batch")
     _check_files(options, several, inputs)
-    _check_decoding(options)
+    check_decoding(options)
 
 
 def _check_files(options: RunOptions, several: bool, inputs: Sequence[str]) -> None:
@@ -48,45 +48,17 @@ def _check_files(options: RunOptions, several: bool, inputs: Sequence[str]) -> N
         raise OptionError("--output and --save-view name the same file")
 
 
-def _check_decoding(options: RunOptions) -> None:
-    from sage_core.drafts.ngram import as_ngram, is_lookup
-    from sage_core.generation.lossy import as_lossy, check_lossy
-    from sage_core.generation.sampling_params import check_candidates, check_viskip
-    from sage_core.options import Options
-    from sage_core.trees import policies
-
-    Options(**options.decoding())
-    if is_lookup(options.draft):
-        as_ngram(options.draft)
-    model = options.draft != "none" and not is_lookup(options.draft)
-    lookup = options.draft_lookup or is_lookup(options.draft)
-    default = "sage" if model or lookup else "autoregressive"
-    policy = policies.parse(options.policy or default)
-    if policy.drafts and not (model or lookup):
-        raise OptionError(
-            f"--policy {policy.name} needs drafts: leave out --draft none, or add --draft-lookup"
-        )
-    if lookup and not policy.drafts:
-        raise OptionError(
-            f"--policy {policy.name} verifies no drafts: leave out --draft ngram and "
-            "--draft-lookup, or choose another policy"
-        )
-    check_vocab(options.draft_vocab, options.draft if policy.drafts else "none")
-    check_candidates(options.candidates, policy, lookup=lookup)
-    check_viskip(options.viskip, policy, model=model)
-    if options.lossy is not None:
-        check_lossy(as_lossy(options.lossy), policy, options.candidates)
-
-
-def check_vocab(vocab: str | None, draft: str) -> None:
-    """Refuse a ``--draft-vocab`` that makes no sense, or without a draft model.
+def check_decoding(options: RunOptions) -> None:
+    """Refuse decoding options that do not go together, as the decoder would once models are loaded.
 
     Raises:
-        OptionError: it is one of these.
+        OptionError, UnsupportedError: as `sage_core.engine.extensions.resolve`.
     """
     from sage_core.drafts.ngram import is_lookup
-    from sage_core.drafts.vocab.token_list import as_asked
+    from sage_core.engine.extensions import resolve
+    from sage_core.options import Options
 
-    as_asked(vocab)
-    if vocab is not None and (draft == "none" or is_lookup(draft)):
-        raise OptionError("--draft-vocab needs a draft model, and none is used: leave it out")
+    chosen = Options(**options.decoding())
+    lookup = {"lookup": options.draft} if is_lookup(options.draft) else {}
+    draft = options.draft != "none" and not lookup
+    resolve(chosen.policy, chosen.candidates, {**chosen.extensions, **lookup}, draft=draft)

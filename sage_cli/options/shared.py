@@ -113,6 +113,8 @@ class RunOptions(_Verbose, _OutputOptions, DecodingOptions, ModelOptions, MediaO
         given = {k: v for k, v in vars(self).items() if k in known and v is not None}
         if self.repetition_penalty is not None:
             given["generation"] = {"repetition_penalty": self.repetition_penalty}
+        if self.stats:
+            given["phase_times"] = True
         return given
 
 

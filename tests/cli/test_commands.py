@@ -149,7 +149,7 @@ def test_a_policy_that_drafts_needs_a_draft(sage, loads):
     for policy in ("sage", "sage:dmax=3", "static"):
         result = sage("caption", "a.png", "--draft", "none", "--policy", policy)
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"sage: --policy {policy.partition(':')[0]} needs drafts")
+        assert result.stderr.startswith(f"sage: policy {policy.partition(':')[0]} needs a draft")
     assert not loads.calls
     assert sage("caption", "a.png", "--draft", "none", "--policy", "autoregressive").exit_code == 0
 
