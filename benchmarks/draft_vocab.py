@@ -184,7 +184,7 @@ def on_pair(pair: LoadedPair, arguments: argparse.Namespace) -> dict[str, Any]:
         lists[size] = DraftVocab.counted_from(counts, special, size)
     decoders = {
         (policy, size): SpeculativeDecoder(
-            pair.target, pair.draft, policy, costs=COSTS, runner=Runner, draft_vocab=vocab
+            pair.target, pair.draft, policy, costs=COSTS, backend=EagerBackend(), draft_vocab=vocab
         )
         for policy in POLICIES
         for size, vocab in lists.items()
