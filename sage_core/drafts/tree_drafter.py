@@ -140,7 +140,7 @@ class TreeDrafter(ABC):
             growth = offer.placed(planner.grow(level))
             planning += perf_counter() - started
             if offer.draft is not None:
-                draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
+                draws.update({frontier[row]: offer.draft[row] for row in set(growth.parents.tolist())})
             nodes = _add(builder, growth, frontier, offer.tokens, offer.probs)
             # Nothing follows an end, and rules may not be defined there.
             frontier = [
@@ -227,7 +227,7 @@ def _add(
     probs: np.ndarray,
 ) -> range:
     # A level has one or two rows as a rule: lists are faster than arrays there.
-    rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+    rows, ranks = growth.parents.tolist(), growth.ranks.tolist()
     all_tokens, all_probs = tokens.tolist(), probs.tolist()
     return builder.add(
         [frontier[row] for row in rows],

@@ -33,10 +33,10 @@ class Candidates:
         Of drawn candidates a parent's m children are always the m that were drawn first, whatever
         ranks the policy named.
         """
-        if self.draft is None or not len(growth.rows):
+        if self.draft is None or not len(growth.parents):
             return growth
-        order = np.lexsort((growth.ranks, growth.rows))
-        rows = growth.rows[order]
+        order = np.lexsort((growth.ranks, growth.parents))
+        rows = growth.parents[order]
         ranks = np.empty_like(growth.ranks)
         ranks[order] = np.arange(len(rows)) - np.searchsorted(rows, rows)
         return replace(growth, ranks=ranks)
