@@ -107,9 +107,9 @@ class Stream(Iterator[Step]):
         if "stop_strings" in settings:
             settings["tokenizer"] = self._tokenizer
         if options.json_schema is not None:
-            from sage_core.generation.json_schema import following
+            from sage_core.generation.json_schema import schema_processors
 
-            rules = following(options.json_schema, pair.target, self._tokenizer, inputs)
+            rules = schema_processors(options.json_schema, pair.target, self._tokenizer, inputs)
             settings["logits_processor"] = rules
         inputs = {k: cast(v, pair.target) for k, v in inputs.items()}
         self._run = decoder.stream(reading=reading, seed=options.seed, **inputs, **settings)
