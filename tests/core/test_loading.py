@@ -75,8 +75,10 @@ def test_without_a_draft(pair: Path, draft: str | None) -> None:
 def test_a_single_checkpoint_has_no_known_draft(pair: Path) -> None:
     pipeline = sage_core.load(pair / "target")
     assert pipeline.draft_id is None
-    assert "no draft is known" in pipeline.note
-    assert "a smaller llava_onevision model with its tokenizer would fit, such as" in pipeline.note
+    assert pipeline.note.endswith(
+        f"; no draft is known for {pair / 'target'}: decoding without one "
+        "(--draft ngram may speed it up)"
+    )
     assert sage_core.load(pair / "target", pair / "draft").draft_id == str(pair / "draft")
 
 
