@@ -151,9 +151,9 @@ class Vocabulary:
 
 def test_the_first_difference_of_two_tokenizers_is_named() -> None:
     check_same_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b"))
-    with pytest.raises(ModelError, match="token 1 is 'b' to the target and 'x' to the draft"):
+    with pytest.raises(ModelError, match="token 1 is 'b' for the target and 'x' for the draft"):
         check_same_tokenizer(Vocabulary("a", "b", "c"), Vocabulary("a", "x", "y"))
-    with pytest.raises(ModelError, match="token 2 is nothing to the target and 'c' to the draft"):
+    with pytest.raises(ModelError, match="token 2 is nothing for the target and 'c' for the draft"):
         check_same_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b", "c"))
 
 
@@ -181,18 +181,18 @@ def test_drafts_that_fit(target: str, draft: str, changes: dict[str, Any], token
 
 
 NOT_FITTING = [
-    ("qwen2_5_vl", "llama", {}, "a llama draft does not read what a qwen2_5_vl target does"),
+    ("qwen2_5_vl", "llama", {}, "a llama draft does not fit a qwen2_5_vl target"),
     ("llava_onevision", "llava", {}, "choose a draft of the target's own family"),
-    ("qwen2_vl", "qwen2_vl", {"video_token_id": 9}, "video_token_id is 4 to the target and 9"),
-    ("qwen2_vl", "qwen2_vl", {"vision_config__patch_size": 8}, "patch_size is 4 to the target"),
-    ("llava", "llava", {"vision_config__image_size": 32}, "image_size is 16 to the target"),
+    ("qwen2_vl", "qwen2_vl", {"video_token_id": 9}, "video_token_id is 4 for the target and 9"),
+    ("qwen2_vl", "qwen2_vl", {"vision_config__patch_size": 8}, "patch_size is 4 for the target"),
+    ("llava", "llava", {"vision_config__image_size": 32}, "image_size is 16 for the target"),
     (
         "qwen2_vl",
         "qwen2_vl",
         {"text_config__vocab_size": 100},
-        "the draft has 100 tokens and cannot read token 100",
+        "the draft has 100 tokens and cannot embed token 100",
     ),
-    ("llava", "llava", {"text_config__vocab_size": 3}, "cannot read token 3"),
+    ("llava", "llava", {"text_config__vocab_size": 3}, "cannot embed token 3"),
 ]
 
 
