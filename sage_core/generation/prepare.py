@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +50,24 @@ class Prepared:
         return ids
 
 
-def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
-    """What ``model.generate`` would decode ``inputs`` with (processor output and options).
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split arguments of `generate` into model inputs and generation options.
+
+    Returns:
+        Model inputs (ids, masks, pixels), and generation options (fields of `GenerationConfig`,
+        ``generation_config``, processors, criteria and so on).
+    """
+    from transformers import GenerationConfig
+
+    rules = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS
+    inputs = {name: value for name, value in arguments.items() if name not in rules}
+    return inputs, {name: value for name, value in arguments.items() if name in rules}
+
+
+def prepare(
+    model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> Prepared:
+    """What ``model.generate`` would decode ``inputs`` with, under generation ``options``.
 
     Decoding is greedy unless the caller asks for sampling, also where the checkpoint samples.
 
@@ -60,7 +76,7 @@ def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
             that cannot be followed exactly.
         OptionError: transformers refuses the options.
     """
-    options = dict(inputs)
+    options = {**inputs, **(options or {})}
     _refuse_arguments(model, options)
     _take_stop_strings(model, options)
     given = options.get("generation_config")
@@ -80,24 +96,24 @@ def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
     return _prepared(model, arguments)
 
 
-def prepare_draft(model: Any, inputs: dict[str, Any]) -> Prepared:
-    """The same prompt for a draft model, whose generation config is irrelevant.
-
-    Only inputs that describe the prompt are passed on.
-    """
-    from transformers import GenerationConfig
-
-    not_the_prompt = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS
-    prompt = {name: value for name, value in inputs.items() if name not in not_the_prompt}
+def prepare_draft(model: Any, inputs: Mapping[str, Any]) -> Prepared:
+    """The same prompt for a draft model, whose generation config is irrelevant."""
     plain = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1}
-    return _prepared(model, _capture(model, {**prompt, **plain}))
+    return _prepared(model, _capture(model, {**inputs, **plain}))
 
 
 _GENERATE_ARGUMENTS = {
+    "assistant_model",
+    "custom_generate",
     "generation_config",
     "logits_processor",
+    "negative_prompt_attention_mask",
+    "negative_prompt_ids",
     "prefix_allowed_tokens_fn",
+    "stop_strings",
     "stopping_criteria",
+    "streamer",
+    "synced_gpus",
     "tokenizer",
 }
 

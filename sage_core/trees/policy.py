@@ -97,6 +97,9 @@ class TreePlanner(ABC):
     def calibrate(self, costs: Costs) -> None:  # noqa: B027 - optional
         """Set the pass costs of this device. Called once, before the first tree."""
 
+    def refine_costs(self, costs: Costs) -> None:  # noqa: B027 - optional
+        """Update the pass costs between two steps, after better measurements."""
+
     def recall(self, learned: Mapping[str, float]) -> None:  # noqa: B027 - optional
         """Start from the `learned` state of an earlier text with the same target and draft.
 
@@ -134,6 +137,9 @@ class PlannerWrapper(TreePlanner):
 
     def calibrate(self, costs: Costs) -> None:
         self._planner.calibrate(costs)
+
+    def refine_costs(self, costs: Costs) -> None:
+        self._planner.refine_costs(costs)
 
     def recall(self, learned: Mapping[str, float]) -> None:
         self._planner.recall(learned)

@@ -98,7 +98,9 @@ class Proposal:
     """A drafted tree, the number of draft passes it took, and the planner's seconds.
 
     ``draws``: for every node (or `ROOT`) whose children were sampled, the distribution that they
-    were sampled from; ranks are then the order of sampling.
+    were sampled from; ranks are then the order of sampling. ``planned``: the first nodes of the
+    tree, those that the planner formed; None if it formed none, as in a tree that a grammar forces.
+    Only that part, and what was accepted of it, reaches `TreePlanner.observe`.
     """
 
     tree: TokenTree = field(default_factory=TokenTree)
@@ -107,3 +109,4 @@ class Proposal:
     plan_seconds: float = 0.0
     draws: Mapping[int, Any] = field(default_factory=dict)
     """Float tensors (vocabulary,); typed as Any because this package does not import torch."""
+    planned: TokenTree | None = None

@@ -109,6 +109,10 @@ class SagePlanner(TreePlanner):
         self._begin_step(Shape(), 0.0)
 
     def calibrate(self, costs: Costs) -> None:
+        self.refine_costs(costs)
+        self._start_rate(_FIRST_RATE)
+
+    def refine_costs(self, costs: Costs) -> None:
         self._verify = costs.verify(np.arange(1, self._o.nmax + 2)) + costs.step
         self._propose: list[float] = costs.propose(np.arange(1, self._o.beam + 1)).tolist()
         # A node's mean share of the cost of a full tree beyond a pass over the root alone.
@@ -120,7 +124,6 @@ class SagePlanner(TreePlanner):
         self._longest_pause = max(self._o.probe, int(np.ceil(64 * passes)))
         # λ is never below the rate without a draft.
         self._least = 1.0 / float(self._verify[0])
-        self._start_rate(_FIRST_RATE)
 
     def _start_rate(self, rate: float) -> None:
         """Start λ at ``rate`` tokens per target pass, weighted as `_WEIGHT` passes."""
