@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from sage_core.drafts.head.module import HeadPrompt
 from sage_core.drafts.head.runner import HeadRunner
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
 from sage_core.runtime.cpu.traced_pass import TracedPasses
 from sage_core.runtime.cpu.weight_layouts import Layout, by_columns, by_onednn
 from sage_core.runtime.kv_cache import TreeCache
