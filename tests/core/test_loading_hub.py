@@ -97,15 +97,15 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
             401,
             "GatedRepo",
             "",
-            "asks for consent: accept on the hub, then run: hf auth login (no to",
+            "a gated model: accept its terms on the hub, then run: hf auth login (no",
         ),
         (
             403,
             "GatedRepo",
             "hf_x",
-            "asks for consent: accept on the hub, then try again, or set another",
+            "a gated model: accept its terms on the hub, then set another token",
         ),
-        (403, "", "hf_x", "the hub denies access: try again, or set another token"),
+        (403, "", "hf_x", "the hub denies access: set another token"),
         (500, "", "", "refused the download (HTTP 500): try again later"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_revision_is_pinned(pair: Path, fake: FakeHub) -> None:
     assert hub.find("owner/name@v1").repo is None  # cached: nothing is left to fetch
     with pytest.raises(ModelError, match="no such revision"):
         hub.find("owner/name", "v2")
-    with pytest.raises(ModelError, match="one revision and --revision v2 for another"):
+    with pytest.raises(ModelError, match="one revision and --revision v2 another"):
         hub.find("owner/name@v1", "v2")
     with pytest.raises(ModelError, match="is a folder, which has no revisions"):
         hub.find(pair / "target", "v1")
