@@ -29,7 +29,6 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import DecodeOutput
 from sage_core.generation.candidates import TopK
 from sage_core.pair_loading import LoadedPair
-from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
 from training.world.inputs import items
 

@@ -86,7 +86,6 @@ def test_no_circle() -> None:
 
 
 def test_modules_at_the_top_are_few_and_public() -> None:
-    import sage_core
 
     top = [f.stem for f in (ROOT / "sage_core").glob("*.py") if f.stem != "__init__"]
     assert len(top) <= 9, top

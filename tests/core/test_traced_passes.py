@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
 from torch import Tensor, nn
 from torch.nn import functional as F
 
