@@ -1,4 +1,4 @@
-"""Pictures: every format and mode comes out as the same upright RGB picture, or one clear line."""
+"""Images: every format and mode gives the same upright RGB image, every defect one line."""
 
 from __future__ import annotations
 
@@ -211,26 +211,26 @@ def with_broken_chunk() -> bytes:
 
 BROKEN = {
     "empty": (b"", "empty"),
-    "truncated png": (noisy_png()[:3000], "damaged or cut off"),
-    "truncated jpeg": (noisy("JPEG")[:1500], "damaged or cut off"),
-    "truncated webp": (noisy("WEBP")[:1500], "damaged"),
-    "truncated bmp": (noisy("BMP")[:5000], "damaged or cut off"),
-    "truncated tiff": (noisy("TIFF")[:5000], "damaged"),
-    "truncated gif": (noisy("GIF")[:2000], "damaged or cut off"),
-    "png header only": (noisy_png()[:20], "damaged"),
-    "damaged png": (with_broken_chunk(), "damaged"),
-    "absurd png": (absurd_png(), "absurdly large"),
-    "absurd bmp": (absurd_bmp(), "absurdly large"),
-    "sliver": (encoded(Image.new("RGB", (5000, 3)), "PNG"), "sliver"),
+    "truncated png": (noisy_png()[:3000], "corrupt or truncated"),
+    "truncated jpeg": (noisy("JPEG")[:1500], "corrupt or truncated"),
+    "truncated webp": (noisy("WEBP")[:1500], "corrupt"),
+    "truncated bmp": (noisy("BMP")[:5000], "corrupt or truncated"),
+    "truncated tiff": (noisy("TIFF")[:5000], "corrupt"),
+    "truncated gif": (noisy("GIF")[:2000], "corrupt or truncated"),
+    "png header only": (noisy_png()[:20], "corrupt"),
+    "damaged png": (with_broken_chunk(), "corrupt"),
+    "absurd png": (absurd_png(), "exceeds 178 megapixels"),
+    "absurd bmp": (absurd_bmp(), "exceeds 178 megapixels"),
+    "aspect ratio": (encoded(Image.new("RGB", (5000, 3)), "PNG"), "aspect ratio exceeds 200:1"),
     "text": (b"just some words\nand more of them\n", "is text"),
     "umlauts": ("größer als gedacht".encode(), "is text"),
     "words that begin like a bitmap": (b"BMW is a car maker, not a picture", "is text"),
     "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "document"),
     "zip": (b"PK\x03\x04" + bytes(60), "archive"),
-    "mp3": (b"ID3\x04" + bytes(60), "sound only"),
-    "wav": (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(30), "sound only"),
-    "noise": (bytes(range(128, 256)) * 4, "no picture or video of a known kind"),
-    "zeros": (bytes(1000), "no picture or video of a known kind"),
+    "mp3": (b"ID3\x04" + bytes(60), "audio only"),
+    "wav": (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(30), "audio only"),
+    "noise": (bytes(range(128, 256)) * 4, "unsupported image or video format"),
+    "zeros": (bytes(1000), "unsupported image or video format"),
 }
 
 
@@ -259,7 +259,7 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
         open_media("a\0b.png")
     with pytest.raises(InputError, match="cannot be read"):
         open_media("x" * 5000)
-    with pytest.raises(InputError, match="is no input"):
+    with pytest.raises(InputError, match="unsupported input type float"):
         open_media(3.5)  # type: ignore[arg-type]
 
 
@@ -272,7 +272,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match=r"mine\.png: not permitted"):
+    with pytest.raises(InputError, match=r"mine\.png: permission denied"):
         open_media(path)
 
 
