@@ -15,6 +15,8 @@ from typing import Any
 import av
 import numpy as np
 
+from sage_core.media import Clip
+
 FRAMES = 12
 RATE = 8
 """Frames per second of a video with a constant frame rate."""
@@ -150,6 +152,21 @@ def is_upright(frame: np.ndarray) -> bool:
     corners = (frame[0, 0], frame[0, -1], frame[-1, 0])
     assert height and width
     return [int(np.argmax(c)) for c in corners] == [0, 1, 2]
+
+
+def faults(clip: Clip, video: Video) -> set[str]:
+    """What is wrong with decoded frames of ``video``: their times, contents or orientation."""
+    times = np.array(video.times or [i / RATE for i in range(video.frames)])
+    found = set()
+    for frame, seconds in zip(clip.frames, clip.timestamps, strict=True):
+        index = int(np.argmin(np.abs(times - seconds)))
+        if abs(times[index] - seconds) > 2e-3:
+            found.add("wrong time")
+        if abs(index_of(frame, video.frames) - index) > 0.6:
+            found.add("wrong frame")
+        if not is_upright(frame):
+            found.add("not upright")
+    return found
 
 
 def write_video(video: Video, path: Path) -> Path:
