@@ -1,15 +1,13 @@
-"""TODO docstring."""
+"""Loading a target with its draft: checked and measured before any weights are read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sage_core.drafts.head.saved import find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
-from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
-from sage_core.drafts.vocab.token_list import Asked, resolve
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
@@ -23,12 +21,6 @@ from sage_core.models.progress import Progress, stage
 from sage_core.models.quantization import Method, find_method
 from sage_core.models.shared_vision import share_vision
 from sage_core.models.weights import load_weights
-from sage_core.runtime.cpu.runner import CpuRunners
-
-
-def _runners() -> Any:
-
-    return CpuRunners()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +40,8 @@ class LoadedPair:
     note: str
     lookup: Ngram | None = None
     """How drafts are looked up in place of a draft model."""
-    runners: Any = field(default_factory=_runners)
-    """Makes what runs the models; kept with them, since packing weights takes a moment."""
     folder: Path | None = None
     """The target's checkpoint."""
-    reduced: ReducedHead | None = None
-    """What the draft scores by, if not by its whole vocabulary."""
     small: Path | None = None
     """Where the draft is a head: a small model, not loaded, for those who cannot use a head."""
 
@@ -214,15 +202,3 @@ def _read(
         size=part.size,
         progress=progress,
     )
-
-
-def with_vocab(pair: LoadedPair, asked: Asked) -> LoadedPair:
-    """The same models, the draft scoring the tokens that are asked for.
-
-    Raises:
-        OptionError, InputError, ModelError, UnsupportedError: see `draft_vocab.resolve` and
-            `reduced_head`.
-    """
-    vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
-    head = None if vocab is None else reduced_head(pair.target, pair.draft, vocab)
-    return replace(pair, reduced=head)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.runtime.backend import MakeRunner
+from sage_core.runtime.backend import Backend
 from sage_core.trees.policies.sage.networks import BIASES
 from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SagePlanner
 from sage_core.trees.policy import Growth, Level, TreePlanner
@@ -91,7 +91,7 @@ def learn_acceptance(
     head: Head,
     prompts: Iterable[Mapping[str, Any]],
     max_new_tokens: int,
-    make: MakeRunner | None = None,
+    backend: Backend | None = None,
     enough: int = ENOUGH,
 ) -> int:
     """Fit ``head.acceptance``, in place of what it has, to texts that the head drafts.
@@ -101,7 +101,7 @@ def learn_acceptance(
         head: trained and placed (`heads.checkpoint.placed`).
         prompts: as processors return them; read until there are ``enough`` nodes.
         max_new_tokens: of each text at most.
-        make: what makes the target's runner.
+        backend: how passes run.
         enough: nodes to fit to.
 
     Returns:
@@ -111,7 +111,7 @@ def learn_acceptance(
     head.acceptance = whole_feature(head)
     try:
         policy = Watched(seen=seen)
-        decoder = SpeculativeDecoder(target, head, policy, costs=UNKNOWN, runner=make)
+        decoder = SpeculativeDecoder(target, head, policy, costs=UNKNOWN, backend=backend)
         for prompt in prompts:
             decoder.generate(**prompt, max_new_tokens=max_new_tokens)
             if len(seen.ranks) >= enough:

@@ -118,6 +118,12 @@ def measure(
             total[2] += stats.accepted
             total[3] += stats.steps
     return tuple(
-        Speed(name, decoder.policy.name, int(total[0]), total[1], total[2] / max(1.0, total[3]))
+        Speed(
+            name,
+            decoder.settings.policy.name,
+            int(total[0]),
+            total[1],
+            total[2] / max(1.0, total[3]),
+        )
         for (name, decoder), total in zip(ways, totals.values(), strict=True)
     )

@@ -19,6 +19,7 @@ from sage_core.models.families import Family
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.pair_loading import LoadedPair
+from sage_core.runtime.cpu.executor import CpuBackend
 
 __all__ = ["KEPT", "Example", "Teacher", "read_prompt"]
 
@@ -84,6 +85,7 @@ class Teacher:
         self, pair: LoadedPair, samples: Sequence[Sample], options: DistillOptions
     ) -> None:
         self.pair = pair
+        self.backend = CpuBackend()
         self.target = pair.target.requires_grad_(False)
         self._samples = samples
         self._options = options
@@ -96,7 +98,7 @@ class Teacher:
 
     def decoder(self, draft: Any, policy: str = "sage") -> SpeculativeDecoder:
         """The target with a draft, run as `sage_core.load` runs them."""
-        return SpeculativeDecoder(self.target, draft, policy, runner=self.pair.runners)
+        return SpeculativeDecoder(self.target, draft, policy, backend=self.backend)
 
     @property
     def hidden_size(self) -> int:

@@ -86,7 +86,7 @@ class JsonGrammar:
         return read == len(new)
 
 
-def following(
+def schema_processors(
     schema: str | Mapping[str, Any], target: Any, tokenizer: Any, inputs: Mapping[str, Any]
 ) -> Any:
     """transformers' list of the processors of an answer to ``inputs`` that is JSON by a schema.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +51,24 @@ class Prepared:
         return ids
 
 
-def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
-    """Ask ``model.generate`` what it would do with ``inputs`` (processor output and options).
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `generate`, parted: what describes the prompt, and what sets the rules.
+
+    Returns:
+        Model inputs (ids, masks, pixels and what goes with them), and generation options (fields
+        of `GenerationConfig`, ``generation_config``, processors, criteria and so on).
+    """
+    from transformers import GenerationConfig
+
+    rules = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS
+    inputs = {name: value for name, value in arguments.items() if name not in rules}
+    return inputs, {name: value for name, value in arguments.items() if name in rules}
+
+
+def prepare(
+    model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> Prepared:
+    """Ask ``model.generate`` what it would do with ``inputs`` under generation ``options``.
 
     Decoding is greedy unless the caller asks for sampling, also when the checkpoint samples.
 
@@ -61,7 +77,7 @@ def prepare(model: Any, inputs: dict[str, Any]) -> Prepared:
             anything else that could not be followed exactly.
         OptionError: transformers itself refuses the options.
     """
-    options = dict(inputs)
+    options = {**inputs, **(options or {})}
     _refuse_arguments(model, options)
     _take_stop_strings(model, options)
     given = options.get("generation_config")
@@ -81,24 +97,24 @@ def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
     return _prepared(model, arguments)
 
 
-def prepare_draft(model: Any, inputs: dict[str, Any]) -> Prepared:
-    """The same prompt for a draft, whose own generation config has no say in the text.
-
-    Only what describes the prompt is passed on: how the text goes on and ends is the target's.
-    """
-    from transformers import GenerationConfig
-
-    not_the_prompt = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS
-    prompt = {name: value for name, value in inputs.items() if name not in not_the_prompt}
+def prepare_draft(model: Any, inputs: Mapping[str, Any]) -> Prepared:
+    """The same prompt for a draft, whose own generation config does not apply to the text."""
     plain = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1}
-    return _prepared(model, _capture(model, {**prompt, **plain}))
+    return _prepared(model, _capture(model, {**inputs, **plain}))
 
 
 _GENERATE_ARGUMENTS = {
+    "assistant_model",
+    "custom_generate",
     "generation_config",
     "logits_processor",
+    "negative_prompt_attention_mask",
+    "negative_prompt_ids",
     "prefix_allowed_tokens_fn",
+    "stop_strings",
     "stopping_criteria",
+    "streamer",
+    "synced_gpus",
     "tokenizer",
 }
 

@@ -95,6 +95,9 @@ class TreePlanner(ABC):
     def calibrate(self, costs: Costs) -> None:  # noqa: B027 - optional
         """Take what passes cost here; called once, before the first tree."""
 
+    def refine_costs(self, costs: Costs) -> None:  # noqa: B027 - optional
+        """Take costs that were measured better, between two trees."""
+
     def recall(self, learned: Mapping[str, float]) -> None:  # noqa: B027 - optional
         """Go on from what a shaper like this one `learned` of the same two models.
 
@@ -132,6 +135,9 @@ class PlannerWrapper(TreePlanner):
 
     def calibrate(self, costs: Costs) -> None:
         self._planner.calibrate(costs)
+
+    def refine_costs(self, costs: Costs) -> None:
+        self._planner.refine_costs(costs)
 
     def recall(self, learned: Mapping[str, float]) -> None:
         self._planner.recall(learned)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import Any
 
 from sage_core.trees.tree import TokenTree
 
@@ -100,10 +99,14 @@ class Proposal:
 
     ``draws`` holds, for every node (or `ROOT`) whose children were drawn rather than chosen, the
     distribution (vocabulary,) that they were drawn from. Ranks are then the order of drawing.
+    ``planned`` is the part of the tree that the policy's planner formed, its first nodes; None if
+    the planner had no part in it, such as a tree that a grammar forces. Only that part, and what
+    was accepted of it, reaches `TreePlanner.observe`.
     """
 
     tree: TokenTree = field(default_factory=TokenTree)
     shape: Shape = field(default_factory=Shape)
     passes: int = 0
     plan_seconds: float = 0.0
-    draws: Mapping[int, Tensor] = field(default_factory=dict)
+    draws: Mapping[int, Any] = field(default_factory=dict)
+    planned: TokenTree | None = None

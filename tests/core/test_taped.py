@@ -20,7 +20,7 @@ from sage_core.drafts.head.runner import HeadRunner
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
-from sage_core.runtime.cpu.traced_pass import Tapes
+from sage_core.runtime.cpu.traced_pass import TracedPasses
 from sage_core.runtime.cpu.weight_layouts import Layout, by_columns, by_onednn
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.runner import Runner
@@ -37,7 +37,7 @@ class Untaped(CpuRunner):
     """The reference: packed weights, and the model's own modules in every pass."""
 
     def __init__(self, runner: CpuRunner) -> None:
-        super().__init__(runner.model, runner._packs, Tapes(runner.decoder.config))
+        super().__init__(runner.model, runner._packs, TracedPasses(runner.decoder.config))
         self.watch()
 
 
@@ -204,7 +204,7 @@ class Small(nn.Module):
         return x
 
 
-def run(module: Small, tapes: Tapes, lengths: list[int]) -> None:
+def run(module: Small, tapes: TracedPasses, lengths: list[int]) -> None:
     """Passes of those lengths one behind another, each held against the module's own."""
     tapes.refresh(module)
     cache, other = TreeCache(1, 64), TreeCache(1, 64)
@@ -241,7 +241,7 @@ REFUSED = {
 @pytest.mark.parametrize("way", REFUSED)
 def test_what_cannot_be_repeated_runs_as_it_is(way: str) -> None:
     module = Small(way)
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     run(module, tapes, LENGTHS)
     assert REFUSED[way] in tapes.why
     assert not tapes._repeat
@@ -251,14 +251,14 @@ def test_what_cannot_be_repeated_runs_as_it_is(way: str) -> None:
 
 def test_what_was_computed_before_an_assignment_is_computed_again() -> None:
     module = Small("slices")
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     run(module, tapes, LENGTHS)
     assert len(tapes._repeat) == 2, tapes.why
 
 
 def test_what_can_is_noted_twice_and_then_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Small("")
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     run(module, tapes, LENGTHS)
     assert len(tapes._repeat) == 2 and not tapes.why
     calls = []
@@ -273,7 +273,7 @@ def test_what_can_is_noted_twice_and_then_repeated(monkeypatch: pytest.MonkeyPat
 
 def test_a_model_that_is_another_by_now_is_taped_anew() -> None:
     module = Small("")
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     run(module, tapes, LENGTHS)
     with torch.no_grad():
         module.linear.weight.mul_(2)  # in place: the tape uses the same tensor
@@ -294,7 +294,7 @@ WATCHED = {
 @pytest.mark.parametrize("how", WATCHED)
 def test_modules_that_someone_watches_run(how: str) -> None:
     module = Small("")
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     WATCHED[how](module)
     run(module, tapes, LENGTHS)
     assert tapes.why and not tapes._repeat
@@ -302,7 +302,7 @@ def test_modules_that_someone_watches_run(how: str) -> None:
 
 def test_autocast_is_left_to_the_model() -> None:
     module = Small("")
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     run(module, tapes, LENGTHS)
     with torch.autocast("cpu", torch.bfloat16):
         run(module, tapes, LENGTHS)
@@ -340,7 +340,7 @@ def test_tapes_do_not_keep_a_model_alive() -> None:
 
 def test_what_is_noted_keeps_no_tensor_of_the_pass() -> None:
     module = Small("")
-    tapes = Tapes(module.config)
+    tapes = TracedPasses(module.config)
     tapes.refresh(module)
     cache, x = TreeCache(1, 8), torch.randn(1, 3, 4)
 

@@ -109,6 +109,10 @@ class SagePlanner(TreePlanner):
         self._start(Shape(), 0.0)
 
     def calibrate(self, costs: Costs) -> None:
+        self.refine_costs(costs)
+        self._begin(_BEFORE)
+
+    def refine_costs(self, costs: Costs) -> None:
         self._verify = costs.verify(np.arange(1, self._o.nmax + 2)) + costs.step
         self._propose: list[float] = costs.propose(np.arange(1, self._o.beam + 1)).tolist()
         # Each node's share of the rise from a pass over the root alone to one over a full tree.
@@ -120,7 +124,6 @@ class SagePlanner(TreePlanner):
         self._rarest = max(self._o.probe, int(np.ceil(64 * passes)))
         # λ is never below the rate without a draft.
         self._least = 1.0 / float(self._verify[0])
-        self._begin(_BEFORE)
 
     def _begin(self, rate: float) -> None:
         """Start λ at ``rate`` tokens per target pass, as if from `_WEIGHT` passes."""
