@@ -41,7 +41,7 @@ def is_exact(index: VideoIndex) -> bool:
 
     decord reads the whole file when it opens it, so large files are excluded.
     """
-    return index.closed_gops and not index.orientation.flipped and index.file_size <= LARGE_FILE
+    return index.seek_by_number and not index.orientation.flipped and index.file_size <= LARGE_FILE
 
 
 def decode(

@@ -90,9 +90,10 @@ class VideoIndex:
     file_size: int
     """Bytes."""
     numbered: bool = False
-    closed_gops: bool = False
-    """True if the video stream is the only one, complete (no edit list leaves frames out), and at
-    every keyframe decoding can start anew with nothing later presented before it."""
+    seek_by_number: bool = False
+    """True if seeking by frame number finds the right frames: there is one video stream, no edit
+    list leaves frames out, and all GOPs are closed (decoding can start anew at every keyframe, and
+    nothing after it is presented before it)."""
     estimated: bool = False
     """``pts`` come from an MP4's sample table. They may be wrong if the frame rate varies."""
 
@@ -122,7 +123,7 @@ def read_index(source: Path | bytes, name: str, every_packet: bool = False) -> V
             elif table is not None:
                 break
             packets.add(packet)
-        if packets.count == 0:
+        if not packets.pts:
             raise UnreadableError(EMPTY)
         if first is None:
             raise UnreadableError(CORRUPT)
@@ -142,7 +143,7 @@ def read_index(source: Path | bytes, name: str, every_packet: bool = False) -> V
             container.format.name,
             container.size,
             numbered,
-            table is None and packets.closed_gops(),
+            table is None and packets.seek_by_number(),
             estimated=table is not None,
         )
 
@@ -226,7 +227,8 @@ def _from_sample_table(container: Any, stream: Any) -> _Times | None:
         return None
     dts = np.array([entry.timestamp for entry in entries], dtype=np.int64)
     steps = np.diff(dts)
-    if len(steps) and steps.min() < (steps.max() if stream.codec_context.has_b_frames else 1):
+    constant = not len(steps) or steps.min() == steps.max()
+    if np.any(steps < 1) or (stream.codec_context.has_b_frames and not constant):
         return None
     pts = dts - dts[0] + stream.start_time
     keyframes = pts[[entry.is_keyframe for entry in entries]]
@@ -240,15 +242,15 @@ class _Packets:
     def __init__(self, container: Any, stream: Any) -> None:
         import av
 
-        self.count = 0
-        """All packets but the empty one at the end."""
+        self.pts: list[int | None] = []
+        """In decoding order, without packets that an edit list discards."""
+        self._count = 0
+        """With discarded packets."""
         self._container = container
         self._stream = stream
         self._codec = stream.codec_context.codec.canonical_name
-        self._pts: list[int | None] = []
-        """In decoding order, without packets that an edit list discards."""
         self._keys: list[int] = []
-        """Positions of keyframes in ``_pts``."""
+        """Positions of keyframes in ``pts``."""
         self._end = 0
         self._resets = True
         """Every keyframe so far resets the decoder."""
@@ -265,48 +267,42 @@ class _Packets:
             raise UnreadableError(CORRUPT)
         if packet.size == 0:
             return
-        self.count += 1
+        self._count += 1
         if packet.is_discard:
             return
         if packet.pts is not None:
             self._end = max(self._end, packet.pts + (packet.duration or 0))
         if packet.is_keyframe:
-            self._keys.append(len(self._pts))
-        self._pts.append(packet.pts)
+            self._keys.append(len(self.pts))
+        self.pts.append(packet.pts)
         if packet.is_keyframe and self._idr is not None and self._resets:
             self._resets = False
             with suppress(av.FFmpegError):
                 self._resets = bool(self._idr.filter(packet))
 
     def times(self) -> _Times:
-        """When the frames are presented.
-
-        Raises:
-            UnreadableError: all packets are discarded by an edit list.
-        """
-        if not self._pts:
-            raise UnreadableError(EMPTY)
-        if self._container.format.name in NO_TIMES or None in self._pts:
-            numbers = np.arange(len(self._pts))
+        """When the frames are presented."""
+        if self._container.format.name in NO_TIMES or None in self.pts:
+            numbers = np.arange(len(self.pts))
             return numbers, numbers[:0], len(numbers), True
-        order = np.array(self._pts, dtype=np.int64)
+        order = np.array(self.pts, dtype=np.int64)
         keyframes = np.sort(order[self._keys or [0]])
         pts = np.unique(order)
-        if self.count == len(order):  # a recording cut at its start is not decodable up to a key
+        if self._count == len(order):  # nothing before the first keyframe can be decoded
             pts = pts[pts >= keyframes[0]]
         return pts, keyframes, self._end, False
 
-    def closed_gops(self) -> bool:
-        """See `VideoIndex.closed_gops`."""
-        if len(_video_streams(self._container)) != 1 or not self._keys or None in self._pts:
+    def seek_by_number(self) -> bool:
+        """See `VideoIndex.seek_by_number`."""
+        if len(_video_streams(self._container)) != 1 or not self._keys or None in self.pts:
             return False
         if self._container.format.name == MATROSKA:
             return self._codec in WITHOUT_REORDERING
         # An edit list discards packets or repeats them; the header counts each frame once.
-        complete = self.count == len(self._pts) == self._stream.frames
+        complete = self._count == len(self.pts) == self._stream.frames
         if self._container.format.name != MP4 or not complete or not self._resets:
             return False
-        order = np.array(self._pts, dtype=np.int64)
+        order = np.array(self.pts, dtype=np.int64)
         earliest_from_here = np.minimum.accumulate(order[::-1])[::-1]
         return bool(np.all(earliest_from_here[self._keys] >= order[self._keys]))
 

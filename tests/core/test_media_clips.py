@@ -60,9 +60,7 @@ SAMPLED = [
 
 
 @pytest.mark.parametrize(("sampling", "frames"), SAMPLED, ids=str)
-def test_the_right_frames_are_taken(
-    clip_path: Path, sampling: dict[str, float], frames: list[int]
-) -> None:
+def test_sampled_frames(clip_path: Path, sampling: dict[str, float], frames: list[int]) -> None:
     clip = opened(clip_path, **sampling)
     assert [level_of(frame) for frame in clip.frames] == frames
     assert clip.timestamps == pytest.approx(np.array(frames) / 8, abs=1e-3)
@@ -71,7 +69,7 @@ def test_the_right_frames_are_taken(
     assert clip.name == str(clip_path)
 
 
-def test_bytes_give_the_same_clip_as_a_path(clip_path: Path) -> None:
+def test_bytes_give_the_same_frames_as_a_path(clip_path: Path) -> None:
     from_path, from_bytes = opened(clip_path), opened(clip_path.read_bytes())
     assert np.array_equal(from_path.frames, from_bytes.frames)
 
@@ -123,7 +121,7 @@ def cut(data: bytes, share: float) -> bytes:
 
 
 def holed(data: bytes) -> bytes:
-    """A stretch in the middle overwritten."""
+    """A part in the middle zeroed."""
     middle = len(data) // 2
     return data[:middle] + bytes(len(data) // 4) + data[middle + len(data) // 4 :]
 
@@ -171,7 +169,7 @@ def test_each_defect_is_one_clear_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data, says = broken_clips(tmp_path)[name]
-    capfd.readouterr()  # the encoders' own lines
+    capfd.readouterr()  # the encoders' messages
     path = tmp_path / "input.mp4"
     path.write_bytes(data)
     for source in (path, data):
@@ -182,11 +180,11 @@ def test_each_defect_is_one_clear_line(
         assert says in message
         assert "\n" not in message
         assert len(message) < 200
-    assert capfd.readouterr() == ("", "")  # no chatter from native code either
+    assert capfd.readouterr() == ("", "")  # nor from native code
 
 
 def test_a_zero_length_video(tmp_path: Path) -> None:
-    """A whole, valid container whose video stream has no frame."""
+    """A complete, valid container whose video stream has no frame."""
     path = write_clip(tmp_path / "none.avi", frames=1, codec="mpeg4")
     data = path.read_bytes()
     start = data.index(b"movi") + 4
@@ -207,7 +205,9 @@ def test_a_zero_length_video(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_sampling_that_lies_outside(clip_path: Path, sampling: Sampling, says: str) -> None:
+def test_a_sampling_outside_the_video_is_refused(
+    clip_path: Path, sampling: Sampling, says: str
+) -> None:
     with pytest.raises(InputError, match=says):
         open_media(clip_path, sampling)
 
@@ -228,14 +228,14 @@ def test_decord_is_optional_and_pyav_is_required(
         open_media(clip_path)
 
 
-def test_file_names_that_ffmpeg_would_misread(clip_path: Path, tmp_path: Path) -> None:
+def test_file_names_that_ffmpeg_would_misinterpret(clip_path: Path, tmp_path: Path) -> None:
     for name in ("concat:clip.mp4", "clip%03d.mp4", "größe 漢字.mp4", "-i.mp4"):
         path = tmp_path / name
         path.write_bytes(clip_path.read_bytes())
         assert opened(path, frames=1).frames.shape[0] == 1
 
 
-def test_pictures_need_no_video_decoder() -> None:
+def test_images_need_no_video_decoder() -> None:
     code = (
         "import sys; from sage_core.media import open_media; from PIL import Image;"
         "open_media(Image.new('RGB', (8, 8)));"
@@ -279,7 +279,7 @@ def test_chosen_frames_are_increasing_within_the_part_and_few(
         assert len(chosen) <= (frames or 8)
 
 
-def test_a_live_recording_has_no_declared_size() -> None:
+def test_missing_bytes_of_matroska() -> None:
     head = b"\x1aE\xdf\xa3\x84abcd\x18S\x80g" + b"\x01" + b"\xff" * 7 + bytes(20)
     assert missing_bytes(head, len(head)) == 0
     sized = b"\x1aE\xdf\xa3\x84abcd\x18S\x80g" + b"\x88" + bytes(3)

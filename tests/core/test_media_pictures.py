@@ -59,7 +59,7 @@ def grey_corners(*levels: int) -> list[tuple[int, ...]]:
 
 
 def deep_colour_png() -> bytes:
-    """The card with 16 bits a channel, which Pillow reads and does not write."""
+    """The card with 16 bits per channel, which Pillow reads but does not write."""
     pixels = np.asarray(card()).astype(">u2") * 257
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
@@ -117,9 +117,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_format_gives_the_same_picture(name: str, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_image(name: str, tmp_path: Path) -> None:
     data, wanted = CASES[name]
-    path = tmp_path / "picture.dat"  # the name says nothing
+    path = tmp_path / "picture.dat"  # the name does not matter
     path.write_bytes(data)
     from_path, from_bytes = open_media(path), open_media(data)
     assert near(corners(from_path), wanted), corners(from_path)
@@ -129,8 +129,8 @@ def test_every_format_gives_the_same_picture(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_rotation_is_honoured(orientation: int, kind: str) -> None:
-    """The file is stored turned; opened, it looks like the card again."""
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    """A file stored with each orientation opens as the upright card."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -149,7 +149,7 @@ def test_exif_rotation_is_honoured(orientation: int, kind: str) -> None:
     assert near(corners(opened), PLAIN, within=30)
 
 
-def test_a_pillow_image_and_an_open_file_are_inputs_too() -> None:
+def test_pillow_images_and_open_files_are_accepted() -> None:
     assert corners(open_media(card())) == PLAIN
     assert corners(open_media(io.BytesIO(encoded(card(), "PNG")))) == PLAIN
     already = open_media(card(), name="mine")
@@ -157,7 +157,7 @@ def test_a_pillow_image_and_an_open_file_are_inputs_too() -> None:
     assert already.name == "mine"
 
 
-def test_max_pixels_shrinks_and_keeps_the_shape() -> None:
+def test_max_pixels_keeps_the_aspect_ratio() -> None:
     small = open_media(card(400, 200), Sampling(max_pixels=20_000))
     assert small.size == (200, 100)
     assert open_media(card(400, 200), Sampling(max_pixels=80_000)).size == (400, 200)
@@ -189,15 +189,15 @@ def noisy(kind: str, **options: object) -> bytes:
     return encoded(Image.fromarray(noise), kind, **options)
 
 
-def absurd_png() -> bytes:
-    """A header that promises 100,000 by 100,000 pixels."""
+def huge_png() -> bytes:
+    """A header of 100,000 by 100,000 pixels."""
     data = bytearray(encoded(Image.new("RGB", (1, 1)), "PNG"))
     data[16:24] = (100_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
 
 
-def absurd_bmp() -> bytes:
+def huge_bmp() -> bytes:
     data = bytearray(encoded(Image.new("RGB", (1, 1)), "BMP"))
     data[18:26] = (60_000).to_bytes(4, "little") * 2
     return bytes(data)
@@ -219,8 +219,8 @@ BROKEN = {
     "truncated gif": (noisy("GIF")[:2000], "corrupt or truncated"),
     "png header only": (noisy_png()[:20], "corrupt"),
     "damaged png": (with_broken_chunk(), "corrupt"),
-    "absurd png": (absurd_png(), "exceeds 178 megapixels"),
-    "absurd bmp": (absurd_bmp(), "exceeds 178 megapixels"),
+    "huge png": (huge_png(), "exceeds 178 megapixels"),
+    "huge bmp": (huge_bmp(), "exceeds 178 megapixels"),
     "aspect ratio": (encoded(Image.new("RGB", (5000, 3)), "PNG"), "aspect ratio exceeds 200:1"),
     "text": (b"just some words\nand more of them\n", "is text"),
     "umlauts": ("größer als gedacht".encode(), "is text"),
@@ -263,8 +263,8 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
         open_media(3.5)  # type: ignore[arg-type]
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated, as the superuser may read everything."""
+def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, as root can read every file."""
     path = tmp_path / "mine.png"
     path.write_bytes(encoded(card(), "PNG"))
 
@@ -293,6 +293,6 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
     ids=str,
 )
-def test_sampling_checks_itself(options: dict[str, object]) -> None:
+def test_invalid_sampling_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         Sampling(**options)  # type: ignore[arg-type]
