@@ -29,7 +29,6 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import DecodeOutput
 from sage_core.generation.candidates import TopK
 from sage_core.pair_loading import LoadedPair
-from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
 from training.world.inputs import items
 
@@ -184,7 +183,7 @@ def on_pair(pair: LoadedPair, arguments: argparse.Namespace) -> dict[str, Any]:
         lists[size] = DraftVocab.counted_from(counts, special, size)
     decoders = {
         (policy, size): SpeculativeDecoder(
-            pair.target, pair.draft, policy, costs=COSTS, runner=Runner, draft_vocab=vocab
+            pair.target, pair.draft, policy, costs=COSTS, backend=EagerBackend(), draft_vocab=vocab
         )
         for policy in POLICIES
         for size, vocab in lists.items()

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.runtime.backend import Backend
-from sage_core.trees.policies.sage.networks import BIASES
 from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SagePlanner
-from sage_core.trees.policy import Growth, Level, TreePlanner
+from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from sage_core.trees.tree import TokenTree
 
 __all__ = ["RIDGE", "Seen", "fit", "learn_acceptance", "whole_feature"]
@@ -72,7 +71,7 @@ class _Watching(SagePlanner):
             self._features = []
         assert level.acceptance is not None
         self._features.append(level.acceptance)
-        return self._weighed(replace(level, acceptance=None))
+        return self._grow_by_networks(replace(level, acceptance=None))
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         for features, (level, row, rank) in zip(

@@ -25,9 +25,8 @@ from sage_core.models.catalog import BUNDLED_HEAD
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
-from sage_core.trees.policies.sage.fast_networks import CandidateNetwork, Row
-from sage_core.trees.policies.sage.networks import BIASES, CERTAIN, fitted
-from sage_core.trees.policy import Growth, Level, TreePlanner
+from sage_core.trees.policies.sage.networks import MAX_LOGIT, Parent, planner_networks
+from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from tests.core import distill_runs
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
@@ -103,15 +102,15 @@ def test_what_it_is_fitted_to_holds_for_others() -> None:
     st.lists(st.floats(-9, 9), min_size=BIASES, max_size=BIASES),
 )
 def test_what_is_foretold_is_added_by_rank(rows: int, width: int, told: list[float]) -> None:
-    network = CandidateNetwork(fitted()[0], RANKS)
+    network = planner_networks(RANKS)[0]
     probs = [[0.6 / (1 + rank) for rank in range(width)]] * rows
-    given = (2, probs, [Row(0.8, 1)] * rows, 0.5, 0.9)
+    given = (2, probs, [Parent(0.8, 1)] * rows, 0.5, 0.9)
     plain, _ = network(*given)
     logits, _ = network(*given, np.array([told] * rows, np.float32))
     for one, other in zip(plain, logits, strict=True):
         for rank, (before, after) in enumerate(zip(one, other, strict=True)):
-            wanted = min(CERTAIN, max(-CERTAIN, before + told[min(rank, BIASES - 1)]))
-            if abs(before) < CERTAIN:
+            wanted = min(MAX_LOGIT, max(-MAX_LOGIT, before + told[min(rank, BIASES - 1)]))
+            if abs(before) < MAX_LOGIT:
                 assert after == pytest.approx(wanted, abs=1e-4)
 
 

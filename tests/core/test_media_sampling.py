@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sage_core.errors import OptionError
 from sage_core.media import FrameRate, Sampling, video_decord, video_pyav
 from sage_core.media.frame_sampling import choose_frames
-from sage_core.models.families.qwen2_vl import CLIP_PIXELS, Qwen2VL
+from sage_core.models.families.qwen2_vl import VIDEO_PIXELS, Qwen2VL
 from sage_core.pipeline import Options
 from tests.core.media_files import decoded_by, write_clip
 
@@ -106,7 +106,7 @@ def test_options_of_the_caller_override_the_family_s_default() -> None:
 
 def test_qwen2_clip_pixels_are_those_of_qwen_vl_utils() -> None:
     """90% of a context of 128,000 tokens, with a token per 2 x 28 x 28 pixels."""
-    assert CLIP_PIXELS // (2 * 28 * 28) == 115_200
+    assert VIDEO_PIXELS // (2 * 28 * 28) == 115_200
 
 
 @pytest.mark.parametrize(
