@@ -17,9 +17,9 @@ AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "accelerate"),
-    *("numpy", "pillow", "decord"),
+    *("numpy", "pillow", "av", "decord"),
 )
-_OPTIONAL = ("av", "torchvision", "bitsandbytes", "torchao", "gptqmodel", "optimum", "triton")
+_OPTIONAL = ("torchvision", "bitsandbytes", "torchao", "gptqmodel", "optimum", "triton")
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,9 @@ def report() -> DeviceReport:
 
 
 def _video(versions: dict[str, str | None]) -> str:
-    if versions["decord"] and versions["av"]:
-        return "decord, then PyAV"
-    if versions["decord"]:
-        return "decord (more kinds with: pip install av)"
-    if versions["av"]:
-        return "PyAV"
-    return "no decoder: pip install decord"
+    if not versions["av"]:
+        return "none: pip install av"
+    return "PyAV and decord" if versions["decord"] else "PyAV"
 
 
 def _version(package: str) -> str | None:

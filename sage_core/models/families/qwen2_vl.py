@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sage_core.media.types import Clip, Rate, Sampling
+from sage_core.media.types import Clip, FrameRate, Sampling
 from sage_core.models.families.base import (
     Family,
     Media,
@@ -48,7 +48,7 @@ class Qwen2VL(Family):
     def sampling(self) -> Sampling:
         """Two frames per second within limits of number and size, as in qwen-vl-utils."""
         return Sampling(
-            rate=Rate(fps=2.0, least=4, most=768, multiple=2),
+            rate=FrameRate(fps=2.0, min_frames=4, max_frames=768, multiple_of=2),
             frame_pixels=self.video_pixels["longest_edge"],
             clip_pixels=VIDEO_PIXELS,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sage_core.media.types import Clip, Rate, Sampling
+from sage_core.media.types import Clip, FrameRate, Sampling
 from sage_core.models.families.base import expand
 from sage_core.models.families.qwen2_vl import Pixels, Qwen2VL
 
@@ -22,7 +22,7 @@ class Qwen3VL(Qwen2VL):
     def sampling(self) -> Sampling:
         """Two frames per second including the last; the checkpoint limits the pixels of a video."""
         return Sampling(
-            rate=Rate(fps=2.0, least=4, most=768, ends=True),
+            rate=FrameRate(fps=2.0, min_frames=4, max_frames=768, endpoint=True),
             frame_pixels=FRAME_PIXELS,
             clip_pixels=self.clip_pixels["longest_edge"],
         )
