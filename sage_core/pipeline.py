@@ -10,6 +10,7 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sage_core.engine.probe import check_tree_pass
 from sage_core.errors import OptionError
 from sage_core.media import Clip
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
@@ -32,8 +33,9 @@ class Pipeline:
     """A loaded pair with its family. Made by `sage_core.load`."""
 
     def __init__(self, pair: LoadedPair) -> None:
-        with memory_errors("while trying the model", MEMORY_ADVICE):
-            pair.family.check(pair.target)
+        if pair.family.needs_tree_probe:
+            with memory_errors("while trying the model", MEMORY_ADVICE):
+                check_tree_pass(pair.target, pair.family)
         self._pair = pair
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id

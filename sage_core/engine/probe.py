@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""A trial of one small tree: refuses models that a tree pass cannot decode exactly."""
 
 from __future__ import annotations
 
@@ -8,35 +8,64 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sage_core.errors import ModelError, SageError
 from sage_core.generation.prepare import prepare
 from sage_core.media.types import Picture
 from sage_core.models.families.base import Family
-from sage_core.models.families.generic import _IDS, _MARKS
+from sage_core.models.families.generic import TEXT_INPUTS, TOKEN_TYPES
 from sage_core.models.inputs import cast, on_device
+from sage_core.models.quiet import quiet
 from sage_core.runtime.runner import Runner
 
 
-def _tree_agrees(model: Any, family: Family) -> bool:
-    """Whether a path in a small tree has the logits that one forward over its text has.
+def check_tree_pass(model: Any, family: Family) -> None:
+    """Refuse a model whose own forward and a tree pass through its decoder disagree.
 
-    The text is a picture with a question; the path's last node is behind another in the pass.
+    Raises:
+        ModelError: they disagree, or a pass cannot be run at all.
     """
+    unsupported = f"{family.config.model_type} models are not supported"
+    try:
+        with quiet():
+            agree = tree_pass_agrees(model, family)
+    except SageError as error:
+        raise ModelError(f"{unsupported}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(
+            f"{unsupported}: they do not follow the common interface "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    if not agree:
+        raise ModelError(
+            f"{unsupported}: their attention depends on more than the text before a token"
+        )
 
+
+def tree_pass_agrees(model: Any, family: Family) -> bool:
+    """Whether a path in a small tree has the logits of one forward over the same text.
+
+    The prompt is an image with a question. The path's last node is not adjacent to its parent in
+    the pass, so that the tree mask matters. Logits agree within 1e-3 of the largest in float32,
+    within 0.1 in other dtypes.
+    """
     shades = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     media = [Picture(Image.fromarray(shades), "a picture")]
     inputs = family.prepare(media, "What is this?")
     runner = Runner(model)
     inputs = {k: cast(v, model) for k, v in on_device(inputs, runner.device).items()}
     best = runner.prefill(prepare(model, inputs | {"max_new_tokens": 1}), 8)[0].topk(3).indices
-    root, child, aside = best.tolist()
-    sees = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
-    mine, _ = runner.forward([root, child, aside, aside], [0, 1, 1, 2], sees, last=1)
+    root, child, sibling = best.tolist()
+    mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
+    tree_logits, _ = runner.forward([root, child, sibling, sibling], [0, 1, 1, 2], mask, last=1)
 
-    ids = torch.cat([inputs["input_ids"], best.new_tensor([[root, child, aside]])], dim=1)
-    pictures = {name: value for name, value in inputs.items() if name not in _IDS + _MARKS}
+    ids = torch.cat([inputs["input_ids"], best.new_tensor([[root, child, sibling]])], dim=1)
+    pixels = {k: v for k, v in inputs.items() if k not in TEXT_INPUTS + TOKEN_TYPES}
     whole = family.add_token_types(
-        {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pictures
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pixels
     )
-    theirs = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
+    own_logits = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
     bound = 1e-3 if model.dtype == torch.float32 else 0.1
-    return bool((mine - theirs).abs().max() <= bound * theirs.abs().max())
+    return bool((tree_logits - own_logits).abs().max() <= bound * own_logits.abs().max())

@@ -39,6 +39,8 @@ class Family(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    needs_tree_probe: ClassVar[bool] = False
+    """Whether a loaded model must pass `engine.probe.check_tree_pass` before it decodes."""
 
     def __init__(self, folder: Path, config: Any, tokenizer: Any) -> None:
         self.config = config
@@ -82,14 +84,6 @@ class Family(ABC):
     def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """``inputs`` with what else the model's forward wants to know of their ``input_ids``."""
         return inputs
-
-    def check(self, model: Any) -> None:
-        """Refuse a loaded ``model`` that the engine cannot decode exactly.
-
-        Raises:
-            ModelError: it cannot.
-        """
-        return
 
     def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
         """The keyword arguments of the model's forward for one user turn.

@@ -8,27 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_core.engine.probe import _tree_agrees
-from sage_core.errors import ModelError, SageError
+from sage_core.errors import ModelError
 from sage_core.media.types import Sampling
 from sage_core.models.catalog import reading_json
 from sage_core.models.families.base import Family, Media, Turn, images_of, load_image_processor
 from sage_core.models.quiet import quiet
 
-_IDS = ("input_ids", "attention_mask")
-_MARKS = ("mm_token_type_ids", "token_type_ids")
-"""What some processors give besides: 1 where a token stands for a picture."""
+TEXT_INPUTS = ("input_ids", "attention_mask")
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+"""Names that some processors give to a further input: 1 where a token is an image placeholder."""
 
 
 class Generic(Family):
     """Image-text-to-text models that transformers knows and no other family prepares inputs for.
 
     The checkpoint's processor does the work, with its image processor in the Pillow form; a clip
-    is its frames, as pictures. `check` tries a small tree before anything is decoded.
+    is its frames, as pictures. Whether a tree pass is exact is not known in advance, so
+    `needs_tree_probe` asks for a trial before anything is decoded.
 
     Raises:
         ModelError: the checkpoint's processor is missing, or needs more than pictures and text.
     """
+
+    needs_tree_probe = True
 
     @classmethod
     def matches(cls, config: Any) -> bool:
@@ -62,7 +64,7 @@ class Generic(Family):
             return {}
         # What stands for a picture in the text is the template's affair.
         batch = self._process(self.render([Turn(tuple(media), "")]), images)
-        return {name: batch[name] for name in batch if name not in _IDS + _MARKS}
+        return {name: batch[name] for name in batch if name not in TEXT_INPUTS + TOKEN_TYPES}
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
@@ -72,36 +74,13 @@ class Generic(Family):
     ) -> dict[str, Any]:
         """The processor repeats the placeholders, as it knows how many tokens a picture has."""
         batch = self._process(text, images_of(media))
-        return self.add_token_types({name: batch[name] for name in _IDS} | media_inputs)
+        return self.add_token_types({name: batch[name] for name in TEXT_INPUTS} | media_inputs)
 
     def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs["input_ids"]
         pictures = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).long()
-        wanted = [name for name in _MARKS if name in self.processor.model_input_names]
+        wanted = [name for name in TOKEN_TYPES if name in self.processor.model_input_names]
         return inputs | dict.fromkeys(wanted, pictures)
-
-    def check(self, model: Any) -> None:
-        """Refuse a model whose own forward and a tree pass through its decoder disagree."""
-        try:
-            with quiet():
-                agree = _tree_agrees(model, self)
-        except SageError as error:
-            raise ModelError(
-                f"{self.config.model_type} models are not supported: {error}"
-            ) from error
-        except MemoryError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:120]
-            raise ModelError(
-                f"{self.config.model_type} models are not supported: they do not follow the common "
-                f"interface ({type(error).__name__}: {reason})"
-            ) from error
-        if not agree:
-            raise ModelError(
-                f"{self.config.model_type} models are not supported: their attention depends on "
-                "more than the text before a token"
-            )
 
     def _process(self, text: str, images: Sequence[Any]) -> dict[str, Any]:
         bos = self.tokenizer.bos_token
