@@ -60,11 +60,11 @@ def draft_vocab(
     """Count the tokens of texts, and write which of them a draft is to score (--draft-vocab)."""
     from sage_cli.console import say, set_verbosity
     from sage_cli.jobs.inputs import collect
-    from sage_cli.jobs.outputs import (
+    from sage_cli.render.outputs import (
         check_not_input,
         check_writable,
         stdout_writer,
-        write_atomically,
+        write_output,
     )
     from sage_core.errors import OptionError
 
@@ -90,7 +90,7 @@ def draft_vocab(
     if options.output is None:
         stdout_writer()(vocab.as_json())
     else:
-        write_atomically(options.output, vocab.as_json())
+        write_output(options.output, vocab.as_json())
     if not models.quiet:
         say(
             f"{len(vocab):,} tokens, {len(vocab.always):,} of them special, make up "

@@ -18,11 +18,11 @@ from sage_cli.console import (
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.batching import check_batch, in_order, width_of
-from sage_cli.jobs.outputs import AtomicFile, stdout_writer
 from sage_cli.jobs.request import Request, refusals
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
 from sage_cli.render.jsonout import failure_object, result_object
+from sage_cli.render.outputs import AtomicFile, stdout_writer
 from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
 from sage_core.errors import OptionError
 

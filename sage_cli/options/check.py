@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sage_cli.jobs.outputs import check_not_input, check_writable
 from sage_cli.options.draft import check_vocab
 from sage_cli.options.shared import RunOptions
+from sage_cli.render.outputs import check_not_input, check_writable
 from sage_core.errors import OptionError
 
 __all__ = ["check"]

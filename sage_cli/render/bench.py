@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.console import display_name, is_terminal
-from sage_cli.jobs.outputs import write_atomically
 from sage_cli.render.jsonout import dump
 from sage_cli.render.tables import print_json
 from sage_cli.render.tables import print_table as plain_table
+from sage_core.models.atomic_write import write_atomically
 
 __all__ = [
     "cells",

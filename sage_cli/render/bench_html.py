@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sage_cli.jobs.outputs import write_atomically
 from sage_cli.render.bench import TITLES, cells, notes
 from sage_cli.render.page import DATA, page
+from sage_core.models.atomic_write import write_atomically
 
 __all__ = ["write_html"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.console import clean
-from sage_cli.jobs.outputs import check_writable, write_atomically
 from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import UNICODE
 from sage_cli.render.live import Watched
+from sage_cli.render.outputs import check_writable, write_output
 from sage_core.errors import OptionError
 from sage_core.trees.steps import Step
 
@@ -59,7 +59,7 @@ class SavedView:
         if self._watched is None:
             return False
         text = self._page(models, self._watched) if self._whole else self._svg(self._watched)
-        write_atomically(self._path, text)
+        write_output(self._path, text)
         return True
 
     def _svg(self, watched: Watched) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.jobs.outputs import AtomicFile, check_writable, write_atomically
+from sage_cli.render.outputs import AtomicFile, check_writable, write_output
 from sage_core.errors import OptionError
 from tests.cli.conftest import PICTURE
 from tests.cli.fake import Script
@@ -103,7 +103,7 @@ def test_an_older_partial_file_is_left_as_it_is(sage, pipeline):
     assert "out.txt.partial.3" in result.stderr
     assert TEXT in Path("out.txt.partial.3").read_text()
     assert sage("caption", "a.png", "--output", "out.txt").exit_code == 0
-    write_atomically(Path("out.txt"), "newer")
+    write_output(Path("out.txt"), "newer")
     assert Path("out.txt").read_text() == "newer"
     assert Path("out.txt.partial").read_text() == "of an earlier run"
 

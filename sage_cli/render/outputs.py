@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,13 +13,14 @@ from typing import TextIO
 
 from sage_cli.console import display_name
 from sage_core.errors import OptionError
+from sage_core.models.atomic_write import replace_file, write_atomically
 
 __all__ = [
     "AtomicFile",
     "check_not_input",
     "check_writable",
     "stdout_writer",
-    "write_atomically",
+    "write_output",
 ]
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<process>\d+)))/fd/(?P<number>\d+)")
@@ -92,6 +92,11 @@ def _descriptor(path: Path) -> int | None:
     return None
 
 
+def _is_direct(path: Path) -> bool:
+    """Whether ``path`` is a device, a pipe or an open file, which cannot be replaced."""
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
 def _open_new(path: Path) -> tuple[Path, TextIO]:
     """``FILE.partial``, or ``FILE.partial.2`` and so on where another run's is there already."""
     first = path.with_name(path.name + ".partial")
@@ -115,7 +120,7 @@ class AtomicFile:
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         number = _descriptor(path)
-        self._direct = number is not None or (path.exists() and not path.is_file())
+        self._direct = _is_direct(path)
         self._file: TextIO
         if self._direct:
             self.partial = path
@@ -137,9 +142,7 @@ class AtomicFile:
         """Make it the file."""
         self._file.close()
         if not self._direct:
-            if self._path.exists():
-                shutil.copymode(self._path, self.partial)
-            self.partial.replace(self._path)
+            replace_file(self.partial, self._path)
 
     def abandon(self) -> Path | None:
         """Leave FILE as it was; returns where the unfinished text is, None if there is none."""
@@ -154,17 +157,16 @@ class AtomicFile:
         return self.partial
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` with ``text`` in one move."""
-    file = AtomicFile(path)
-    try:
-        file.write(text)
-    except BaseException:
-        left = file.abandon()
-        if left is not None:
-            left.unlink(missing_ok=True)
-        raise
-    file.commit()
+def write_output(path: Path, text: str) -> None:
+    """Replace ``path`` with ``text`` in one move; devices and open files are written directly."""
+    if _is_direct(path):
+        file = AtomicFile(path)
+        try:
+            file.write(text)
+        finally:
+            file.commit()
+    else:
+        write_atomically(path, text)
 
 
 def stdout_writer() -> Callable[[str], None]:
