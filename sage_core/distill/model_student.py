@@ -17,6 +17,7 @@ from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, ChainAcceptance, LossOutput, chain_acceptance
 from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import ModelError, OptionError
+from sage_core.models.atomic_write import replacing_files
 from sage_core.models.checkpoint import load_model
 from sage_core.models.inputs import cast
 from sage_core.models.quiet import quiet
@@ -72,16 +73,8 @@ class ModelStudent:
         )
 
     def save(self, folder: Path) -> None:
-        beside = folder / ".new"
-        with write_errors(folder):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            try:
-                self._write(beside)
-                for file in sorted(beside.iterdir()):
-                    file.replace(folder / file.name)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+        with write_errors(folder), replacing_files(folder) as scratch:
+            self._write(scratch)
 
     def _write(self, folder: Path) -> None:
         # The tokenizer and the image processor are the target's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from sage_core.errors import InputError
+from sage_core.models.atomic_write import replacing
 from sage_core.models.quiet import is_memory_error
 
 __all__ = ["STATE", "check_output", "load_state", "save_state", "write_errors"]
@@ -48,15 +48,9 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
         OSError: it cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / (STATE + ".tmp")
-    try:
-        with write_errors(folder), beside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(folder / STATE)
-    finally:
-        beside.unlink(missing_ok=True)
+    place = replacing(folder / STATE, sync=True)
+    with write_errors(folder), place as scratch, scratch.open("wb") as file:
+        torch.save(state, file)
 
 
 def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
