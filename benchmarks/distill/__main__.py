@@ -6,8 +6,8 @@
     python -m benchmarks.distill long --out DIR                 prompts of many visual tokens
     python -m benchmarks.distill report --out DIR --output benchmarks/results/distill
 
-`train` with more steps resumes what is there; `--every` counts steps. `main`, `variants` and `longer`
-are groups of kinds; a list of kinds whose names have commas is separated by semicolons.
+`train` with more steps resumes what is there; `--every` counts steps. `main`, `variants` and
+`longer` are groups of kinds; a list of kinds whose names have commas is separated by semicolons.
 """
 
 from __future__ import annotations

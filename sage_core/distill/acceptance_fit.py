@@ -1,6 +1,6 @@
 """Fits the acceptance predictor of a trained head to texts that it drafts.
 
-A draft's probabilities do not say whether the target will agree: a color that only the image shows
+A draft's probabilities do not say whether the target will agree: a colour that only the image shows
 and the second half of a word may be equally probable. The draft's hidden state tells them apart
 (SpecDec++, Huang et al., arXiv 2405.19715, decides by it when to stop drafting). The predictor is
 one linear map from a predicted feature to log odds, which the `sage` planner adds to its own
