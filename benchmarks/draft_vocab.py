@@ -28,7 +28,7 @@ from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.generation.candidates import TopK
 from sage_core.pair_loading import LoadedPair
-from sage_core.runtime.runner import Runner
+from sage_core.runtime.backend import EagerBackend
 from sage_core.trees.pass_costs import Costs
 from training.world.inputs import items
 
@@ -120,7 +120,7 @@ def on_pair(pair: LoadedPair, arguments: Namespace) -> dict[str, Any]:
     sizes = [size for size in (len(counts), *SIZES) if size <= len(counts)]
     lists: dict[int, DraftVocab | None] = {0: None}
     lists |= {size: DraftVocab.counted_from(counts, special, size) for size in sizes}
-    made = partial(harness.decoder, pair, costs=COSTS, runner=Runner)
+    made = partial(harness.decoder, pair, costs=COSTS, backend=EagerBackend())
     methods = {REFERENCE: partial(decode, made(REFERENCE))}
     keys = {f"{policy} {size}": (policy, size) for policy in POLICIES for size in lists}
     for name, (policy, size) in keys.items():

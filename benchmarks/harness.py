@@ -173,7 +173,6 @@ def decoder(
     pair: LoadedPair, policy: Any, costs: CostStore | None = None, **more: Any
 ) -> SpeculativeDecoder:
     """A decoder of the pair with a cost store in memory: no run starts from another's costs."""
-    more = {"runner": pair.runners, **more}
     return SpeculativeDecoder(pair.target, pair.draft, policy, costs=costs or CostStore(), **more)
 
 

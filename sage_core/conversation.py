@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import OptionError
 from sage_core.media import Clip, Picture
 from sage_core.models.families.base import Turn
 from sage_core.models.inputs import cast
 from sage_core.models.quiet import memory_errors
-from sage_core.pipeline import Options
+from sage_core.options import Options
+from sage_core.pair_loading import LoadedPair
 from sage_core.stream import Result, Stream, open_files
-
-if TYPE_CHECKING:
-    from sage_core.pair_loading import LoadedPair
 
 NEW_FILES = "new files: the conversation is read again from its start"
 REWRITTEN = "the model's chat template has an earlier answer otherwise: it is read again"
@@ -45,13 +45,14 @@ class Conversation:
     conversation as far as it came; a question that got no token is forgotten.
     """
 
-    def __init__(self, pair: LoadedPair, files: Any, options: Options) -> None:
-        from sage_core.engine.prefix_reuse import PrefixReuse
-
+    def __init__(
+        self, pair: LoadedPair, decoder: SpeculativeDecoder, files: Any, options: Options
+    ) -> None:
         self._pair = pair
+        self._decoder = decoder
         self._options = options
         self._sampling = options.sampling(pair.family.sampling)
-        self._reading = PrefixReuse()
+        self._reuse = PrefixReuse()
         self._turns: list[Turn] = []
         self._new: list[Picture | Clip] = []
         self._media_inputs: dict[str, Any] | None = None
@@ -79,7 +80,7 @@ class Conversation:
     @property
     def reused(self) -> int:
         """Tokens of the latest turn's prompt that the target had read in earlier turns."""
-        return self._reading.reused
+        return self._reuse.reused
 
     def add(self, files: Any) -> None:
         """Show more files, with the next question. They are opened here.
@@ -124,13 +125,14 @@ class Conversation:
         asked = Turn(tuple(self._new), question)
         rendered, inputs = self._inputs([*self._turns, asked])
         stream = Stream(
-            self._pair,
+            self._decoder,
+            self._pair.family.tokenizer,
             inputs,
             self._options,
             self.files,
             question,
             self._media_seconds + perf_counter() - started,
-            self._reading,
+            self._reuse,
         )
         prompt = inputs["input_ids"][0].tolist()
         self._under_way = _UnderWay(stream, asked, rendered, prompt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -13,89 +12,111 @@ from transformers import GenerationMixin
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sage_core.drafts.pruning.options import Pruning
-from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.batching.padded import is_padded, joined, rows
+from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.session import Stream
+from sage_core.engine.session import DecodingSession
 from sage_core.errors import UnsupportedError
-from sage_core.generation.lossy import Lossy
 from sage_core.generation.prepare import prepared_by_generate
-from sage_core.trees.policies import Policy
+from sage_core.runtime.cpu.executor import CpuBackend
+from sage_core.trees.policy import Policy
 
 
-def custom_generate(
-    model: Any,
-    input_ids: Tensor,
-    *,
-    draft_model: Any = None,
-    policy: str | Policy = "sage",
-    pruning: Pruning | None = None,
-    candidates: str = "topk",
-    draft_vocab: DraftVocab | Sequence[int] | None = None,
-    seed: int | None = None,
-    lossy: str | Lossy | None = None,
-    viskip: float | None = None,
-    **arguments: Any,
-) -> Any:
-    """Decode by speculation within ``model.generate(custom_generate=sage_core.custom_generate)``.
+class CustomGenerate:
+    """A decoding function for ``model.generate(custom_generate=...)``; `custom_generate` is one.
 
-    Further arguments of that call:
-
-    - ``draft_model``: the draft, a loaded transformers model with the same tokenizer;
-    - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``viskip``: as `SpeculativeDecoder`
-      takes them;
-    - ``seed``: of a sampled text; without one torch's global generator is drawn from, so that
-      ``torch.manual_seed`` gives the text that it gives without this argument;
-    - ``lossy``: a rule of `lossy`, by name; what comes back need then not be what `generate` gives.
-
-    Everything else is as ever: the generation config, also the checkpoint's own, is followed,
-    sampling included; processors, stopping criteria and a streamer work. Stop strings do not,
-    because transformers (5.23) forgets the tokenizer on the way; a `StopStringCriteria` among the
-    stopping criteria does.
-
-    Several prompts, padded on the left, are decoded together, each with the text that it has alone:
-    without its padding, and with ``seed`` for each of them. (The padded batch of `generate` itself
-    may differ from that by rounding, or where a rule counts the padding.)
-
-    Returns:
-        What `generate` returns: (B, prompt + new tokens) ids or, with ``return_dict_in_generate``,
-        a `GenerateDecoderOnlyOutput` with ``scores`` and ``logits`` if asked for; it has no cache.
-
-    Raises:
-        OptionError: no draft, an unknown policy, padding on the right.
-        UnsupportedError: what cannot be followed exactly: beams, a streamer for several prompts,
-            pictures of several prompts that cannot be told apart...
+    It keeps packed weights and traces of models that are still in use, and what passes cost, so
+    that later calls find them. Nothing is stored on the models.
     """
-    call = _call_of_generate()
-    given = call.get("kwargs", {})
-    for name in ("past_key_values", "inputs_embeds"):
-        if given.get(name) is not None:
-            raise UnsupportedError(f"{name} is not supported: leave it out")
-    config = arguments["generation_config"]
-    streamer = arguments.pop("streamer", None) or call.get("streamer")
-    decoder = SpeculativeDecoder(
-        model,
-        draft_model,
-        policy,
-        pruning,
-        candidates=candidates,
-        draft_vocab=draft_vocab,
-        lossy=lossy,
-        viskip=viskip,
-    )
-    if is_padded(input_ids, arguments):
-        if streamer is not None:
-            raise UnsupportedError(
-                "a streamer goes with one prompt without padding: pass prompts one by one, or "
-                "leave it out"
-            )
-        return _batch(decoder, input_ids, arguments, call, seed)
-    prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
-    prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}
-    stream = decoder.stream(prepared=prepared, seed=seed, **prompt)
-    _run(stream, streamer)
-    output = stream.output()
-    return _returned(config, output.sequences, output.scores, output.logits)
+
+    __name__ = "custom_generate"
+
+    def __init__(self) -> None:
+        self._backend = CpuBackend()
+        self._costs = CostStore()
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        *,
+        draft_model: Any = None,
+        policy: str | Policy = "sage",
+        pruning: Pruning | None = None,
+        candidates: str = "topk",
+        seed: int | None = None,
+        draft_vocab: Any = None,
+        lookup: Any = None,
+        lossy: Any = None,
+        viskip: float | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Decode by speculation within ``model.generate(custom_generate=custom_generate)``.
+
+        Further arguments of that call:
+
+        - ``draft_model``: the draft, a loaded transformers model with the same tokenizer;
+        - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``lookup``, ``lossy``,
+          ``viskip``: as `SpeculativeDecoder` takes them; with ``lossy`` what comes back need not be
+          what `generate` gives;
+        - ``seed``: of a sampled text; without one torch's global generator is drawn from, so that
+          ``torch.manual_seed`` gives the text that it gives without this argument.
+
+        Everything else is as ever: the generation config, also the checkpoint's own, is followed,
+        sampling included; processors, stopping criteria and a streamer work. Stop strings do not,
+        because transformers (5.23) drops the tokenizer on the way; a `StopStringCriteria` among
+        the stopping criteria does.
+
+        Several prompts, padded on the left, are decoded together, each with the text that it has
+        alone: without its padding, and with ``seed`` for each of them. (The padded batch of
+        `generate` itself may differ from that by rounding, or where a rule counts the padding.)
+
+        Returns:
+            What `generate` returns: (B, prompt + new tokens) ids or, with
+            ``return_dict_in_generate``, a `GenerateDecoderOnlyOutput` with ``scores`` and
+            ``logits`` if asked for; it has no cache.
+
+        Raises:
+            OptionError: no draft, an unknown policy, padding on the right.
+            UnsupportedError: what cannot be followed exactly: beams, a streamer for several
+                prompts, images of several prompts that cannot be told apart...
+        """
+        call = _call_of_generate()
+        given = call.get("kwargs", {})
+        for name in ("past_key_values", "inputs_embeds"):
+            if given.get(name) is not None:
+                raise UnsupportedError(f"{name} is not supported: leave it out")
+        config = arguments["generation_config"]
+        streamer = arguments.pop("streamer", None) or call.get("streamer")
+        decoder = SpeculativeDecoder(
+            model,
+            draft_model,
+            policy,
+            pruning,
+            self._costs,
+            candidates,
+            self._backend,
+            draft_vocab=draft_vocab,
+            lookup=lookup,
+            lossy=lossy,
+            viskip=viskip,
+        )
+        if is_padded(input_ids, arguments):
+            if streamer is not None:
+                raise UnsupportedError(
+                    "a streamer goes with one prompt without padding: pass prompts one by one, or "
+                    "leave it out"
+                )
+            return _batch(decoder, input_ids, arguments, call, seed)
+        prepared = prepared_by_generate(model, {**arguments, "input_ids": input_ids})
+        prompt = {**_inputs_of(arguments), **given, "input_ids": input_ids}
+        session = decoder.stream(prepared=prepared, seed=seed, **prompt)
+        _run(session, streamer)
+        output = session.output()
+        return _returned(config, output.sequences, output.scores, output.logits)
+
+
+custom_generate = CustomGenerate()
 
 
 def _batch(
@@ -106,9 +127,9 @@ def _batch(
     seed: int | None,
 ) -> Any:
     """Several prompts, or one with padding: each decoded as it is alone, with shared passes."""
-    prompts = rows(decoder.target, input_ids, arguments, call)
-    width = 1 if decoder.viskip is not None else None  # it watches the passes of one text
-    outputs = decoder.generate_batch(prompts, width, seed=seed)
+    prompts = rows(decoder.settings.target, input_ids, arguments, call)
+    alone = any(one.single_text for one in decoder.settings.extensions)
+    outputs = decoder.generate_batch(prompts, 1 if alone else None, seed=seed)
     config = arguments["generation_config"]
     return _returned(config, *joined(outputs, input_ids, config))
 
@@ -130,9 +151,9 @@ def _returned(
     return GenerateDecoderOnlyOutput(**fields)
 
 
-def _run(stream: Stream, streamer: Any) -> None:
+def _run(session: DecodingSession, streamer: Any) -> None:
     """Decode to the end; a streamer gets tokens one by one, as `generate` puts them."""
-    for step in stream:
+    for step in session:
         if streamer is not None:
             for token in step.tokens:
                 streamer.put(torch.tensor([token]))

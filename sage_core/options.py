@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sage_core.drafts.pruning.options import Pruning
-from sage_core.drafts.vocab.token_list import Asked, as_asked
+from sage_core.drafts.vocab.token_list import Asked
+from sage_core.engine.extensions import available, parse
 from sage_core.errors import OptionError
-from sage_core.generation.lossy import as_lossy
 from sage_core.generation.sampling_params import SamplingParams
 from sage_core.media.types import Sampling
 
@@ -29,13 +29,14 @@ class Options:
     ``draft_vocab`` is what the draft scores: so many tokens of the model's own list, the file of a
     list, a list or its ids; None: the whole vocabulary. ``lossy`` names a rule of `lossy` that
     gives up the model's own text; None keeps to it. With ``viskip`` nothing is drafted while that
-    share of the attention is on visual tokens.
+    share of the attention is on visual tokens. ``policy`` None is ``sage`` with a draft and
+    ``autoregressive`` without. ``phase_times`` times the phases of each step on CUDA, too.
 
     Raises:
         OptionError: a value that makes no sense, or an unknown generation field.
     """
 
-    policy: Any = "sage"
+    policy: Any = None
     max_new_tokens: int = 256
     frames: int | None = None
     fps: float | None = None
@@ -57,6 +58,7 @@ class Options:
     viskip: float | None = None
     json_schema: str | Mapping[str, Any] | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
+    phase_times: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("seed", 0)):
@@ -66,11 +68,7 @@ class Options:
         self.sampling()
         self.pruning()
         self.sampling_params()
-        as_asked(self.draft_vocab)
-        if self.viskip is not None and not 0 < self.viskip <= 1:
-            raise OptionError(f"viskip must be above 0 and at most 1: {self.viskip}")
-        if self.lossy is not None:
-            as_lossy(self.lossy)
+        parse(self.extensions)
         if self.generation:
             _check_generation(self.generation)
 
@@ -82,6 +80,20 @@ class Options:
             if name not in valid:
                 raise OptionError(f"unknown option {name!r}: choose from {', '.join(valid)}")
         return cls(**given)
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """The values of options that change drafting or acceptance, by their extension's name."""
+        return {
+            name: getattr(self, kind.option or name)
+            for name, kind in available().items()
+            if hasattr(self, kind.option or name)
+        }
+
+    @property
+    def single_text(self) -> bool:
+        """Whether an extension needs the passes of one text alone."""
+        return any(extension.single_text for extension in parse(self.extensions))
 
     def sampling_params(self) -> SamplingParams:
         """How each token is chosen."""

@@ -1,21 +1,19 @@
-"""TODO docstring."""
+"""Loading a target with its draft: checked and measured before any weights are read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sage_core.drafts.head.saved import find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
-from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
-from sage_core.drafts.vocab.token_list import Asked, resolve
 from sage_core.errors import ModelError
-from sage_core.models import catalog, hub
+from sage_core.models import hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
 from sage_core.models.devices import check_device, check_dtype, find_devices
+from sage_core.models.draft_advice import suggest_draft
 from sage_core.models.families import Family, find_family
-from sage_core.models.known_pairs import smallest_of
 from sage_core.models.pair_check import check_pair
 from sage_core.models.pair_names import PairNames, find_pair
 from sage_core.models.placement import PairSize, Placement, place
@@ -23,12 +21,6 @@ from sage_core.models.progress import Progress, stage
 from sage_core.models.quantization import Method, find_method
 from sage_core.models.shared_vision import share_vision
 from sage_core.models.weights import load_weights
-from sage_core.runtime.cpu.runner import CpuRunners
-
-
-def _runners() -> Any:
-
-    return CpuRunners()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +40,8 @@ class LoadedPair:
     note: str
     lookup: Ngram | None = None
     """How drafts are looked up in place of a draft model."""
-    runners: Any = field(default_factory=_runners)
-    """Makes what runs the models; kept with them, since packing weights takes a moment."""
     folder: Path | None = None
     """The target's checkpoint."""
-    reduced: ReducedHead | None = None
-    """What the draft scores by, if not by its whole vocabulary."""
     small: Path | None = None
     """Where the draft is a head: a small model, not loaded, for those who cannot use a head."""
 
@@ -162,9 +150,10 @@ def _inspect_draft(
     """
     if names.draft is None:
         if names.unknown:
-            note = f"; no draft is known for {names.target_id}: decoding without one, "
-            note += "which --draft ngram may speed up"
-            names = replace(names, note=note + _suggestion(target))
+            fitting = suggest_draft(target)
+            advice = "--draft ngram" if fitting is None else f"--draft {fitting} or --draft ngram"
+            note = f"; no draft is known for {names.target_id}: decoding without one ({advice} may "
+            names = replace(names, note=note + "speed it up)")
         return names, None
     assert names.draft_id is not None
     try:
@@ -176,19 +165,6 @@ def _inspect_draft(
         note = f"; decoding without a draft ({error})"
         return replace(names, draft=None, draft_id=None, note=note), None
     return names, draft
-
-
-def _suggestion(target: CheckpointInfo) -> str:
-    """What would fit a target of no known pair: smaller models of its kind."""
-    kind = catalog.architecture(target.config.to_dict())
-    cached = [
-        entry.id
-        for entry in catalog.list_models()
-        if entry.architecture == kind and 0 < entry.bytes < target.checkpoint.bytes
-    ]
-    fitting = [*cached, *smallest_of(target.config.model_type)]
-    such = f", such as {fitting[0]}" if fitting else ""
-    return f" (a smaller {target.config.model_type} model with its tokenizer would fit{such})"
 
 
 def _fetched(part: CheckpointInfo, progress: Progress) -> CheckpointInfo:
@@ -214,15 +190,3 @@ def _read(
         size=part.size,
         progress=progress,
     )
-
-
-def with_vocab(pair: LoadedPair, asked: Asked) -> LoadedPair:
-    """The same models, the draft scoring the tokens that are asked for.
-
-    Raises:
-        OptionError, InputError, ModelError, UnsupportedError: see `draft_vocab.resolve` and
-            `reduced_head`.
-    """
-    vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
-    head = None if vocab is None else reduced_head(pair.target, pair.draft, vocab)
-    return replace(pair, reduced=head)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sage_core.conversation import Conversation
+from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
+from sage_core.engine.costs.store import CostStore
 from sage_core.engine.probe import check_tree_pass
 from sage_core.errors import OptionError
 from sage_core.media import Clip
@@ -18,21 +22,23 @@ from sage_core.models.quiet import memory_errors, quiet
 from sage_core.models.weights import MEMORY_ADVICE
 from sage_core.options import Options
 from sage_core.pair_loading import LoadedPair, load_pair
-from sage_core.stream import Result, Stream, _is_one, open_files
-
-if TYPE_CHECKING:
-    from sage_core.conversation import Conversation
-    from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
-
+from sage_core.runtime.passes import Passes
+from sage_core.stream import Decoders, Result, Stream, is_one_file, open_files
 
 PAYS: Mapping[str, int] = MappingProxyType({"cpu": 8})
 """Texts at once by device; one where nothing has been measured (`benchmarks/batches.py`)."""
 
 
 class Pipeline:
-    """A loaded pair with its family. Made by `sage_core.load`."""
+    """A loaded pair with its family. Made by `sage_core.load`.
 
-    def __init__(self, pair: LoadedPair) -> None:
+    Args:
+        pair: the models.
+        costs: what passes cost here; its file, if it has one, is written when the pipeline is
+            gone. None: a store in memory.
+    """
+
+    def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
         if pair.family.needs_tree_probe:
             with memory_errors("while trying the model", MEMORY_ADVICE):
                 check_tree_pass(pair.target, pair.family)
@@ -42,8 +48,8 @@ class Pipeline:
         self.device = pair.device
         self.dtype = pair.dtype
         self.note = pair.note
-        self._asked: tuple[Any, LoadedPair] = (None, pair)
-        """The latest draft vocabulary that was asked for, and the pair with it."""
+        self._decoders = Decoders(pair, costs)
+        weakref.finalize(self, self._decoders.costs.save)
 
     def caption(
         self, files: Any, prompt: str | None = None, *, batch: int | str = 1, **options: Any
@@ -56,7 +62,7 @@ class Pipeline:
         Raises:
             InputError, OptionError, UnsupportedError, MemoryExhaustedError.
         """
-        if _is_one(files):
+        if is_one_file(files):
             return self.stream(files, prompt, **options).result()
         with closing(self.captions(files, prompt, batch=batch, **options)) as outcomes:
             results = {outcome.number: outcome.get() for outcome in outcomes}
@@ -79,24 +85,23 @@ class Pipeline:
         Raises:
             OptionError: ``batch`` is no number of texts.
         """
-        from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
-
-        alone = options.get("viskip") is not None  # it watches the passes of one text
+        alone = Options.of(options).single_text
         width = (1 if alone else self.pays) if batch == "auto" else batch
-        table = BatchScheduler(self._pair.target, width)  # type: ignore[arg-type]
-
-        def one(file: Any) -> Result:
-            return self._stream(file, prompt, options, table).result()
-
+        scheduler = BatchScheduler(self._pair.target, width)  # type: ignore[arg-type]
         if width == 1:
             for number, file in enumerate(files):
                 try:
-                    yield Outcome(number, one(file))
+                    yield Outcome(number, self.stream(file, prompt, **options).result())
                 except Exception as error:
                     yield Outcome(number, error=error)
             return
-        # Around all of them: the rows' own begin and end in any order.
-        with quiet(), closing(table.run(partial(one, file) for file in files)) as outcomes:
+
+        def one(file: Any) -> Passes[Result]:
+            stream = self._stream(file, prompt, options, scheduler)
+            return (yield from stream.passes())
+
+        # Around all of them, since texts begin and end in any order.
+        with quiet(), closing(scheduler.run(partial(one, file) for file in files)) as outcomes:
             yield from outcomes
 
     @property
@@ -125,10 +130,12 @@ class Pipeline:
         files: Any,
         prompt: str | None,
         options: Mapping[str, Any],
-        table: BatchScheduler | None = None,
+        scheduler: BatchScheduler | None = None,
     ) -> Stream:
         chosen = Options.of(options)
-        pair = self._scoring(chosen)
+        decoder = self._decoders.of(chosen)
+        if scheduler is not None:
+            decoder = decoder.attached(scheduler)
         started = perf_counter()
         media = open_files(files, chosen.sampling(self._pair.family.sampling))
         if prompt is None:
@@ -139,13 +146,13 @@ class Pipeline:
         with memory_errors("while preparing the files", "give fewer or smaller ones"):
             inputs = self._pair.family.prepare(media, prompt)
         return Stream(
-            pair,
+            decoder,
+            self._pair.family.tokenizer,
             inputs,
             chosen,
             tuple(item.name for item in media),
             prompt,
             perf_counter() - started,
-            table=table,
         )
 
     def chat(self, files: Any = (), **options: Any) -> Conversation:
@@ -156,18 +163,8 @@ class Pipeline:
         Raises:
             InputError, OptionError.
         """
-        from sage_core.conversation import Conversation
-
         chosen = Options.of(options)
-        return Conversation(self._scoring(chosen), files, chosen)
-
-    def _scoring(self, options: Options) -> LoadedPair:
-        """The pair, its draft scoring what the options say; kept for the next request."""
-        if self._asked[0] != options.draft_vocab:
-            from sage_core.pair_loading import with_vocab
-
-            self._asked = (options.draft_vocab, with_vocab(self._pair, options.draft_vocab))
-        return self._asked[1]
+        return Conversation(self._pair, self._decoders.of(chosen), files, chosen)
 
 
 def load(
@@ -181,6 +178,7 @@ def load(
     draft_revision: str | None = None,
     draft_device: str = "auto",
     trust_remote_code: bool = False,
+    costs: str | Path | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Pipeline:
     """Load a target and its draft.
@@ -204,6 +202,8 @@ def load(
         draft_revision: the same of the draft.
         draft_device: ``auto`` (beside the target if there is room), or as ``device``.
         trust_remote_code: let modules run that come with the checkpoints.
+        costs: a file in which what passes cost is kept from run to run, and written when the
+            pipeline is gone; None keeps it in memory.
         progress: called with a message and the fraction done, from 0 to 1, as loading goes on.
 
     Raises:
@@ -223,4 +223,4 @@ def load(
         draft_device=draft_device,
         trust_remote_code=trust_remote_code,
     )
-    return Pipeline(pair)
+    return Pipeline(pair, CostStore(Path(costs)) if costs is not None else None)

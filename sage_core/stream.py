@@ -1,17 +1,21 @@
-"""TODO docstring."""
+"""One text as it is decoded: what a request asks for, its steps, and its result."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sage_core.drafts.ngram import Ngram
-from sage_core.engine.batching.scheduler import BatchScheduler
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
+from sage_core.drafts.vocab.token_list import Asked, resolve
+from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import Stats
+from sage_core.engine.session import DecodingSession
+from sage_core.generation.json_schema import schema_processors
 from sage_core.media import Clip, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.inputs import cast
@@ -19,6 +23,8 @@ from sage_core.models.quiet import memory_errors, quiet
 from sage_core.models.weights import MEMORY_ADVICE
 from sage_core.options import Options
 from sage_core.pair_loading import LoadedPair
+from sage_core.runtime.cpu.executor import CpuBackend
+from sage_core.runtime.passes import Passes
 from sage_core.trees.policies import spec
 from sage_core.trees.steps import Step
 
@@ -51,14 +57,64 @@ def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
     Raises:
         InputError: one cannot be read.
     """
-    sources = [files] if _is_one(files) else list(files)
+    sources = [files] if is_one_file(files) else list(files)
     with memory_errors("while opening the files", "give fewer or smaller ones"):
         return [open_media(source, sampling) for source in sources]
 
 
-def _is_one(files: Any) -> bool:
+def is_one_file(files: Any) -> bool:
     single = str | os.PathLike | bytes | bytearray | Picture | Clip
     return isinstance(files, single) or hasattr(files, "getexif") or hasattr(files, "read")
+
+
+class Decoders:
+    """Makes the decoders of a pair's requests.
+
+    What serves several of them is kept here: packed weights and traces, what passes cost, and the
+    latest reduced vocabulary.
+
+    Args:
+        pair: the loaded models.
+        costs: what passes cost; None: a store in memory.
+    """
+
+    def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
+        self.backend = CpuBackend()
+        self.costs = costs or CostStore()
+        self._pair = pair
+        self._reduced: tuple[Any, ReducedHead | None] = (None, None)
+
+    def of(self, options: Options) -> SpeculativeDecoder:
+        """The decoder for a request's options.
+
+        Raises:
+            OptionError, InputError, ModelError, UnsupportedError: see `SpeculativeDecoder` and
+                `drafts.vocab.token_list.resolve`.
+        """
+        pair, values = self._pair, options.extensions
+        if pair.lookup is not None:
+            values["lookup"] = pair.lookup
+        values["draft_vocab"] = self.reduced(values["draft_vocab"])
+        return SpeculativeDecoder(
+            pair.target,
+            pair.draft,
+            options.policy,
+            options.pruning(),
+            self.costs,
+            options.candidates,
+            self.backend,
+            phase_times=options.phase_times,
+            **values,
+        )
+
+    def reduced(self, asked: Asked) -> ReducedHead | None:
+        """The draft's output head for the tokens that are asked for; None for all."""
+        if self._reduced[0] != asked:
+            pair = self._pair
+            vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
+            head = None if vocab is None else reduced_head(pair.target, pair.draft, vocab)
+            self._reduced = asked, head
+        return self._reduced[1]
 
 
 class Stream(Iterator[Step]):
@@ -66,53 +122,34 @@ class Stream(Iterator[Step]):
 
     def __init__(
         self,
-        pair: LoadedPair,
+        decoder: SpeculativeDecoder,
+        tokenizer: Any,
         inputs: dict[str, Any],
         options: Options,
         files: tuple[str, ...],
         prompt: str,
         media_seconds: float,
-        reading: PrefixReuse | None = None,
-        table: BatchScheduler | None = None,
+        reuse: PrefixReuse | None = None,
     ) -> None:
-
         self.files = files
         self.prompt = prompt
-        self._tokenizer = pair.family.tokenizer
         self._media_seconds = media_seconds
         self._steps: list[Step] = []
-        self._detokenizer = Detokenizer(self._tokenizer)
-        policy = options.policy
-        lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
-        if pair.draft is None and lookup is None and policy == "sage":
-            policy = "autoregressive"  # the default needs a draft; another policy is refused
-        decoder = SpeculativeDecoder(
-            pair.target,
-            pair.draft,
-            policy,
-            options.pruning(),
-            lookup=lookup,
-            candidates=options.candidates,
-            runner=pair.runners,
-            draft_vocab=pair.reduced,
-            lossy=options.lossy,
-            viskip=options.viskip,
-        )
-        if table is not None:
-            decoder = table.attach(decoder)
-        self.policy = spec(decoder.policy)
-        self.lossy = None if decoder.lossy is None else str(decoder.lossy)
-        settings = {**options.generation, **options.sampling_params().generation_fields()}
-        settings["max_new_tokens"] = options.max_new_tokens
-        if "stop_strings" in settings:
-            settings["tokenizer"] = self._tokenizer
+        self._detokenizer = Detokenizer(tokenizer)
+        self.policy = spec(decoder.settings.policy)
+        self.lossy = decoder.settings.lossy
+        target = decoder.settings.target
+        rules = {**options.generation, **options.sampling_params().generation_fields()}
+        rules["max_new_tokens"] = options.max_new_tokens
+        if "stop_strings" in rules:
+            rules["tokenizer"] = tokenizer
         if options.json_schema is not None:
-            from sage_core.generation.json_schema import following
-
-            rules = following(options.json_schema, pair.target, self._tokenizer, inputs)
-            settings["logits_processor"] = rules
-        inputs = {k: cast(v, pair.target) for k, v in inputs.items()}
-        self._run = decoder.stream(reading=reading, seed=options.seed, **inputs, **settings)
+            schema = options.json_schema
+            rules["logits_processor"] = schema_processors(schema, target, tokenizer, inputs)
+        inputs = {name: cast(value, target) for name, value in inputs.items()}
+        self._session = DecodingSession(
+            decoder.settings, inputs, rules, reuse=reuse, seed=options.seed
+        )
         self._closed = False
 
     @property
@@ -128,7 +165,7 @@ class Stream(Iterator[Step]):
     @property
     def finish_reason(self) -> str:
         """As `Result.finish_reason`; ``stop`` while the text goes on."""
-        return self._run.finish_reason or "stop"
+        return self._session.finish_reason or "stop"
 
     def token_text(self, token_id: int) -> str:
         """One token as text, for drawing trees; special tokens by their names."""
@@ -138,20 +175,27 @@ class Stream(Iterator[Step]):
         if self._closed:
             raise StopIteration
         try:
-            with memory_errors("while decoding", MEMORY_ADVICE + ", or fewer frames"):
-                if self._steps:
-                    step = next(self._run)
-                else:  # the prefill is where the libraries have advice to give
-                    with quiet():
-                        step = next(self._run)
+            # The prefill is where the libraries print advice.
+            with _memory_errors(), nullcontext() if self._steps else quiet():
+                step = next(self._session)
         except StopIteration:
             self._detokenizer.finish()
             raise
+        self._take(step)
+        return step
+
+    def passes(self) -> Passes[Result]:
+        """Decode to the end, with passes that whoever iterates this makes."""
+        with _memory_errors():
+            while (step := (yield from self._session.next_step())) is not None:
+                self._take(step)
+        return self.result()
+
+    def _take(self, step: Step) -> None:
         self._steps.append(step)
         self._detokenizer.push(step.tokens)
         if step.finished:
             self._detokenizer.finish()
-        return step
 
     def result(self) -> Result:
         """Decode what is left, unless closed, and give the whole."""
@@ -160,13 +204,13 @@ class Stream(Iterator[Step]):
         return Result(
             text=self.text,
             tokens=self.tokens,
-            stats=replace(self._run.stats(), media_seconds=self._media_seconds),
+            stats=replace(self._session.stats(), media_seconds=self._media_seconds),
             steps=tuple(self._steps),
             files=self.files,
             prompt=self.prompt,
             finish_reason=self.finish_reason,
             policy=self.policy,
-            sampling=self._run.sampling,
+            sampling=self._session.sampling,
             lossy=self.lossy,
         )
 
@@ -174,3 +218,7 @@ class Stream(Iterator[Step]):
         """Stop here: no more steps come, and `result` gives what there is."""
         self._closed = True
         self._detokenizer.finish()
+
+
+def _memory_errors() -> AbstractContextManager[None]:
+    return memory_errors("while decoding", MEMORY_ADVICE + ", or fewer frames")

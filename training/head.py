@@ -188,7 +188,7 @@ def accept(out: Path) -> None:
     prompts = (
         SceneTeacher(pair, [scene], options).prompt(0) for scene in scenes(SEEDS["acceptance"])
     )
-    count = fit_acceptance(pair.target, head, prompts, LONGEST, pair.runners, NODES)
+    count = fit_acceptance(pair.target, head, prompts, LONGEST, max_nodes=NODES)
     save_head(head.to(torch.bfloat16), out / "head")
     print(f"fitted to {count} nodes")
 

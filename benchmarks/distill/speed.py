@@ -21,6 +21,7 @@ from sage_core.media import Picture
 from sage_core.models.checkpoint import load_model
 from sage_core.models.inputs import cast
 from sage_core.pair_loading import LoadedPair, load_pair
+from sage_core.runtime.cpu.executor import CpuBackend
 from training.world.inputs import items
 
 SPEEDS, LONG = "speed.json", "long.json"
@@ -58,11 +59,12 @@ def scenes(out: Path, count: int) -> None:
     pair = measured_pair(device="auto")
     held, answers = read_scenes(out, "held")
     teacher = SceneTeacher(pair, held, answers)
-    without = decoder(replace(pair, draft=None), "autoregressive")
+    backend = CpuBackend()
+    without = decoder(replace(pair, draft=None), "autoregressive", backend=backend)
     methods = {f"{NO_DRAFT};{s}": partial(_decode, without, LONGEST, s) for s in SETTINGS}
     for name, trained in {BUNDLED: pair, **_trained(pair, out, KINDS)}.items():
         for policy in POLICIES if name not in VARIANTS else POLICIES[:1]:
-            ours = decoder(trained, policy)
+            ours = decoder(trained, policy, backend=backend)
             for setting in SETTINGS if name not in VARIANTS else ("greedy",):
                 method = partial(_decode, ours, LONGEST, setting)
                 methods[f"{name};{policy};{setting}"] = method
@@ -94,9 +96,9 @@ def long_prompts(out: Path, count: int) -> None:
     draft's cache, its prefill, and the time of a draft pass. Policy chain gives all drafts trees of
     one shape.
     """
-    pair = load_pair(draft=None)
+    pair, backend = load_pair(draft=None), CpuBackend()
     methods = {
-        name: partial(_decode, decoder(trained, "chain"), LONG_TOKENS, "greedy")
+        name: partial(_decode, decoder(trained, "chain", backend=backend), LONG_TOKENS, "greedy")
         for name, trained in _trained(pair, out, HEADS).items()
     }
     lengths: list[str] = []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, fields, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from sage_cli.options.flags import once
-from sage_cli.options.shared import RunOptions
+from sage_cli.options.shared import subset
 from sage_core.distill.options import DistillOptions
 
 __all__ = ["DistillFlags", "SharedFlags", "TrainingFlags", "distill_options"]
 
 _WHAT, _HOW, _OUTPUT = "What is trained", "Training", "Output"
+_what, _output = partial(once, _WHAT), partial(once, _OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -21,63 +23,45 @@ class DistillFlags:
 
     data: Annotated[
         Path,
-        once(
-            "--data",
+        _what(
             "A folder of images and videos, or a .jsonl file with one object per line: image, "
             "video or images, prompt, and optionally answer. The target writes missing answers.",
-            _WHAT,
             metavar="DIR|FILE",
         ),
     ]
-    output: Annotated[
-        Path,
-        once("--output", "Folder for the draft, to be given to --draft.", _WHAT, metavar="DIR"),
-    ]
+    output: Annotated[Path, _what("Folder for the draft, to be given to --draft.", metavar="DIR")]
     target: Annotated[
         str | None,
-        once(
-            "--target",
+        _what(
             "The model to train a draft for: a folder, or a name in the local cache or on the hub.",
-            _WHAT,
             metavar="MODEL",
             show_default="the bundled sage-tiny",
         ),
     ] = None
     compare: Annotated[
         str,
-        once(
-            "--compare",
+        _what(
             "The draft that the new one is compared with, which also speeds up writing answers: "
             "'auto' (the one known for the target), 'none', or as --target.",
-            _WHAT,
             metavar="MODEL",
         ),
     ] = "auto"
-    resume: Annotated[
-        bool, once("--resume", "Continue the run in --output, if there is one.", _OUTPUT)
-    ] = False
+    resume: Annotated[bool, _output("Continue the run in --output, if there is one.")] = False
     log: Annotated[
         Literal["csv", "tensorboard"],
-        once(
-            "--log",
-            "csv: log.csv in --output; tensorboard: event files too.",
-            _OUTPUT,
-            metavar="KIND",
-        ),
+        _output("csv: log.csv in --output; tensorboard: event files too.", metavar="KIND"),
     ] = "csv"
-    json: Annotated[bool, once("--json", "Print JSON instead of a table.", _OUTPUT)] = False
+    json: Annotated[bool, _output("Print JSON instead of a table.")] = False
     dry_run: Annotated[
         bool,
-        once(
-            "--dry-run",
+        _output(
             "Take one training step on the longest sample, print peak memory and the expected "
-            "time of the run, and write nothing to --output.",
-            _OUTPUT,
+            "time of the run, and write nothing to --output."
         ),
     ] = False
 
 
-_SHARED = (
+_SHARED = {
     "max_pixels",
     "revision",
     "draft_revision",
@@ -89,15 +73,8 @@ _SHARED = (
     "quiet",
     "verbose",
     "config",
-)
-_SHARED_TYPES = get_type_hints(RunOptions, include_extras=True)
-
-SharedFlags = make_dataclass(
-    "SharedFlags",
-    [(f.name, _SHARED_TYPES[f.name], f) for f in fields(RunOptions) if f.name in _SHARED],
-    frozen=True,
-)
-"""The options of `RunOptions` that distilling takes too: same names, help and defaults."""
+}
+SharedFlags = subset("SharedFlags", _SHARED)
 
 _TYPES = get_type_hints(DistillOptions)
 _PANELS = {"kind": _WHAT, "steps": _WHAT, "minutes": _WHAT, "checkpoint_every": _OUTPUT}
@@ -108,8 +85,7 @@ def _flag(field: Field[Any]) -> Any:
     about = field.metadata
     names = {"least": "min", "most": "max", "metavar": "metavar", "shown": "show_default"}
     more = {names[name]: value for name, value in about.items() if name in names}
-    panel = _PANELS.get(field.name, _HOW)
-    option = once("--" + field.name.replace("_", "-"), about["help"], panel, **more)
+    option = once(_PANELS.get(field.name, _HOW), about["help"], **more)
     return Annotated[_TYPES[field.name], option]
 
 

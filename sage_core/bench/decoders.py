@@ -17,10 +17,12 @@ from sage_core.bench.oracle import seeded
 from sage_core.bench.records import Counts
 from sage_core.drafts.ngram import Ngram
 from sage_core.drafts.pruning.options import Pruning
+from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import Stats
 from sage_core.generation.lossy import Lossy
 from sage_core.pair_loading import LoadedPair
+from sage_core.runtime.backend import Backend
 from sage_core.runtime.device import peak_memory, reset_peak_memory
 from sage_core.trees.policies import Policy
 from sage_core.trees.steps import PhaseSeconds, Step
@@ -34,10 +36,12 @@ class ByEngine:
     Args:
         name: of the method.
         pair: the loaded models.
+        backend: how passes run.
         policy: how trees are shaped.
-        pruning: what the draft sees.
+        pruning: what the draft reads of visual tokens.
         lookup: branches that are looked up join the draft's trees.
         alone: they are all that is drafted.
+        vocab: what the draft scores, if not its whole vocabulary.
         viskip: the share of attention on pictures from which on nothing is drafted.
         lossy: a rule that drafts are accepted by instead of the exact one.
         candidates: how a sampled text's are chosen.
@@ -47,11 +51,13 @@ class ByEngine:
         self,
         name: str,
         pair: LoadedPair,
+        backend: Backend,
         policy: Policy,
         pruning: Pruning,
         lookup: Ngram | None = None,
         *,
         alone: bool = False,
+        vocab: ReducedHead | None = None,
         viskip: float | None = None,
         lossy: str | Lossy | None = None,
         candidates: str = "topk",
@@ -59,15 +65,15 @@ class ByEngine:
         self.name = name
         draft = None if alone else pair.draft
         lookup = lookup if policy.drafts else None
-        vocab = pair.reduced if draft is not None and policy.drafts else None
         self._decoder = SpeculativeDecoder(
             pair.target,
             draft,
             policy,
             pruning,
             lookup=lookup,
-            draft_vocab=vocab,
-            runner=pair.runners,
+            draft_vocab=vocab if draft is not None and policy.drafts else None,
+            backend=backend,
+            phase_times=True,
             viskip=viskip if draft is not None and policy.drafts else None,
             lossy=lossy if policy.drafts else None,
             candidates=candidates,
@@ -89,7 +95,7 @@ class ByEngine:
             output.stats.peak_memory,
             output.steps,
             output.lossy,
-            item.seed is None or self._decoder.candidates == "topk",
+            item.seed is None or self._decoder.settings.candidates == "topk",
         )
 
 

@@ -36,8 +36,9 @@ from sage_core.models.checkpoint import load_model
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast
-from sage_core.pair_loading import LoadedPair, with_vocab
-from sage_core.pipeline import Options
+from sage_core.options import Options
+from sage_core.pair_loading import LoadedPair
+from sage_core.stream import Decoders
 from sage_core.trees.policies import Policy, optimal_static
 from sage_core.trees.policies.eagle2 import Eagle2
 
@@ -51,7 +52,9 @@ class PairEngine:
     """
 
     def __init__(self, pair: LoadedPair, options: Options) -> None:
-        self._pair = with_vocab(pair, options.draft_vocab)
+        self._pair = pair
+        self._decoders = Decoders(pair)
+        self._vocab = self._decoders.reduced(options.draft_vocab)
         self._options = options
         self._lookup = pair.lookup or (Ngram() if options.draft_lookup else None)
         self.target_id = pair.target_id
@@ -135,19 +138,24 @@ class PairEngine:
         self.check(name)
         wanted = parse(name)
         pair = self._pair
+        common = (pair, self._decoders.backend)
         pruning = self._options.pruning()
-        also: dict[str, Any] = {"viskip": self._options.viskip, "lossy": self._options.lossy}
+        also: dict[str, Any] = {
+            "viskip": self._options.viskip,
+            "lossy": self._options.lossy,
+            "vocab": self._vocab,
+        }
         if isinstance(wanted, Policy):
-            return ByEngine(name, pair, wanted, pruning, self._lookup, **also)
+            return ByEngine(name, *common, wanted, pruning, self._lookup, **also)
         if isinstance(wanted, Extended):
             return self._extended(name, wanted)
         if isinstance(wanted, Ngrams):
             options = wanted.options()
             limit = Eagle2(nodes=options.nodes)  # of a policy only the node limit counts here
-            return ByEngine(name, pair, limit, pruning, options, alone=True, **also)
+            return ByEngine(name, *common, limit, pruning, options, alone=True, **also)
         if isinstance(wanted, BestStaticTree):
             paths = tuple(tuple(path) for path in (setting or {})["tree"])
-            return ByEngine(name, pair, FixedTree(paths), pruning, **also)
+            return ByEngine(name, *common, FixedTree(paths), pruning, **also)
         if isinstance(wanted, AssistedBest):
             wanted = parse((setting or {})["setting"])
         if isinstance(wanted, Assisted):
@@ -162,19 +170,21 @@ class PairEngine:
 
     def _extended(self, name: str, wanted: Extended) -> Method:
         """A policy with what its row adds, in the place of what the flags say of it."""
-        options, pair = self._options, self._pair
+        options, reduced = self._options, self._vocab
         vocab, viskip = wanted.get(Vocab), wanted.get(ViSkip)
         if vocab is not None:
-            pair = with_vocab(pair, vocab.list or self._own_list(name))
+            reduced = self._decoders.reduced(vocab.list or self._own_list(name))
         return ByEngine(
             name,
-            pair,
+            self._pair,
+            self._decoders.backend,
             wanted.policy,
             options.pruning(),
             wanted.get(Ngram) or self._lookup,
             viskip=options.viskip if viskip is None else viskip.share,
             lossy=wanted.lossy or options.lossy,
             candidates=wanted.candidates,
+            vocab=reduced,
         )
 
     def _own_list(self, name: str) -> Path:
@@ -210,7 +220,7 @@ class PairEngine:
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
         probe = self._tree("probe", optimal_static.PROBE)
         steps = [step for item in items for step in probe.decode(item, self.stopwatch()).steps]
-        accepted = optimal_static.acceptance(steps)
+        accepted = optimal_static.acceptance_rates(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to say what is accepted")
         trees = {
@@ -225,11 +235,13 @@ class PairEngine:
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
             "tokens_per_second": rates,
-            "acceptance": optimal_static.plain(accepted),
+            "acceptance": optimal_static.rates_to_json(accepted),
         }
 
     def _tree(self, name: str, paths: tuple[tuple[int, ...], ...]) -> ByEngine:
-        return ByEngine(name, self._pair, FixedTree(paths), self._options.pruning())
+        return ByEngine(
+            name, self._pair, self._decoders.backend, FixedTree(paths), self._options.pruning()
+        )
 
     def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
         """(position, expected id, other id, margin, near tie) of the first difference."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from sage_core.bench import modifiers as modifiers
-from sage_core.bench.modifiers import Extended, options_of
+from sage_core.bench.modifiers import Extended
 from sage_core.drafts.ngram import Ngram
 from sage_core.errors import OptionError
 from sage_core.generation.lossy import Ears, as_lossy, check_sampled
 from sage_core.trees import policies
-from sage_core.trees.option_specs import changed_options
+from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.policies import Policy
 
 __all__ = [
@@ -220,7 +220,7 @@ def parse(text: str) -> Spec:
     if kind is not None and "+" in text:
         raise OptionError(f"{text}: only policies take additions, and {name} is none")
     if kind is not None:
-        return kind(**options_of(kind, text))
+        return parse_options(kind, text.partition(":")[2], f"method {name}")
     known = policies.available()
     if name not in known:
         names = [*sorted(known), *(peer.name for peer in _PEERS)]
@@ -234,7 +234,7 @@ def spec(method: Spec) -> str:
         return policies.spec(method)
     if isinstance(method, Extended):
         return modifiers.spec(method)
-    return method.name + changed_options(method)
+    return spec_text(method.name, method)
 
 
 def chosen(

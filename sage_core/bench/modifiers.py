@@ -6,20 +6,20 @@ stands beside the row without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import ClassVar, TypeVar
 
-from sage_core.drafts.ngram import Ngram, as_ngram
+from sage_core.drafts.ngram import Ngram
 from sage_core.errors import OptionError
-from sage_core.generation.lossy import Ears, Lossy, SpecVla, as_lossy, check_lossy, check_sampled
+from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_lossy, check_sampled
 from sage_core.generation.sampling_params import check_candidates, check_viskip
 from sage_core.trees import policies
-from sage_core.trees.option_specs import changed_options
+from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.policies import Policy
 
-__all__ = ["Addition", "Drawn", "Extended", "ViSkip", "Vocab", "options_of", "parse", "spec"]
+__all__ = ["Addition", "Drawn", "Extended", "ViSkip", "Vocab", "parse", "spec"]
 
 T = TypeVar("T")
 
@@ -125,14 +125,8 @@ class Extended:
         return Extended(policy, tuple(fewer))
 
 
-_KINDS: Mapping[str, Callable[[str], Addition]] = MappingProxyType(
-    {
-        "ngram": as_ngram,
-        **{kind.name: as_lossy for kind in (Ears, SpecVla)},
-        "viskip": lambda text: ViSkip(**options_of(ViSkip, text)),
-        "vocab": lambda text: Vocab(**options_of(Vocab, text)),
-        "drawn": lambda text: Drawn(**options_of(Drawn, text)),
-    }
+_KINDS: Mapping[str, type[Addition]] = MappingProxyType(
+    {"ngram": Ngram, **{kind.name: kind for kind in (Ears, SpecVla, ViSkip, Vocab, Drawn)}}
 )
 
 
@@ -145,44 +139,20 @@ def parse(text: str) -> Extended:
     policy, *parts = text.split("+")
     found = []
     for part in parts:
-        kind = _KINDS.get(part.partition(":")[0])
-        if kind is None:
+        name, _, options = part.partition(":")
+        if name not in _KINDS:
             raise OptionError(f"unknown addition {part!r}: choose from {', '.join(_KINDS)}")
-        found.append(kind(part))
+        found.append(parse_options(_KINDS[name], options, name))
     return Extended(policies.parse(policy), tuple(found))
 
 
 def spec(method: Extended) -> str:
     """The text that `parse` reads, options at their defaults left out."""
     parts = [
-        str(one) if isinstance(one, Ngram | Lossy) else _name(one) + changed_options(one)
+        str(one) if isinstance(one, Ngram | Lossy) else spec_text(_name(one), one)
         for one in method.modifiers
     ]
     return "+".join([policies.spec(method.policy), *parts])
-
-
-def options_of(kind: Any, text: str) -> dict[str, Any]:
-    """The options behind the colon of ``text``, for a dataclass with a ``name``.
-
-    Raises:
-        OptionError: an unknown option, or a value of the wrong kind.
-    """
-    hints = get_type_hints(kind)
-    valid = [f.name for f in fields(kind)]
-    given: dict[str, Any] = {}
-    for part in filter(None, text.partition(":")[2].split(",")):
-        key, _, value = part.partition("=")
-        if key not in valid:
-            known = ", ".join(valid) or "none"
-            raise OptionError(f"method {kind.name} has no option {key!r}: its options are {known}")
-        try:
-            given[key] = hints[key](value)
-        except ValueError:
-            wanted = hints[key].__name__
-            raise OptionError(
-                f"method {kind.name}: option {key} needs {wanted}, not {value!r}"
-            ) from None
-    return given
 
 
 def _name(one: Addition) -> str:

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.runtime.backend import MakeRunner
-from sage_core.trees.policies.sage.networks import BIASES
+from sage_core.runtime.backend import Backend
 from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SagePlanner
-from sage_core.trees.policy import Growth, Level, TreePlanner
+from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from sage_core.trees.tree import TokenTree
 
 __all__ = ["NodeSamples", "RecordingSage", "fit_acceptance", "fit_biases", "identity_predictor"]
@@ -72,7 +71,7 @@ class _RecordingPlanner(SagePlanner):
             self._features = []
         assert level.acceptance is not None
         self._features.append(level.acceptance)
-        return self._weighed(replace(level, acceptance=None))
+        return self._grow_by_networks(replace(level, acceptance=None))
 
     def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         for features, (level, row, rank) in zip(
@@ -91,7 +90,7 @@ def fit_acceptance(
     head: Head,
     prompts: Iterable[Mapping[str, Any]],
     max_new_tokens: int,
-    make: MakeRunner | None = None,
+    backend: Backend | None = None,
     max_nodes: int = MAX_NODES,
 ) -> int:
     """Fit ``head.acceptance`` to texts decoded with the head; replaces the one it has.
@@ -101,7 +100,7 @@ def fit_acceptance(
         head: trained and placed (`sage_core.drafts.head.checkpoint.placed`).
         prompts: as processors return them; consumed until there are ``max_nodes`` nodes.
         max_new_tokens: of each text.
-        make: makes the target's runner.
+        backend: how passes run.
         max_nodes: nodes to fit to.
 
     Returns:
@@ -111,7 +110,7 @@ def fit_acceptance(
     head.acceptance = identity_predictor(head)
     try:
         policy = RecordingSage(samples=samples)
-        decoder = SpeculativeDecoder(target, head, policy, costs=UNKNOWN, runner=make)
+        decoder = SpeculativeDecoder(target, head, policy, costs=UNKNOWN, backend=backend)
         for prompt in prompts:
             decoder.generate(**prompt, max_new_tokens=max_new_tokens)
             if len(samples.ranks) >= max_nodes:

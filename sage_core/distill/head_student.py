@@ -79,8 +79,8 @@ class HeadStudent:
         return load_head(folder, self._teacher.target)
 
     def fit_acceptance(self, draft: Head, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
-        runners, longest = self._teacher.pair.runners, self._options.max_new_tokens
-        nodes = fit_acceptance(self._teacher.target, draft, prompts, longest, runners)
+        backend, longest = self._teacher.backend, self._options.max_new_tokens
+        nodes = fit_acceptance(self._teacher.target, draft, prompts, longest, backend)
         if nodes:
             with write_errors(folder):
                 save_head(draft, folder)

@@ -118,6 +118,8 @@ def measure(
             total[2] += stats.accepted
             total[3] += stats.steps
     return tuple(
-        Speed(name, decoder.policy.name, int(total[0]), total[1], total[2] / max(1.0, total[3]))
-        for (name, decoder), total in zip(decoders, totals.values(), strict=True)
+        Speed(name, decoder.settings.policy.name, int(tokens), seconds, accepted / max(1.0, steps))
+        for (name, decoder), (tokens, seconds, accepted, steps) in zip(
+            decoders, totals.values(), strict=True
+        )
     )

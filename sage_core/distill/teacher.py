@@ -18,6 +18,7 @@ from sage_core.media import Clip, open_media
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.pair_loading import LoadedPair
+from sage_core.runtime.cpu.executor import CpuBackend
 
 __all__ = ["CACHE_BYTES", "Example", "Teacher"]
 
@@ -89,6 +90,7 @@ class Teacher:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.pair = pair
+        self.backend = CpuBackend()
         self.target = pair.target.requires_grad_(False)
         self._samples = samples
         self._options = options
@@ -100,8 +102,8 @@ class Teacher:
         self._writer = self.decoder(pair.draft, policy)
 
     def decoder(self, draft: Any, policy: str = "sage") -> SpeculativeDecoder:
-        """A decoder of the target with ``draft``, with the pair's runners."""
-        return SpeculativeDecoder(self.target, draft, policy, runner=self.pair.runners)
+        """A decoder of the target with ``draft``."""
+        return SpeculativeDecoder(self.target, draft, policy, backend=self.backend)
 
     @property
     def hidden_size(self) -> int:

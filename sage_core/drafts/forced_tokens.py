@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Tokens that a grammar forces, drafted without a pass."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ from torch import Tensor
 from sage_core.drafts.drafter import Drafter
 from sage_core.generation.json_schema import JsonGrammar
 from sage_core.generation.sequence import TokenSequence
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.runner import PromptOutputs
 from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import Acceptance, Proposal, Shape
 from sage_core.trees.tree import ROOT, TokenTree
 
 FORCED_LEAST = 2
-"""Fewer forced tokens than these are left to the draft, which goes on behind them."""
+"""Fewer forced tokens than these are left to the draft, which continues behind them."""
 
 
-class ForcedDrafter:
-    """Proposes what a grammar leaves no choice about, without a draft pass; else asks another.
+class ForcedDrafter(Drafter):
+    """Proposes the tokens that a grammar forces, without a draft pass; otherwise asks another.
 
     The target still verifies: where the grammar leaves the tokenization open it may write the
-    forced text in other tokens.
+    forced text in other tokens. The policy's planner does not observe these steps.
     """
 
     def __init__(self, inner: Drafter, grammar: JsonGrammar) -> None:
         self._inner = inner
         self._grammar = grammar
+        self.needs_features = inner.needs_features
 
-    def prefill(self, first: int) -> None:
-        self._inner.prefill(first)
+    @property
+    def started(self) -> bool:
+        return self._inner.started
 
-    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
-        forced = self._grammar.forced(text.ids)[: max(0, text.remaining - 1)]
-        if len(forced) < FORCED_LEAST:
-            return self._inner.propose(planner, text)
-        planner.plan()  # policies count on a plan for every step that they observe
+    def prefill(self, first: int, prompt: PromptOutputs) -> Passes[None]:
+        yield from self._inner.prefill(first, prompt)
+
+    def propose(self, planner: TreePlanner, sequence: TokenSequence) -> Passes[Proposal]:
+        forced = self._grammar.forced(sequence.ids)[: max(0, sequence.remaining - 1)]
         count = len(forced)
+        if count < FORCED_LEAST:
+            return (yield from self._inner.propose(planner, sequence))
         tree = TokenTree(
             tokens=tuple(forced),
             parents=(ROOT, *range(count - 1)),

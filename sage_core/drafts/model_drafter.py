@@ -10,12 +10,13 @@ from torch import Tensor
 
 from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.tree_drafter import TreeDrafter
-from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.generation.candidates import TopK
 from sage_core.generation.prepare import prepare_draft
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
-from sage_core.runtime.runner import Runner
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.runner import PromptOutputs, Runner
+from sage_core.runtime.tree_runner import PassRequest
 from sage_core.trees.steps import Acceptance
 from sage_core.trees.tree import TokenTree, TreeBuilder
 
@@ -24,13 +25,12 @@ class ModelDrafter(TreeDrafter):
     """Drafts with a draft model; accepted nodes that it has passed already stay in its cache.
 
     Args:
-        runner: the draft model.
+        runner: runs the draft model.
         inputs: the prompt, as the processor returned it.
         vocab_size: the target's.
         room: cache slots to reserve behind the prompt.
         vision: what the target's vision tower has computed, if the draft shares it.
-        sight: what the draft sees of the prompt.
-        reduced: what it scores by, if not by its whole vocabulary.
+        draft_prompt: what the draft reads of the prompt.
     """
 
     _runner: Runner
@@ -42,25 +42,23 @@ class ModelDrafter(TreeDrafter):
         vocab_size: int,
         room: int,
         vision: SharedVision,
-        sight: DraftPrompt,
-        reduced: ReducedHead | None = None,
+        draft_prompt: DraftPrompt,
     ) -> None:
-        super().__init__(runner, vocab_size, reduced)
+        super().__init__(runner, vocab_size)
         self._inputs = inputs
         self._room = room
         self._vision = vision
-        self._sight = sight
+        self._draft_prompt = draft_prompt
         self._pending: list[int] = []
 
-    def prefill(self, first: int) -> None:
+    def prefill(self, first: int, prompt: PromptOutputs) -> Passes[None]:
         if self.started:
-            self._read_pending()
-            self._pending = [first]
-            return
-        inputs = on_device(self._inputs, self._runner.device)
-        with self._vision.replaying():
-            prepared = prepare_draft(self._runner.model, inputs)
-            self._runner.prefill(prepared, self._room, self._sight.positions())
+            yield from self._read_pending()
+        else:
+            inputs = on_device(self._inputs, self._runner.device)
+            with self._vision.replaying():
+                prepared = prepare_draft(self._runner.model, inputs)
+                self._runner.prefill(prepared, self._room, self._draft_prompt.positions())
         self._pending = [first]
 
     @property
@@ -81,27 +79,24 @@ class ModelDrafter(TreeDrafter):
         self._pending += outcome.tokens[len(kept) :]
         self._columns = {}
 
-    def time_pass(self, rows: int, branching: int) -> None:
+    def time_pass(self, rows: int, branching: int) -> Passes[None]:
         nodes = [0] * rows
-        logits, _ = self._runner.forward(nodes, nodes, np.eye(rows, dtype=bool))
+        logits, _ = yield PassRequest(self._runner, nodes, nodes, np.eye(rows, dtype=bool))
         TopK().select(logits.float(), branching)
         self._runner.commit([0])
 
-    def discard_timed(self, passes: int) -> None:
-        self._runner.truncate(passes)
-
-    def _read_pending(self) -> Tensor:
-        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
+    def _read_pending(self) -> Passes[Tensor]:
         # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
-        # behind it get worse, the output stays what it is.
+        # behind it get worse, the output stays the same.
         known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
-        logits = self._runner.extend(known)
+        outputs = yield from self._runner.extend(known)
         self._pending = []
         self._columns = {}
-        return logits
+        return outputs.logits
 
     def _pass(
         self, builder: TreeBuilder, frontier: Sequence[int], level: int, seen: np.ndarray
-    ) -> Tensor:
+    ) -> Passes[Tensor]:
         tokens = [builder.tokens[node] for node in frontier]
-        return self._runner.forward(tokens, [level] * len(frontier), seen)[0]
+        logits, _ = yield PassRequest(self._runner, tokens, [level] * len(frontier), seen)
+        return logits

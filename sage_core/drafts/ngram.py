@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import dataclass, field
 
 from sage_core.errors import OptionError
-from sage_core.trees.option_specs import changed_options
-from sage_core.trees.steps import Shape
+from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.tree import ROOT, TokenTree
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sage_core.generation.sequence import TokenSequence
-    from sage_core.trees.policy import TreePlanner
-    from sage_core.trees.steps import Acceptance, Proposal
-
-__all__ = ["BREAK", "NAME", "Match", "Ngram", "NgramDrafter", "NgramIndex", "as_ngram", "is_lookup"]
+__all__ = ["BREAK", "NAME", "Match", "Ngram", "NgramIndex", "as_ngram", "is_lookup"]
 
 NAME = "ngram"
 BREAK = -1
@@ -64,7 +55,7 @@ class Ngram:
             raise OptionError(f"ngram: price must be a number of at least 0, not {self.price}")
 
     def __str__(self) -> str:
-        return NAME + changed_options(self)
+        return spec_text(NAME, self)
 
 
 def is_lookup(draft: object) -> bool:
@@ -81,18 +72,7 @@ def as_ngram(text: str | Ngram) -> Ngram:
     """
     if isinstance(text, Ngram):
         return text
-    kinds = get_type_hints(Ngram)
-    given: dict[str, Any] = {}
-    for part in filter(None, text.partition(":")[2].split(",")):
-        name, _, value = part.partition("=")
-        if name not in kinds:
-            raise OptionError(f"ngram has no option {name!r}: its options are {', '.join(kinds)}")
-        try:
-            given[name] = kinds[name](value)
-        except ValueError:
-            wanted = kinds[name].__name__
-            raise OptionError(f"ngram: option {name} needs {wanted}, not {value!r}") from None
-    return Ngram(**given)
+    return parse_options(Ngram, text.partition(":")[2], NAME)
 
 
 @dataclass(frozen=True)
@@ -204,39 +184,3 @@ class _Trie:
             ranks.append(rank)
             push(child, len(tokens) - 1, -negative)
         return TokenTree(tuple(tokens), tuple(parents), tuple(probs), tuple(ranks))
-
-
-class NgramDrafter:
-    """Proposes what followed the same words before: the `Drafter` of ``ngram``.
-
-    Args:
-        options: how it looks.
-        prompt: the prompt's ids, with `BREAK` for those that are no text.
-        limit: nodes of a tree at most, whatever ``options`` says.
-    """
-
-    def __init__(self, options: Ngram, prompt: Iterable[int], limit: int) -> None:
-        self._o = replace(options, nodes=min(options.nodes, limit))
-        self._index = NgramIndex(self._o)
-        self._index.extend(prompt)
-
-    def prefill(self, first: int) -> None:
-        self._index.extend([first])
-
-    def find(self, text: TokenSequence) -> Match:
-        """A tree of continuations of ``text``."""
-        return self._index.find(min(self._o.length, text.remaining - 1), self._o.nodes)
-
-    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
-        return self.proposal(self.find(text))
-
-    def proposal(self, found: Match) -> Proposal:
-        """What was found and nothing else."""
-        from sage_core.trees.steps import Proposal
-
-        width = float(len(found.tree.children(ROOT)))
-        note = f"the last {found.match} tokens stood before" if found.match else "nothing found"
-        return Proposal(found.tree, Shape(found.tree.depth, width, None, note))
-
-    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        self._index.extend(outcome.tokens)

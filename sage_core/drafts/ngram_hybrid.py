@@ -1,25 +1,23 @@
-"""A draft model's tree with branches that were looked up, while these earn what they cost."""
+"""A draft's tree with branches that were looked up, while these earn what they cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
-from sage_core.drafts.ngram import Match, NgramDrafter
-from sage_core.trees.policy import PlannerWrapper, TreePlanner
+from torch import Tensor
+
+from sage_core.drafts.drafter import Drafter
+from sage_core.drafts.ngram import Match
+from sage_core.drafts.ngram_drafter import NgramDrafter
+from sage_core.generation.sequence import TokenSequence
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.runner import PromptOutputs
+from sage_core.trees.policy import TreePlanner
+from sage_core.trees.steps import Acceptance, Proposal
 from sage_core.trees.tree import ROOT, TokenTree
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sage_core.drafts.drafter import Drafter
-    from sage_core.generation.sequence import TokenSequence
-    from sage_core.trees.steps import Acceptance, Proposal
-
-__all__ = ["OwnPart", "Payoff", "WithLookup", "graft"]
-
+__all__ = ["HybridDrafter", "Payoff", "graft"]
 
 _CREDIT = 3.0
 """How many times their price branches are taken to have earned before anything is known."""
@@ -98,63 +96,63 @@ def _move(table: dict[int, float], key: int, value: float, first: float, rate: f
     table[key] = before + rate * (value - before)
 
 
-class WithLookup:
-    """A `Drafter` around another: its tree, and branches of a lookup where they pay.
+class HybridDrafter(Drafter):
+    """A draft's tree, with branches of a lookup where these pay.
 
-    Where the lookups alone do as well as the other, that one rests: its passes are saved.
+    Where lookups alone do as well as the draft, no draft passes are made.
 
     Args:
         drafter: drafts with a model.
-        lookup: looks up in the same text.
-        payoff: what lookups have earned; it learns more.
+        lookup: finds matches in the same text.
+        payoff: what lookups have earned; updated here.
     """
 
     def __init__(self, drafter: Drafter, lookup: NgramDrafter, payoff: Payoff) -> None:
         self._drafter = drafter
         self._lookup = lookup
         self._payoff = payoff
-        self._found = Match()
-        self._own: TokenTree | None = None
-        self._added = 0
-        self._accepted: tuple[int, ...] = ()
+        self.needs_features = drafter.needs_features
+        self._latest: tuple[Match, TokenTree | None, int] | None = None
+        """Of the step under way: the match, the draft's own tree (None: it did not draft), and the
+        nodes that the match added to it."""
 
-    def prefill(self, first: int) -> None:
-        self._drafter.prefill(first)
-        self._lookup.prefill(first)
+    @property
+    def started(self) -> bool:
+        return self._drafter.started
 
-    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
-        started = perf_counter()
-        found = self._found = self._lookup.find(text)
-        looking = perf_counter() - started
-        if len(found.tree) and self._payoff.leads(found.match):
-            self._own = None
-            alone = self._lookup.proposal(found)
-            return replace(alone, plan_seconds=looking)
-        proposal = self._drafter.propose(planner, text)
-        started = perf_counter()
-        self._own = proposal.tree
-        whole = graft(self._own, found.tree)
-        self._added = len(whole) - len(self._own)
-        if self._added and self._payoff.pays(found.match):
-            note = f"{proposal.shape.note}; {self._added} nodes looked up".removeprefix("; ")
+    def prefill(self, first: int, prompt: PromptOutputs) -> Passes[None]:
+        yield from self._drafter.prefill(first, prompt)
+        yield from self._lookup.prefill(first, prompt)
+
+    def propose(self, planner: TreePlanner, sequence: TokenSequence) -> Passes[Proposal]:
+        begun = perf_counter()
+        match = self._lookup.find(sequence)
+        seconds = perf_counter() - begun
+        if len(match.tree) and self._payoff.leads(match.match):
+            self._latest = match, None, 0
+            return replace(self._lookup.proposal(match), plan_seconds=seconds)
+        proposal = yield from self._drafter.propose(planner, sequence)
+        begun = perf_counter()
+        whole = graft(proposal.tree, match.tree)
+        added = len(whole) - len(proposal.tree)
+        self._latest = match, proposal.tree, added
+        if added and self._payoff.pays(match.match):
+            note = f"{proposal.shape.note}; {added} nodes looked up".removeprefix("; ")
             proposal = replace(proposal, tree=whole, shape=replace(proposal.shape, note=note))
-        looking += perf_counter() - started
-        return replace(proposal, plan_seconds=proposal.plan_seconds + looking)
+        seconds += perf_counter() - begun
+        return replace(proposal, plan_seconds=proposal.plan_seconds + seconds)
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
         # The draft's own nodes come first in the tree, so it knows which of the path it has passed.
         self._drafter.observe(tree, outcome, hidden)
         self._lookup.observe(tree, outcome, hidden)
-        own = None
-        if self._own is not None:
-            self._accepted = tuple(node for node in outcome.nodes if node < len(self._own))
-            own = len(self._accepted)
-        reached = _depth(self._found.tree, outcome.tokens)
-        self._payoff.learn(self._found.match, self._added, reached, own)
-
-    def own(self) -> tuple[TokenTree, tuple[int, ...]] | None:
-        """The draft's own tree of the latest step and its accepted path; None if it rested."""
-        return None if self._own is None else (self._own, self._accepted)
+        if self._latest is None:  # the tree was not of this draft's making
+            return
+        match, own, added = self._latest
+        self._latest = None
+        accepted = None if own is None else sum(node < len(own) for node in outcome.nodes)
+        reached = _depth(match.tree, outcome.tokens)
+        self._payoff.learn(match.match, added, reached, accepted)
 
 
 def _depth(tree: TokenTree, tokens: tuple[int, ...]) -> int:
@@ -166,17 +164,3 @@ def _depth(tree: TokenTree, tokens: tuple[int, ...]) -> int:
             return depth
         node = child
     return len(tokens)
-
-
-class OwnPart(PlannerWrapper):
-    """A policy's shaper that learns from the tree it formed, not from what was added to it."""
-
-    def __init__(self, planner: TreePlanner, drafter: WithLookup) -> None:
-        super().__init__(planner)
-        self._drafter = drafter
-
-    def observe(self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]) -> None:
-        own = self._drafter.own()
-        if own is not None:
-            drafted, path = own
-            self._planner.observe(drafted, path, tokens[: len(path) + 1])

@@ -1,199 +1,180 @@
-"""TODO docstring."""
+"""`TreeDrafter` grows a tree level by level under a policy's planner."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sage_core.drafts.drafter import Drafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.generation.candidates import Candidates, CandidateSelector, TopK
 from sage_core.generation.sequence import TokenSequence
-from sage_core.runtime.runner import Runner
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.tree_runner import TreeRunner
 from sage_core.trees.policy import Growth, Level, TreePlanner
-from sage_core.trees.steps import Acceptance, Proposal
+from sage_core.trees.steps import Proposal
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 
-class DraftRunner(Protocol):
-    """What a `TreeDrafter` itself asks of what runs its passes."""
+class TreeDrafter(Drafter):
+    """Grows a tree level by level under a policy's planner; a subclass makes the passes.
 
-    device: torch.device
-    committed: int
-
-    def set_lm_head(self, head: Callable[[Tensor], Tensor]) -> None:
-        """As `Runner.set_lm_head`."""
-
-
-class TreeDrafter(ABC):
-    """Grows a tree level by level under a policy's shaper; a subclass runs the passes.
-
-    Its cache holds the committed text but for what is pending, which the next tree's first pass
+    Its cache holds the committed text but for the pending tokens, which the next tree's first pass
     reads; the nodes passed in a step sit behind as tree columns until `observe`.
 
     Args:
-        runner: what runs the draft.
+        runner: runs the draft.
         vocab_size: the target's; where it differs from the draft's, tokens beyond the smaller
             one are never drafted.
-        reduced: what the draft scores by, if not by its whole vocabulary.
     """
 
-    def __init__(
-        self, runner: DraftRunner, vocab_size: int, reduced: ReducedHead | None = None
-    ) -> None:
+    def __init__(self, runner: TreeRunner, vocab_size: int) -> None:
         self._runner = runner
         self._vocab = vocab_size
-        self._reduced = reduced
-        if reduced is not None:
-            runner.set_lm_head(reduced)
+        self._reduced: ReducedHead | None = None
         self.candidates: CandidateSelector = TopK()
-        """How each node's candidates are chosen; the acceptance rule must be the one for it."""
+        """How each node's candidates are chosen; the acceptance rule must match it."""
         self._columns: dict[int, int] = {}
 
-    @abstractmethod
-    def prefill(self, first: int) -> None:
-        """As `Drafter.prefill`."""
-
-    def listening(self, target: Runner) -> AbstractContextManager[None]:
-        """While open, hear ``target`` read the prompt, if the draft feeds on its hidden states."""
-        return nullcontext()
-
-    @abstractmethod
-    def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        """As `Drafter.observe`."""
+    def use_reduced_lm_head(self, reduced: ReducedHead) -> None:
+        """Score the tokens of ``reduced`` only. To be called before the first pass."""
+        self._reduced = reduced
+        self._runner.set_lm_head(reduced)
 
     @abstractmethod
     def rewind(self, lost: int, new: Sequence[int]) -> None:
-        """Go on with another text: the one before without its last ``lost`` tokens, then ``new``.
+        """Go on with another text: the one before less its last ``lost`` tokens, then ``new``.
 
-        They are read by the next `prefill`.
+        ``new`` is read by the next `prefill`.
         """
 
     @abstractmethod
-    def time_pass(self, rows: int, branching: int) -> None:
-        """A pass over ``rows`` nodes with the ranking of their candidates, for its cost alone.
+    def time_pass(self, rows: int, branching: int) -> Passes[None]:
+        """A pass over ``rows`` nodes with the ranking of their candidates, to measure its cost.
 
         It lengthens the text by a token, until `discard_timed`.
         """
 
-    @abstractmethod
     def discard_timed(self, passes: int) -> None:
-        """Forget all that so many `time_pass` have left."""
+        """Drop what so many calls of `time_pass` have left in the cache."""
+        self._runner.truncate(passes)
 
     @abstractmethod
-    def _read_pending(self) -> Tensor:
+    def _read_pending(self) -> Passes[Tensor]:
         """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
 
     @abstractmethod
     def _pass(
         self, builder: TreeBuilder, frontier: Sequence[int], level: int, seen: np.ndarray
-    ) -> Tensor:
+    ) -> Passes[Tensor]:
         """Pass nodes of one level, the root's children being level 0; (F, vocabulary) logits.
 
-        ``seen``, bool (F, columns), is which tree columns, old and new, each node sees.
+        ``seen``, bool (F, columns), is which tree columns, old and new, each node attends to.
         """
 
-    def _acceptance(self, rows: int) -> np.ndarray | None:
+    def _acceptance_bias(self, rows: int) -> np.ndarray | None:
         """`Level.acceptance` of the ``rows`` nodes that were passed last, if the draft has it."""
         return None
 
     @property
     def visual_tokens(self) -> int | None:
-        """How many columns stand for pictures; None: as many as its `DraftPrompt` keeps."""
+        """How many columns stand for images; None: as many as its `DraftPrompt` keeps."""
         return None
 
     @property
     def device(self) -> torch.device:
-        """Where the draft model is."""
+        """Where the draft is."""
         return self._runner.device
 
     @property
     def started(self) -> bool:
-        """Whether the draft has read a prompt."""
         return self._runner.committed > 0
 
-    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
-        started = perf_counter()
+    def propose(self, planner: TreePlanner, sequence: TokenSequence) -> Passes[Proposal]:
+        begun = perf_counter()
         shape = planner.plan()
-        planning = perf_counter() - started
-        limit = min(shape.depth, text.remaining - 1)
+        planning = perf_counter() - begun
+        limit = min(shape.depth, sequence.remaining - 1)
         if limit < 1:
-            return Proposal(shape=replace(shape, depth=0), plan_seconds=planning)
+            empty = TokenTree()
+            return Proposal(empty, replace(shape, depth=0), 0, planning, planned=empty)
 
         builder = TreeBuilder.empty()
-        logits = self._read_pending()
+        logits = yield from self._read_pending()
         frontier: Sequence[int] = [ROOT]
         passes = 1
         draws: dict[int, Tensor] = {}
         for depth in range(1, limit + 1):
-            offer = self._offer(logits, builder, frontier, text, planner.branching)
-            bias = self._acceptance(len(frontier)) if planner.asks_acceptance else None
-            started = perf_counter()
-            level = Level(depth, frontier, offer.expected, builder, bias)
-            growth = offer.placed(planner.grow(level))
-            planning += perf_counter() - started
-            if offer.draft is not None:
-                draws.update({frontier[row]: offer.draft[row] for row in set(growth.rows.tolist())})
-            nodes = _add(builder, growth, frontier, offer.tokens, offer.probs)
-            # Nothing follows an end, and rules may not be defined there.
+            candidates = self._select(logits, builder, frontier, sequence, planner.branching)
+            bias = self._acceptance_bias(len(frontier)) if planner.asks_acceptance else None
+            begun = perf_counter()
+            level = Level(depth, frontier, candidates.expected, builder, bias)
+            growth = candidates.placed(planner.grow(level))
+            planning += perf_counter() - begun
+            if candidates.draft is not None:
+                drawn = set(growth.parents.tolist())
+                draws.update({frontier[row]: candidates.draft[row] for row in drawn})
+            nodes = _add(builder, growth, frontier, candidates.tokens, candidates.probs)
+            # Nothing follows an end token, and processors may not be defined there.
             frontier = [
                 node
-                for node, more in zip(nodes, growth.expand, strict=True)
-                if more and not text.ends_with(builder.tokens[node])
+                for node, expand in zip(nodes, growth.expand, strict=True)
+                if expand and not sequence.ends_with(builder.tokens[node])
             ]
             if not frontier or depth == limit:
                 break
-            logits = self._pass(builder, frontier, depth - 1, self._see(builder, frontier))
+            seen = self._see(builder, frontier)
+            logits = yield from self._pass(builder, frontier, depth - 1, seen)
             passes += 1
 
-        started = perf_counter()
+        begun = perf_counter()
         drafted = builder.freeze()
         tree = planner.prune(drafted)
         if tree is not drafted:
             self._renumber(drafted, tree)
-        planning += perf_counter() - started
-        return Proposal(tree, shape, passes, planning, draws)
+        planning += perf_counter() - begun
+        return Proposal(tree, shape, passes, planning, draws, planned=tree)
 
-    def _offer(
+    def _select(
         self,
         logits: Tensor,
         builder: TreeBuilder,
         frontier: Sequence[int],
-        text: TokenSequence,
+        sequence: TokenSequence,
         k: int,
     ) -> Candidates:
         """Up to k candidates below each frontier node, given (F, vocabulary or fewer) logits."""
         reduced = self._reduced
         if reduced is None:
-            return self.candidates.select(self._scored(logits, builder, frontier, text), k)
-        if not text.has_processors:
+            return self.candidates.select(self._scored(logits, builder, frontier, sequence), k)
+        if not sequence.has_processors:
             return reduced.named(self.candidates.select(logits.float(), k), self._vocab)
         whole = reduced.spread(logits, self._vocab)
-        scores = self._scored(whole, builder, frontier, text)
+        scores = self._scored(whole, builder, frontier, sequence)
         # A rule may do sums with the scores of tokens that the draft does not score.
         return self.candidates.select(scores.masked_fill(scores.isnan(), -torch.inf), k)
 
     @torch.inference_mode()
     def _scored(
-        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], text: TokenSequence
+        self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], sequence: TokenSequence
     ) -> Tensor:
         """(F, vocabulary) scores, by the same processors that the target's scores go through."""
         if logits.shape[1] > self._vocab:
             logits = logits[:, : self._vocab]
-        if not text.has_processors:
+        if not sequence.has_processors:
             return logits.float()
         if logits.shape[1] < self._vocab:
             missing = self._vocab - logits.shape[1]
             logits = torch.nn.functional.pad(logits.float(), (0, missing), value=-torch.inf)
         paths = [_tokens_to(builder, node) for node in frontier]
-        return text.draft_scores(logits, paths)
+        return sequence.draft_scores(logits, paths)
 
     def _see(self, builder: TreeBuilder, frontier: Sequence[int]) -> np.ndarray:
         """Which passed columns, and itself, each new node sees: bool (F, old columns + F)."""
@@ -227,7 +208,7 @@ def _add(
     probs: np.ndarray,
 ) -> range:
     # A level has one or two rows as a rule: lists are faster than arrays there.
-    rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+    rows, ranks = growth.parents.tolist(), growth.ranks.tolist()
     all_tokens, all_probs = tokens.tolist(), probs.tolist()
     return builder.add(
         [frontier[row] for row in rows],

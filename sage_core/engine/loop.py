@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from time import perf_counter
 
 import torch
@@ -11,10 +11,15 @@ from sage_core.drafts.drafter import Drafter
 from sage_core.generation.acceptance import AcceptRule, accept_greedy
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sequence import TokenSequence
-from sage_core.runtime.runner import Runner
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.runner import PromptOutputs, Runner
+from sage_core.runtime.tree_runner import Outputs, PassRequest
 from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import PhaseSeconds, Proposal, Step
 from sage_core.trees.tree import TokenTree
+
+Decoding = Generator[PassRequest | Step, Outputs | None, None]
+"""A text under way: yields the passes it needs, and a `Step` whenever tokens are committed."""
 
 
 def decode(
@@ -22,12 +27,13 @@ def decode(
     prepared: Prepared,
     drafter: Drafter,
     planner: TreePlanner,
-    text: TokenSequence,
+    sequence: TokenSequence,
     *,
     room: int,
     accept: AcceptRule = accept_greedy,
-) -> Iterator[Step]:
-    """Decode one text; yields a `Step` for the prefill and then one per verification.
+    phase_times: bool = False,
+) -> Decoding:
+    """Decode one text: a `Step` for the prefill, and then one per verification.
 
     The target's cache holds the committed text but for its last token, the root of the next tree.
     Without a draft every tree is empty and this is autoregressive decoding.
@@ -36,67 +42,81 @@ def decode(
         target: the model whose output is reproduced.
         prepared: its prompt.
         drafter: proposes the trees.
-        shaper: a policy's state for this text.
-        text: where tokens are committed; it knows when the text ends.
+        planner: a policy's state for this text.
+        sequence: where tokens are committed; it knows when the text ends.
         room: cache slots to reserve behind the prompt.
         accept: the acceptance rule.
+        phase_times: on CUDA, wait for the device between the phases of a step, so that the seconds
+            of each phase are its own. Without, a phase ends when its kernels have been launched.
     """
-    step = _prefill(target, prepared, drafter, text, room, accept)
+    clock = _Clock(target.device, phase_times)
+    step = yield from _prefill(clock, target, prepared, drafter, sequence, room, accept)
     yield step
     while not step.finished:
-        step = _decode_step(step.index + 1, step.tokens[-1], target, drafter, planner, text, accept)
+        root = step.tokens[-1]
+        step = yield from _decode_step(
+            step.index + 1, root, clock, target, drafter, planner, sequence, accept
+        )
         yield step
 
 
 def _prefill(
+    clock: _Clock,
     target: Runner,
     prepared: Prepared,
     drafter: Drafter,
-    text: TokenSequence,
+    sequence: TokenSequence,
     room: int,
     accept: AcceptRule,
-) -> Step:
+) -> Passes[Step]:
     """Read the prompt with both models; the target's own next token is the first of the text."""
-    clock = _Clock(target)
-    logits = target.extend(prepared.unread) if prepared.read else target.prefill(prepared, room)
+    clock.restart()
+    features = drafter.needs_features
+    if prepared.read:
+        prompt: PromptOutputs = yield from target.extend(prepared.unread, features=features)
+    else:
+        prompt = target.prefill(prepared, room, features=features)
     prefill_target = clock.lap()
-    first = accept(Proposal(), logits, text).tokens
+    first = accept(Proposal(), prompt.logits, sequence).tokens
     accepting = clock.lap()
-    if not text.finished:
-        drafter.prefill(first[0])
+    if drafter.started or not sequence.finished:
+        yield from drafter.prefill(first[0], prompt)
     seconds = PhaseSeconds(prefill_target=prefill_target + accepting, prefill_draft=clock.lap())
-    return Step(0, -1, TokenTree(), (), first, seconds=seconds, finished=text.finished)
+    return Step(0, -1, TokenTree(), (), first, seconds=seconds, finished=sequence.finished)
 
 
 def _decode_step(
     index: int,
     root: int,
+    clock: _Clock,
     target: Runner,
     drafter: Drafter,
     planner: TreePlanner,
-    text: TokenSequence,
+    sequence: TokenSequence,
     accept: AcceptRule,
-) -> Step:
+) -> Passes[Step]:
     """One step: draft a tree below ``root``, verify it in one pass, commit the longest match."""
-    clock = _Clock(target)
+    clock.restart()
 
-    proposal = drafter.propose(planner, text)
+    proposal = yield from drafter.propose(planner, sequence)
     tree = proposal.tree
     drafting = clock.lap()
 
-    logits, hidden = target.forward(  # rows: the root, then the nodes
-        (root, *tree.tokens), (0, *tree.depths), tree.visibility
+    logits, hidden = yield PassRequest(  # (nodes + 1, vocabulary), (nodes + 1, hidden), root first
+        target, (root, *tree.tokens), (0, *tree.depths), tree.visibility
     )
     verifying = clock.lap()
 
-    outcome = accept(proposal, logits, text)
+    outcome = accept(proposal, logits, sequence)
     accepting = clock.lap()
 
     target.commit([0, *(node + 1 for node in outcome.nodes)])
     drafter.observe(tree, outcome, hidden)
     committing = clock.lap()
 
-    planner.observe(tree, outcome.nodes, outcome.tokens)
+    if proposal.planned is not None:
+        path = tuple(node for node in outcome.nodes if node < len(proposal.planned))
+        planner.observe(proposal.planned, path, outcome.tokens[: len(path) + 1])
     return Step(
         index=index,
         root=root,
@@ -112,19 +132,25 @@ def _decode_step(
             accept=accepting,
             commit=committing,
         ),
-        finished=text.finished,
+        finished=sequence.finished,
     )
 
 
 class _Clock:
-    """Splits a step's wall-clock seconds into laps that end when the device has finished."""
+    """Splits the wall-clock seconds of a step into laps, one per phase."""
 
-    def __init__(self, target: Runner) -> None:
-        self._device = target.device
+    def __init__(self, device: torch.device, wait: bool) -> None:
+        self._device = device if wait and device.type == "cuda" else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a lap."""
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
         self._last = perf_counter()
 
     def lap(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        before, self._last = self._last, perf_counter()
+        """The seconds since the last lap ended."""
+        before = self._last
+        self.restart()
         return self._last - before

@@ -1,120 +1,116 @@
-"""What both models have read, kept from one text to the next, so that only new tokens are read."""
+"""The caches of both models, kept from one text to the next, so that only new tokens are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sage_core.drafts.drafter import Drafter
-from sage_core.drafts.ngram_hybrid import Payoff
 from sage_core.drafts.tree_drafter import TreeDrafter
+from sage_core.engine.loop import Decoding
+from sage_core.engine.settings import DecoderSettings
 from sage_core.generation.prepare import Prepared, prepare
 from sage_core.generation.sequence import TokenSequence
 from sage_core.models.visual_tokens import visual_mask
-from sage_core.runtime.backend import MakeRunner
+from sage_core.runtime.passes import passes_until_event
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step
 
 _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-"""Inputs with a value for each token; every other tensor describes pictures and clips."""
+"""Inputs with a value for each token; every other tensor describes images and videos."""
 
 
 class PrefixReuse:
     """The caches of a target and its draft, for texts that go on from one another.
 
     Give the same one to every `SpeculativeDecoder.stream` of a conversation. A text that begins as
-    the one before, with the same pictures, is read only from where it differs; any other is read
-    from its start, and so is one that follows a step which broke off. The output is the same
-    either way. It serves one text at a time: the next one's first step ends the one before.
+    the one before, with the same images, is read only from where it differs; any other is read from
+    its start, and so is one that follows a step which broke off. The output is the same either way.
+    It serves one text at a time: the next one's first step ends the one before.
     """
 
     def __init__(self) -> None:
         self.reused = 0
         """Tokens of the latest prompt that the target's cache held already."""
-        self.payoff: Payoff | None = None
-        """What drafts that were looked up have earned in texts that went on from one another."""
+        self.kept: dict[str, Any] = {}
+        """What decoding extensions keep while texts go on from one another."""
+        self.drafter: TreeDrafter | None = None
+        """The drafter that has read what is held; None if there is none."""
         self._target: Runner | None = None
         self._draft: Any = None
-        self._drafter: TreeDrafter | None = None
-        self._text: TokenSequence | None = None
+        self._sequence: TokenSequence | None = None
         """None if nothing is held."""
         self._media: dict[str, Tensor] = {}
         self._media_end = 0
 
-    @property
-    def drafter(self) -> TreeDrafter | None:
-        """The drafter that has read what is held; None if there is none."""
-        return self._drafter
-
-    def runner(self, target: Any, draft: Any, make: MakeRunner) -> Runner:
-        """The runner of ``target``, by ``make``; what other models have read is forgotten."""
+    def runner(self, settings: DecoderSettings) -> Runner:
+        """The runner of the settings' target; what other models have read is forgotten."""
+        target, draft = settings.target, settings.draft
         if self._target is None or self._target.model is not target or self._draft is not draft:
-            self._target, self._draft = make(target), draft
+            self._target = Runner(target, settings.backend.executor(target))
+            self._draft = draft
             self.forget()
         return self._target
 
     def forget(self) -> None:
         """Hold nothing: the next text is read from its start."""
-        self._text, self._drafter, self.reused = None, None, 0
-        self.payoff = None
+        self._sequence, self.drafter, self.reused = None, None, 0
+        self.kept = {}
 
-    def prepare(self, inputs: dict[str, Any]) -> Prepared:
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Prepared:
         """As `prepare.prepare`, with ``read`` set to how much of the prompt is held already."""
         assert self._target is not None
-        model, text = self._target.model, self._text
-        self._text = None  # until the new text's first step is done
+        model, sequence = self._target.model, self._sequence
+        self._sequence = None  # until the new text's first step is done
         media = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and k not in _BY_TOKEN}
-        same = _common(text, inputs["input_ids"]) if text and self._knows(media) else 0
+        same = _common(sequence, inputs["input_ids"]) if sequence and self._knows(media) else 0
         self.reused = min(same, self._target.committed)
-        if text is None or self.reused < max(1, self._media_end):
+        if sequence is None or self.reused < max(1, self._media_end):
             self.forget()
-            prepared = prepare(model, inputs)
+            prepared = prepare(model, inputs, options)
             self._media = media
             self._media_end = _media_end(model.config, prepared.input_ids) if media else 0
             return prepared
-        # The pictures have been read: only the rules of the text are asked for.
-        rules = {name: value for name, value in inputs.items() if name not in media}
-        prepared = replace(prepare(model, rules), read=self.reused)
+        # The images have been read: only the rules of the text are asked for.
+        text = {name: value for name, value in inputs.items() if name not in media}
+        prepared = replace(prepare(model, text, options), read=self.reused)
         self._target.truncate(self._target.committed - self.reused)
-        if self._drafter is not None:
-            self._drafter.rewind(text.length - same, prepared.input_ids[0, same:].tolist())
+        if self.drafter is not None:
+            new: list[int] = prepared.input_ids[0, same:].tolist()
+            self.drafter.rewind(sequence.length - same, new)
         return prepared
 
     def following(
-        self, steps: Iterator[Step], text: TokenSequence, drafter: Drafter
-    ) -> Iterator[Step]:
-        """The ``steps`` of ``text``, with note taken of when the caches agree with it."""
-        self._drafter = drafter if isinstance(drafter, TreeDrafter) else None
-        while (step := next(steps, None)) is not None:
-            self._text = text
-            if step.is_prefill and step.finished and self._drafter is not None:
-                if self._drafter.started:
-                    self._drafter.rewind(0, step.tokens)
-                else:  # the draft has read nothing
-                    self.forget()
+        self, decoding: Decoding, sequence: TokenSequence, drafter: TreeDrafter | None
+    ) -> Decoding:
+        """The ``decoding`` of ``sequence``; notes whenever the caches agree with the text."""
+        self.drafter = drafter
+        step: Step | None
+        while (step := (yield from passes_until_event(decoding))) is not None:
+            self._sequence = sequence
+            if step.is_prefill and drafter is not None and not drafter.started:
+                self.forget()  # the text has ended before the draft read anything
             yield step
             if step.finished:
                 return
-            if self._text is not text:
-                raise RuntimeError("another text has been started with the same reading")
-            self._text = None  # while a step is under way
+            if self._sequence is not sequence:
+                raise RuntimeError("another text has been started with the same prefix reuse")
+            self._sequence = None  # while a step is under way
 
     def _knows(self, media: dict[str, Tensor]) -> bool:
-        """Whether these are the pictures that were read."""
+        """Whether these are the images that were read."""
         return media.keys() == self._media.keys() and all(
             value is self._media[name] or _equal(value, self._media[name])
             for name, value in media.items()
         )
 
 
-def _common(text: TokenSequence, ids: Tensor) -> int:
+def _common(sequence: TokenSequence, ids: Tensor) -> int:
     """How many tokens of (1, n) ``ids`` begin the text as well; the last of them is left out."""
-    n = min(text.length, ids.shape[1] - 1)
-    agree = text.ids[0, :n] == ids[0, :n].to(text.ids.device)
+    n = min(sequence.length, ids.shape[1] - 1)
+    agree = sequence.ids[0, :n] == ids[0, :n].to(sequence.ids.device)
     return int(agree.long().cumprod(0).sum())
 
 

@@ -56,7 +56,8 @@ def tree_pass_agrees(model: Any, family: Family) -> bool:
     inputs = family.prepare(media, "What is this?")
     runner = Runner(model)
     inputs = {k: cast(v, model) for k, v in on_device(inputs, runner.device).items()}
-    best = runner.prefill(prepare(model, inputs | {"max_new_tokens": 1}), 8)[0].topk(3).indices
+    one = {"max_new_tokens": 1}
+    best = runner.prefill(prepare(model, inputs, one), 8).logits[0].topk(3).indices
     root, child, sibling = best.tolist()
     mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
     tree_logits, _ = runner.forward([root, child, sibling, sibling], [0, 1, 1, 2], mask, last=1)
@@ -66,6 +67,6 @@ def tree_pass_agrees(model: Any, family: Family) -> bool:
     whole = family.add_token_types(
         {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pixels
     )
-    own_logits = Runner(model).prefill(prepare(model, whole | {"max_new_tokens": 1}), 8)
+    own_logits = Runner(model).prefill(prepare(model, whole, one), 8).logits
     bound = 1e-3 if model.dtype == torch.float32 else 0.1
     return bool((tree_logits - own_logits).abs().max() <= bound * own_logits.abs().max())

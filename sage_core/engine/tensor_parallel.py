@@ -19,8 +19,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.distributed as dist
@@ -28,9 +28,12 @@ from torch import Tensor
 
 from sage_core.drafts.drafter import Drafter
 from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.extensions import DecodingContext, DecodingExtension, DecodingParts
 from sage_core.errors import ModelError, OptionError
-from sage_core.generation.acceptance import AcceptRule, accept_greedy
+from sage_core.generation.acceptance import AcceptRule
 from sage_core.generation.sequence import TokenSequence
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.runner import PromptOutputs
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies.sage.policy import UNKNOWN
 from sage_core.trees.policy import TreePlanner
@@ -39,35 +42,45 @@ from sage_core.trees.tree import TokenTree
 
 
 @dataclass(frozen=True)
-class Group:
-    """The processes that share a target."""
+class Group(DecodingExtension):
+    """The processes that share a target: an extension of a decoder's drafting and acceptance."""
 
     rank: int
     size: int
+
+    name: ClassVar[str] = "tensor_parallel"
+    single_text: ClassVar[bool] = True
+    order: ClassVar[int] = 10
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        raise OptionError("a group of processes is joined by `joined`")
 
     @property
     def leads(self) -> bool:
         """True in process 0, which drafts and whose choices hold."""
         return self.rank == 0
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The leader's ``value``, in every process."""
         box = [value if self.leads else None]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def drafting(self, drafter: Drafter) -> Drafter:
-        """``drafter`` in the leader; what it proposes in every process."""
-        return _SharedDrafter(self, drafter)
+    def wrap(self, parts: DecodingParts, context: DecodingContext) -> DecodingParts:
+        strategy = replace(parts.strategy, accept=self._accepting(parts.strategy.accept))
+        return replace(parts, drafter=_SharedDrafter(self, parts.drafter), strategy=strategy)
 
-    def accepting(self, rule: AcceptRule = accept_greedy) -> AcceptRule:
+    def _accepting(self, rule: AcceptRule) -> AcceptRule:
         """``rule`` in the leader; the same path committed to the text of every process."""
 
-        def accept(proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
-            outcome: Acceptance = self.told(rule(proposal, logits, text) if self.leads else None)
+        def accept(proposal: Proposal, logits: Tensor, sequence: TokenSequence) -> Acceptance:
+            outcome: Acceptance = self.broadcast(
+                rule(proposal, logits, sequence) if self.leads else None
+            )
             if not self.leads:
                 for token in outcome.tokens:
-                    text.append(token)
+                    sequence.append(token)
             return outcome
 
         return accept
@@ -97,24 +110,27 @@ class Group:
             if draft is not None:
                 raise OptionError("only process 0 drafts: load the draft there alone")
             draft, policy = None, "autoregressive"
-        return SpeculativeDecoder(target, draft, policy, costs=costs, group=self, **options)
+        return SpeculativeDecoder(target, draft, policy, costs=costs, extensions=[self], **options)
 
 
-class _SharedDrafter:
-    """Drafts in the leader and tells every process the tree."""
+class _SharedDrafter(Drafter):
+    """Drafts in the leader; its trees are broadcast to every process."""
 
     def __init__(self, group: Group, drafter: Drafter) -> None:
         self._group = group
         self._drafter = drafter
+        self.needs_features = group.leads and drafter.needs_features
 
-    def prefill(self, first: int) -> None:
+    def prefill(self, first: int, prompt: PromptOutputs) -> Passes[None]:
         if self._group.leads:
-            self._drafter.prefill(first)
+            yield from self._drafter.prefill(first, prompt)
 
-    def propose(self, planner: TreePlanner, text: TokenSequence) -> Proposal:
-        proposal = self._drafter.propose(planner, text) if self._group.leads else None
-        told: Proposal = self._group.told(proposal)
-        return told
+    def propose(self, planner: TreePlanner, sequence: TokenSequence) -> Passes[Proposal]:
+        proposal: Proposal | None = None
+        if self._group.leads:
+            proposal = yield from self._drafter.propose(planner, sequence)
+        shared: Proposal = self._group.broadcast(proposal)
+        return shared
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
         if self._group.leads:

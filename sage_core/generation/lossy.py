@@ -1,16 +1,19 @@
-"""Lossy acceptance rules: sooner than the target allows, and no longer its own text. No torch.
+"""Options of lossy acceptance rules, which accept drafted tokens that the target would not emit.
 
-Everything else in this package leaves the output as the target alone would give it. These rules do
-not: they accept drafted tokens that the target would not have put out. They are off unless asked
-for by name, and whatever they touch says so. `relaxing` holds the rules themselves.
+Everything else in this package keeps the output of the target alone. These rules change it: they
+are experimental, off unless named, and results made with them carry their name.
+`lossy_acceptance` implements them. Imports no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 from sage_core.errors import OptionError, UnsupportedError
+from sage_core.trees.option_specs import parse_spec, spec_text
 from sage_core.trees.policy import Policy
 
 __all__ = ["Ears", "Lossy", "SpecVla", "as_lossy", "check_lossy", "check_sampled"]
@@ -23,16 +26,15 @@ class Lossy:
     name: ClassVar[str]
 
     def __str__(self) -> str:
-        options = [f"{f.name}={getattr(self, f.name)}" for f in fields(self)]
-        return f"{self.name}:" + ",".join(options)
+        return spec_text(self.name, self, defaults=True)
 
 
 @dataclass(frozen=True)
 class Ears(Lossy):
-    """Rejection sampling with a tolerance that grows with the target's doubt (arXiv 2512.13194).
+    """Rejection sampling with an uncertainty-dependent tolerance (EARS, arXiv 2512.13194).
 
     A candidate x drawn from q is accepted if p(x) / q(x) >= u - tolerance (1 - max p), with u
-    uniform on [0, 1). It needs sampled text and candidates ``drawn``.
+    uniform on [0, 1). Requires sampling with ``drawn`` candidates.
 
     Raises:
         OptionError: ``tolerance`` is not above 0 and at most 1.
@@ -49,13 +51,13 @@ class Ears(Lossy):
 
 @dataclass(frozen=True)
 class SpecVla(Lossy):
-    """Greedy decoding that takes neighbours of ordered action tokens for them (arXiv 2507.22424).
+    """Greedy decoding that accepts nearby action tokens (Spec-VLA, arXiv 2507.22424).
 
-    Ids ``first`` to ``last`` stand for bins in their order. Where the target would put out one of
-    them, a drafted one at most ``radius`` bins away is accepted.
+    Token ids ``first`` to ``last`` are bins in order. Where the target's choice is one of them, a
+    drafted one at most ``radius`` bins away is accepted.
 
     Raises:
-        OptionError: no such range, or a ``radius`` below 1.
+        OptionError: an empty range, or a ``radius`` below 1.
     """
 
     first: int
@@ -73,47 +75,20 @@ class SpecVla(Lossy):
             raise OptionError(f"spec-vla: radius must be at least 1, not {self.radius}")
 
 
-_RULES: tuple[type[Lossy], ...] = (Ears, SpecVla)
+_RULES: Mapping[str, type[Lossy]] = MappingProxyType({rule.name: rule for rule in (Ears, SpecVla)})
 
 
 def as_lossy(text: str | Lossy) -> Lossy:
     """A rule from ``ears:tolerance=0.1`` or ``spec-vla:radius=2,first=ID,last=ID``.
 
     Raises:
-        OptionError: an unknown rule or option, one that is missing, or a value of the wrong kind.
+        OptionError: an unknown rule or option, a missing option, or an invalid value.
     """
-    if isinstance(text, Lossy):
-        return text
-    name, _, rest = text.partition(":")
-    kind = next((rule for rule in _RULES if rule.name == name), None)
-    if kind is None:
-        known = ", ".join(rule.name for rule in _RULES)
-        raise OptionError(f"unknown lossy rule {name!r}: choose from {known}")
-    hints = get_type_hints(kind)
-    known_options = [f.name for f in fields(kind)]
-    given: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        if key not in known_options:
-            raise OptionError(
-                f"lossy rule {name} has no option {key!r}: its options are "
-                f"{', '.join(known_options)}"
-            )
-        try:
-            given[key] = hints[key](value)
-        except ValueError:
-            wanted = hints[key].__name__
-            raise OptionError(
-                f"lossy rule {name}: option {key} needs {wanted}, not {value!r}"
-            ) from None
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given]
-    if missing:
-        raise OptionError(f"lossy rule {name} needs {' and '.join(missing)}: {missing[0]}=VALUE")
-    return kind(**given)
+    return text if isinstance(text, Lossy) else parse_spec(text, _RULES, "lossy rule")
 
 
 def check_lossy(lossy: Lossy | None, policy: Policy, candidates: str) -> None:
-    """Refuse a rule that has nothing to relax under this policy and these candidates.
+    """Refuse a rule that cannot apply to this policy or to these candidates.
 
     Raises:
         UnsupportedError: the policy drafts nothing, or the rule needs other candidates.
@@ -134,10 +109,10 @@ def check_lossy(lossy: Lossy | None, policy: Policy, candidates: str) -> None:
 
 
 def check_sampled(lossy: Lossy | None, sampled: bool) -> None:
-    """Refuse a rule on text of the other kind than it is for.
+    """Refuse `Ears` with greedy decoding and `SpecVla` with sampling.
 
     Raises:
-        UnsupportedError: `Ears` on greedy text, or `SpecVla` on sampled text.
+        UnsupportedError: one of these two.
     """
     if isinstance(lossy, Ears) and not sampled:
         raise UnsupportedError(

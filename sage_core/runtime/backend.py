@@ -1,19 +1,34 @@
-"""TODO docstring."""
+"""Backends: how the passes of a pair's models are executed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from sage_core.runtime.runner import Runner
+from torch import nn
 
-MakeRunner = Callable[[Any], Runner]
-"""A transformers model -> what runs it."""
+from sage_core.runtime.tree_runner import EagerExecutor, Executor
 
 
-@runtime_checkable
-class MakesHeads(Protocol):
-    """A `MakeRunner` with something of its own for heads."""
+class Backend(Protocol):
+    """Makes executors and keeps what they share from text to text, by model."""
 
-    def for_head(self, head: Any, target: Any) -> Any:
-        """What runs a head of ``target``, a `heads.runner.HeadRunner`."""
+    batches: bool
+    """Whether passes of several texts can be made together."""
+
+    def executor(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Executor:
+        """The executor of a model's passes.
+
+        Args:
+            model: a transformers model, or a draft head.
+            modules: those whose weights a pass multiplies by; None: decoder and output head.
+        """
+
+
+class EagerBackend:
+    """Every pass through the model's own modules: the reference for all other backends."""
+
+    batches = True
+
+    def executor(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Executor:
+        return EagerExecutor()

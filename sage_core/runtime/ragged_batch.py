@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from sage_core.errors import UnsupportedError
 from sage_core.runtime.attention.swap import attending_by
 from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.tree_runner import Outputs, PassRequest
 
 JOINT_ATTENTION = "sage_joint"
 """The name in transformers' `AttentionInterface`."""
@@ -162,3 +163,23 @@ def joint_attention_forward(
         mask = part.mask.to(states.device)
         out.append(sdpa_attention_forward(module, states, keys, values, mask, **kwargs)[0])
     return torch.cat(out, dim=1), None
+
+
+def run_together(requests: Sequence[PassRequest]) -> list[Outputs]:
+    """The passes of several texts over one model, as one: what `PassRequest.run` gives, for each.
+
+    Raises:
+        UnsupportedError: see `ragged_pass`.
+    """
+    first = requests[0].runner
+    parts = [
+        Part(r.tokens, r.runner.positions(r), r.runner.mask(r), r.runner.cache) for r in requests
+    ]
+    sizes = [len(request.tokens) for request in requests]
+    embeds = [one for r in requests if (one := r.runner.input_embeds(r)) is not None]
+    with torch.inference_mode(), first.executor.multiplying(sum(sizes)):
+        together = torch.cat(embeds, dim=1) if embeds else None
+        hidden = ragged_pass(first.decoder, parts, together).split(sizes)
+        asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
+        logits = first.lm_head(torch.cat(asked)).split([len(one) for one in asked])
+    return list(zip(logits, hidden, strict=True))

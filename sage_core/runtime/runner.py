@@ -1,9 +1,10 @@
-"""One transformers model at work on one sequence: prefill, a pass over a tree, commit."""
+"""Runs one transformers model on one sequence: prefill, passes over token trees, commit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,165 +13,175 @@ from torch import Tensor
 
 from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import Prepared
-from sage_core.runtime.kv_cache import TreeCache
-from sage_core.runtime.tree_mask import TreeMaskBuffer
+from sage_core.runtime.passes import Passes
+from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
 
-READ_TOKENS = 512
-"""Most tokens of further text in one pass, so that the mask stays small."""
+EXTEND_TOKENS = 512
+"""Most tokens of further text in one pass, which bounds the size of the mask."""
 
 
-class Runner:
-    """Runs a model's own decoder and head over token trees, with its cache.
+@dataclass(frozen=True, eq=False)
+class PromptOutputs:
+    """What the target computed for a prompt, or for the part of it that was not cached.
 
-    The cache holds ``committed`` slots of the text and, between a pass and its `commit`, the
-    passed tree columns behind them. Slots are absolute sequence positions; rotary positions are
-    slots plus the prompt's ``position_offset``. The model itself is never modified.
+    The last three are None unless they were asked for.
+    """
+
+    logits: Tensor
+    """(1, vocabulary), after the last token."""
+    features: Tensor | None = None
+    """(1, n, hidden) last hidden states, after the final norm."""
+    embeds: Tensor | None = None
+    """(1, n, hidden) input embeddings, visual ones included; None behind a cached prefix."""
+    positions: Tensor | None = None
+    """(1, n) or (axes, 1, n) rotary positions; None behind a cached prefix."""
+
+
+class Runner(TreeRunner):
+    """Runs a transformers model. The model itself is never modified.
 
     Raises:
         UnsupportedError: the model's logits or attention follow rules that a tree pass through
             its decoder would not reproduce (sliding windows, soft-capped or scaled logits).
     """
 
-    backend = "eager"
-    """How passes run; what they cost depends on it."""
-    watchable = True
-    """Whether what the model's layers do in a pass is of this text alone, and can be seen."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, executor: Executor | None = None) -> None:
+        self._model = model
         self._decoder = model.get_decoder()
-        self._head: Callable[[Tensor], Tensor] = model.get_output_embeddings()
         self._config = self._decoder.config
-        self.device: torch.device = model.get_input_embeddings().weight.device
-        self.committed = 0
-        self.heard: list[Tensor] | None = None
-        """If it is a list, `read` adds the last hidden states (n, hidden) of what it reads."""
         _refuse_model(model, self._config)
+        device = model.get_input_embeddings().weight.device
+        super().__init__(
+            executor or EagerExecutor(), model.get_output_embeddings(), device, model.dtype
+        )
+
+    @property
+    def model(self) -> Any:
+        return self._model
 
     @property
     def decoder(self) -> Any:
-        """The language model inside, a transformers module."""
         return self._decoder
 
     @property
     def vocab_size(self) -> int:
-        return int(self.model.get_output_embeddings().weight.shape[0])
-
-    def watch(self) -> None:
-        """Run the decoder's own modules in every pass from here on, for hooks to see."""
-
-    def set_lm_head(self, head: Callable[[Tensor], Tensor]) -> None:
-        """Score by ``head``, (n, hidden) -> (n, S), in place of the model's own; not in `prefill`.
-
-        To be said before the first pass.
-        """
-        self._head = head
+        return int(self._model.get_output_embeddings().weight.shape[0])
 
     @torch.inference_mode()
-    def prefill(self, prepared: Prepared, room: int, positions: np.ndarray | None = None) -> Tensor:
-        """Read the prompt through the whole model; ``room`` is the slots to reserve behind it.
-
-        With ``positions``, int64 ascending, the decoder reads only the prompt's tokens there, the
-        last among them; slots then count the tokens read, and rotary positions stay the prompt's.
-
-        Returns the logits after the last prompt token, (1, vocabulary).
-        """
-        n = prepared.prompt_tokens if positions is None else len(positions)
-        devices = set((getattr(self.model, "hf_device_map", None) or {}).values())
-        layers = int(self._config.num_hidden_layers)
-        self.cache = self._new_cache(layers, n + room, shared=len(devices) < 2)
-        self._offset = prepared.position_offset + prepared.prompt_tokens - n
-        self._mask = TreeMaskBuffer(self.device, self.model.dtype)
-        inputs = self.model.prepare_inputs_for_generation(
-            prepared.input_ids,
-            is_first_iteration=True,
-            **{**prepared.model_inputs, "past_key_values": self.cache, "use_cache": True},
-        )
-        with prefill_subset(self._decoder, positions, prepared.prompt_tokens):
-            logits = self.model(**inputs, return_dict=True).logits
-        self.committed = n
-        return logits[:, -1]
-
-    @torch.inference_mode()
-    def forward(
-        self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """One pass over ``n`` tree tokens, behind the columns already passed since `commit`.
+    def prefill(
+        self,
+        prepared: Prepared,
+        room: int,
+        positions: np.ndarray | None = None,
+        *,
+        features: bool = False,
+    ) -> PromptOutputs:
+        """Read the prompt through the whole model.
 
         Args:
-            tokens: n token ids.
-            depths: each token's distance from the first slot behind the committed text.
-            visible: bool (n, columns): which tree columns, old and new, each token sees besides
-                the whole committed text.
-            last: give logits for this many last tokens only; 0 for all.
-
-        Returns:
-            logits (n or ``last``, vocabulary, or S under `score_by`) and the decoder's last hidden
-            states (n, hidden), both in the model's own dtype.
+            prepared: the prompt.
+            room: cache slots to reserve behind it.
+            positions: int64 ascending: the decoder reads only the prompt's tokens there, the last
+                among them; slots then count the tokens read, and rotary positions stay the
+                prompt's. None: all.
+            features: give hidden states, embeddings and positions as well.
         """
-        start = self.committed + self._offset
-        hidden = self._decode(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([[start + d for d in depths]], device=self.device),
-            attention_mask=self._mask.additive(visible, self.committed),
-        )[0]
-        return self._head(hidden[-last:] if last else hidden), hidden
+        n = prepared.prompt_tokens if positions is None else len(positions)
+        devices = set((getattr(self._model, "hf_device_map", None) or {}).values())
+        layers = int(self._config.num_hidden_layers)
+        cache = self.executor.new_cache(layers, n + room, shared=len(devices) < 2)
+        self._start(cache, 0, prepared.position_offset + prepared.prompt_tokens - n)
+        inputs = self._model.prepare_inputs_for_generation(
+            prepared.input_ids,
+            is_first_iteration=True,
+            **{**prepared.model_inputs, "past_key_values": cache, "use_cache": True},
+        )
+        with (
+            _prefill_subset(self._decoder, positions, prepared.prompt_tokens),
+            _decoder_call(self._decoder, features) as seen,
+        ):
+            logits = self._model(**inputs, return_dict=True).logits[:, -1]
+        self.committed = n
+        if not features:
+            return PromptOutputs(logits)
+        return PromptOutputs(
+            logits, seen.features, seen.embeds(self._model.get_input_embeddings()), seen.positions()
+        )
 
-    def _decode(self, **inputs: Any) -> Tensor:
-        """(1, n, hidden) the decoder's last hidden states."""
+    def extend(self, tokens: Sequence[int], *, features: bool = False) -> Passes[PromptOutputs]:
+        """Read more text behind what is committed, and commit it."""
+        states: list[Tensor] = []
+        for start in range(0, len(tokens), EXTEND_TOKENS):
+            part = tokens[start : start + EXTEND_TOKENS]
+            causal = np.tril(np.ones((len(part), len(part)), dtype=bool))
+            logits, hidden = yield PassRequest(self, part, range(len(part)), causal, last=1)
+            if features:
+                states.append(hidden)
+            self.commit(range(len(part)))
+        return PromptOutputs(logits, torch.cat(states)[None] if features else None)
+
+    def inputs(self, request: PassRequest) -> dict[str, Tensor]:
+        return {
+            "input_ids": torch.tensor([request.tokens], device=self.device),
+            "position_ids": torch.tensor([self.positions(request)], device=self.device),
+            "mask": self.mask(request),
+        }
+
+    def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
         hidden: Tensor = self._decoder(
-            **inputs, past_key_values=self.cache, use_cache=True
+            attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs
         ).last_hidden_state
         return hidden
 
-    @torch.inference_mode()
-    def commit(self, columns: Sequence[int]) -> None:
-        """Make the given tree columns (ascending, a path) part of the text; forget the others."""
-        self.cache.keep(self.committed, [self.committed + column for column in columns])
-        self.committed += len(columns)
 
-    def extend(self, tokens: Sequence[int]) -> Tensor:
-        """Read more text behind what is committed; (1, vocabulary) logits after its last token."""
-        for start in range(0, len(tokens), READ_TOKENS):
-            part = tokens[start : start + READ_TOKENS]
-            causal = np.tril(np.ones((len(part), len(part)), dtype=bool))
-            logits, hidden = self.forward(part, range(len(part)), causal, last=1)
-            if self.heard is not None:
-                self.heard.append(hidden)
-            self.commit(range(len(part)))
-        return logits
+@dataclass
+class _DecoderCall:
+    """The arguments and the output of one call of a decoder."""
 
-    def truncate(self, count: int) -> None:
-        """Drop the last ``count`` committed slots, which hold text only."""
-        self.committed -= count
-        self.cache.keep(self.committed, [])
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    features: Tensor | None = None
 
-    def _new_cache(self, layers: int, capacity: int, shared: bool) -> TreeCache:
-        return TreeCache(layers, capacity, shared=shared)
+    def embeds(self, embedding: Any) -> Tensor:
+        given = self.kwargs.get("inputs_embeds")
+        embeds: Tensor = embedding(self.kwargs["input_ids"]) if given is None else given
+        return embeds
 
-
-def _refuse_model(model: Any, config: Any) -> None:
-    name = type(model).__name__
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise UnsupportedError(
-            f"{name} has {', '.join(sorted(kinds))} layers: only full attention works"
-        )
-    for field in ("final_logit_softcapping", "attn_logit_softcapping"):
-        if getattr(config, field, None):
-            raise UnsupportedError(f"{name} uses {field}, which is not supported")
-    for field in ("logit_scale", "logits_scaling"):
-        if getattr(config, field, None) not in (None, 1, 1.0):
-            raise UnsupportedError(f"{name} uses {field}, which is not supported")
+    def positions(self) -> Tensor:
+        """Rotary positions, without a leading axis of plain text positions."""
+        assert self.features is not None
+        given = self.kwargs.get("position_ids")
+        if given is None:
+            return torch.arange(self.features.shape[1], device=self.features.device)[None]
+        positions: Tensor = given[1:] if given.ndim == 3 and given.shape[0] == 4 else given
+        return positions
 
 
 @contextmanager
-def prefill_subset(decoder: Any, positions: np.ndarray | None, length: int) -> Iterator[None]:
+def _decoder_call(decoder: Any, wanted: bool) -> Iterator[_DecoderCall]:
+    """Record the call of ``decoder`` that is made while this is open, if it is wanted."""
+    seen = _DecoderCall()
+    if not wanted:
+        yield seen
+        return
+
+    def record(_module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        seen.kwargs = {**({"input_ids": args[0]} if args else {}), **kwargs}
+        seen.features = output.last_hidden_state
+
+    handle = decoder.register_forward_hook(record, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _prefill_subset(decoder: Any, positions: np.ndarray | None, length: int) -> Iterator[None]:
     """While open, ``decoder`` reads of a prompt of ``length`` tokens only those at ``positions``.
 
-    The model around it runs unchanged: it encodes the pictures and merges them with the text,
-    and what it then hands to its decoder is cut to the kept columns, rotary positions (of one or
-    of three axes) and per-layer visual features included. With None everything is read.
+    The model around it runs unchanged: it encodes images and merges them with the text, and what
+    it then passes to its decoder is cut to the kept columns, rotary positions (of one or of three
+    axes) and per-layer visual features included. With None everything is read.
     """
     if positions is None:
         yield
@@ -214,3 +225,18 @@ def _cut(kwargs: dict[str, Any], positions: Tensor, length: int) -> dict[str, An
         if features is not None:
             out["deepstack_visual_embeds"] = [layer[index] for layer in features]
     return out
+
+
+def _refuse_model(model: Any, config: Any) -> None:
+    name = type(model).__name__
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UnsupportedError(
+            f"{name} has {', '.join(sorted(kinds))} layers: only full attention works"
+        )
+    for cap in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(config, cap, None):
+            raise UnsupportedError(f"{name} uses {cap}, which is not supported")
+    for scale in ("logit_scale", "logits_scaling"):
+        if getattr(config, scale, None) not in (None, 1, 1.0):
+            raise UnsupportedError(f"{name} uses {scale}, which is not supported")

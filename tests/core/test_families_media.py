@@ -92,5 +92,5 @@ def test_a_question_alone(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("pipeline", [n for n in SAVED if n not in VISION], indirect=True)
 def test_models_without_eyes_refuse_files(pipeline: Pipeline) -> None:
-    with pytest.raises(InputError, match="see no pictures: choose a VLM"):
+    with pytest.raises(InputError, match="do not support images or videos: choose a VLM"):
         pipeline.ask([picture()], "What is this?")

@@ -31,9 +31,8 @@ from sage_core.models.catalog import BUNDLED_HEAD
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
-from sage_core.trees.policies.sage.fast_networks import CandidateNetwork, Row
-from sage_core.trees.policies.sage.networks import BIASES, CERTAIN, fitted
-from sage_core.trees.policy import Growth, Level, TreePlanner
+from sage_core.trees.policies.sage.networks import MAX_LOGIT, Parent, planner_networks
+from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from tests.core import distill_runs
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
@@ -109,15 +108,15 @@ def test_the_fit_generalizes_to_other_nodes() -> None:
     st.lists(st.floats(-9, 9), min_size=BIASES, max_size=BIASES),
 )
 def test_biases_are_added_by_rank(rows: int, width: int, biases: list[float]) -> None:
-    network = CandidateNetwork(fitted()[0], RANKS)
+    network = planner_networks(RANKS)[0]
     probs = [[0.6 / (1 + rank) for rank in range(width)]] * rows
-    given = (2, probs, [Row(0.8, 1)] * rows, 0.5, 0.9)
+    given = (2, probs, [Parent(0.8, 1)] * rows, 0.5, 0.9)
     plain, _ = network(*given)
     logits, _ = network(*given, np.array([biases] * rows, np.float32))
     for one, other in zip(plain, logits, strict=True):
         for rank, (before, after) in enumerate(zip(one, other, strict=True)):
-            wanted = min(CERTAIN, max(-CERTAIN, before + biases[min(rank, BIASES - 1)]))
-            if abs(before) < CERTAIN:
+            wanted = min(MAX_LOGIT, max(-MAX_LOGIT, before + biases[min(rank, BIASES - 1)]))
+            if abs(before) < MAX_LOGIT:
                 assert after == pytest.approx(wanted, abs=1e-4)
 
 
@@ -185,10 +184,10 @@ def test_the_predictor_is_fitted_to_texts_and_saved(
     pair: LoadedPair, prompts: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     head = head_without_predictor(pair)
-    assert fit_acceptance(pair.target, head, prompts[:1], 8, pair.runners) == 0
+    assert fit_acceptance(pair.target, head, prompts[:1], 8) == 0
     assert head.acceptance is None and not head.config.acceptance  # too few nodes
 
-    count = fit_acceptance(pair.target, head, iter(prompts), 96, pair.runners, max_nodes=220)
+    count = fit_acceptance(pair.target, head, iter(prompts), 96, max_nodes=220)
     assert 200 <= count < 320
     assert head.config.acceptance and isinstance(head.acceptance, nn.Linear)
     save_head(head, tmp_path)
@@ -201,7 +200,7 @@ def test_the_predictor_is_fitted_to_texts_and_saved(
 def test_a_failure_while_fitting_leaves_the_head_unchanged(pair: LoadedPair) -> None:
     before = pair.draft.acceptance
     with pytest.raises(OptionError):
-        fit_acceptance(pair.target, pair.draft, [{}], 8, pair.runners)
+        fit_acceptance(pair.target, pair.draft, [{}], 8)
     assert pair.draft.acceptance is before
 
 

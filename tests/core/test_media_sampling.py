@@ -16,7 +16,7 @@ from sage_core.media import video_decord as with_decord
 from sage_core.media import video_pyav as with_pyav
 from sage_core.media.containers.probe import inspect
 from sage_core.media.frame_sampling import choose_frames
-from sage_core.models.families.qwen2_vl import CLIP_PIXELS, Qwen2VL
+from sage_core.models.families.qwen2_vl import VIDEO_PIXELS, Qwen2VL
 from sage_core.pipeline import Options
 from tests.core.media_files import write_clip
 
@@ -109,7 +109,7 @@ def test_what_the_caller_asks_for_comes_before_the_family_s_rule() -> None:
 
 
 def test_a_clip_may_fill_nine_tenths_of_the_context_of_qwen2() -> None:
-    tokens = CLIP_PIXELS // (2 * 28 * 28)
+    tokens = VIDEO_PIXELS // (2 * 28 * 28)
     assert tokens == 115_200
 
 

@@ -64,12 +64,12 @@ class DraftPrompt:
         return self._kept < len(self._visual)
 
     @contextmanager
-    def watching(self, decoder: Any) -> Iterator[None]:
+    def observing(self, decoder: Any) -> Iterator[None]:
         """While open, gather what the choice needs from the target's decoder."""
         if self._gatherer is None:
             yield
             return
-        with self._gatherer.watching(decoder):
+        with self._gatherer.observing(decoder):
             yield
 
     def positions(self) -> np.ndarray | None:

@@ -46,7 +46,7 @@ class AttentionScores:
         return self._sum / self._layers if self._layers else None
 
     @contextmanager
-    def watching(self, decoder: Any) -> Iterator[None]:
+    def observing(self, decoder: Any) -> Iterator[None]:
         """While open, scores add up whenever ``decoder`` reads the prompt."""
         with observe_attention(decoder, self.add):
             yield
@@ -100,7 +100,7 @@ class AlignmentScores:
         return torch.stack(late).mean(0) - torch.stack(early).mean(0)
 
     @contextmanager
-    def watching(self, decoder: Any) -> Iterator[None]:
+    def observing(self, decoder: Any) -> Iterator[None]:
         """While open, likenesses are noted whenever ``decoder`` reads the prompt."""
 
         def note(_module: Any, args: Any, kwargs: Any) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from statistics import median
+from threading import Lock
 from typing import Any
 
 from sage_core.errors import OptionError
+from sage_core.models.atomic_write import write_atomically
 from sage_core.trees.pass_costs import Costs, Curve
 from sage_core.trees.steps import PhaseSeconds, Step
 
@@ -23,6 +24,8 @@ VARIABLE = "SAGE_COSTS"
 Learned = Mapping[str, float]
 """A policy's own, see `TreePlanner.learned`."""
 _VERSION = 1
+MAX_ENTRIES = 256
+"""Of costs, and of what was learned, that the file keeps."""
 _TRUSTED = 16  # steps of a text that count as much as all that was known before it
 _FEW = 5  # passes of a size that a median needs
 
@@ -42,74 +45,85 @@ def default_path() -> Path | None:
 class CostStore:
     """What passes cost, by key and length of the context, and what policies learned of a pair.
 
-    A key names the device, the models and the number format. Contexts count by powers of two. What
-    is missing is measured once; later runs correct it by the passes that they made anyhow. A file
-    that cannot be read or written is as good as none.
+    A key names the machine, the models and the number format. Contexts count by powers of two. What
+    is missing is measured once; later texts correct it by the passes that they made anyhow. `save`
+    writes the file, which keeps the `MAX_ENTRIES` latest entries. A file that cannot be read or
+    written is as good as none.
+
+    Args:
+        path: the file; None keeps everything in memory.
     """
+
+    refines = True
+    """Whether costs that were measured in part are to be completed between later steps."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._lock = Lock()
+        self._new_costs: dict[str, Costs] = {}
+        self._new_learned: dict[str, Learned] = {}
 
     @cached_property
-    def _pages(self) -> tuple[ChainMap[str, Costs], ChainMap[str, Learned]]:
-        """Costs by key and context, and what was learned; the file is read when first asked for.
-
-        In each the first map is what this run found out, the second what the file said.
-        """
-        costs, learned = _read(self._path)
-        return ChainMap({}, costs), ChainMap({}, learned)
-
-    @property
-    def _known(self) -> ChainMap[str, Costs]:
-        return self._pages[0]
-
-    @property
-    def _taught(self) -> ChainMap[str, Learned]:
-        return self._pages[1]
+    def _found(self) -> tuple[dict[str, Costs], dict[str, Learned]]:
+        """What the file said: read when first asked for."""
+        return _read(self._path)
 
     def learned(self, pair: str) -> Learned:
         """What was last kept of a policy with a pair; nothing at first."""
-        return self._taught.get(pair, {})
+        return self._new_learned.get(pair) or self._found[1].get(pair, {})
 
     def keep(self, pair: str, learned: Learned) -> None:
-        """What a policy learned with a pair, by a name of both; the next `learn` writes it."""
+        """Keep what a policy learned with a pair, by a name of both."""
         if learned:
-            self._taught[pair] = learned
+            with self._lock:
+                self._new_learned[pair] = learned
 
-    def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
-        """The costs of a key at a context of so many tokens, by ``measure`` if they are unknown."""
+    def costs(self, key: str, context: int) -> Costs | None:
+        """The costs of a key at a context of so many tokens; None if they are unknown."""
         place = _place(key, context)
-        if place not in self._known:
-            self._known[place] = measure()
-            self._write()
-        return self._known[place]
+        return self._new_costs.get(place) or self._found[0].get(place)
 
-    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
+    def add(self, key: str, context: int, costs: Costs) -> Costs:
+        """Keep measured costs, unless others were kept meanwhile; returns those that are kept."""
+        with self._lock:
+            return self._new_costs.setdefault(_place(key, context), costs)
+
+    def replace(self, key: str, context: int, costs: Costs) -> None:
+        """Keep costs that were measured better."""
+        with self._lock:
+            self._new_costs[_place(key, context)] = costs
+
+    def correct(self, key: str, context: int, steps: Sequence[Step]) -> None:
         """Correct what is known by the steps of a text; it counts from the next text on."""
-        place = _place(key, context)
-        known = self._known.get(place)
-        if known is None:
-            return
-        self._known[place] = corrected(known, steps)
-        self._write()
+        known = self.costs(key, context)
+        if known is not None:
+            self.replace(key, context, corrected(known, steps))
 
-    def _write(self) -> None:
-        if self._path is None:
+    def save(self) -> None:
+        """Write what is new, beside what other processes have written meanwhile."""
+        path = self._path
+        if path is None or not (self._new_costs or self._new_learned):
             return
-        # Other runs write too: theirs is kept where this one knows nothing newer.
-        costs, learned = _read(self._path)
-        costs |= self._known.maps[0]
+        if path.exists() and not path.is_file():  # a device is not to be replaced by a file
+            return
+        with self._lock:
+            old_costs, old_learned = _read(path)
+            costs = _latest(old_costs, self._new_costs)
+            learned = _latest(old_learned, self._new_learned)
         data = {
             "version": _VERSION,
             "costs": {place: vars(one) for place, one in costs.items()},
-            "learned": {**learned, **self._taught.maps[0]},
+            "learned": learned,
         }
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self._path.with_suffix(f".{os.getpid()}.new")
-            # In one line: with indents json is encoded in Python, which is slow after every text.
-            scratch.write_text(json.dumps(data), encoding="utf-8")
-            scratch.replace(self._path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(data))
+
+
+def _latest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The `MAX_ENTRIES` latest entries: those that were used again count as new."""
+    merged = {key: value for key, value in old.items() if key not in new} | dict(new)
+    return dict(list(merged.items())[-MAX_ENTRIES:])
 
 
 def corrected(known: Costs, steps: Sequence[Step]) -> Costs:
@@ -176,38 +190,47 @@ def _costs(data: dict[str, Any]) -> Costs:
 
 
 class BatchCostStore(CostStore):
-    """Costs of passes that rows share: one look at the book for all rows.
+    """Costs of passes that several texts share, in one batch.
 
-    The first rows rehearse side by side, so what they time is passes of a full table; a row that
-    came later would time passes among others' drafts. The seconds of a row's passes hold time in
-    which it waited, so that nothing is learned of them; what a row does by itself between its
-    passes is done by all, one after another, and is learned.
+    The first texts time their passes side by side, so that passes of a full batch are timed; a
+    later text would time passes among others' drafts. The seconds of a text's passes include time
+    in which it waited, so nothing is learned of them; what a text does by itself between its passes
+    is done by all, one after another, and is learned.
+
+    Args:
+        store: where all of it is kept.
+        width: texts at once.
     """
 
-    def __init__(self, book: CostStore, width: int) -> None:
+    refines = False
+
+    def __init__(self, store: CostStore, width: int) -> None:
         super().__init__()
-        self._book = book
+        self._store = store
         self._width = width
         self._context: int | None = None
         self._costs: Costs | None = None
 
-    def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
+    def costs(self, key: str, context: int) -> Costs | None:
         self._context = self._context or context
+        self._costs = self._costs or self._store.costs(key, self._context)
+        return self._costs
+
+    def add(self, key: str, context: int, costs: Costs) -> Costs:
         if self._costs is None:
-            costs = self._book.costs(key, self._context, measure)
-            self._costs = self._costs or costs
+            self._costs = self._store.add(key, self._context or context, costs)
         return self._costs
 
     def learned(self, pair: str) -> Learned:
-        return self._book.learned(pair)
+        return self._store.learned(pair)
 
     def keep(self, pair: str, learned: Learned) -> None:
-        self._book.keep(pair, learned)
+        self._store.keep(pair, learned)
 
-    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
+    def correct(self, key: str, context: int, steps: Sequence[Step]) -> None:
         assert self._costs is not None and self._context is not None
-        told = [_as_expected(step, self._costs, self._width) for step in steps]
-        self._book.learn(key, self._context, told)
+        expected = [_as_expected(step, self._costs, self._width) for step in steps]
+        self._store.correct(key, self._context, expected)
 
 
 def _as_expected(step: Step, costs: Costs, width: int) -> Step:

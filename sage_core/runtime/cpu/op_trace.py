@@ -24,7 +24,7 @@ _IDLE = {"_set_grad_enabled", "__get__", "size", "dim", "ndimension", "numel", "
 """What tells of a tensor's form and not of what is in it, or has no say under inference mode."""
 
 
-class Unrepeatable(Exception):
+class UntraceableError(Exception):
     """Why passes of a model cannot be repeated from a tape."""
 
 
@@ -53,7 +53,7 @@ class _Call:
     """Whether the function gives a sequence."""
 
 
-class Tape(TorchFunctionMode):
+class OpTrace(TorchFunctionMode):
     """Notes what is called while it is open.
 
     Args:
@@ -148,14 +148,14 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def merged(first: Tape, second: Tape, own: Mapping[int, Tensor]) -> list[_Call]:
-    """The calls of both, where they agree. Raises `Unrepeatable` where they do not."""
+def merged(first: OpTrace, second: OpTrace, own: Mapping[int, Tensor]) -> list[_Call]:
+    """The calls of both, where they agree. Raises `UntraceableError` where they do not."""
     calls = []
     if len(first.calls) != len(second.calls):
-        raise Unrepeatable("passes of other lengths call other functions")
+        raise UntraceableError("passes of other lengths call other functions")
     for a, b in zip(first.calls, second.calls, strict=True):
         if a.function != b.function or a.results != b.results:
-            raise Unrepeatable("passes of other lengths call other functions")
+            raise UntraceableError("passes of other lengths call other functions")
         arguments = _same(a.arguments, b.arguments, (first.rows, second.rows), own)
         calls.append(_Call(a.function, arguments, a.results, a.several))
     return calls
@@ -164,10 +164,10 @@ def merged(first: Tape, second: Tape, own: Mapping[int, Tensor]) -> list[_Call]:
 def _same(a: Any, b: Any, rows: tuple[int, int], own: Mapping[int, Tensor]) -> Any:
     if isinstance(a, Tensor):
         if a is not b or id(a) not in own:
-            raise Unrepeatable("a pass uses a tensor that is not the model's")
+            raise UntraceableError("a pass uses a tensor that is not the model's")
         return a
     if type(a) is not type(b):
-        raise Unrepeatable("arguments differ")
+        raise UntraceableError("arguments differ")
     if isinstance(a, tuple | list) and len(a) == len(b):
         return type(a)([_same(x, y, rows, own) for x, y in zip(a, b, strict=True)])
     if isinstance(a, dict) and list(a) == list(b):
@@ -179,13 +179,13 @@ def _same(a: Any, b: Any, rows: tuple[int, int], own: Mapping[int, Tensor]) -> A
         return a
     if (a, b) == rows and isinstance(a, int):
         return ROWS
-    raise Unrepeatable("a number depends on the length of the text")
+    raise UntraceableError("a number depends on the length of the text")
 
 
 def compiled(calls: list[_Call], inputs: list[str], result: int | None) -> Callable[..., Tensor]:
     """A Python function (rows, cache, *inputs) that makes the calls; results are let go at once."""
     if result is None:
-        raise Unrepeatable("the result comes from nowhere")
+        raise UntraceableError("the result comes from nowhere")
     given = ["cache", *inputs]
     writer = _Writer(given)
     writes = [i for i, call in enumerate(calls) if call.function is Tensor.__setitem__]

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Copies of linear layers' weights in the layout that is fastest for a few rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sage_core.runtime.cpu.weight_layouts import Forward, Layout, fastest
 
-LIMIT = 1 << 30
+MAX_BYTES = 1 << 30
 """Most bytes of copies for one model."""
 
 
@@ -76,14 +76,15 @@ class PackedWeights:
 
 def _layers(module: nn.Module) -> list[nn.Linear]:
     """Plain float32 linear layers on the CPU; quantized ones are of types of their own."""
+    linear = (layer for layer in module.modules() if type(layer) is nn.Linear)
     return [
         layer
-        for layer in module.modules()
-        if type(layer) is nn.Linear and _plain(layer.weight) and layer.weight.dtype == torch.float32
+        for layer in linear
+        if is_plain_parameter(layer.weight) and layer.weight.dtype == torch.float32
     ]
 
 
-def _plain(weight: Tensor) -> bool:
+def is_plain_parameter(weight: Tensor) -> bool:
     """Whether it is an ordinary parameter on the CPU, not a part of one or a quantized one."""
     return type(weight) is nn.Parameter and weight.device.type == "cpu"
 

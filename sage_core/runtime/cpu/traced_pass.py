@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sage_core.runtime.attention.swap import attending_by
-from sage_core.runtime.cpu.op_trace import Tape, Unrepeatable, compiled, merged
+from sage_core.runtime.cpu.op_trace import OpTrace, UntraceableError, compiled, merged
 
 if TYPE_CHECKING:
     from sage_core.runtime.kv_cache import TreeCache
@@ -37,7 +37,7 @@ Pass = Callable[..., Tensor]
 """An eager pass of inputs by name, and of further arguments for the decoder."""
 
 
-class Tapes:
+class TracedPasses:
     """The repeatable passes of one model: over one row, and over any greater number of rows.
 
     Args:
@@ -47,7 +47,7 @@ class Tapes:
     def __init__(self, config: Any) -> None:
         self._config = config
         self._own: dict[int, Tensor] = {}
-        self._noted: dict[tuple[Any, ...], Tape] = {}
+        self._noted: dict[tuple[Any, ...], OpTrace] = {}
         self._repeat: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
         self._never = self.why = ""
         """Why passes run as they are, if they do."""
@@ -82,19 +82,19 @@ class Tapes:
         before = self._noted.get(kind)
         if before is not None and not before.differs(rows, cache.length):
             return eager(**inputs)
-        tape = Tape({"cache": cache, **inputs}, rows, cache.length)
+        tape = OpTrace({"cache": cache, **inputs}, rows, cache.length)
         by_tape = attending_by(self._config, TAPED_ATTENTION, _attend)
         with by_tape, _writing(cache, tape), tape:
             out = eager(**inputs, **{TAPE_ARGUMENT: tape})
         try:
             if tape.why:
-                raise Unrepeatable(tape.why)
+                raise UntraceableError(tape.why)
             if before is None:
                 self._noted[kind] = tape
                 return out
             calls = merged(before, tape, self._own)
             self._repeat[kind] = compiled(calls, list(inputs), tape.slot(out))
-        except Unrepeatable as reason:
+        except UntraceableError as reason:
             self._never = self.why = str(reason)
         self._noted.pop(kind, None)
         return out
@@ -127,7 +127,7 @@ def _attend(
 
 
 @contextmanager
-def _writing(cache: TreeCache, tape: Tape) -> Iterator[None]:
+def _writing(cache: TreeCache, tape: OpTrace) -> Iterator[None]:
     def update(keys: Tensor, values: Tensor, index: int, *_args: Any, **_kwargs: Any) -> Any:
         return tape.whole(_write, cache, index, keys, values)
 

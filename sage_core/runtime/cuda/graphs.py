@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""A pass as a function of static device tensors, and its captures by row count."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class CaptureRecord:
     """False where the pass runs eagerly."""
 
 
-class Engine:
+class GraphCache:
     """Storage and captured passes of one model, for one text at a time and many in a row."""
 
     def __init__(
@@ -211,7 +211,7 @@ class Engine:
     def _first_run(self, rows: int) -> Outputs:
         """Capture the pass on the inputs that have been filled, and run it."""
         inputs, _ = self._passes[rows]
-        *others, last = self._ways()
+        *others, last = self._attempts()
         for kernel, capture in (*others, last):
             # The loop's variables are bound here: each way is another function.
             def function(kernel: bool = kernel) -> Outputs:
@@ -237,14 +237,14 @@ class Engine:
             return outputs
         raise AssertionError("the last way returns or raises")
 
-    def _ways(self) -> list[tuple[bool, Capture | None]]:
+    def _attempts(self) -> list[tuple[bool, Capture | None]]:
         """(kernel, capture) in order of preference, the first one that works is kept."""
-        ways: list[tuple[bool, Capture | None]] = []
+        attempts: list[tuple[bool, Capture | None]] = []
         if self._capture is not None:
-            ways += [(True, self._capture)] if self._kernel else []
-            ways.append((False, self._capture))
-        ways += [(True, None)] if self._kernel else []
-        return [*ways, (False, None)]
+            attempts += [(True, self._capture)] if self._kernel else []
+            attempts.append((False, self._capture))
+        attempts += [(True, None)] if self._kernel else []
+        return [*attempts, (False, None)]
 
     def _give_up(self, kernel: bool, captured: bool, rows: int, error: Exception) -> None:
         what = "the tree kernel" if kernel else "PyTorch's own attention"

@@ -17,7 +17,7 @@ from sage_core.runtime.cuda.graphs import Outputs, Pass
 WAITS = ("_local_scalar_dense", "nonzero", "item", "masked_select", "unique", "is_nonzero", "equal")
 
 
-class Tape(TorchDispatchMode):
+class OpTrace(TorchDispatchMode):
     """Records every operation that is not a mere view."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 def record(function: Pass) -> Pass:
     """A `Capture`: what it returns repeats the tape."""
-    tape = Tape()
+    tape = OpTrace()
     with tape:
         outputs = function()
 

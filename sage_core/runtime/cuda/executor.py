@@ -1,0 +1,139 @@
+"""Passes with fixed shapes and addresses, captured as CUDA graphs and replayed.
+
+An eager pass through a model of 28 layers launches some five hundred kernels, which takes the host
+longer than the GPU needs to run them. Here a pass over n tokens is one function of static device
+tensors (`graphs.static_pass`): it is captured once for a few token counts and replayed for every
+tree, padded to the next count. What changes from pass to pass (tokens, positions, bit words, the
+committed length and the slot to write at) is copied to the device as one small tensor before a
+replay.
+
+What cannot be captured runs eagerly with the same result, and `CudaGraphBackend.notes` says so.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from sage_core.errors import UnsupportedError
+from sage_core.runtime.attention import MAX_COLUMNS, pack
+from sage_core.runtime.cuda.graphs import COUNTS, Capture, CaptureRecord, GraphCache
+from sage_core.runtime.cuda.static_cache import StaticCache
+from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.tree_runner import (
+    EagerExecutor,
+    Executor,
+    Outputs,
+    PassRequest,
+    TreeRunner,
+)
+
+
+class CudaGraphExecutor:
+    """Static passes over few tokens, captured where they can be; all others eagerly.
+
+    Args:
+        graphs: storage and captured passes, this executor's alone while it lives.
+    """
+
+    name = "CUDA graphs"
+
+    def __init__(self, graphs: GraphCache) -> None:
+        self._graphs = graphs
+
+    def new_cache(self, layers: int, capacity: int, *, shared: bool) -> TreeCache:
+        if not shared:
+            self._graphs.note("eager passes: a model on several devices is not captured")
+            return TreeCache(layers, capacity, shared=False)
+        return self._graphs.storage(layers, capacity + max(self._graphs.counts))
+
+    def run(self, runner: TreeRunner, request: PassRequest) -> Outputs:
+        n, columns = request.visible.shape
+        cache, rows = runner.cache, self._graphs.rows(n)
+        if not isinstance(cache, StaticCache):
+            return runner.run_eagerly(request)
+        # Columns that every token sees, such as the root's, are masked like committed text.
+        common = int(request.visible.all(axis=0).cumprod().sum())
+        if not rows or columns - common > MAX_COLUMNS:
+            self._graphs.note(f"a pass over {n} rows and {columns} tree columns: eager, too many")
+            return runner.run_eagerly(request)
+        end = cache.length + rows  # padding is written too, and overwritten later
+        if end > cache.capacity:
+            cache.grow(end)
+        inputs, replay = self._graphs.pass_of(rows, runner.lm_head)
+        inputs.fill(
+            request.tokens,
+            runner.positions(request),
+            pack(request.visible[:, common:]),
+            runner.committed + common,
+            cache.length,
+        )
+        logits, hidden = replay()
+        cache.advance(n)
+        # Copies: drafts and records keep what a later replay would overwrite.
+        return logits[n - request.last if request.last else 0 : n].clone(), hidden[:n].clone()
+
+    def multiplying(self, tokens: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def observable(self) -> Executor:
+        raise UnsupportedError("the layers of captured passes cannot be observed")
+
+
+class CudaGraphBackend:
+    """Makes executors, and keeps storage and graphs from text to text.
+
+    An executor has a graph cache to itself until it is gone; two texts under way have one each.
+
+    Args:
+        counts: rows of the captured passes, ascending, at most 65.
+        capture: how to record a pass; None: CUDA graphs where there is CUDA, else not at all.
+        kernel: False: PyTorch's own attention also where the tree kernel runs.
+
+    Raises:
+        ValueError: counts that are not ascending numbers from 1 to 65.
+    """
+
+    batches = False
+
+    def __init__(
+        self,
+        counts: Sequence[int] = COUNTS,
+        capture: Capture | None = None,
+        *,
+        kernel: bool = True,
+    ) -> None:
+        if list(counts) != sorted(set(counts)) or not 1 <= counts[0] <= counts[-1] <= max(COUNTS):
+            raise ValueError(f"captured passes have ascending row counts of 1 to 65: {counts}")
+        self._counts = counts
+        self._capture = capture
+        self._kernel = kernel
+        self._all: list[GraphCache] = []
+        self._free: list[GraphCache] = []
+
+    def executor(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Executor:
+        if modules is not None:  # a draft head: its passes are not captured
+            return EagerExecutor()
+        graphs = next((one for one in self._free if one.model is model), None)
+        if graphs is None:
+            graphs = GraphCache(model, self._counts, self._capture, self._kernel)
+            self._all.append(graphs)
+        else:
+            self._free.remove(graphs)
+        executor = CudaGraphExecutor(graphs)
+        weakref.finalize(executor, self._free.append, graphs)
+        return executor
+
+    @property
+    def records(self) -> tuple[CaptureRecord, ...]:
+        """What has been captured, or at least run, and what it took."""
+        return tuple(record for graphs in self._all for record in graphs.records)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than it was meant to, and why; a line each."""
+        return tuple(dict.fromkeys(note for graphs in self._all for note in graphs.notes))

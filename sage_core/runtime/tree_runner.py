@@ -1,0 +1,202 @@
+"""One forward pass over tree tokens as data, and what runs such passes with a cache."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.tree_mask import TreeMaskBuffer
+
+Outputs = tuple[Tensor, Tensor]
+"""Logits (n or ``last``, vocabulary) and last hidden states (n, hidden) of a pass over n tokens."""
+
+
+@dataclass(slots=True, eq=False)
+class PassRequest:
+    """A forward pass over n tree tokens, behind the tree columns passed since the last commit.
+
+    Args:
+        runner: runs the model, and holds the cache that the pass extends.
+        tokens: n token ids.
+        depths: n distances from the first slot behind the committed text.
+        visible: bool (n, columns): the tree columns, old and new, that each token attends to
+            besides the whole committed text.
+        last: number of last tokens to compute logits for; 0 for all.
+        features: (n, hidden) the feature before each token, for a draft head; None for a model.
+    """
+
+    runner: TreeRunner
+    tokens: Sequence[int]
+    depths: Sequence[int]
+    visible: np.ndarray
+    last: int = 0
+    features: Tensor | None = None
+
+    def run(self) -> Outputs:
+        """Make this pass by itself."""
+        return self.runner.run(self)
+
+
+EagerPass = Callable[..., Tensor]
+"""Tensors by name -> (1, n, hidden) last hidden states."""
+
+
+class Executor(Protocol):
+    """Executes one model's passes for one text at a time."""
+
+    name: str
+    """What pass costs depend on: ``eager``, ``traced``, ``packed weights``, ``CUDA graphs``..."""
+
+    def new_cache(self, layers: int, capacity: int, *, shared: bool) -> TreeCache:
+        """An empty cache with room for ``capacity`` slots; ``shared`` as for `TreeCache`."""
+
+    def run(self, runner: TreeRunner, request: PassRequest) -> Outputs:
+        """Make one pass."""
+
+    def multiplying(self, tokens: int) -> AbstractContextManager[None]:
+        """While open, the model's own modules run a pass over so many tokens at their fastest."""
+
+    def observable(self) -> Executor:
+        """An executor that calls the model's own modules in every pass, for hooks to observe."""
+
+
+class EagerExecutor:
+    """Calls the model's own decoder and output head."""
+
+    name = "eager"
+
+    def new_cache(self, layers: int, capacity: int, *, shared: bool) -> TreeCache:
+        return TreeCache(layers, capacity, shared=shared)
+
+    def run(self, runner: TreeRunner, request: PassRequest) -> Outputs:
+        return runner.run_eagerly(request)
+
+    def multiplying(self, tokens: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def observable(self) -> Executor:
+        return self
+
+
+class TreeRunner(ABC):
+    """The passes of a model, or of a draft head, over one sequence, with its cache.
+
+    The cache holds ``committed`` slots of the sequence and, between a pass and its `commit`, the
+    tree columns passed behind them. Slots are absolute positions in the cache; rotary positions
+    are slots plus an offset that the prompt sets.
+
+    Args:
+        executor: how passes run.
+        lm_head: (n, hidden) -> (n, vocabulary) logits.
+        device: where inputs are made.
+        dtype: of the additive mask.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        lm_head: Callable[[Tensor], Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.executor = executor
+        self.lm_head = lm_head
+        self.device = device
+        self.committed = 0
+        self.cache: TreeCache
+        self._dtype = dtype
+        self._offset = 0
+
+    @property
+    @abstractmethod
+    def model(self) -> Any:
+        """The module whose weights are used: passes over the same model can be made together."""
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Any:
+        """The decoder stack inside, a transformers module."""
+
+    @abstractmethod
+    def inputs(self, request: PassRequest) -> dict[str, Tensor]:
+        """All tensors that a pass reads besides the model's own, by name; the mask as ``mask``."""
+
+    @abstractmethod
+    def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
+        """(1, n, hidden) last hidden states of an eager pass over `inputs`."""
+
+    def input_embeds(self, request: PassRequest) -> Tensor | None:
+        """(1, n, hidden) decoder inputs that are not plain token embeddings; None if they are."""
+        return None
+
+    def set_lm_head(self, lm_head: Callable[[Tensor], Tensor]) -> None:
+        """Compute logits by ``lm_head``, (n, hidden) -> (n, S), in tree passes. Not in `prefill`.
+
+        To be called before the first pass.
+        """
+        self.lm_head = lm_head
+
+    def observe_layers(self) -> None:
+        """From here on call the decoder's own modules in every pass, for hooks to observe."""
+        self.executor = self.executor.observable()
+
+    @torch.inference_mode()
+    def run(self, request: PassRequest) -> Outputs:
+        """Make one pass of this runner; see `PassRequest`."""
+        return self.executor.run(self, request)
+
+    def forward(
+        self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
+    ) -> Outputs:
+        """One pass over n tree tokens; arguments as for `PassRequest`."""
+        return self.run(PassRequest(self, tokens, depths, visible, last))
+
+    def run_eagerly(
+        self,
+        request: PassRequest,
+        call: Callable[[int, Mapping[str, Any], TreeCache, EagerPass], Tensor] | None = None,
+    ) -> Outputs:
+        """One pass through the model's own modules, or through ``call`` in their place.
+
+        ``call`` takes the number of tokens, the inputs, the cache and the eager pass.
+        """
+        inputs = self.inputs(request)
+        if call is None:
+            hidden = self.decode(**inputs)[0]
+        else:
+            hidden = call(len(request.tokens), inputs, self.cache, self.decode)[0]
+        return self.lm_head(hidden[-request.last :] if request.last else hidden), hidden
+
+    def positions(self, request: PassRequest) -> list[int]:
+        """The n rotary positions of a pass."""
+        start = self.committed + self._offset
+        return [start + depth for depth in request.depths]
+
+    def mask(self, request: PassRequest) -> Tensor:
+        """(1, 1, n, committed + columns) additive mask of a pass; valid until the next one."""
+        return self._mask.additive(request.visible, self.committed)
+
+    @torch.inference_mode()
+    def commit(self, columns: Sequence[int]) -> None:
+        """Append the given tree columns (ascending, a path) to the sequence; drop the others."""
+        self.cache.keep(self.committed, [self.committed + column for column in columns])
+        self.committed += len(columns)
+
+    def truncate(self, count: int) -> None:
+        """Drop the last ``count`` committed slots, which hold text only."""
+        self.committed -= count
+        self.cache.keep(self.committed, [])
+
+    def _start(self, cache: TreeCache, committed: int, offset: int) -> None:
+        self.cache = cache
+        self.committed = committed
+        self._offset = offset
+        self._mask = TreeMaskBuffer(self.device, self._dtype)
