@@ -148,7 +148,8 @@ def compare(published: Published, folder: Path) -> Iterator[dict[str, Any]]:
             clip = clip_of(count, size)
             frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)  # (frames, 3, height, width)
             expected = processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
-            (ours, grid), (theirs, their_grid) = prepared(family._clips([clip])), prepared(expected)
+            ours, grid = prepared(family._videos([clip]))
+            theirs, their_grid = prepared(expected)
             same = grid == their_grid and ours.shape == theirs.shape
             apart = np.abs(ours - theirs) if same else np.full(1, np.inf)
             row = {"family": published.model_type, "size": list(size), "frames": count}
