@@ -161,7 +161,7 @@ def drafts_for(target: str) -> tuple[str, ...]:
 def smaller_drafts(model_type: str, vocab_size: int, parameters: int) -> tuple[str, ...]:
     """Of each series with that ``model_type`` and tokenizer, the smallest published draft.
 
-    Left out are drafts of ``parameters`` or more. Tokenizers are told apart by ``vocab_size``.
+    Drafts of ``parameters`` or more are left out. ``vocab_size`` distinguishes tokenizers.
     """
     found: list[str] = []
     for series in SERIES:

@@ -212,7 +212,7 @@ def test_given_costs_give_equal_trees() -> None:
     assert sum(len(step.tree) for step in runs[0]) > 24
 
 
-def test_what_a_text_taught_is_there_for_the_next(tmp_path: Path) -> None:
+def test_learned_state_is_stored_for_the_next_text(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     target, _ = build_pair("llama")
     inputs = make_inputs(target, "llama", "text", length=9)
@@ -229,6 +229,6 @@ def test_what_a_text_taught_is_there_for_the_next(tmp_path: Path) -> None:
     assert known[0].startswith("sage: ")
     assert shaped(1) == known
     assert len(shaped(2)) == 2, "another draft of that shape is another pair"
-    taught = json.loads(path.read_text())["learned"][known[0]]
-    assert taught["accepting.seen"] > 0
-    assert all(isinstance(value, float) for value in taught.values())
+    stored = json.loads(path.read_text())["learned"][known[0]]
+    assert stored["accepting.seen"] > 0
+    assert all(isinstance(value, float) for value in stored.values())
