@@ -89,7 +89,7 @@ def measure(pair: LoadedPair, arguments: Namespace) -> dict[tuple[str, int], Tal
             tally.rates.append(sum(output.stats.new_tokens for output in outputs) / seconds)
             for output, ids in zip(outputs, expected, strict=True):
                 tally.count(output.stats)
-                tally.counts.update(texts=1, exact=torch.equal(output.sequences, ids))
+                tally.counts.update(texts=1, exact=int(torch.equal(output.sequences, ids)))
     return tallies
 
 
@@ -99,7 +99,7 @@ def figures(tallies: dict[tuple[str, int], Tally]) -> list[dict[str, Any]]:
         {
             "policy": policy,
             "width": width,
-            "over_one_by_one": tally.figures(tallies[policy.partition(",")[0], 1])["ratio"],
+            "over_one_by_one": tally.figures(tallies[policy.partition(",")[0], 1])["speedup"],
             **tally.figures(tallies[REFERENCE, 1]),
         }
         for (policy, width), tally in tallies.items()
@@ -110,7 +110,7 @@ def report(data: dict[str, Any]) -> str:
     columns = [
         harness.SPEED,
         ("× one by one", lambda row: number(row["over_one_by_one"])),
-        ("× autoregressive one by one", lambda row: number(row["ratio"])),
+        ("× autoregressive one by one", lambda row: number(row["speedup"])),
         harness.ACCEPTED,
         harness.NODES,
         harness.EXACT,

@@ -84,7 +84,7 @@ def measure(pair: LoadedPair, arguments: Namespace) -> dict[str, dict[str, Tally
 def report(data: dict[str, Any]) -> str:
     columns = [
         harness.SPEED,
-        ("× autoregressive", harness.RATIO[1]),
+        ("× autoregressive", harness.SPEEDUP[1]),
         *(harness.ACCEPTED, harness.NODES, harness.PASSES, harness.EXACT),
     ]
     notes = [

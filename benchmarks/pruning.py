@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cost", type=int, metavar="TOKENS", help="time gathering instead")
     arguments = parser.parse_args(argv)
     if arguments.cost:
-        data = harness.described("benchmarks.pruning", arguments)
+        data = {"environment": environment.describe("benchmarks.pruning")}
         data["cost"] = cost(arguments.cost, arguments.repeats)
         environment.write(arguments.output, data, report(data))
         return 0
