@@ -25,7 +25,7 @@ from sage_core.bench.oracle import first_mismatch
 from sage_core.engine.costs.store import CostStore
 from sage_core.generation.prepare import prepare
 from sage_core.pair_loading import LoadedPair
-from sage_core.runtime.backend import MakeRunner
+from sage_core.runtime.backend import Backend, EagerBackend
 from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
 from training.world.inputs import items
@@ -47,9 +47,9 @@ def predicted(executor: str, floor: float, layers: int) -> float:
     return max(replayed, LAUNCHED_LAYER * layers) if executor == "eager" else replayed
 
 
-def runners(executor: str) -> MakeRunner:
-    """What makes the runners of a way to run passes."""
-    return Runner if executor == "eager" else CudaGraphRunners(kernel=executor == GRAPHS)
+def backend(executor: str) -> Backend:
+    """How passes run."""
+    return EagerBackend() if executor == "eager" else CudaGraphBackend(kernel=executor == GRAPHS)
 
 
 def bandwidth(device: torch.device, size: int) -> float:
@@ -101,7 +101,7 @@ def pass_times(
 
     ``speed`` is the bandwidth in bytes a second that the floors are counted with.
     """
-    runner = runners(executor)(model)
+    runner = Runner(model, backend(executor).executor(model))
     longest = max(wanted.contexts)
     ids = torch.arange(longest, device=runner.device)[None] % 1000 + 8
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 8}
@@ -188,16 +188,16 @@ def decode_all(
 
     Nothing new is begun once `perf_counter` is past ``until``.
     """
-    # One maker for all methods with graphs: the graphs of one are the graphs of the next.
-    makers = {executor: runners(executor) for executor in dict.fromkeys(e for _, e in methods)}
-    stores = {executor: CostStore() for executor in makers}  # measured here, and not kept
+    # One backend for all methods with graphs: the graphs of one are the graphs of the next.
+    backends = {executor: backend(executor) for executor in dict.fromkeys(e for _, e in methods)}
+    stores = {executor: CostStore() for executor in backends}  # measured here, and not kept
     inputs = [prepared(pair, item) for item in items(texts.count, texts.seed)]
     limit = {"max_new_tokens": texts.limit}
     results = TextResults({GENERATE: [by_generate(pair, one, **limit) for one in inputs]})
     for policy, executor in methods:
         name = name_of((policy, executor))
         results.texts[name] = []
-        made = decoder(pair, policy, stores[executor], runner=makers[executor])
+        made = decoder(pair, policy, stores[executor], backend=backends[executor], phase_times=True)
         for number, one in enumerate(inputs):
             if perf_counter() > until:
                 return results
@@ -205,10 +205,10 @@ def decode_all(
                 by_engine(made, one, max_new_tokens=min(24, texts.limit))
             results.texts[name].append(by_engine(made, one, **limit))
             _compare(pair, results, name, number, one, texts.limit)
-    for make in makers.values():
-        if isinstance(make, CudaGraphRunners):
-            results.notes += make.notes
-            results.captures += [asdict(record) for record in make.records]
+    for one in backends.values():
+        if isinstance(one, CudaGraphBackend):
+            results.notes += one.notes
+            results.captures += [asdict(record) for record in one.records]
     return results
 
 

@@ -32,20 +32,20 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
     target, draft = build_pair(family)
     kind = FAMILIES[family].kinds[-1]
     inputs = make_inputs(target, family, kind, length=20)
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     decoder = SpeculativeDecoder(target, draft, policy)
-    stream = decoder.stream(reading=reading, **inputs, max_new_tokens=new)
+    stream = decoder.stream(reuse=reuse, **inputs, max_new_tokens=new)
     memory, buffer = 0, None
     for step in stream:
         if step.is_prefill:
             memory = peak_memory(torch.device("cpu"))
-            buffer = _buffer(reading.runner(target, draft, decoder.runner))
+            buffer = _buffer(reuse.runner(decoder.settings))
     grown = peak_memory(torch.device("cpu")) - memory
     ids, stats = stream.output().sequences, stream.stats()
-    runner = reading.runner(target, draft, decoder.runner)
+    runner = reuse.runner(decoder.settings)
     expected = reference(target, inputs, max_new_tokens=new)
     mismatch = first_mismatch(target, inputs, expected, ids, max_new_tokens=new)
-    assert reading.drafter is not None
+    assert reuse.drafter is not None
     if runner.committed == ids.shape[1]:  # the text ended on an accepted path
         runner.truncate(1)
     return {
@@ -56,7 +56,7 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
         "distinct_tokens": len(set(ids[0].tolist())),
         "mean_accepted": stats.mean_accepted,
         "difference": None if mismatch is None else str(mismatch),
-        "cache_is_the_text": runner.committed + 1 == ids.shape[1] == reading.drafter.length,
+        "cache_is_the_text": runner.committed + 1 == ids.shape[1] == reuse.drafter.length,
         "buffer_stayed": _buffer(runner) == buffer,
         "logit_drift": drift(target, runner, inputs, ids),
         "memory_grown": grown,
@@ -77,7 +77,7 @@ def drift(target: Any, runner: Runner, inputs: dict[str, Any], ids: torch.Tensor
         types = torch.zeros_like(ids, dtype=torch.int32)
         types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
         whole["mm_token_type_ids"] = types
-    theirs = Runner(target).prefill(prepare(target, whole | {"max_new_tokens": 1}), 0)
+    theirs = Runner(target).prefill(prepare(target, whole, {"max_new_tokens": 1}), 0).logits
     return float((mine - theirs).abs().max())
 
 

@@ -98,7 +98,7 @@ def edge_share(pair: LoadedPair, inputs: dict[str, Any], pruning: Pruning, frame
     prepared = prepare(pair.target, {**inputs, "max_new_tokens": 1})
     prompt = DraftPrompt(pruning, pair.target.config, prepared)
     runner = Runner(pair.target)
-    with prompt.watching(runner.decoder):
+    with prompt.observing(runner.decoder):
         runner.prefill(prepared, 1)
     visual = visual_mask(pair.target.config, prepared.input_ids[0]).nonzero()[:, 0].tolist()
     frame = len(visual) // frames

@@ -14,7 +14,7 @@ import torch
 import sage_core
 from sage_core.custom_generate import CustomGenerate
 from sage_core.engine.costs import calibration
-from sage_core.engine.costs.calibration import MIN_SECONDS, SHARE, SIZES, PassTimer
+from sage_core.engine.costs.calibration import MIN_SECONDS, SHARE, PassTimer
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
