@@ -12,7 +12,8 @@ from benchmarks.pairs import measured_pair
 from sage_core.drafts.head.checkpoint import placed
 from sage_core.drafts.head.init import new_head
 from sage_core.drafts.pruning.options import Pruning
-from sage_core.runtime.runner import Runner
+from sage_core.runtime.backend import EagerBackend
+from sage_core.runtime.cpu.executor import CpuBackend
 from training.world.inputs import items
 
 TITLE = "Held-out items on a trained pair"
@@ -53,8 +54,8 @@ def pair_models(folder: str | None, device: str, dtype: str, *, plain: bool) -> 
 
     assert pair.draft is not None  # it was asked for
     vocabulary = range(pair.draft.get_output_embeddings().weight.shape[0] // 2)
-    runner = Runner if plain else pair.runners
-    return Models(pair.target, pair.draft, vocabulary, runner, further), pair.family
+    backend = EagerBackend() if plain else CpuBackend()
+    return Models(pair.target, pair.draft, vocabulary, backend, further), pair.family
 
 
 def pair_cases(models: Models, family: Any, seed: int, start: int, end: int) -> Iterator[Case]:

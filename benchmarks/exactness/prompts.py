@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.exactness.ways import Models, Prompt
-from sage_core.runtime.backend import MakeRunner
+from sage_core.runtime.backend import Backend
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
 from tests.tiny.heads import good_head
@@ -67,7 +67,7 @@ class Spec:
         return f"{self.kind} prompt={self.length} new={self.limit} {self.setting}"
 
 
-def tiny_models(family: str, device: str, dtype: torch.dtype, runner: MakeRunner) -> Models:
+def tiny_models(family: str, device: str, dtype: torch.dtype, backend: Backend) -> Models:
     """The pair of a family in copies of its own, with all drafts for its target."""
     target, draft = (copy.deepcopy(model).to(device, dtype) for model in build_pair(family))
 
@@ -78,7 +78,7 @@ def tiny_models(family: str, device: str, dtype: torch.dtype, runner: MakeRunner
             return wrong_draft(target)
         return with_tower_of(target, draft) if name == "tower" else good_head(target, name)
 
-    return Models(target, draft, PART, runner, further)
+    return Models(target, draft, PART, backend, further)
 
 
 def with_tower_of(target: Any, draft: Any) -> Any:

@@ -16,8 +16,8 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
-from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.backend import Backend
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step
 
@@ -96,7 +96,7 @@ class Models:
         target: a loaded transformers model.
         draft: the model of its pair.
         vocabulary: the tokens of a draft that scores only a part.
-        runner: makes what runs a model.
+        backend: how passes run.
         drafts: makes further drafts for the target by name; they are kept.
     """
 
@@ -105,19 +105,19 @@ class Models:
         target: Any,
         draft: Any,
         vocabulary: Sequence[int],
-        runner: MakeRunner,
+        backend: Backend,
         drafts: Callable[[Any, str], Any],
     ) -> None:
         self.target = target
         self._vocabulary = list(vocabulary)
-        self._runner = runner
+        self._backend = backend
         self._make = drafts
         self._drafts: dict[str, Any] = {"model": draft}
         self._reduced: dict[str, ReducedHead] = {}
 
     @cached_property
-    def _captured(self) -> CudaGraphRunners:
-        return CudaGraphRunners(kernel=self.target.device.type == "cuda")
+    def _captured(self) -> CudaGraphBackend:
+        return CudaGraphBackend(kernel=self.target.device.type == "cuda")
 
     def draft(self, name: str) -> Any:
         """A draft model, a head, or the spec of a lookup."""
@@ -135,8 +135,8 @@ class Models:
             way.policy,
             way.pruning,
             way.costs,
-            way.lookup,
-            runner=self._captured if way.captured else self._runner,
+            backend=self._captured if way.captured else self._backend,
+            lookup=way.lookup,
             draft_vocab=self._part(way.draft) if way.part_of_vocabulary else None,
             viskip=way.viskip,
         )
@@ -164,8 +164,8 @@ def decode(models: Models, way: Way, prompts: Sequence[Prompt]) -> list[Decoded]
     if way.manner == "batch":
         outputs = decoder.generate_batch([prompt.request for prompt in prompts], WIDTH)
     elif way.manner == "turns":
-        reading = PrefixReuse()
-        outputs = [decoder.generate(reading=reading, **prompt.request) for prompt in prompts]
+        reuse = PrefixReuse()
+        outputs = [decoder.generate(reuse=reuse, **prompt.request) for prompt in prompts]
     else:
         outputs = [decoder.generate(**prompt.request) for prompt in prompts]
     return [Decoded(output.sequences, output.steps) for output in outputs]

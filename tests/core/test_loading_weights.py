@@ -49,7 +49,7 @@ def test_the_number_format(asked: str, given: str, folder: Path) -> None:
 def test_auto_is_the_checkpoints_own_format_where_float32_has_no_room(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sage_core.models import checkpoint as loading
+    from sage_core import pair_loading
     from sage_core.models.devices import Device
 
     # All but the weights takes the same in both, but for the caches.
@@ -58,7 +58,7 @@ def test_auto_is_the_checkpoints_own_format_where_float32_has_no_room(
     mib = int(whole.note.split("about ")[1].split(" MiB")[0])
     free = 2**28 + int(mib * 2**20 * 0.8)
     small = (Device("cpu", "a small computer", 2**30, free, ("float32", "bfloat16")),)
-    monkeypatch.setattr(loading, "find_devices", lambda: small)
+    monkeypatch.setattr(pair_loading, "find_devices", lambda: small)
     assert sage_core.load(folder, device="cpu").dtype == "bfloat16"
 
 

@@ -48,12 +48,12 @@ def random_draft(seed: int, vocabulary: int, sharpness: float) -> Draft:
 
 
 def grow(planner: TreePlanner, draft: Draft) -> list[RankPath]:
-    """The tree that a shaper forms, as rank paths in node order, driven by the simplest drafter."""
+    """The tree that a planner forms, as rank paths in node order, with the simplest drafter."""
     return _grown(planner, draft)[0]
 
 
 def grow_whole(planner: TreePlanner, draft: Draft) -> list[RankPath]:
-    """The same with what the shaper prunes at the end taken away: the tree that is verified."""
+    """The same after pruning: the tree that is verified."""
     paths, own = _grown(planner, draft)
     places = {path: node for node, path in enumerate(paths)} | {(): ROOT}
     tree = TokenTree(
@@ -75,7 +75,7 @@ def _grown(planner: TreePlanner, draft: Draft) -> tuple[list[RankPath], list[flo
         parents = [() if node == ROOT else paths[node] for node in frontier]
         probs = np.stack([draft(path)[: planner.branching] for path in parents])
         growth = planner.grow(Level(depth, frontier, probs, builder))
-        rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+        rows, ranks = growth.parents.tolist(), growth.ranks.tolist()
         paths += [(*parents[row], rank) for row, rank in zip(rows, ranks, strict=True)]
         numbers = range(len(builder), len(paths))
         above, own = [frontier[row] for row in rows], probs[rows, ranks].tolist()
@@ -260,7 +260,7 @@ def test_a_chain_is_the_draft_s_first_choices(length: int) -> None:
 
 
 def test_a_planner_is_fresh_for_each_text() -> None:
-    """What one text taught must not shape the next one's trees."""
+    """State of one text must not affect the trees of the next."""
     policy = parse("sage-paper:history=1")
     used = policy.planner()
     for step in range(5):

@@ -92,7 +92,7 @@ def resolve(
             together.
     """
     asked = sorted((*parse(options), *extensions), key=lambda one: one.order)
-    drafts = draft or any(one.name == "lookup" for one in asked)
+    drafts = draft or any(one.drafts for one in asked)
     if policy is None:
         policy = "sage" if drafts else "autoregressive"
     chosen = policies.parse(policy)
