@@ -16,7 +16,7 @@ __all__ = ["BUNDLED", "BUNDLED_ITEMS", "MMSPEC", "bundled_items", "calibration_i
 
 MMSPEC = "mmspec.jsonl"
 BUNDLED = Path(str(resources.files("sage_core"))) / "assets" / "bench"
-"""The bundled items: two JSONL lists and the files beside them, written by `training.bench_items`."""
+"""The bundled items: two JSONL lists with the files beside them, by `training.bench_items`."""
 BUNDLED_ITEMS = 36
 """Six of each of six categories."""
 

@@ -16,4 +16,4 @@ test in which nothing is drafted shows nothing."""
 def cheap_drafts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test measures what passes cost unless it is marked ``real_costs``."""
     if not request.node.get_closest_marker("real_costs"):
-        monkeypatch.setattr(CostStore, "costs", lambda self, key, context, measure: CHEAP)
+        monkeypatch.setattr(CostStore, "costs", lambda self, key, context: CHEAP)
