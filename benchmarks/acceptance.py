@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         "seed": arguments.seed,
         "steps": len(steps),
         "tokens": sum(len(step.tokens) for step in steps),
-        "acceptance": optimal_static.plain(optimal_static.acceptance(steps)),
+        "acceptance": optimal_static.rates_to_json(optimal_static.acceptance_rates(steps)),
     }
     text = as_json(data)
     if arguments.output:

@@ -2,108 +2,65 @@
 
     python -m benchmarks.draft_vocab --output benchmarks/results/draft-vocab
 
-First the time of a head with the ranking of its candidates, by vocabulary, for drafts of published
-shapes with random weights, beside the rest of such a draft's pass. Then accepted length and speed
-of the bundled pair under lists of several sizes, counted from the target's own answers to other
-items.
+First the time of an LM head with the ranking of its candidates, by vocabulary, for drafts of
+published shapes with random weights, beside the other layers of such a draft. Then accepted length
+and speed of the bundled pair under lists of several sizes, counted from the target's own answers to
+other items.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from benchmarks import environment
-from benchmarks.pairs import measured_pair
+from benchmarks import environment, harness
+from benchmarks.harness import LEAST, REFERENCE, Decoded, Tally, number, percent
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.drafts.vocab.token_list import DraftVocab
-from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.results import DecodeOutput
 from sage_core.generation.candidates import TopK
 from sage_core.pair_loading import LoadedPair
-from sage_core.runtime.runner import Runner
+from sage_core.runtime.backend import EagerBackend
 from sage_core.trees.pass_costs import Costs
 from training.world.inputs import items
 
-VOCABULARIES = (152_064, 64_000, 32_000)
-PARTS = (32_000, 16_000, 8_000, 4_000)
-ROWS = (1, 8)
+VOCABULARIES = (152_064, 64_000, 32_000, 16_000, 8_000, 4_000)
+TOKENS = (1, 8)
 CANDIDATES = 10
 SIZES = (512, 256, 128, 64, 32)
 POLICIES = ("static", "sage")
 COSTS = Costs.linear(target=8e-3, node=0.15e-3, draft=1.5e-3, row=0.03e-3)
-"""What `sage` is told that passes cost, so that every list gets trees of the same rule."""
-LEAST = 8
-"""Answers of fewer tokens count, but have no speed."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A published draft without its vocabulary."""
-
-    name: str
-    hidden: int
-    layers: int
-    inner: int
-    heads: int
-    kv_heads: int
-
-
-SHAPES = (
-    Shape("0.5B (Qwen2)", 896, 24, 4864, 14, 2),
-    Shape("160M (LLaVA)", 768, 12, 3072, 12, 12),
-)
-
-
-@torch.inference_mode()
-def head_times(shape: Shape, repeats: int) -> list[dict[str, Any]]:
-    """Milliseconds of every vocabulary and part of it, in turn, so that noise falls on all."""
-    likeliest = TopK()
-    whole = torch.nn.Linear(shape.hidden, max(VOCABULARIES), bias=False)
-    whole.weight.normal_(0, 0.02)
-    heads: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {max(VOCABULARIES): whole}
-    copying: dict[int, float] = {}
-    for size in sorted({*VOCABULARIES, *PARTS} - {max(VOCABULARIES)}):
-        ids = torch.randperm(max(VOCABULARIES))[:size].tolist()
-        started = perf_counter()
-        heads[size] = ReducedHead.of(_Model(whole), ids)
-        copying[size] = 1000 * (perf_counter() - started)
-    found = []
-    for rows in ROWS:
-        hidden = torch.randn(rows, shape.hidden)
-        times: dict[int, list[float]] = {size: [] for size in heads}
-        for _ in range(repeats + 1):
-            for size, head in heads.items():
-                started = perf_counter()
-                likeliest.select(head(hidden).float(), CANDIDATES)
-                times[size].append(1000 * (perf_counter() - started))
-        rest = body_time(shape, rows, repeats)
-        for size, taken in sorted(times.items()):
-            found.append(
-                {
-                    "shape": shape.name,
-                    "hidden": shape.hidden,
-                    "rows": rows,
-                    "tokens": size,
-                    "head_ms": median(taken[1:]),
-                    "body_ms": rest,
-                    "copy_ms": copying.get(size),
-                }
-            )
-    return found
+"""Costs passed to the planner of `sage`, so that every list gets trees of the same rule."""
+SHAPES: dict[str, dict[str, int]] = {
+    "0.5B (Qwen2)": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "intermediate_size": 4864,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "160M (LLaVA)": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+    },
+}
+"""Published drafts without their vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """As much of a model as a head is taken from."""
+    """As much of a model as a reduced head is made from."""
 
     head: torch.nn.Module
 
@@ -111,113 +68,77 @@ class _Model:
         return self.head
 
 
-def body_time(shape: Shape, rows: int, repeats: int) -> float:
-    """Milliseconds of the layers of such a draft over ``rows`` tokens, without a context."""
+@torch.inference_mode()
+def head_times(name: str, repeats: int) -> Iterator[dict[str, Any]]:
+    """Milliseconds of a shape's head by vocabulary, in turn, so that noise falls on all."""
     from transformers import LlamaConfig, LlamaModel
 
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-    )
-    model = LlamaModel(config).eval()
-    ids = torch.zeros((1, rows), dtype=torch.int64)
-    taken = []
-    for _ in range(repeats // 2 + 2):
-        started = perf_counter()
-        model(ids, use_cache=False)
-        taken.append(1000 * (perf_counter() - started))
-    return median(taken[1:])
+    hidden_size = SHAPES[name]["hidden_size"]
+    whole = torch.nn.Linear(hidden_size, VOCABULARIES[0], bias=False)
+    whole.weight.normal_(0, 0.02)
+    heads: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {VOCABULARIES[0]: whole}
+    for size in VOCABULARIES[1:]:
+        heads[size] = ReducedHead.of(_Model(whole), torch.randperm(VOCABULARIES[0])[:size].tolist())
+    layers = LlamaModel(LlamaConfig(vocab_size=64, **SHAPES[name])).eval()
+    top = TopK()
+    for tokens in TOKENS:
+        hidden = torch.randn(tokens, hidden_size)
+        ids = torch.zeros((1, tokens), dtype=torch.int64)
+        timed: dict[int, Callable[[], Any]] = {0: lambda ids=ids: layers(ids, use_cache=False)}
+        for size, head in heads.items():
+            timed[size] = lambda h=head, x=hidden: top.select(h(x).float(), CANDIDATES)
+        times: dict[int, list[float]] = {size: [] for size in timed}
+        for _ in range(repeats + 1):
+            for size, one in timed.items():
+                times[size].append(_milliseconds(one))
+        rest = median(times.pop(0)[1:])
+        for size, taken in times.items():
+            row = {"shape": name, "tokens": tokens, "vocabulary": size, "layers_ms": rest}
+            yield row | {"head_ms": median(taken[1:])}
 
 
-@dataclass
-class Cell:
-    """What was measured for one policy and list."""
-
-    rates: list[float] = field(default_factory=list)
-    accepted: int = 0
-    steps: int = 0
-    nodes: int = 0
-    exact: int = 0
-    answers: int = 0
-
-    def add(self, output: DecodeOutput, exact: bool) -> None:
-        stats = output.stats
-        if stats.new_tokens >= LEAST:
-            self.rates.append(stats.tokens_per_second)
-        self.accepted += stats.accepted
-        self.steps += stats.steps
-        self.nodes += stats.nodes_verified
-        self.exact += exact
-        self.answers += 1
+def _milliseconds(work: Callable[[], Any]) -> float:
+    started = perf_counter()
+    work()
+    return 1000 * (perf_counter() - started)
 
 
-def prepared(pair: LoadedPair, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The inputs of ``count`` items that no training saw."""
-    for item in items(count, seed):
-        yield pair.family.prepare(item.media, item.prompt)
-
-
-def answer(decoder: SpeculativeDecoder, inputs: dict[str, Any], limit: int) -> DecodeOutput:
-    return decoder.generate(**inputs, max_new_tokens=limit)
-
-
-def new_tokens(output: DecodeOutput) -> list[int]:
-    ids: list[int] = output.sequences[0, -output.stats.new_tokens :].tolist()
-    return ids
-
-
-def on_pair(pair: LoadedPair, arguments: argparse.Namespace) -> dict[str, Any]:
+def on_pair(pair: LoadedPair, arguments: Namespace) -> dict[str, Any]:
     """Every list under every policy on every item, beside the whole vocabulary."""
     limit = arguments.max_new_tokens
-    plain = SpeculativeDecoder(pair.target, pair.draft, "static")
+
+    def inputs(count: int, seed: int) -> Iterator[dict[str, Any]]:
+        return (harness.prepared(pair, item) for item in items(count, seed))
+
+    def decode(decoder: Any, text: dict[str, Any]) -> Decoded:
+        return Decoded.of(decoder.generate(**text, max_new_tokens=limit))
+
     counts: Counter[int] = Counter()
-    for inputs in prepared(pair, arguments.count_items, arguments.seed + 1000):
-        counts.update(new_tokens(answer(plain, inputs, limit)))
+    for text in inputs(arguments.count_items, arguments.seed + 1000):
+        counts.update(decode(harness.decoder(pair, "static"), text).tokens)
     special = [index for index in pair.family.tokenizer.all_special_ids if index in counts]
     sizes = [size for size in (len(counts), *SIZES) if size <= len(counts)]
     lists: dict[int, DraftVocab | None] = {0: None}
-    for size in sizes:
-        lists[size] = DraftVocab.counted_from(counts, special, size)
-    decoders = {
-        (policy, size): SpeculativeDecoder(
-            pair.target, pair.draft, policy, costs=COSTS, runner=Runner, draft_vocab=vocab
-        )
-        for policy in POLICIES
-        for size, vocab in lists.items()
-    }
-    alone = SpeculativeDecoder(pair.target, None, "autoregressive")
-    cells = {key: Cell() for key in decoders}
+    lists |= {size: DraftVocab.counted_from(counts, special, size) for size in sizes}
+    made = partial(harness.decoder, pair, costs=COSTS, backend=EagerBackend())
+    methods = {REFERENCE: partial(decode, made(REFERENCE))}
+    keys = {f"{policy} {size}": (policy, size) for policy in POLICIES for size in lists}
+    for name, (policy, size) in keys.items():
+        methods[name] = partial(decode, made(policy, draft_vocab=lists[size]))
+    tallies = {name: Tally() for name in methods}
     written: Counter[int] = Counter()
-    for number, inputs in enumerate(prepared(pair, arguments.items, arguments.seed)):
-        expected = new_tokens(answer(alone, inputs, limit))
+    for _, found in harness.interleaved(inputs(arguments.items, arguments.seed), methods):
+        expected = found[REFERENCE][0].tokens
         written.update(expected)
-        keys = list(decoders)
-        turn = number % len(keys)
-        for key in (*keys[turn:], *keys[:turn]):
-            output = answer(decoders[key], inputs, limit)
-            if number:  # the first item warms up
-                cells[key].add(output, new_tokens(output) == expected)
-        print(f"\r{number + 1} items", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    vocabulary = int(pair.draft.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]
-    return {
-        "counted": counts.total(),
-        "different": len(counts),
-        "vocabulary": vocabulary,
-        "results": [
-            {
-                "policy": policy,
-                "tokens": size or vocabulary,
-                "covered": _covered(lists[size], written),
-                **vars(cells[policy, size]),
-            }
-            for policy, size in decoders
-        ],
-    }
+        for name, texts in found.items():
+            tallies[name].add(texts, expected)
+    vocabulary = int(pair.draft.get_output_embeddings().weight.shape[0])
+    results = []
+    for name, (policy, size) in keys.items():
+        row = {"policy": policy, "tokens": size or vocabulary}
+        row["covered"] = _covered(lists[size], written)
+        results.append(row | tallies[name].figures(tallies[f"{policy} 0"]))
+    return {"counted": counts.total(), "different": len(counts), "results": results}
 
 
 def _covered(vocab: DraftVocab | None, written: Counter[int]) -> float:
@@ -229,79 +150,54 @@ def _covered(vocab: DraftVocab | None, written: Counter[int]) -> float:
 
 
 def report(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = ["# Drafts that score a part of the vocabulary", ""]
-    lines += environment.as_markdown(data["environment"])
-    lines += [
-        f"- heads: random float32 weights; median of {data['repeats']}; head: its product with the "
-        f"hidden states and the {CANDIDATES} likeliest tokens with their probabilities; layers: "
-        "the rest of a pass behind no context",
-    ]
-    for rows in ROWS:
-        lines += ["", f"## Time of a head, {rows} row{'s' * (rows > 1)}", ""]
-        lines += ["| draft | tokens | head, ms | layers, ms | whole pass of 152k |"]
-        lines += ["|---|--:|--:|--:|--:|"]
+    blocks = []
+    for tokens in TOKENS:
+        rows = []
         for shape in SHAPES:
-            mine = [h for h in data["heads"] if h["shape"] == shape.name and h["rows"] == rows]
-            most = max(h["head_ms"] + h["body_ms"] for h in mine)
+            mine = [h for h in data["heads"] if (h["shape"], h["tokens"]) == (shape, tokens)]
+            most = max(h["head_ms"] + h["layers_ms"] for h in mine)
             for h in mine:
-                share = (h["head_ms"] + h["body_ms"]) / most
-                lines.append(
-                    f"| {shape.name}, hidden {h['hidden']} | {h['tokens']:,} "
-                    f"| {h['head_ms']:.2f} | {h['body_ms']:.1f} | {share:.2f} |"
-                )
+                share = number((h["head_ms"] + h["layers_ms"]) / most)
+                times = number(h["head_ms"]), number(h["layers_ms"], 1)
+                rows.append([shape, f"{h['vocabulary']:,}", *times, share])
+        title = f"## Time of a head over {tokens} token{'s' * (tokens > 1)}"
+        head = ["draft", "vocabulary", "head, ms", "layers, ms", "whole pass of 152k"]
+        blocks.append([title, "", *harness.table(head, rows)])
     pair = data["pair"]
-    lines += [
-        "",
-        "## The bundled pair",
-        "",
-        f"- lists from {pair['counted']:,} tokens of the target's answers to {data['count_items']} "
-        f"other items, which hold {pair['different']} different ones; measured on "
-        f"{data['items'] - 1} items; covered: share of their answers' tokens that is in the list",
-        "- `sage` is told the same costs of passes with every list: 8 ms, 0.15 ms a further node, "
+    notes = [
+        f"heads: random float32 weights; median of {data['repeats']}; head: its product with the "
+        f"hidden states and the {CANDIDATES} likeliest tokens with their probabilities; layers: "
+        "the rest of a pass without context",
+        f"pair: lists from {pair['counted']:,} tokens of the target's answers to "
+        f"{data['count_items']} other items, which hold {pair['different']} different ones; "
+        f"measured on {data['items']} items; covered: share of their answers' tokens in the list",
+        "the planner of `sage` gets the same costs with every list: 8 ms, 0.15 ms a further node, "
         "1.5 ms a draft pass",
-        f"- tokens/s: median over answers of at least {LEAST} tokens, behind the first; ratio: "
-        "median of the answers' own ratios to the whole vocabulary",
-        "",
-        "| policy | tokens | covered | τ | nodes a step | tokens/s | ratio | exact |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"tokens/s: median over answers of at least {LEAST} tokens, after the first; ratio: "
+        f"median of the answers' own ratios to the whole vocabulary; {harness.TAU}",
     ]
-    base: dict[str, list[float]] = {}
-    for cell in pair["results"]:
-        rates = base.setdefault(cell["policy"], cell["rates"])
-        ratio = median(mine / first for mine, first in zip(cell["rates"], rates, strict=True))
-        steps = max(1, cell["steps"])
-        lines.append(
-            f"| {cell['policy']} | {cell['tokens']:,} | {cell['covered']:.2%} "
-            f"| {cell['accepted'] / steps:.2f} | {cell['nodes'] / steps:.1f} "
-            f"| {median(cell['rates']):.0f} | {ratio:.2f} | {cell['exact']}/{cell['answers']} |"
-        )
-    return "\n".join(lines)
+    columns = [
+        ("covered", lambda row: percent(row["covered"], 2)),
+        *(harness.ACCEPTED, harness.NODES, harness.SPEED, harness.RATIO, harness.EXACT),
+    ]
+    rows = {f"{row['policy']}, {row['tokens']:,} tokens": row for row in pair["results"]}
+    blocks.append(["## The pair", "", *harness.methods_table(rows, columns)])
+    return harness.report("Drafts that score a part of the vocabulary", data, notes, *blocks)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, report; returns 1 if any answer differs from autoregressive decoding's."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pair", help="folder of target/ and draft/ (default: bundled)")
-    parser.add_argument("--items", type=int, default=13, help="the first warms up")
-    parser.add_argument("--count-items", type=int, default=40)
-    parser.add_argument("--max-new-tokens", type=int, default=160)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--seed", type=int, default=6)
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
+    parser = harness.options(
+        __doc__, items=12, count_items=40, max_new_tokens=160, repeats=9, seed=6
+    )
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    measured = on_pair(measured_pair(arguments.pair), arguments)
-    data = {
-        "environment": environment.describe("benchmarks.draft_vocab"),
-        "repeats": arguments.repeats,
-        "items": arguments.items,
-        "count_items": arguments.count_items,
-        "heads": [time for shape in SHAPES for time in head_times(shape, arguments.repeats)],
-        "pair": measured,
-    }
+    pair = harness.load(arguments)
+    data = harness.described("benchmarks.draft_vocab", arguments, pair)
+    data["pair"] = on_pair(pair, arguments)
+    data["heads"] = [row for name in SHAPES for row in head_times(name, arguments.repeats)]
     environment.write(arguments.output, data, report(data))
-    return int(any(cell["exact"] < cell["answers"] for cell in measured["results"]))
+    return int(not harness.all_exact(data["pair"]["results"]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
 from training.world.inputs import items
 
@@ -44,7 +44,7 @@ def maker(name: str) -> MakeRunner:
     """What makes the runners of a way to run passes."""
     if name == "eager":
         return Runner
-    return CudaGraphRunners(kernel=name == "captured")
+    return CudaGraphBackend(kernel=name == "captured")
 
 
 def bandwidth(device: torch.device, size: int) -> float:
@@ -202,7 +202,7 @@ def decode_all(
             method.timings.append([timing])
             _compare(pair, decoded, method.name, number, given, texts.limit)
     for make in makers.values():
-        if isinstance(make, CudaGraphRunners):
+        if isinstance(make, CudaGraphBackend):
             decoded.notes += make.notes
             decoded.captures += [asdict(record) for record in make.records]
     return decoded

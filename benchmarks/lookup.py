@@ -1,99 +1,50 @@
-"""What looking drafts up brings: several questions about one clip or picture, some asked twice.
+"""What looked-up drafts bring: several questions about one video or image, some asked twice.
 
     python -m benchmarks.lookup --output benchmarks/results/lookup
 
 A conversation each: a caption, two questions, the caption again, the first question again. All
-methods decode the same conversations, in an order that rotates; their texts are compared.
+methods decode the same conversations in rotated order; their texts are compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from statistics import median
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks import environment
-from benchmarks.pairs import measured_pair
+from benchmarks import environment, harness
+from benchmarks.harness import LEAST, REFERENCE, Decoded, Tally
 from sage_core.bench.items import Rendered
 from sage_core.drafts.ngram import Ngram
 from sage_core.media import Sampling
 from sage_core.pair_loading import LoadedPair
 from sage_core.pipeline import Pipeline
-from sage_core.stream import Result
 from training.world import heldout
 from training.world.questions import ask
 
 SCENES = ("motion", "text", "charts")
-"""Categories of the held-out world: clips, words to read, bar charts."""
-LEAST = 8
-"""Answers of fewer tokens have no speed."""
+"""Categories of the held-out world: videos, words to read, bar charts."""
+METHODS: dict[str, dict[str, Any]] = {
+    REFERENCE: {"policy": REFERENCE},
+    "ngram": {"policy": "sage", "draft": False},
+    "static": {"policy": "static"},
+    "static with lookup": {"policy": "static", "draft_lookup": True},
+    "sage": {"policy": "sage"},
+    "sage with lookup": {"policy": "sage", "draft_lookup": True},
+}
+"""Options of a conversation by method; without ``draft`` n-grams alone draft."""
+Talk = tuple[str, Any, list[str]]
+"""Category, media, and the prompts in order."""
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to decode."""
-
-    name: str
-    policy: str
-    lookup: bool = False
-    draft: bool = True
-
-
-WAYS = (
-    Way("autoregressive", "autoregressive"),
-    Way("ngram", "sage", lookup=True, draft=False),
-    Way("static", "static"),
-    Way("static with lookup", "static", lookup=True),
-    Way("sage", "sage"),
-    Way("sage with lookup", "sage", lookup=True),
-)
-
-
-@dataclass
-class Tally:
-    """Of all answers of one kind: sums, and the speed of each answer that is long enough."""
-
-    rates: list[float | None] = field(default_factory=list)
-    steps: int = 0
-    accepted: int = 0
-    nodes: int = 0
-    passes: int = 0
-    exact: int = 0
-    answers: int = 0
-
-    def add(self, result: Result, expected: tuple[int, ...]) -> None:
-        stats = result.stats
-        timed = stats.new_tokens >= LEAST
-        # The first token comes with the prefill.
-        self.rates.append(stats.tokens_per_second if timed else None)
-        self.steps += stats.steps
-        self.accepted += stats.accepted
-        self.nodes += stats.nodes_verified
-        self.passes += stats.draft_passes
-        self.exact += result.tokens == expected
-        self.answers += 1
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-@dataclass
-class Measured:
-    """The tallies by kind of answer and way."""
-
-    tallies: dict[str, dict[str, Tally]] = field(default_factory=dict)
-
-    def of(self, kind: str, way: str) -> Tally:
-        return self.tallies.setdefault(kind, {}).setdefault(way, Tally())
-
-
-def conversations(count: int, seed: int) -> Iterator[tuple[str, Any, list[str]]]:
-    """(category, media, what is asked) of ``count`` scenes, the categories in turn."""
+def conversations(count: int, seed: int) -> Iterator[Talk]:
+    """Conversations about ``count`` scenes, the categories in turn."""
     for number in range(count):
         category = SCENES[number % len(SCENES)]
         source = Rendered(category, number // len(SCENES), seed)
@@ -101,101 +52,62 @@ def conversations(count: int, seed: int) -> Iterator[tuple[str, Any, list[str]]]
         rng = np.random.default_rng([seed, number])
         questions = [ask(rng, held.scene).question for _ in range(2)]
         caption = heldout.VIDEO_PROMPT if held.video else heldout.IMAGE_PROMPT
-        asked = [caption, *questions, caption, questions[0]]
-        yield category, source.open(Sampling()), asked
+        yield category, source.open(Sampling()), [caption, *questions, caption, questions[0]]
 
 
-def talk(pair: LoadedPair, way: Way, media: Any, asked: list[str], limit: int) -> list[Result]:
+def answers(pair: LoadedPair, options: dict[str, Any], limit: int, talk: Talk) -> list[Decoded]:
     """All answers of one conversation."""
-    if not way.draft:
+    _, media, prompts = talk
+    if not options.get("draft", True):
         pair = replace(pair, draft=None, lookup=Ngram(), draft_id="ngram")
-    chat = Pipeline(pair).chat(
-        media, policy=way.policy, draft_lookup=way.lookup and way.draft, max_new_tokens=limit
-    )
-    return [chat.ask(question) for question in asked]
+    options = {name: value for name, value in options.items() if name != "draft"}
+    chat = Pipeline(pair).chat(media, **options, max_new_tokens=limit)
+    return [Decoded.of(chat.ask(prompt)) for prompt in prompts]
 
 
-def measure(pair: LoadedPair, arguments: argparse.Namespace) -> Measured:
-    """Every way on every conversation."""
-    measured = Measured()
-    for number, (category, media, asked) in enumerate(
-        conversations(arguments.conversations, arguments.seed)
-    ):
-        if not number:
-            for way in WAYS:  # first calls belong to no way
-                talk(pair, way, media, asked[:1], 32)
-        turn = number % len(WAYS)
-        said: dict[str, list[Result]] = {}
-        for way in (*WAYS[turn:], *WAYS[:turn]):
-            said[way.name] = talk(pair, way, media, asked, arguments.max_new_tokens)
-        expected = [result.tokens for result in said[WAYS[0].name]]
-        for way in WAYS:
-            for place, result in enumerate(said[way.name]):
-                again = asked[place] in asked[:place]
-                kind = f"{category}, {'again' if again else 'first time'}"
-                measured.of(kind, way.name).add(result, expected[place])
-                measured.of("all", way.name).add(result, expected[place])
-        print(f"\r{number + 1} conversations", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return measured
+def measure(pair: LoadedPair, arguments: Namespace) -> dict[str, dict[str, Tally]]:
+    """Tallies by kind of answer and method."""
+    limit = arguments.max_new_tokens
+    methods = {name: partial(answers, pair, options, limit) for name, options in METHODS.items()}
+    tallies: dict[str, dict[str, Tally]] = defaultdict(lambda: {name: Tally() for name in METHODS})
+    talks = conversations(arguments.conversations, arguments.seed)
+    for (category, _, prompts), found in harness.interleaved(talks, methods):
+        for place, prompt in enumerate(prompts):
+            kind = f"{category}, {'again' if prompt in prompts[:place] else 'first time'}"
+            expected = found[REFERENCE][0][place].tokens
+            for name, (texts,) in found.items():
+                for key in (kind, "all"):
+                    tallies[key][name].add([texts[place]], expected)
+    return dict(sorted(tallies.items()))
 
 
 def report(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = ["# Drafts that are looked up", ""]
-    lines += environment.as_markdown(data["environment"])
-    lines += [
-        f"- pair: {data['target']} with {data['draft']}; {data['device']}, {data['dtype']}; "
-        f"{data['conversations']} conversations of five turns, seed {data['seed']}",
-        f"- tokens/s: median over answers of at least {LEAST} tokens, behind the first; × "
-        "autoregressive: median of the answers' own ratios; τ, nodes, draft passes: a step",
+    columns = [
+        harness.SPEED,
+        ("× autoregressive", harness.RATIO[1]),
+        *(harness.ACCEPTED, harness.NODES, harness.PASSES, harness.EXACT),
     ]
-    for kind, ways in data["results"].items():
-        base = ways["autoregressive"]["rates"]
-        lines += ["", f"## {kind}", ""]
-        lines += ["| | tokens/s | × autoregressive | τ | nodes | draft passes | exact |"]
-        lines += ["|---|--:|--:|--:|--:|--:|--:|"]
-        for name, tally in ways.items():
-            pairs = [(r, b) for r, b in zip(tally["rates"], base, strict=True) if r and b]
-            speed = median(r for r, _ in pairs) if pairs else 0.0
-            ratio = median(r / b for r, b in pairs) if pairs else 0.0
-            steps = max(1, tally["steps"])
-            lines.append(
-                f"| {name} | {speed:.1f} | {ratio:.2f} | {tally['accepted'] / steps:.2f} "
-                f"| {tally['nodes'] / steps:.1f} | {tally['passes'] / steps:.2f} "
-                f"| {tally['exact']}/{tally['answers']} |"
-            )
-    return "\n".join(lines)
+    notes = [
+        f"{data['conversations']} conversations of five turns, seed {data['seed']}",
+        f"tokens/s: median over answers of at least {LEAST} tokens, after the first; × "
+        f"autoregressive: median of the answers' own ratios; {harness.TAU}",
+    ]
+    blocks = [
+        [f"## {kind}", "", *harness.methods_table(rows, columns)]
+        for kind, rows in data["results"].items()
+    ]
+    return harness.report("Looked-up drafts", data, notes, *blocks)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, report; returns 1 if any answer differs from autoregressive decoding's."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pair", help="folder of target/ and draft/ (default: bundled)")
-    parser.add_argument("--conversations", type=int, default=12)
-    parser.add_argument("--max-new-tokens", type=int, default=192)
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
+    parser = harness.options(__doc__, conversations=12, max_new_tokens=192, seed=2)
     arguments = parser.parse_args(argv)
-    pair = measured_pair(arguments.pair, arguments.device)
-    measured = measure(pair, arguments)
-    results = {
-        kind: {way: tally.as_dict() for way, tally in ways.items()}
-        for kind, ways in sorted(measured.tallies.items())
-    }
-    data = {
-        "environment": environment.describe("benchmarks.lookup"),
-        "target": pair.target_id,
-        "draft": pair.draft_id,
-        "device": pair.device,
-        "dtype": pair.dtype,
-        "conversations": arguments.conversations,
-        "seed": arguments.seed,
-        "results": results,
-    }
+    pair = harness.load(arguments)
+    results = {kind: harness.figures(each) for kind, each in measure(pair, arguments).items()}
+    data = {**harness.described("benchmarks.lookup", arguments, pair), "results": results}
     environment.write(arguments.output, data, report(data))
-    return int(any(t["exact"] < t["answers"] for ways in results.values() for t in ways.values()))
+    return int(not all(harness.all_exact(rows.values()) for rows in results.values()))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Damaged pictures and clips, each in a child of its own: no traceback, no hang, no memory.
+"""Damaged images and videos, each opened in a child process: no traceback, no hang, little memory.
 
-python -m benchmarks.media_fuzz --output benchmarks/results/media-fuzz      a few minutes
-python -m benchmarks.media_fuzz --rounds 10 --seed 7                        more, and others
+python -m benchmarks.media_fuzz --output benchmarks/results/media-fuzz      half a minute
+python -m benchmarks.media_fuzz --rounds 10 --seed 7                        more and other files
 
-Fails when a file gives anything else than a picture, a clip or one of sage's own errors in one
-line, takes more than ten seconds, or more than two gigabytes.
+Fails if a file gives anything but an image, a clip or a `SageError` of one line, takes more than
+ten seconds, or more than two gigabytes.
 """
 
 from __future__ import annotations
@@ -35,33 +35,32 @@ MEMORY = 2 * 2**30
 ADDRESSES = 6 * 2**30
 """The limit on address space: libraries and threads reserve much more than they use."""
 
-PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
-CLIPS = (
+IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+VIDEOS = (
     *("h264.mp4", "h264.mov", "h264.mkv", "h264.avi", "h264.ts", "h264.flv", "h264-open.mp4"),
     *("h264-pieces.mp4", "hevc.mp4", "hevc-10bit.mp4", "vp8.webm", "vp9.webm", "av1.mp4"),
     *("mpeg4.avi", "mpeg2.mpg", "prores-alpha.mov", "wmv2.wmv", "uneven.mp4", "turned-90.mp4"),
 )
-ENDINGS = (".mp4", ".png", ".jpg", ".mkv", ".avi", ".gif", ".txt", ".webm", "")
+SUFFIXES = (".mp4", ".png", ".jpg", ".mkv", ".avi", ".gif", ".txt", ".webm", "")
+ENDS = ("Picture", "Clip", "refused", "traceback", "killed", "hung")
 
 
 def sources(folder: Path) -> dict[str, bytes]:
-    """Whole files, small, of every kind."""
+    """Small complete files of every kind."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
-    picture = Image.fromarray(noise)
-    whole = {f"picture.{kind.lower()}": encoded(picture, kind) for kind in PICTURES}
-    frames = [Image.fromarray(np.roll(noise, i, axis=1)) for i in range(4)]
+    first, *others = (Image.fromarray(np.roll(noise, i, axis=1)) for i in range(4))
+    files = {f"image.{kind.lower()}": encoded(first, kind) for kind in IMAGES}
     for kind in ("GIF", "WEBP", "PNG"):
-        name = f"animated.{kind.lower()}"
-        whole[name] = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        animation = encoded(first, kind, save_all=True, append_images=others)
+        files[f"animated.{kind.lower()}"] = animation
     for video in KINDS:
-        if video.name in CLIPS:
-            whole[video.name] = write_video(video, folder / video.name).read_bytes()
-    whole["sound.mp4"] = write_sound_only(folder / "sound.mp4").read_bytes()
-    return whole
+        if video.name in VIDEOS:
+            files[video.name] = write_video(video, folder / video.name).read_bytes()
+    return files | {"sound.mp4": write_sound_only(folder / "sound.mp4").read_bytes()}
 
 
 def opened(source: Path | bytes) -> str:
-    """The kind of what a file turned out to be."""
+    """`Picture` or `Clip`."""
     return type(open_media(source, Sampling(frames=8, frame_pixels=64 * 64), name="FILE")).__name__
 
 
@@ -77,55 +76,52 @@ def fault(outcome: Outcome) -> str | None:
 
 
 def run(rounds: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Damage every source in every way ``rounds`` times and open what is left."""
+    """Damage every file in every way ``rounds`` times and open the results."""
     dice = random.Random(seed)
-    ends: dict[str, Counter[str]] = {how: Counter() for how in DAMAGES}
-    faults: list[dict[str, str]] = []
-    slowest, largest = (0.0, ""), (0, "")
-    for name, data in sources(folder).items():
-        for how in DAMAGES:
-            for turn in range(rounds):
-                broken = damaged(data, how, dice)
-                path = folder / f"input{dice.choice(ENDINGS)}"  # whatever it is named
-                path.write_bytes(broken)
-                source: Path | bytes = path if turn % 2 == 0 else broken
-                outcome = tried(opened, source, seconds=SECONDS, memory=ADDRESSES)
-                path.unlink()
-                ends[how][outcome.says if outcome.how == "done" else outcome.how] += 1
-                label = f"{name}, {how} {turn}"
-                slowest = max(slowest, (outcome.seconds, label))
-                largest = max(largest, (outcome.peak, label))
-                if says := fault(outcome):
-                    faults.append({"file": label, "fault": says})
-                    (folder / f"fault-{len(faults)}").write_bytes(broken)
+    outcomes: dict[str, Outcome] = {}
+    faults: dict[str, str] = {}
+    files = sources(folder)
+    cases = [(name, how, n) for name in files for how in DAMAGES for n in range(rounds)]
+    for name, how, number in cases:
+        broken = damaged(files[name], how, dice)
+        path = folder / f"input{dice.choice(SUFFIXES)}"
+        path.write_bytes(broken)
+        source = path if number % 2 == 0 else broken
+        label = f"{name}, {how} {number}"
+        outcomes[label] = tried(opened, source, seconds=SECONDS, memory=ADDRESSES)
+        path.unlink()
+        if says := fault(outcomes[label]):
+            faults[label] = says
+            (folder / f"fault-{len(faults)}").write_bytes(broken)
+    ends = {how: Counter[str]() for how in DAMAGES}
+    for (_, how, _), outcome in zip(cases, outcomes.values(), strict=True):
+        ends[how][outcome.says if outcome.how == "done" else outcome.how] += 1
+    slowest = max(outcomes, key=lambda label: outcomes[label].seconds)
+    largest = max(outcomes, key=lambda label: outcomes[label].peak)
     return {
-        "files": sum(sum(counter.values()) for counter in ends.values()),
+        "files": len(cases),
         "seed": seed,
-        "ends": {how: dict(counter) for how, counter in ends.items()},
-        "slowest": {"seconds": slowest[0], "file": slowest[1]},
-        "largest": {"MB": largest[0] / 1e6, "file": largest[1]},
+        "ends": ends,
+        "slowest": {"seconds": outcomes[slowest].seconds, "file": slowest},
+        "largest": {"MB": outcomes[largest].peak / 1e6, "file": largest},
         "faults": faults,
     }
 
 
 def as_markdown(data: dict[str, Any]) -> str:
-    columns = ("Picture", "Clip", "refused", "traceback", "killed", "hung")
+    slowest, largest = data["slowest"], data["largest"]
     lines = ["# Damaged files", "", *environment.as_markdown(data["environment"])]
     lines += [
         f"- decord {data['decord']}, PyAV {data['PyAV']}, Pillow {data['Pillow']}",
         f"- {data['files']} files, seed {data['seed']}; each in a child process",
-        f"- slowest: {data['slowest']['seconds']:.1f} s ({data['slowest']['file']}); "
-        f"most memory: {data['largest']['MB']:.0f} MB ({data['largest']['file']})",
+        f"- slowest: {slowest['seconds']:.1f} s ({slowest['file']}); "
+        f"most memory: {largest['MB']:.0f} MB ({largest['file']})",
         f"- faults: {len(data['faults'])}",
-        "",
-        "| damage | " + " | ".join(columns) + " |",
-        "|---|" + "--:|" * len(columns),
+        *("", f"| damage | {' | '.join(ENDS)} |", "|---|" + "--:|" * len(ENDS)),
     ]
     for how, counter in data["ends"].items():
-        cells = [str(counter.get(column, 0)) for column in columns]
-        lines += [f"| {how} | " + " | ".join(cells) + " |"]
-    lines += [f"- {f['file']}: {f['fault']}" for f in data["faults"]]
-    return "\n".join(lines)
+        lines.append(f"| {how} | {' | '.join(str(counter.get(end, 0)) for end in ENDS)} |")
+    return "\n".join([*lines, *(f"- {file}: {says}" for file, says in data["faults"].items())])
 
 
 def main() -> int:
@@ -139,12 +135,8 @@ def main() -> int:
         folder = Path(given.keep or name)
         folder.mkdir(parents=True, exist_ok=True)
         found = run(given.rounds, given.seed, folder)
-    data = {
-        "environment": environment.describe("benchmarks.media_fuzz"),
-        "decord": decord.__version__,
-        "PyAV": av.__version__,
-        "Pillow": PIL.__version__,
-    } | found
+    versions = {"decord": decord.__version__, "PyAV": av.__version__, "Pillow": PIL.__version__}
+    data = {"environment": environment.describe("benchmarks.media_fuzz")} | versions | found
     environment.write(given.output, data, as_markdown(data))
     return 1 if found["faults"] else 0
 

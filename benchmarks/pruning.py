@@ -2,80 +2,51 @@
 
     python -m benchmarks.pruning --output benchmarks/results/pruning
     python -m benchmarks.pruning --frames 8,32 --ratios 0,0.5,0.9 --methods verifier,uniform
-    python -m benchmarks.pruning --pair OUT --clips parade --frames 16,32,48
+    python -m benchmarks.pruning --pair OUT --videos parade --frames 16,32,48
     python -m benchmarks.pruning --cost 25000 --output benchmarks/results/pruning-cost
 
-The first decodes held-out clips by every method at every ratio, item by item in rotated order;
-`--clips parade` those in which one thing after another is seen, for the pair that
-`training.long_clips` trains. The last reads one long prompt with a random model, with scores
-gathered and without, and tells what gathering adds in time and memory. A plot is written where
-matplotlib is installed.
+The first decodes held-out videos by every method at every ratio in rotated order; `--videos parade`
+those in which one thing after another is seen, for the pair that `training.long_clips` trains. The
+last prefills one long prompt with a random model, with scores gathered and without, and reports
+what gathering adds in time and memory. A plot is written where matplotlib is installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks import environment
+from benchmarks import environment, harness, plots
+from benchmarks.harness import Decoded, Tally, number, percent
 from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.pruning.options import METHODS, Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
-from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.media import Clip
-from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.models.visual_tokens import visual_mask
-from sage_core.pair_loading import LoadedPair, load_pair
+from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.runner import Runner
+from training.world.parade import parade
+from training.world.render import draw
+from training.world.scenes import random_clip
 
-RATIOS = (0.0, 0.3, 0.6, 0.7, 0.8, 0.9, 0.95)
-FRAMES = (8, 16, 32)
-
-
-@dataclass
-class Cell:
-    """What was measured for one number of frames, method and ratio."""
-
-    visual: list[int] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-    prefill: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    accepted: int = 0
-    steps: int = 0
-    exact: int = 0
-    edges: list[float] = field(default_factory=list)
-    """Share of the kept tokens that lie in the first or the last frame."""
-
-    def as_dict(self) -> dict[str, float]:
-        return {
-            "items": len(self.rates),
-            "exact": self.exact,
-            "visual_tokens": median(self.visual),
-            "draft_visual_tokens": median(self.kept),
-            "mean_accepted": self.accepted / max(1, self.steps),
-            "draft_prefill_ms": 1000 * median(self.prefill),
-            "tokens_per_second": median(self.rates),
-            "edge_share": sum(self.edges) / max(1, len(self.edges)),
-        }
+PROMPT = "Describe this video in detail."
+TITLE = "What pruning the draft's visual tokens does"
+PLOTTED = {"accepted length τ": "mean_accepted", "tokens/s": "tokens_per_second"}
 
 
 def clips(count: int, frames: int, seed: int, kind: str = "events") -> Iterator[Clip]:
-    """Held-out clips of the pair's own world, drawn at ``frames`` frames."""
-    import numpy as np
-
-    from training.world.parade import parade
-    from training.world.render import draw
-    from training.world.scenes import random_clip
-
+    """Held-out videos of the pair's own world, rendered at ``frames`` frames."""
     for index in range(count):
         rng = np.random.default_rng([90_001, seed, 77, index])
         drawn = draw(parade(rng, frames) if kind == "parade" else random_clip(rng), frames)
@@ -83,63 +54,63 @@ def clips(count: int, frames: int, seed: int, kind: str = "events") -> Iterator[
         yield Clip(shown, np.arange(frames) / 4.0, 4.0, frames / 4.0, f"clip-{seed}-{index}")
 
 
-def compare(
-    pair: LoadedPair,
-    arguments: argparse.Namespace,
-) -> dict[str, dict[str, float]]:
-    """Cells by ``frames/method/ratio``; the ratio 0 is the same for all methods."""
-    combinations = [
-        (method, ratio)
+def compare(pair: LoadedPair, arguments: Namespace, frames: int) -> list[dict[str, Any]]:
+    """The figures of each method and ratio; the ratio 0 is the same for all methods."""
+    prunings = [
+        Pruning(ratio, method)
         for method in arguments.methods
         for ratio in arguments.ratios
         if ratio or method == arguments.methods[0]
     ]
-    found: dict[str, Cell] = {}
-    for frames in arguments.frames:
-        drawn = clips(arguments.items, frames, arguments.seed, arguments.clips)
-        for number, clip in enumerate(drawn):
-            inputs = pair.family.prepare([clip], "Describe this video in detail.")
-            turn = number % len(combinations)
-            expected: list[int] | None = None
-            for method, ratio in combinations[turn:] + combinations[:turn]:
-                decoder = SpeculativeDecoder(
-                    pair.target, pair.draft, arguments.policy, Pruning(ratio, method)
-                )
-                output = decoder.generate(**inputs, max_new_tokens=arguments.max_new_tokens)
-                stats, ids = output.stats, output.sequences[0].tolist()
-                expected = expected or ids
-                cell = found.setdefault(f"{frames}/{method}/{ratio}", Cell())
-                cell.visual.append(stats.visual_tokens)
-                cell.kept.append(stats.draft_visual_tokens)
-                cell.prefill.append(stats.seconds.prefill_draft)
-                cell.rates.append(stats.tokens_per_second)
-                cell.accepted += stats.accepted
-                cell.steps += stats.steps
-                cell.exact += ids == expected
-                cell.edges.append(edge_share(pair, inputs, Pruning(ratio, method), frames))
-            print(f"\r{frames} frames: {number + 1} clips", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return {name: cell.as_dict() for name, cell in found.items()}
+
+    def decode(decoder: Any, inputs: dict[str, Any]) -> Decoded:
+        return Decoded.of(decoder.generate(**inputs, max_new_tokens=arguments.max_new_tokens))
+
+    methods = {
+        f"{p.method} {p.ratio}": partial(decode, harness.decoder(pair, arguments.policy, pruning=p))
+        for p in prunings
+    }
+    videos = clips(arguments.items, frames, arguments.seed, arguments.videos)
+    texts = (pair.family.prepare([clip], PROMPT) for clip in videos)
+    tallies = [Tally() for _ in prunings]
+    seen: list[list[tuple[int, int, float, float]]] = [[] for _ in prunings]
+    for inputs, found in harness.interleaved(texts, methods):
+        expected = next(iter(found.values()))[0].tokens
+        for pruning, tally, own, (text,) in zip(
+            prunings, tallies, seen, found.values(), strict=True
+        ):
+            tally.add([text], expected)
+            stats = text.stats
+            counts = stats.visual_tokens, stats.draft_visual_tokens, stats.seconds.prefill_draft
+            own.append((*counts, edge_share(pair, inputs, pruning, frames)))
+    rows = []
+    for pruning, tally, own in zip(prunings, tallies, seen, strict=True):
+        visual, kept, seconds, edges = (list(column) for column in zip(*own, strict=True))
+        row = {"frames": frames, "method": pruning.method, "ratio": pruning.ratio}
+        row |= {"visual_tokens": median(visual), "draft_visual_tokens": median(kept)}
+        row |= {"draft_prefill_ms": 1000 * median(seconds), "edge_share": sum(edges) / len(edges)}
+        rows.append(row | tally.figures(tallies[0]))
+    return rows
 
 
 def edge_share(pair: LoadedPair, inputs: dict[str, Any], pruning: Pruning, frames: int) -> float:
     """Share of the kept visual tokens in the first and the last of ``frames`` frames."""
     prepared = prepare(pair.target, {**inputs, "max_new_tokens": 1})
-    sight = DraftPrompt(pruning, pair.target.config, prepared)
+    prompt = DraftPrompt(pruning, pair.target.config, prepared)
     runner = Runner(pair.target)
-    with sight.watching(runner.decoder):
+    with prompt.watching(runner.decoder):
         runner.prefill(prepared, 1)
     visual = visual_mask(pair.target.config, prepared.input_ids[0]).nonzero()[:, 0].tolist()
     frame = len(visual) // frames
-    edges = {*visual[:frame], *visual[-frame - 1 :]}  # the newline behind the last frame too
-    positions = sight.positions()
+    edges = {*visual[:frame], *visual[-frame - 1 :]}  # the newline after the last frame too
+    positions = prompt.positions()
     kept = visual if positions is None else sorted(set(visual) & set(positions.tolist()))
     return len(edges & set(kept)) / max(1, len(kept))
 
 
 def cost(visual: int, repeats: int) -> dict[str, Any]:
     """Seconds of a random decoder's prefill over ``visual`` tokens and 64 of text, and what
-    gathering adds to its time and memory. Grouped-query attention, as in the Qwen families."""
+    gathering scores adds to its time and memory. Grouped-query attention, as in Qwen."""
     from transformers import Qwen2Config, Qwen2Model
 
     torch.manual_seed(0)
@@ -156,48 +127,41 @@ def cost(visual: int, repeats: int) -> dict[str, Any]:
     model = Qwen2Model(config).eval()
     length = visual + 64
     hidden = torch.randn(1, length, config.hidden_size)
-    shown = torch.arange(0, visual)
-    kinds: dict[str, Any] = {
-        "none": None,
-        "verifier": AttentionScores,
-        "alignment": AlignmentScores,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    order = list(kinds)
-    for turn in range(repeats):
-        for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            gathered = kinds[name](shown, length) if kinds[name] else None
-            started = perf_counter()
-            with torch.inference_mode():
-                if gathered is None:
-                    model(inputs_embeds=hidden, use_cache=False)
-                else:
-                    with gathered.watching(model):
-                        model(inputs_embeds=hidden, use_cache=False)
-            seconds[name].append(perf_counter() - started)
-    base = median(seconds["none"])
+    positions = torch.arange(visual)
+
+    def prefill(scores: Callable[..., Any] | None, _: None) -> float:
+        gathering = scores(positions, length).watching(model) if scores else nullcontext()
+        started = perf_counter()
+        with torch.inference_mode(), gathering:
+            model(inputs_embeds=hidden, use_cache=False)
+        return perf_counter() - started
+
+    kinds = {"none": None, "verifier": AttentionScores, "alignment": AlignmentScores}
+    methods = {name: partial(prefill, scores) for name, scores in kinds.items()}
+    ((_, found),) = harness.interleaved([None], methods, repeats)
+    seconds = {name: median(times) for name, times in found.items()}
     return {
         "visual_tokens": visual,
         "layers": config.num_hidden_layers,
         "heads": config.num_attention_heads,
-        "seconds": {name: median(times) for name, times in seconds.items()},
-        "extra": {name: median(times) / base - 1 for name, times in seconds.items()},
-        "verifier_extra_bytes": _gathering_bytes(config, shown, length),
+        "seconds": seconds,
+        "extra": {name: time / seconds["none"] - 1 for name, time in seconds.items()},
+        "verifier_extra_bytes": _gathering_bytes(config, positions, length),
     }
 
 
-def _gathering_bytes(config: Any, shown: torch.Tensor, length: int) -> int:
+def _gathering_bytes(config: Any, positions: torch.Tensor, length: int) -> int:
     """Peak bytes that one layer's scores need beyond the queries and keys themselves."""
     size = config.hidden_size // config.num_attention_heads
     query = torch.randn(1, config.num_attention_heads, length, size)
     key = torch.randn(1, config.num_key_value_heads, length, size)
-    gathered = AttentionScores(shown, length)
+    scores = AttentionScores(positions, length)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
-        gathered.add(query, key, None)
+        scores.add(query, key, None)
     held = most = 0
-    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             most = max(most, held)
@@ -205,129 +169,77 @@ def _gathering_bytes(config: Any, shown: torch.Tensor, length: int) -> int:
 
 
 def report(data: dict[str, Any]) -> str:
-    lines = ["# What pruning the draft's visual tokens does", ""]
-    lines += [*environment.as_markdown(data["environment"]), ""]
-    if "cost" in data:
+    if data["cost"]:
         found = data["cost"]
-        lines += [
-            f"One prompt of {found['visual_tokens']} visual tokens and 64 of text, a random "
-            f"decoder of {found['layers']} layers and {found['heads']} heads; medians.",
-            "",
-            "| scores | prefill, s | extra time |",
-            "|---|--|--|",
-        ]
-        for name, seconds in found["seconds"].items():
-            lines.append(f"| {name} | {seconds:.2f} | {found['extra'][name]:+.1%} |")
-        megabytes = found["verifier_extra_bytes"] / 1e6
-        lines += ["", f"Memory that `verifier` needs at its peak: {megabytes:.0f} MB."]
-        return "\n".join(lines)
-    lines += [
-        f"Policy `{data['policy']}`, {data['items']} clips each, {data['new']} new tokens.",
-        "",
-    ]
-    lines += [
-        "| frames | method | ratio | visual tokens | seen by the draft | τ | draft prefill, ms "
-        "| tokens/s | in the outer frames | exact |",
-        "|--|---|--|--|--|--|--|--|--|--|",
-    ]
-    for name, cell in data["cells"].items():
-        frames, method, ratio = name.split("/")
-        method = "all tokens" if float(ratio) == 0 else method
-        lines.append(
-            f"| {frames} | {method} | {ratio} | {cell['visual_tokens']:.0f} "
-            f"| {cell['draft_visual_tokens']:.0f} | {cell['mean_accepted']:.2f} "
-            f"| {cell['draft_prefill_ms']:.1f} | {cell['tokens_per_second']:.1f} "
-            f"| {cell['edge_share']:.0%} | {cell['exact']}/{cell['items']} |"
+        note = (
+            f"one prompt of {found['visual_tokens']} visual tokens and 64 of text, a random "
+            f"decoder of {found['layers']} layers and {found['heads']} heads; medians; memory that "
+            f"`verifier` needs at its peak: {found['verifier_extra_bytes'] / 1e6:.0f} MB"
         )
-    return "\n".join(lines)
+        rows = [[k, number(s), f"{found['extra'][k]:+.1%}"] for k, s in found["seconds"].items()]
+        table = harness.table(["scores", "prefill, s", "extra time"], rows)
+        return harness.report(TITLE, data, [note], table)
+    columns = [
+        ("visual tokens", lambda row: number(row["visual_tokens"], 0)),
+        ("seen by the draft", lambda row: number(row["draft_visual_tokens"], 0)),
+        harness.ACCEPTED,
+        ("draft prefill, ms", lambda row: number(row["draft_prefill_ms"], 1)),
+        harness.SPEED,
+        ("in the outer frames", lambda row: percent(row["edge_share"], 0)),
+        harness.EXACT,
+    ]
+    rows = {
+        f"{row['frames']} frames, {row['method'] if row['ratio'] else 'all'} {row['ratio']}": row
+        for row in data["rows"]
+    }
+    notes = [f"policy `{data['policy']}`, {data['items']} videos each; {harness.TAU}"]
+    return harness.report(TITLE, data, notes, harness.methods_table(rows, columns))
 
 
-def plot(data: dict[str, Any], path: Path) -> None:
-    """τ and tokens/s against the ratio, a line for each method, a row for each frame count."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        print("no plot: pip install matplotlib", file=sys.stderr)
-        return
-    frames = sorted({int(name.split("/")[0]) for name in data["cells"]})
-    figure, axes = pyplot.subplots(len(frames), 2, figsize=(9, 3 * len(frames)), squeeze=False)
-    for row, count in enumerate(frames):
-        cells = {
-            tuple(name.split("/")[1:]): cell
-            for name, cell in data["cells"].items()
-            if int(name.split("/")[0]) == count
-        }
-        zero = next((cell for (_, ratio), cell in cells.items() if float(ratio) == 0), None)
-        for method in dict.fromkeys(method for method, _ in cells):
-            points = [(0.0, zero)] if zero else []
-            points += [(float(r), c) for (m, r), c in cells.items() if m == method and float(r)]
-            for column, value in enumerate(("mean_accepted", "tokens_per_second")):
-                axes[row][column].plot(
-                    [ratio for ratio, _ in points],
-                    [cell[value] for _, cell in points],
-                    marker="o",
-                    label=method,
-                )
-        for column, title in enumerate(("accepted length τ", "tokens/s")):
-            axes[row][column].set_title(f"{count} frames: {title}")
-            axes[row][column].set_xlabel("share of visual tokens left out")
-    axes[0][0].legend()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    def numbers(kind: type) -> Any:
-        return lambda text: [kind(part) for part in text.split(",")]
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pair", help="a folder with target/ and draft/; default: the bundled")
-    parser.add_argument("--items", type=int, default=8, help="clips for each number of frames")
-    parser.add_argument(
-        "--clips", choices=["events", "parade"], default="events", help="what is seen in them"
-    )
-    parser.add_argument("--frames", type=numbers(int), default=list(FRAMES))
-    parser.add_argument("--ratios", type=numbers(float), default=list(RATIOS))
-    methods = [method for method in METHODS if method != "none"]
-    parser.add_argument("--methods", type=numbers(str), default=methods)
-    parser.add_argument("--policy", default="sage")
-    parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--cost", type=int, metavar="TOKENS", help="time gathering on such a prompt"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="of --cost")
-    parser.add_argument("--output", help="write FILE.json, FILE.md and FILE.png")
-    return parser.parse_args(argv)
+def draw_plot(data: dict[str, Any]) -> Any:
+    """τ and tokens/s by ratio, a line a method, two charts for each number of frames."""
+    charts = []
+    for frames in dict.fromkeys(row["frames"] for row in data["rows"]):
+        rows = [row for row in data["rows"] if row["frames"] == frames]
+        for title, value in PLOTTED.items():
+            lines: dict[str, plots.Line] = {}
+            for method in data["methods"]:
+                own = [row for row in rows if row["method"] == method or not row["ratio"]]
+                own.sort(key=lambda row: row["ratio"])
+                lines[method] = [r["ratio"] for r in own], [r[value] for r in own], None
+            charts.append((f"{frames} frames: {title}", "visual tokens left out", lines))
+    return plots.panels(charts, columns=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    data: dict[str, Any] = {"environment": environment.describe("benchmarks.pruning")}
+    """Measure, report; returns 1 if any text depends on pruning."""
+    parser = harness.options(
+        __doc__,
+        items=8,
+        frames=(8, 16, 32),
+        ratios=(0.0, 0.3, 0.6, 0.7, 0.8, 0.9, 0.95),
+        methods=tuple(method for method in METHODS if method != "none"),
+        policy="sage",
+        max_new_tokens=96,
+        seed=0,
+        repeats=3,
+        files="FILE.json, FILE.md and FILE.png",
+    )
+    parser.add_argument("--videos", choices=["events", "parade"], default="events")
+    parser.add_argument("--cost", type=int, metavar="TOKENS", help="time gathering instead")
+    arguments = parser.parse_args(argv)
     if arguments.cost:
+        data = harness.described("benchmarks.pruning", arguments)
         data["cost"] = cost(arguments.cost, arguments.repeats)
         environment.write(arguments.output, data, report(data))
         return 0
-    folder = Path(arguments.pair) if arguments.pair else None
-    pair = load_pair(
-        folder / "target" if folder else None,
-        folder / "draft" if folder else BUNDLED_DRAFT,
-        arguments.device,
-    )
-    data |= {
-        "policy": arguments.policy,
-        "items": arguments.items,
-        "new": arguments.max_new_tokens,
-        "cells": compare(pair, arguments),
-    }
+    pair = harness.load(arguments)
+    data = harness.described("benchmarks.pruning", arguments, pair)
+    data["rows"] = [row for n in arguments.frames for row in compare(pair, arguments, n)]
     environment.write(arguments.output, data, report(data))
     if arguments.output:
-        plot(data, Path(arguments.output).with_suffix(".png"))
-    return 0
+        plots.save(draw_plot, data, Path(arguments.output))
+    return int(not harness.all_exact(data["rows"]))
 
 
 if __name__ == "__main__":

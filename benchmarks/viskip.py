@@ -1,62 +1,41 @@
-"""Does ViSkip pay on the bundled pair? Speed and skipped steps by the share of attention.
+"""Does ViSkip pay? Speed and skipped steps by the share of attention on visual tokens.
 
     python -m benchmarks.viskip --output benchmarks/results/viskip
 
-Held-out items, one text each, by every policy and share. Shares are the published one and such that
-a tenth, a quarter and half of the steps of these texts lie above, since no model's shares are
-another's. Beside it the premise: how much is accepted behind rows that lean on the picture and
-behind those that do not. All texts are compared with those that never skip.
+Held-out items, one text each, by every policy and threshold. Thresholds are the published one and
+those above which a tenth, a quarter and half of the steps of these texts lie, since models differ in
+their shares. First the premise: accepted length by that share. All texts are compared with those
+for which nothing is skipped.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from dataclasses import dataclass, field
-from statistics import median
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks import environment
-from benchmarks.pairs import measured_pair
+from benchmarks import environment, harness
+from benchmarks.harness import LEAST, Decoded, Tally, number, percent
 from sage_core.pipeline import Pipeline
-from sage_core.stream import Result
-from training.world.inputs import items
+from training.world.inputs import Item, items
 
 POLICIES = ("static", "sage")
 ABOVE = (0.1, 0.25, 0.5)
 PUBLISHED = 0.35
-LEAST = 8
-"""Texts of fewer tokens have no speed."""
-_NEVER = 1.0
+NEVER = 1.0
+"""A threshold that no share exceeds: attention is observed and nothing is skipped."""
 
 
-@dataclass
-class Tally:
-    """Of all texts of one way: sums, and the speed of each text that is long enough."""
-
-    rates: list[float | None] = field(default_factory=list)
-    steps: int = 0
-    skipped: int = 0
-    accepted: float = 0.0
-    texts: int = 0
-    exact: int = 0
-
-    def add(self, result: Result, expected: Result) -> None:
-        stats = result.stats
-        self.rates.append(stats.tokens_per_second if stats.new_tokens >= LEAST else None)
-        self.steps += stats.steps
-        self.skipped += sum("viskip" in step.shape.note for step in result.steps)
-        self.accepted += stats.accepted
-        self.texts += 1
-        self.exact += result.tokens == expected.tokens
+def decode(pipeline: Pipeline, policy: str, share: float | None, item: Item) -> Decoded:
+    return Decoded.of(pipeline.ask(item.media, item.prompt, policy=policy, viskip=share))
 
 
-def looked(result: Result) -> list[tuple[float, int]]:
-    """(share, accepted) of every step that drafted, of a text that never skipped."""
+def observed(text: Decoded) -> list[tuple[float, int]]:
+    """(share, accepted length) of every step that drafted, of a text without skipped steps."""
     found = []
-    for step in result.steps:
+    for step in text.result.steps:
         share, _, rest = step.shape.note.rpartition("; ")[2].partition(" of the attention")
         if rest and len(step.tree):
             found.append((float(share), len(step.accepted)))
@@ -64,8 +43,9 @@ def looked(result: Result) -> list[tuple[float, int]]:
 
 
 def premise(pairs: list[tuple[float, int]]) -> list[dict[str, Any]]:
-    """Accepted length by quarter of the steps, those that lean on the picture least first."""
+    """Accepted length by quarter of the steps, ordered by their share."""
     ordered = sorted(pairs)
+    quarters = (ordered[len(ordered) * i // 4 : len(ordered) * (i + 1) // 4] for i in range(4))
     return [
         {
             "low": part[0][0],
@@ -73,90 +53,71 @@ def premise(pairs: list[tuple[float, int]]) -> list[dict[str, Any]]:
             "steps": len(part),
             "accepted": float(np.mean([accepted for _, accepted in part])),
         }
-        for part in (ordered[len(ordered) * i // 4 : len(ordered) * (i + 1) // 4] for i in range(4))
+        for part in quarters
     ]
 
 
-def measure(pipeline: Pipeline, count: int) -> dict[str, Any]:
-    """Every policy and share on every item."""
-    inputs = list(items(count, seed=9))
-
-    def decode(number: int, policy: str, share: float | None) -> Result:
-        item = inputs[number]
-        return pipeline.ask(item.media, item.prompt, policy=policy, viskip=share)
-
-    seen = [pair for number in range(count) for pair in looked(decode(number, "static", _NEVER))]
-    shares = [float(np.quantile([share for share, _ in seen], 1 - part)) for part in ABOVE]
-    ways: dict[str, float | None] = {
+def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, Any]:
+    """The premise, and figures by policy and threshold."""
+    inputs = list(items(count, seed))
+    seen = [pair for item in inputs for pair in observed(decode(pipeline, "static", NEVER, item))]
+    thresholds: dict[str, float | None] = {
         "never": None,
-        "watching only": _NEVER,
-        "published 0.35": PUBLISHED,
+        "observed only": NEVER,
+        f"published {PUBLISHED}": PUBLISHED,
     }
-    for part, share in zip(ABOVE, shares, strict=True):
-        ways[f"{share:.2f}, {part:.0%} above"] = share
-    names = list(ways)
-    tallies = {policy: {name: Tally() for name in names} for policy in POLICIES}
+    for part in ABOVE:
+        share = float(np.quantile([share for share, _ in seen], 1 - part))
+        thresholds[f"{share:.2f}, {part:.0%} above"] = share
+    results = {}
     for policy in POLICIES:
-        for number in range(count):
-            turn = number % len(names)
-            found = {n: decode(number, policy, ways[n]) for n in names[turn:] + names[:turn]}
-            for name in names:
-                tallies[policy][name].add(found[name], found["never"])
-            print(f"\r{policy}: {number + 1} of {count}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-    results = {p: {n: dict(vars(t)) for n, t in ts.items()} for p, ts in tallies.items()}
+        methods = {n: partial(decode, pipeline, policy, s) for n, s in thresholds.items()}
+        tallies = {name: Tally() for name in methods}
+        for _, found in harness.interleaved(inputs, methods):
+            for name, (text,) in found.items():
+                skipped = sum("viskip" in step.shape.note for step in text.result.steps)
+                tallies[name].add([text], found["never"][0].tokens, skipped=skipped)
+        results[policy] = harness.figures(tallies)
     return {"premise": premise(seen), "results": results}
 
 
 def report(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = ["# ViSkip", "", *environment.as_markdown(data["environment"])]
-    lines += [
-        f"- pair: {data['target']} with {data['draft']}; {data['items']} held-out items; tokens/s: "
-        f"median over texts of at least {LEAST} tokens; ×: median of the texts' own ratios to "
-        "never skipping",
-        "",
-        "## Accepted length by attention on the picture, policy static, nothing skipped",
-        "",
-        "| share of attention | steps | τ |",
-        "|---|--:|--:|",
+    columns = [
+        *(harness.SPEED, harness.RATIO),
+        ("skipped", lambda row: percent(row["skipped"] / row["steps"], 0)),
+        *(harness.ACCEPTED, harness.EXACT),
     ]
-    lines += [
-        f"| {part['low']:.2f} to {part['high']:.2f} | {part['steps']} | {part['accepted']:.2f} |"
-        for part in data["premise"]
+    shares = [
+        [f"{p['low']:.2f} to {p['high']:.2f}", p["steps"], number(p["accepted"])]
+        for p in data["premise"]
     ]
-    for policy, tallies in data["results"].items():
-        lines += ["", f"## {policy}", "", "| skip from | tokens/s | × | skipped | τ | exact |"]
-        lines.append("|---|--:|--:|--:|--:|--:|")
-        base = tallies["never"]["rates"]
-        for name, tally in tallies.items():
-            pairs = [(r, e) for r, e in zip(tally["rates"], base, strict=True) if r and e]
-            speed, ratio = median(r for r, _ in pairs), median(r / e for r, e in pairs)
-            steps = max(1, tally["steps"])
-            lines.append(
-                f"| {name} | {speed:.0f} | {ratio:.2f} | {tally['skipped'] / steps:.0%} "
-                f"| {tally['accepted'] / steps:.2f} | {tally['exact']}/{tally['texts']} |"
-            )
-    return "\n".join(lines)
+    notes = [
+        f"{data['items']} held-out items; tokens/s: median over texts of at least {LEAST} tokens; "
+        f"ratio: median of the texts' own ratios to never skipping; {harness.TAU}"
+    ]
+    title = "## Accepted length by attention on visual tokens, policy static, nothing skipped"
+    return harness.report(
+        "ViSkip",
+        data,
+        notes,
+        [title, "", *harness.table(["share of attention", "steps", "τ"], shares)],
+        *(
+            [f"## {policy}", "", *harness.methods_table(rows, columns, "skip from")]
+            for policy, rows in data["results"].items()
+        ),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, report; returns 1 if any text differs from the one that never skips."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--items", type=int, default=36)
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
+    """Measure, report; returns 1 if any text differs from the one without skipped steps."""
+    parser = harness.options(__doc__, items=36, seed=9)
+    parser.set_defaults(dtype="float32")
     arguments = parser.parse_args(argv)
-    pair = measured_pair(dtype="float32")
-    data = {
-        "environment": environment.describe("benchmarks.viskip"),
-        "target": pair.target_id,
-        "draft": pair.draft_id,
-        "items": arguments.items,
-        **measure(Pipeline(pair), arguments.items),
-    }
+    pair = harness.load(arguments)
+    data = harness.described("benchmarks.viskip", arguments, pair)
+    data |= measure(Pipeline(pair), arguments.items, arguments.seed)
     environment.write(arguments.output, data, report(data))
-    tallies = [tally for ways in data["results"].values() for tally in ways.values()]
-    return int(any(tally["exact"] < tally["texts"] for tally in tallies))
+    return int(not all(harness.all_exact(rows.values()) for rows in data["results"].values()))
 
 
 if __name__ == "__main__":

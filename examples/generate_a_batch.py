@@ -1,4 +1,4 @@
-"""Several prompts in one `generate`, of different lengths, each with a tree of its own.
+"""A padded batch in one call of `generate`: prompts of different lengths, one draft tree each.
 
 python examples/generate_a_batch.py
 """
@@ -20,18 +20,18 @@ PAIR = Path(sage_core.__file__).parent / "assets" / "sage-tiny"
 HERE = Path(__file__).parent
 
 
-class PictureProcessor(LlavaOnevisionProcessor):
-    """The family's processor without its part for clips, which needs torchvision.
+class ImageTextProcessor(LlavaOnevisionProcessor):
+    """LLaVA-OneVision's processor without its video processor, which requires torchvision.
 
-    Where that is installed, AutoProcessor.from_pretrained(PAIR / "target") does it all.
+    With torchvision installed, use AutoProcessor.from_pretrained(PAIR / "target") instead.
     """
 
-    def __init__(self, image_processor, tokenizer, **settings):
-        super().__init__(image_processor, tokenizer, None, **settings)
+    def __init__(self, image_processor, tokenizer, **options):
+        super().__init__(image_processor, tokenizer, None, **options)
 
 
 tokenizer = AutoTokenizer.from_pretrained(PAIR / "target", padding_side="left")
-processor = PictureProcessor(
+processor = ImageTextProcessor(
     LlavaOnevisionImageProcessorPil.from_pretrained(PAIR / "target"),
     tokenizer,
     num_image_tokens=36,
@@ -48,26 +48,29 @@ QUESTIONS = [
 ]
 
 
-def asked(questions):
-    """What the processor makes of questions about one picture each, padded on the left."""
-    talks = [
+def make_inputs(questions):
+    """Model inputs for questions about one image each, padded on the left."""
+    conversations = [
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         for _, question in questions
     ]
-    texts = [processor.apply_chat_template(talk, add_generation_prompt=True) for talk in talks]
-    pictures = [[Image.open(HERE / file)] for file, _ in questions]
-    return processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+    prompts = [
+        processor.apply_chat_template(conversation, add_generation_prompt=True)
+        for conversation in conversations
+    ]
+    images = [[Image.open(HERE / file)] for file, _ in questions]
+    return processor(images=images, text=prompts, padding=True, return_tensors="pt")
 
 
-def answers(inputs, **more):
-    """The answers to all of them."""
-    ids = target.generate(**inputs, max_new_tokens=100, **more)
+def generate(questions, **arguments):
+    """The answers to all questions, decoded in one call of `generate`."""
+    inputs = make_inputs(questions)
+    ids = target.generate(**inputs, max_new_tokens=100, **arguments)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
-speculating = {"custom_generate": sage_core.custom_generate, "draft_model": draft}
-together = answers(asked(QUESTIONS), **speculating)
-alone = [answers(asked([question]))[0] for question in QUESTIONS]
-assert together == alone
-print(*together, sep="\n")
+# Each text of the batch equals the one that plain `generate` writes for its prompt alone.
+answers = generate(QUESTIONS, custom_generate=sage_core.custom_generate, draft_model=draft)
+assert answers == [generate([question])[0] for question in QUESTIONS]
+print(*answers, sep="\n")

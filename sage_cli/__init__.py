@@ -1,4 +1,7 @@
-"""The command line of sage: options, files, output and the live view. No decoding happens here."""
+"""The command line of sage: `app` on top of commands, jobs, options and render, each of which
+imports only those after it; `console` and `exit_codes` are below all. Decoding belongs in
+`sage_core`, which prints nothing.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command. Its imports take a moment, in which Ctrl-C ends it as it does later."""
+    """Run the command; Ctrl-C during its imports ends it as it does later."""
     try:
         from sage_cli.app import main as run
 

@@ -1,4 +1,4 @@
-"""The ``sage`` command: its sub-commands, and the one place where errors become exit codes."""
+"""The ``sage`` command: its subcommands, and the one place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = ["app", "main"]
 
 HELP = (
     "Captions and answers about images and video, from open vision-language models.\n\n"
-    "A small draft model proposes a tree of next words and the target model checks the whole tree "
-    "in one pass: the same text as without the draft, sooner."
+    "Speculative decoding: a draft proposes a tree of next tokens, and the target model verifies "
+    "the whole tree in one forward pass. The text is exactly the target's own, and comes faster."
 )
 
 
 class Commands(TyperGroup):
-    """The sub-commands, with errors made into one line and an exit code."""
+    """The subcommands; an error becomes one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -44,7 +44,7 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, SystemExit):
             raise
         except BrokenPipeError:
-            _let_go_of_stdout()
+            _discard_stdout()
             code = ExitCode.OK
         except KeyboardInterrupt:
             say("interrupted")
@@ -89,17 +89,17 @@ def sage(
     """The options of ``sage`` itself."""
 
 
-def _let_go_of_stdout() -> None:
-    """Nobody reads standard output any more: what is left in its buffer goes nowhere, quietly."""
+def _discard_stdout() -> None:
+    """Standard output is closed: discard what is left in its buffer."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _replace_closed_streams() -> None:
-    """Stand-ins for streams that were closed before the start (``2>&-``).
+    """Open the null device for streams that were closed before the start (``2>&-``).
 
-    Opening them first also takes their descriptors, which a file opened later would get, and with
-    it whatever a library writes to standard error.
+    This also takes their descriptors: else the next file opened would get one of them, and with it
+    everything that a library writes to standard error.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -107,22 +107,20 @@ def _replace_closed_streams() -> None:
 
 
 def _code_of(ending: SystemExit) -> Any:
-    """The exit code; where rich or Typer ends because nobody reads any more, they say 1.
-
-    That is no failure, unless it was a message on a failure that nobody reads. Typer also catches
-    Ctrl-C before a command begins, and says nothing.
+    """The exit code. Rich and Typer exit with 1 on a closed pipe, which is not a failure unless
+    the output was an error message; and Typer is silent on Ctrl-C before a command begins.
     """
     if isinstance(getattr(ending.__context__, "__cause__", None), KeyboardInterrupt):
         say("interrupted")
     if not isinstance(ending.__context__, BrokenPipeError):
         return ending.code
-    _let_go_of_stdout()
+    _discard_stdout()
     error = ending.__context__.__context__
     return getattr(error, "exit_code", ExitCode.OK)
 
 
 def _terminated(number: int, frame: object) -> None:
-    """End by way of the clean-ups, which restore the screen."""
+    """Exit through the cleanup code, which restores the screen."""
     raise SystemExit(128 + number)
 
 
@@ -130,7 +128,7 @@ def main() -> None:
     """Entry point of the ``sage`` command; exits with one of `ExitCode`."""
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        # A locale that lacks a character is no reason to lose the text around it.
+        # A character that the locale lacks is replaced; the text around it is kept.
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _terminated)
@@ -145,5 +143,5 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _let_go_of_stdout()
+        _discard_stdout()
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Standard error: messages, loading progress, terminals, and silence for chatty libraries."""
+"""Standard error: messages, loading progress, terminals, and the libraries' log levels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
+
+from sage_cli.exit_codes import ExitCode, code_of
+from sage_core.errors import SageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +33,7 @@ __all__ = [
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person may be looking at ``stream``."""
+    """Whether ``stream`` is a terminal."""
     try:
         return stream.isatty()
     except (AttributeError, ValueError):  # closed, or not a real file
@@ -38,7 +41,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def clean(text: str, keep: str = "\n\t") -> str:
-    """``text`` without control characters, which could rewrite a terminal's screen or title."""
+    """``text`` without control characters, which could change a terminal's screen or title."""
     if text.isprintable():
         return text
     return "".join(
@@ -54,16 +57,13 @@ def display_name(name: str) -> str:
 
 
 def say(message: str) -> None:
-    """One line to standard error; a closed standard error is no reason to fail."""
+    """Print one line to standard error; do nothing if that is closed."""
     with suppress(BrokenPipeError, ValueError):
         print(f"sage: {clean(message, keep='')}", file=sys.stderr, flush=True)
 
 
 def complain(error: BaseException, *, name: str | None = None, verbose: bool = False) -> None:
-    """Say what went wrong in one line, with the file it concerns; the traceback if verbose."""
-    from sage_cli.exit_codes import ExitCode, code_of
-    from sage_core.errors import SageError
-
+    """Print an error in one line, with the file it concerns; the traceback if verbose."""
     if verbose:
         traceback.print_exception(error)
     message = " ".join(str(error).split())
@@ -80,9 +80,9 @@ def complain(error: BaseException, *, name: str | None = None, verbose: bool = F
 
 
 def error_console(file: TextIO | None = None, **options: Any) -> Console:
-    """Rich's console on standard error. Where nobody reads that any more, it falls silent.
+    """Rich's console on standard error; silent once that pipe is closed.
 
-    Rich's own ends the program then and closes standard output, whose results may be wanted.
+    Rich's own console would end the program then, and lose results on standard output.
     """
     from rich.console import Console
 
@@ -94,7 +94,7 @@ def error_console(file: TextIO | None = None, **options: Any) -> Console:
 
 
 def set_verbosity(verbose: bool) -> None:
-    """Keep warnings and progress bars of the libraries off standard error, or let all through."""
+    """Switch the libraries' warnings and progress bars off, or all messages on."""
     if verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("sage_core").setLevel(logging.DEBUG)
@@ -109,10 +109,10 @@ def set_verbosity(verbose: bool) -> None:
 
 @contextmanager
 def not_collecting() -> Iterator[None]:
-    """Leave Python's collector off; what was made the first time stays out of its sight ever after.
+    """Switch the garbage collector off; what is made the first time is frozen (`gc.freeze`).
 
-    Importing torch and transformers makes objects by the hundred thousand, and nearly all stay:
-    looking through them again and again takes a good part of the time until a model is loaded.
+    Importing torch and transformers makes hundreds of thousands of objects that nearly all stay;
+    scanning them repeatedly takes a good part of the time to load a model.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -120,16 +120,16 @@ def not_collecting() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():  # later there may be models among it that are let go of
+            if not gc.get_freeze_count():  # later objects may be models that are released
                 gc.freeze()
             gc.enable()
 
 
 @contextmanager
 def loading_progress(enabled: bool) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on standard error that vanishes when done; yields ``report(what, share)``.
+    """A progress bar on standard error, removed when done; yields ``report(message, share)``.
 
-    Around what imports the libraries and reads the weights: see `not_collecting`.
+    To be used around imports of the libraries and loading of weights: see `not_collecting`.
     """
     with not_collecting(), _progress_bar(enabled) as report:
         yield report
@@ -154,10 +154,10 @@ def _progress_bar(enabled: bool) -> Iterator[Callable[[str, float], None]]:
 
 
 def wants_live(asked: bool | None, *, quiet: bool) -> bool:
-    """``--live`` if given, else when both streams are terminals and nobody asked for quiet."""
+    """``--live`` if given, else whether both streams are terminals and ``--quiet`` is not given."""
     able = is_terminal(sys.stderr) and os.environ.get("TERM", "") not in ("", "dumb")
     if asked is None:
         return able and is_terminal(sys.stdout) and not quiet
     if asked and not able and not quiet:
-        say("--live: standard error is no terminal that can show the view")
+        say("--live: standard error is not a terminal that can show the view")
     return asked and able

@@ -1,4 +1,4 @@
-"""The one map from what went wrong to the exit code."""
+"""The map from errors to exit codes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ExitCode(IntEnum):
 
 
 MEANING: dict[ExitCode, str] = {
-    ExitCode.OK: "everything asked for was done (also when a pipe's reader left early)",
-    ExitCode.OTHER: "anything else: a full disk, or a defect in sage (then see `--verbose`)",
+    ExitCode.OK: "everything was done (also if a pipe was closed early)",
+    ExitCode.OTHER: "any other error: a full disk, or a bug in sage (see `--verbose`)",
     ExitCode.USAGE: "wrong usage: an unknown option, value, setting or policy",
     ExitCode.INPUT: "an input that cannot be read",
     ExitCode.MODEL: "a model that cannot be found, loaded or paired",
@@ -58,7 +58,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
 
 
 def code_of(error: BaseException) -> ExitCode:
-    """The exit code that ``error`` asks for."""
+    """The exit code of ``error``."""
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
@@ -69,10 +69,10 @@ def code_of(error: BaseException) -> ExitCode:
 
 
 def kind_of(error: BaseException) -> str:
-    """The short name that error objects carry in JSON: ``input``, ``model``, ``memory``..."""
+    """The error's name in JSON: ``input``, ``model``, ``memory``..."""
     return code_of(error).name.lower()
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """The code of several results: the gravest of theirs, 0 for none."""
+    """The most severe of several codes, 0 for none."""
     return max(codes, key=_SEVERITY.index, default=ExitCode.OK)

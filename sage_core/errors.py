@@ -3,14 +3,14 @@
 ::
 
     SageError
-    ├── OptionError            an option is unknown, or its value makes no sense        exit 2
-    │   └── UnsupportedError   asked for something that cannot be honoured exactly      exit 2
-    ├── InputError             a picture, clip or list that cannot be read              exit 3
+    ├── OptionError            an unknown option or an invalid value                    exit 2
+    │   └── UnsupportedError   an option that cannot be followed exactly                exit 2
+    ├── InputError             an image, video or list that cannot be read              exit 3
     ├── ModelError             a model that cannot be found, loaded or paired           exit 4
     └── MemoryExhaustedError   the device or the host ran out of memory                 exit 5
 
-Messages are one line: what is wrong, then what to do. The original exception, if any, is kept as
-``__cause__``. The exit codes are those of the command line (``sage_cli``); the library never exits.
+Messages are one line: what is wrong, then what to do. The original exception, if any, is
+``__cause__``. The exit codes are those of the command line; the library never exits.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class SageError(Exception):
 
 
 class OptionError(SageError, ValueError):
-    """An option is unknown or its value makes no sense."""
+    """An unknown option, or an invalid value."""
 
 
 class UnsupportedError(OptionError):
-    """A generation setting that this version cannot follow exactly, refused rather than ignored."""
+    """A generation option that cannot be followed exactly: refused instead of ignored."""
 
 
 class InputError(SageError):
-    """An input file that is missing, damaged, empty or of no known kind."""
+    """An input file that is missing, damaged, empty or of an unsupported format."""
 
 
 class ModelError(SageError):

@@ -90,6 +90,11 @@ class Options:
             if hasattr(self, kind.option or name)
         }
 
+    @property
+    def single_text(self) -> bool:
+        """Whether an extension needs the passes of one text alone."""
+        return any(extension.single_text for extension in parse(self.extensions))
+
     def sampling_params(self) -> SamplingParams:
         """How each token is chosen."""
         names = [f.name for f in fields(SamplingParams)]

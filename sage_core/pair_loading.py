@@ -9,11 +9,11 @@ from typing import Any
 from sage_core.drafts.head.saved import find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
 from sage_core.errors import ModelError
-from sage_core.models import catalog, hub
+from sage_core.models import hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
 from sage_core.models.devices import check_device, check_dtype, find_devices
+from sage_core.models.draft_advice import suggest_draft
 from sage_core.models.families import Family, find_family
-from sage_core.models.known_pairs import smallest_of
 from sage_core.models.pair_check import check_pair
 from sage_core.models.pair_names import PairNames, find_pair
 from sage_core.models.placement import PairSize, Placement, place
@@ -150,9 +150,10 @@ def _inspect_draft(
     """
     if names.draft is None:
         if names.unknown:
-            note = f"; no draft is known for {names.target_id}: decoding without one, "
-            note += "which --draft ngram may speed up"
-            names = replace(names, note=note + _suggestion(target))
+            fitting = suggest_draft(target)
+            advice = "--draft ngram" if fitting is None else f"--draft {fitting} or --draft ngram"
+            note = f"; no draft is known for {names.target_id}: decoding without one ({advice} may "
+            names = replace(names, note=note + "speed it up)")
         return names, None
     assert names.draft_id is not None
     try:
@@ -164,19 +165,6 @@ def _inspect_draft(
         note = f"; decoding without a draft ({error})"
         return replace(names, draft=None, draft_id=None, note=note), None
     return names, draft
-
-
-def _suggestion(target: CheckpointInfo) -> str:
-    """What would fit a target of no known pair: smaller models of its kind."""
-    kind = catalog.architecture(target.config.to_dict())
-    cached = [
-        entry.id
-        for entry in catalog.list_models()
-        if entry.architecture == kind and 0 < entry.bytes < target.checkpoint.bytes
-    ]
-    fitting = [*cached, *smallest_of(target.config.model_type)]
-    such = f", such as {fitting[0]}" if fitting else ""
-    return f" (a smaller {target.config.model_type} model with its tokenizer would fit{such})"
 
 
 def _fetched(part: CheckpointInfo, progress: Progress) -> CheckpointInfo:

@@ -85,7 +85,7 @@ class Pipeline:
         Raises:
             OptionError: ``batch`` is no number of texts.
         """
-        alone = options.get("viskip") is not None  # it observes the passes of one text
+        alone = Options.of(options).single_text
         width = (1 if alone else self.pays) if batch == "auto" else batch
         scheduler = BatchScheduler(self._pair.target, width)  # type: ignore[arg-type]
         if width == 1:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sage_core.distill.acceptance_fit import learn_acceptance
+from sage_core.distill.acceptance_fit import fit_acceptance
 from sage_core.distill.data import Sample
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
@@ -82,8 +82,7 @@ class SceneTeacher(Teacher):
         self, pair: LoadedPair, given: list[Scene], options: DistillOptions, fresh: int = 0
     ) -> None:
         self._texts = [Sample(str(number), ()) for number in range(len(given) + fresh)]
-        super().__init__(pair, self._texts, options)
-        self._room = ROOM
+        super().__init__(pair, self._texts, options, cache_bytes=ROOM)
         self._given = given
 
     def _read(self, index: int) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def accept(out: Path) -> None:
     prompts = (
         SceneTeacher(pair, [scene], options).prompt(0) for scene in scenes(SEEDS["acceptance"])
     )
-    count = learn_acceptance(pair.target, head, prompts, LONGEST, pair.runners, NODES)
+    count = fit_acceptance(pair.target, head, prompts, LONGEST, max_nodes=NODES)
     save_head(head.to(torch.bfloat16), out / "head")
     print(f"fitted to {count} nodes")
 

@@ -1,1 +1,1 @@
-"""Kinds of draft trained side by side on one target's lessons, and what each is worth."""
+"""Kinds of draft trained side by side on one target, and their speed."""

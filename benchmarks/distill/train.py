@@ -1,4 +1,4 @@
-"""Training: one target's lessons, every kind of draft, the same samples in the same order."""
+"""Training: every kind of draft on the same samples of one target, in the same order."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sage_core.distill.logs import LOG, Log
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.process_group import ProcessGroup
 from sage_core.distill.run import new_student
-from sage_core.distill.state import STATE, load_state
-from sage_core.distill.trainer import Event, Trainer
+from sage_core.distill.state import load_state
+from sage_core.distill.trainer import Trainer
 from sage_core.pair_loading import load_pair
 
 ROWS = "train.jsonl"
+VISUAL_TOKENS = 78  # of an image
 
 
 def _branches() -> dict[str, dict[str, Any]]:
-    """Each branch of the compressor alone, at ratios of 2 to 20; queries stand for a resampler's
-    ratio, of the 78 tokens of a picture."""
+    """Each branch of the compressor alone, at ratios of 2 to 20; a resampler has the number of
+    queries that the ratio leaves."""
     found: dict[str, dict[str, Any]] = {}
     for ratio in (2, 5, 20):
         for mode in ("prune", "pool", "convolution"):
             found[f"{mode} {ratio}x"] = {"kind": "specvlm", "mode": mode, "ratio": float(ratio)}
-        queries = round(78 / ratio)
-        name = f"resampler {queries} queries"
-        found[name] = {"kind": "specvlm", "mode": "resampler", "queries": queries}
+        resampler = {"mode": "resampler", "queries": round(VISUAL_TOKENS / ratio)}
+        found["{mode} {queries} queries".format(**resampler)] = {"kind": "specvlm", **resampler}
     return found
 
 
@@ -51,71 +51,58 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 LONGER: dict[str, dict[str, Any]] = {"head, longer": {"decay": 0.2}}
 KINDS = {**MAIN, **VARIANTS, **LONGER}
-GROUPS = {"main": list(MAIN), "variants": list(VARIANTS), "longer": list(LONGER)}
+GROUPS = {"main": MAIN, "variants": VARIANTS, "longer": LONGER}
 
 
-def folder_of(name: str) -> str:
-    """A kind's folder."""
-    return name.replace(",", "").replace(" ", "-")
+def folder_of(out: Path, name: str) -> Path:
+    """The folder of a kind."""
+    return out / name.replace(",", "").replace(" ", "-")
 
 
-def train(out: Path, names: Sequence[str], steps: int, every: int, batch: int) -> None:
-    """Train kinds one after another, each from where it was left; a row of `ROWS` for each."""
+def train(out: Path, kinds: Sequence[str], steps: int, every: int, batch: int) -> None:
+    """Train kinds or groups of them one after another; append a row of `ROWS` for each."""
     scenes, answers = read_scenes(out, "train")
     held_scenes, held_answers = read_scenes(out, "held")
     teacher = SceneTeacher(load_pair(draft=None), scenes + held_scenes, answers + held_answers)
-    rest = list(range(len(scenes)))
-    held = list(range(len(scenes), len(scenes) + len(held_scenes)))
-    for index in rest + held:  # read once, in the time of no kind
+    known = len(scenes) + len(held_scenes)
+    for index in range(known):  # read once, so that no kind's time includes it
         teacher.example(index)
-    for name in names:
-        row = _train(name, teacher, rest, held, out, steps, every, batch)
-        print(json.dumps(row), flush=True)
+    parts = list(range(len(scenes))), list(range(len(scenes), known))
+    for name in [one for kind in kinds for one in GROUPS.get(kind, [kind])]:
+        settings: dict[str, Any] = {"steps": steps, "batch": batch, "checkpoint_every": every}
+        options = DistillOptions(**KINDS[name], **settings)
+        row = json.dumps(_train(name, teacher, parts, folder_of(out, name), options))
+        print(row, flush=True)
         with (out / ROWS).open("a", encoding="utf-8") as rows:
-            rows.write(json.dumps(row) + "\n")
+            rows.write(row + "\n")
 
 
 def _train(
     name: str,
     teacher: SceneTeacher,
-    rest: list[int],
-    held: list[int],
-    out: Path,
-    steps: int,
-    every: int,
-    batch: int,
+    parts: tuple[list[int], list[int]],
+    folder: Path,
+    options: DistillOptions,
 ) -> dict[str, Any]:
-    """One kind's acceptance along its training. A later run of more steps goes on from it."""
-    options = DistillOptions(**KINDS[name], steps=steps, batch=batch, checkpoint_every=every)
-    folder = out / folder_of(name)
-    plan = {"kind": name, "batch": batch}
-    student = new_student(teacher, options)
-    crew = ProcessGroup(teacher.target.device)
-    trainer = Trainer(student, teacher, rest, held, options, folder, plan, crew, _say_nothing)
-    if (folder / STATE).is_file():
-        trainer.resume(load_state(folder, plan))
+    """The acceptance of one kind along its training, which resumes what is in ``folder``."""
+    identity = {"kind": name, "batch": options.batch}
+    student, group = new_student(teacher, options), ProcessGroup(teacher.device)
+    trainer = Trainer(
+        student, teacher, *parts, options, folder, identity, group, lambda event: None
+    )
+    if (state := load_state(folder, identity)) is not None:
+        trainer.resume(state)
     log = Log(folder, trainer.step)
     trainer.run(log)
     log.close()
-    judged = _judged(folder / LOG)
+    with (folder / LOG).open(newline="", encoding="utf-8") as file:
+        evaluated = [row for row in csv.DictReader(file) if row["name"] == "tau"]
     return {
         "kind": name,
-        "parameters": sum(p.numel() for p in student.module.parameters() if p.requires_grad),
-        "batch": batch,
-        "tau_by_step": {step: round(tau, 3) for step, (_, tau) in judged.items()},
-        "seconds_by_step": {step: round(seconds, 1) for step, (seconds, _) in judged.items()},
-        "by_depth": [round(share, 3) for share in trainer.held_out.by_depth],
-        "by_rank": [round(share, 3) for share in trainer.held_out.by_rank],
+        "parameters": trainer.parameters,
+        "batch": options.batch,
+        "tau_by_step": {int(row["step"]): round(float(row["value"]), 3) for row in evaluated},
+        "seconds_by_step": {int(row["step"]): float(row["seconds"]) for row in evaluated},
+        "by_depth": [round(share, 3) for share in trainer.acceptance.by_depth],
+        "by_rank": [round(share, 3) for share in trainer.acceptance.by_rank],
     }
-
-
-def _judged(log: Path) -> dict[int, tuple[float, float]]:
-    """Seconds and τ by step, over all parts of a run."""
-    with log.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    found = [row for row in rows if row["name"] == "tau"]
-    return {int(row["step"]): (float(row["seconds"]), float(row["value"])) for row in found}
-
-
-def _say_nothing(_event: Event) -> None:
-    pass

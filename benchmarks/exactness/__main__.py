@@ -26,7 +26,7 @@ from benchmarks.exactness.pair import AT_ONCE, pair_cases, pair_models
 from benchmarks.exactness.prompts import made, tiny_models
 from benchmarks.exactness.report import markdown
 from benchmarks.exactness.tally import Case, Record, compared
-from sage_core.runtime.cpu.runner import CpuRunners
+from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.runtime.runner import Runner
 from tests.tiny import FAMILIES
 
@@ -39,7 +39,7 @@ ASKED = ("full", "pair", "seed", "plain", "device", "dtype")
 def tiny_units(arguments: argparse.Namespace) -> Iterator[Unit]:
     """Every part with every family; a family's models are made once."""
     dtype = getattr(torch, arguments.dtype)
-    runner = Runner if arguments.plain else CpuRunners()
+    runner = Runner if arguments.plain else CpuBackend()
     for family in arguments.family:
         models = tiny_models(family, arguments.device, dtype, runner)
         for part in arguments.part:

@@ -17,7 +17,7 @@ from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.runtime.backend import MakeRunner
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step
 
@@ -116,8 +116,8 @@ class Models:
         self._reduced: dict[str, ReducedHead] = {}
 
     @cached_property
-    def _captured(self) -> CudaGraphRunners:
-        return CudaGraphRunners(kernel=self.target.device.type == "cuda")
+    def _captured(self) -> CudaGraphBackend:
+        return CudaGraphBackend(kernel=self.target.device.type == "cuda")
 
     def draft(self, name: str) -> Any:
         """A draft model, a head, or the spec of a lookup."""

@@ -19,15 +19,13 @@ import torch
 from safetensors.numpy import save_file
 
 from benchmarks.replay.record import LEVELS, Recording, load
-from sage_core.trees.policies.sage.networks import (
+from sage_core.trees.policies.sage.networks import HIDDEN, HIT_RANKS, Weights
+from tests.core.reference_networks import (
     CANDIDATE_FEATURES,
-    HIDDEN,
     NODE_FEATURES,
-    PARTS,
-    SERVED,
-    Network,
     candidate_features,
     confidences,
+    logits_of,
     node_features,
 )
 
@@ -69,7 +67,7 @@ what a useless one looks like must have been seen."""
 
 
 def gather(
-    recordings: Sequence[Recording], seed: int = 0, network: Network | None = None
+    recordings: Sequence[Recording], seed: int = 0, network: Weights | None = None
 ) -> Samples:
     """Samples of all texts, each walked from several starts so that all positions are met.
 
@@ -91,7 +89,7 @@ def _position(
     samples: Samples,
     rng: np.random.Generator,
     worse: float,
-    network: Network | None,
+    network: Weights | None,
 ) -> int:
     """Add one position's samples; the accepted length of a step that drafts eight levels."""
     position, future = recording.positions[at], recording.ids[at + 1 :]
@@ -122,7 +120,7 @@ def _position(
             happened[:] = False
         samples.candidates.append(features)
         samples.accepted.append(happened)
-        held = bool(happened[:SERVED].any())
+        held = bool(happened[:HIT_RANKS].any())
         samples.held.append(np.array([held]))
         past.recent += 0.05 * (held - past.recent)
         if level == 0:
@@ -134,7 +132,7 @@ def _position(
         probability, alpha = float(probs[0, rank]), float(alphas[0])
         chance = probability
         if network is not None:
-            chances = 1 / (1 + np.exp(-network(features)))
+            chances = 1 / (1 + np.exp(-logits_of(network, features)))
             chance = float(chances[rank] / max(1.0, chances.sum()))
         above *= min(1.0, max(0.02, chance))
         below = position.below(level, row, rank)
@@ -172,18 +170,18 @@ def train(
 
 
 def fit(recordings: Sequence[Recording], seed: int = 0) -> dict[str, np.ndarray]:
-    """All weights, as `sage_core.trees.policies.sage.networks.fitted` reads them."""
+    """All weights, as `sage_core.trees.policies.sage.networks.fitted_weights` reads them."""
     network = None
     for _ in range(2):  # the second time parents are predicted by what the first time gave
         candidates, accepted, nodes, held = gather(recordings, seed, network).joined()
         assert candidates.shape[1] == CANDIDATE_FEATURES and nodes.shape[1] == NODE_FEATURES
         found = {"candidate": train(candidates, accepted, seed), "node": train(nodes, held, seed)}
-        network = Network(*(found["candidate"][0][part] for part in PARTS))
+        network = Weights(**found["candidate"][0])
     out: dict[str, np.ndarray] = {}
     for (name, (weights, loss)), y in zip(found.items(), (accepted, held), strict=True):
         plain = -np.mean(np.where(y, np.log(y.mean()), np.log(1 - y.mean())))
         print(f"{name}: {len(y)} samples, loss {loss:.4f} (a constant: {plain:.4f})")
-        out |= {f"{name}.{part}": np.ascontiguousarray(weights[part]) for part in PARTS}
+        out |= {f"{name}.{part}": np.ascontiguousarray(weights[part]) for part in Weights._fields}
     return out
 
 

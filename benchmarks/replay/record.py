@@ -26,8 +26,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
-from sage_core.trees.policies.sage.networks import BIASES
-from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
+from sage_core.trees.policy import BIASES, Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import TokenTree
 

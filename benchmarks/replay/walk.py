@@ -91,12 +91,12 @@ def _draft(
         growth = planner.grow(Level(depth, frontier, probs, builder, bias))
         found = [
             (rows[i], int(r))
-            for i, r in zip(growth.rows.tolist(), growth.ranks.tolist(), strict=True)
+            for i, r in zip(growth.parents.tolist(), growth.ranks.tolist(), strict=True)
         ]
         added = builder.add(
-            [frontier[i] for i in growth.rows],
+            [frontier[i] for i in growth.parents],
             [int(position.tokens[depth - 1, row, rank]) for row, rank in found],
-            probs[growth.rows, growth.ranks].tolist(),
+            probs[growth.parents, growth.ranks].tolist(),
             growth.ranks.tolist(),
         )
         places.update(zip(added, found, strict=True))

@@ -1,1 +1,3 @@
-"""One module per command."""
+"""One module per command: its arguments, its help, and the call of its job. No work belongs here
+that another command could need.
+"""

@@ -1,4 +1,4 @@
-"""``sage ask``: one answer about pictures and clips seen together, or to a question alone."""
+"""``sage ask``: one answer about images and videos given together, or in text alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from sage_cli.console import display_name
 from sage_cli.jobs.inputs import collect
-from sage_cli.options.flags import DECODING
+from sage_cli.options.flags import DECODING, once
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
 from sage_core.errors import OptionError
@@ -24,7 +24,8 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures and clips; '-' reads one from standard input. None: a question alone.",
+            help="Images and videos, all in one prompt; '-' reads one from standard input. None: a "
+            "question in text alone.",
             show_default=False,
         ),
     ] = None,
@@ -32,22 +33,22 @@ def ask(
         str,
         typer.Argument(
             metavar="QUESTION",
-            help="What to ask, in quotes: the last argument.",
+            help="The question, in quotes: the last argument.",
             show_default=False,
         ),
     ],
     json_schema: Annotated[
         Path | None,
-        typer.Option(
-            "--json-schema",
-            help="Answer in JSON that follows the JSON schema in FILE (needs the extra 'grammar').",
-            rich_help_panel=DECODING,
+        once(
+            DECODING,
+            "Constrain the answer to JSON that follows the JSON schema in FILE (needs the extra "
+            "'grammar').",
             metavar="FILE",
         ),
     ] = None,
     options: RunOptions,
 ) -> int:
-    """Answer a question about pictures and clips, seen together, or about nothing but itself."""
+    """Answer one question about images and videos together, or a question in text alone."""
     from sage_cli.jobs.decode import Request, run
 
     if not question.strip():
@@ -68,7 +69,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no text"
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise OptionError(f"--json-schema {display_name(str(file))}: {reason}") from error
 
 

@@ -1,4 +1,4 @@
-"""``sage caption``: describe each picture or clip."""
+"""``sage caption``: describe each image or video."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sage_cli.jobs.batching import AUTO, BATCH
 from sage_cli.jobs.inputs import collect
+from sage_cli.options.decoding import AUTO, BATCH
 from sage_cli.options.shared import PROMPT, RunOptions
 from sage_cli.options.takes_options import takes_options
 
@@ -20,7 +20,7 @@ def caption(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures and clips; '-' reads one from standard input.",
+            help="Images and videos; '-' reads one from standard input.",
             show_default=False,
         ),
     ] = None,
@@ -29,7 +29,7 @@ def caption(
     *,
     options: RunOptions,
 ) -> int:
-    """Describe pictures and clips, each on its own."""
+    """Describe images and videos, each on its own."""
     from sage_cli.jobs.decode import Request, run
 
     sources = collect(files or [], options.files_from)

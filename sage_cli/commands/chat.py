@@ -1,4 +1,4 @@
-"""``sage chat``: one question after another about the same pictures and clips."""
+"""``sage chat``: a conversation about the same images and videos."""
 
 from __future__ import annotations
 
@@ -21,37 +21,23 @@ def chat(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures and clips to talk about; none: a conversation without.",
+            help="Images and videos to ask about; without any, a conversation in text alone.",
             show_default=False,
         ),
     ] = None,
     *,
     options: RunOptions,
 ) -> int:
-    """Answer questions about pictures and clips, one after another.
+    """Answer questions about images and videos, one after another.
 
-    Each line typed, or of standard input, is a question; both models keep what they have read, so
-    that an answer only has to read its question. /help lists the commands, such as /add FILE.
+    Each line typed, or of standard input, is a question. The KV caches of earlier turns are
+    reused, so that a turn only processes its question. /help lists the commands, such as /add FILE.
     """
-    from sage_cli.console import set_verbosity
-    from sage_cli.jobs.chat import ChatLoop, Lines
-    from sage_cli.jobs.decode import Job, load
-    from sage_cli.jobs.request import Request
-    from sage_cli.options.check import check
+    from sage_cli.jobs.chat import Lines, run
 
     if STDIN in (files or []) or options.files_from == STDIN:
         raise OptionError("standard input holds the questions: name the files")
     sources = collect(files or [], options.files_from, least=0)
-    if options.live is None:  # text is written as it comes: the view would hide the conversation
+    if options.live is None:  # text is streamed: the view would hide the conversation
         options = replace(options, live=False)
-    policy = check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
-    if (why := Request(sources, None).refusal()) is not None:
-        raise why
-    set_verbosity(options.verbose)
-    pipeline = load(options)
-    job = Job(options, pipeline, policy, several=True, headed=False)
-    conversation = pipeline.chat([source.open() for source in sources], **job.decoding())
-    loop = ChatLoop(
-        job, conversation, sources, Lines(), quiet=options.quiet, verbose=options.verbose
-    )
-    return loop.run()
+    return run(sources, options, Lines())

@@ -1,4 +1,4 @@
-"""``sage doctor``: devices, versions, and what would be used."""
+"""``sage doctor``: devices, versions, and what will be used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["doctor"]
 
 @takes_options(InfoOptions)
 def doctor(*, options: InfoOptions) -> None:
-    """Say which devices, number formats and versions are here, and what will be used."""
+    """Show devices, data types and library versions, and what will be used."""
     from sage_cli import version
     from sage_cli.console import set_verbosity
     from sage_cli.options.settings import default_path
@@ -36,7 +36,7 @@ def doctor(*, options: InfoOptions) -> None:
         )
         return
     print_table(
-        ("device", "what it is", "memory", "free", "number formats"),
+        ("device", "description", "memory", "free", "data types"),
         [
             (d.name, d.description, size(d.memory), size(d.free), ", ".join(d.dtypes))
             for d in found.devices
@@ -47,7 +47,7 @@ def doctor(*, options: InfoOptions) -> None:
     rows += [(f"quantization {m.name}", _available(m)) for m in METHODS]
     rows.append(("video", found.video))
     rows.append(("models", found.cache))
-    rows.append(("settings", f"{settings}{'' if settings.is_file() else ' (not there)'}"))
+    rows.append(("settings", f"{settings}{'' if settings.is_file() else ' (not found)'}"))
     rows.append(("will use", found.chosen.note))
     print_table(("", ""), rows)
 

@@ -1,114 +1,94 @@
-"""``sage draft-vocab``: count which tokens a draft is to score."""
+"""``sage draft-vocab``: choose the tokens of a draft's reduced LM head from texts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from sage_cli.jobs.inputs import Source, collect
 from sage_cli.options.flags import MODELS, OUTPUT, once
-from sage_cli.options.shared import RunOptions
+from sage_cli.options.shared import subset
 from sage_cli.options.takes_options import takes_options
+from sage_core.errors import InputError, OptionError
 
 __all__ = ["draft_vocab"]
 
-_SHARED = ("model", "revision", "trust_remote_code", "quiet", "verbose", "config")
-_KINDS = get_type_hints(RunOptions, include_extras=True)
-_ModelOptions = make_dataclass(
-    "_ModelOptions",
-    [(f.name, _KINDS[f.name], f) for f in fields(RunOptions) if f.name in _SHARED],
-    frozen=True,
+_Shared = subset(
+    "_Shared", {"model", "revision", "trust_remote_code", "quiet", "verbose", "config"}
 )
 
 
-@dataclass(frozen=True)
-class VocabOptions:
-    """Options of the command's own."""
-
-    size: Annotated[
-        int, once("--size", "Keep the N most frequent tokens.", MODELS, min=1, metavar="N")
-    ] = 32_768
-    output: Annotated[
-        Path | None,
-        once(
-            "--output",
-            "Write to FILE instead of standard output, for --draft-vocab FILE.",
-            OUTPUT,
-            metavar="FILE",
-        ),
-    ] = None
-
-
-@takes_options(_ModelOptions, "models")
-@takes_options(VocabOptions)
+@takes_options(_Shared)
 def draft_vocab(
     files: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Text like what the model is to write, or its own answers from --jsonl; '-' reads "
+            help="Text like the model's answers, or its own answers from --jsonl; '-' reads "
             "standard input.",
             show_default=False,
         ),
     ] = None,
+    size: Annotated[
+        int, once(MODELS, "Keep the N most frequent tokens.", min=1, metavar="N")
+    ] = 32_768,
+    output: Annotated[
+        Path | None,
+        once(
+            OUTPUT,
+            "Write to FILE instead of standard output, for --draft-vocab FILE.",
+            metavar="FILE",
+        ),
+    ] = None,
     *,
-    options: VocabOptions,
-    models: Any = None,
+    options: Any = None,
 ) -> None:
-    """Count the tokens of texts, and write which of them a draft is to score (--draft-vocab)."""
+    """Count the tokens of texts and write the most frequent ones, for --draft-vocab."""
     from sage_cli.console import say, set_verbosity
-    from sage_cli.jobs.inputs import collect
-    from sage_cli.jobs.outputs import (
+    from sage_cli.render.outputs import (
         check_not_input,
         check_writable,
         stdout_writer,
-        write_atomically,
+        write_output,
     )
-    from sage_core.errors import OptionError
 
-    set_verbosity(models.verbose)
+    set_verbosity(options.verbose)
     if not files:
         raise OptionError(
-            "no files to count in: give text like what the model is to write, or its own answers, "
-            "as sage caption --jsonl prints them (the order of a tokenizer's ids says little)"
+            "no files to count tokens in: give text like the model's answers, or its own answers "
+            "from sage caption --jsonl"
         )
-    if options.output is not None:
-        check_writable(options.output, "--output")
-        check_not_input(options.output, "--output", files)
+    if output is not None:
+        check_writable(output, "--output")
+        check_not_input(output, "--output", files)
     sources = [(source.label, _content(source)) for source in collect(files, None)]
     from sage_core.drafts.vocab.count_tokens import count_vocab
 
     vocab = count_vocab(
-        sources,
-        models.model,
-        options.size,
-        revision=models.revision,
-        code=models.trust_remote_code,
+        sources, options.model, size, revision=options.revision, code=options.trust_remote_code
     )
-    if options.output is None:
+    if output is None:
         stdout_writer()(vocab.as_json())
     else:
-        write_atomically(options.output, vocab.as_json())
-    if not models.quiet:
+        write_output(output, vocab.as_json())
+    if not options.quiet:
         say(
             f"{len(vocab):,} tokens, {len(vocab.always):,} of them special, make up "
             f"{vocab.covered:.2%} of the {vocab.counted:,} counted"
         )
 
 
-def _content(source: Any) -> bytes:
+def _content(source: Source) -> bytes:
     """All of a file or of standard input.
 
     Raises:
         InputError: it cannot be read.
     """
-    from sage_core.errors import InputError
-
     opened = source.open()
     if not isinstance(opened, str):
-        return bytes(opened.read())
+        return opened.read()
     try:
         return Path(opened).read_bytes()
     except OSError as error:

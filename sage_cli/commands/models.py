@@ -1,4 +1,4 @@
-"""``sage models``: what can be loaded now, and the known pairs."""
+"""``sage models``: the models that can be loaded now, and the known pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["models"]
 
 @takes_options(InfoOptions)
 def models(*, options: InfoOptions) -> None:
-    """List the models that can be loaded now, and the known pairs that would be downloaded."""
+    """List the models that can be loaded now, and known pairs that can be downloaded."""
     from sage_cli.console import set_verbosity
     from sage_cli.render.jsonout import SCHEMA
     from sage_cli.render.stats import size
@@ -33,7 +33,7 @@ def models(*, options: InfoOptions) -> None:
         print_json({"schema": SCHEMA, "models": listed, "known_pairs": known})
         return
     print_table(
-        ("model", "where", "architecture", "size", "draft"),
+        ("model", "source", "architecture", "size", "draft"),
         [(e.id, e.kind, e.architecture, size(e.bytes), _draft(e)) for e in entries],
         empty="no model can be loaded: the bundled pair is missing and the local cache is empty",
     )
@@ -45,13 +45,13 @@ def models(*, options: InfoOptions) -> None:
             if pair.target_cached or not pair.quantized
         ],
     )
-    print("Quantized forms (AWQ, GPTQ) of these targets are known too: --json lists them.")
+    print("Quantized versions (AWQ, GPTQ) of these targets are known too: see --json.")
 
 
 def _draft(entry: ModelEntry) -> str:
     if entry.draft is None:
         return "none known"
-    return entry.draft if entry.draft_cached else f"{entry.draft} (not here)"
+    return entry.draft if entry.draft_cached else f"{entry.draft} (not downloaded)"
 
 
 def _missing(pair: PairEntry) -> str:

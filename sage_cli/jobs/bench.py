@@ -6,7 +6,7 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from sage_cli.console import (
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.bench_loading import load_engine, sampling_asked
 from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions
-from sage_cli.options.draft import check_vocab
+from sage_cli.options.check import check_decoding
 from sage_cli.options.shared import RunOptions
 from sage_core.errors import OptionError
 
@@ -80,15 +80,9 @@ def run(
 
 def _check(options: BenchOptions, models: RunOptions) -> None:
     """Refuse what cannot work before anything is loaded."""
-    from sage_core.media.types import Sampling
-
     if options.json and options.csv:
         raise OptionError("--json and --csv exclude each other")
-    penalty = models.repetition_penalty
-    if penalty is not None and not 0 < penalty < float("inf"):
-        raise OptionError("--repetition-penalty must be a positive number")
-    Sampling(models.frames, models.fps, models.start, models.end, models.max_pixels)
-    check_vocab(models.draft_vocab, models.draft)
+    check_decoding(replace(models, lossy=None))  # each method has its own acceptance rule
 
 
 def read(

@@ -1,4 +1,4 @@
-"""The loop behind ``sage chat``: a line is a question or a command; caches stay between answers."""
+"""The loop of ``sage chat``: a line is a question or a command; caches are kept between turns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
-from sage_cli.console import complain, is_terminal, say
+from sage_cli.console import complain, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode, code_of, worst
-from sage_cli.jobs.decode import Job, Request
+from sage_cli.jobs.decode import Job, load
 from sage_cli.jobs.inputs import STDIN, Source
+from sage_cli.jobs.request import Request
+from sage_cli.options.check import check
+from sage_cli.options.shared import RunOptions
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,25 +24,25 @@ if TYPE_CHECKING:
     from sage_core.conversation import Conversation
     from sage_core.trees.steps import Step
 
-__all__ = ["HELP", "ChatLoop", "Lines"]
+__all__ = ["Lines", "run"]
 
 HELP = """\
-/add FILE...  show more pictures or clips with the next question
-/reset        forget the questions and answers, keep the files
+/add FILE...  add images or videos to the next question
+/reset        drop the questions and answers, keep the files
 /stats        speed and acceptance of the last answer
 /help         this list
 /quit         end (or Ctrl-D)
-Ctrl-C stops an answer; what was written of it stays in the conversation."""
+Ctrl-C stops an answer; the part that was written stays in the conversation."""
 
 
 class Lines:
-    """Lines of standard input, behind a prompt if a person types them."""
+    """Lines of standard input, with a prompt on a terminal."""
 
     def __init__(self) -> None:
         self.typed = is_terminal(sys.stdin)
         self._both = self.typed and is_terminal(sys.stdout)
         if self._both:
-            with suppress(ImportError):  # editing and history of what is typed
+            with suppress(ImportError):  # line editing and history
                 import readline  # noqa: F401
 
     def __iter__(self) -> Iterator[str]:
@@ -75,7 +78,23 @@ class Lines:
         return line
 
 
-class ChatLoop:
+def run(sources: tuple[Source, ...], options: RunOptions, lines: Lines) -> ExitCode:
+    """Load the models and answer the lines until they end.
+
+    Raises:
+        SageError: an option, a file or a model that cannot be used.
+    """
+    check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
+    if (error := Request(sources, None).refusal()) is not None:
+        raise error
+    set_verbosity(options.verbose)
+    pipeline = load(options)
+    job = Job(options, pipeline, several=True, headed=False)
+    conversation = pipeline.chat([source.open() for source in sources], **options.decoding())
+    return _ChatLoop(job, conversation, sources, lines, options).run()
+
+
+class _ChatLoop:
     """Asks the conversation what each line says, until the lines end."""
 
     def __init__(
@@ -84,16 +103,13 @@ class ChatLoop:
         conversation: Conversation,
         sources: tuple[Source, ...],
         lines: Lines,
-        *,
-        quiet: bool,
-        verbose: bool,
+        options: RunOptions,
     ) -> None:
         self._job = job
         self._conversation = conversation
         self._sources = sources
         self._lines = lines
-        self._quiet = quiet
-        self._verbose = verbose
+        self._options = options
         self._last: Result | None = None
         self._notes: set[str] = set()
         self._commands: dict[str, Callable[[str], None]] = {
@@ -104,10 +120,10 @@ class ChatLoop:
         }
 
     def run(self) -> ExitCode:
-        """All lines; 0 for a person, who was told what failed, else the worst of the exit codes."""
-        if self._lines.typed and not self._quiet:
-            say("ask away; /help lists the commands, Ctrl-D ends")
-        with self._job.keeping():
+        """All lines; returns 0 on a terminal, else the worst of their exit codes."""
+        if self._lines.typed:
+            self._say("type a question; /help lists the commands, Ctrl-D ends")
+        with self._job.results():
             for line in self._lines:
                 if line == "/quit":
                     break
@@ -115,8 +131,12 @@ class ChatLoop:
                     self._job.codes.append(self._line(line))
         return ExitCode.OK if self._lines.typed else worst(self._job.codes)
 
+    def _say(self, message: str) -> None:
+        if not self._options.quiet:
+            say(message)
+
     def _line(self, line: str) -> ExitCode:
-        """One command or question; a failure is told, and the conversation goes on."""
+        """One command or question; an error is reported, and the conversation goes on."""
         name, _, rest = line.partition(" ")
         try:
             if line.startswith("/"):
@@ -128,7 +148,7 @@ class ChatLoop:
         except (BrokenPipeError, KeyboardInterrupt):
             raise
         except Exception as error:
-            complain(error, verbose=self._verbose)
+            complain(error, verbose=self._options.verbose)
             return code_of(error)
         return self._question(line)
 
@@ -151,7 +171,7 @@ class ChatLoop:
             except KeyboardInterrupt:
                 if not self._lines.typed:
                     raise
-                say("stopped at once: the conversation will be read again")
+                say("stopped at once: the next question processes the conversation again")
                 return ExitCode.INTERRUPTED
             except Exception as error:
                 return self._job.fail(request, error)
@@ -162,11 +182,11 @@ class ChatLoop:
         return ExitCode.OK
 
     def _note(self) -> None:
-        """Say why earlier turns are read again, each reason once."""
+        """Say why earlier turns are processed again, each reason once."""
         note = self._conversation.note
-        if note and note not in self._notes and not self._quiet:
+        if note and note not in self._notes:
             self._notes.add(note)
-            say(note)
+            self._say(note)
 
     def _add(self, rest: str) -> None:
         try:
@@ -179,13 +199,12 @@ class ChatLoop:
         self._conversation.add([source.open() for source in sources])
         self._sources += sources
         self._notes.clear()
-        if not self._quiet:
-            say(f"{', '.join(source.label for source in sources)}: shown with the next question")
+        shown = ", ".join(source.label for source in sources)
+        self._say(f"{shown}: added to the next question")
 
     def _reset(self, rest: str) -> None:
         self._conversation.reset()
-        if not self._quiet:
-            say("forgotten, but for the files")
+        self._say("questions and answers dropped, files kept")
 
     def _stats(self, rest: str) -> None:
         from sage_cli.render.stats import print_stats
@@ -200,9 +219,9 @@ class ChatLoop:
 
 @contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
-    """While open, the first Ctrl-C only sets a flag, which is given; the second interrupts.
+    """While open, the first Ctrl-C only sets the flag that is yielded; the second interrupts.
 
-    An answer that ends between two steps leaves caches that the next one can go on from.
+    An answer that ends between two steps leaves caches that the next turn can reuse.
     """
     pressed = 0
 

@@ -1,11 +1,11 @@
-"""From requests to results: load once, decode each, show it, and say how it went."""
+"""From requests to results: load the models once, decode each request, write its result."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sage_cli.console import (
     clean,
@@ -17,13 +17,13 @@ from sage_cli.console import (
     wants_live,
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
-from sage_cli.jobs.batching import check_batch, in_order, width_of
-from sage_cli.jobs.outputs import AtomicFile, stdout_writer
+from sage_cli.jobs.batching import batch_size, in_order
 from sage_cli.jobs.request import Request, refusals
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
 from sage_cli.render.jsonout import failure_object, result_object
-from sage_cli.render.text import JsonLines, JsonWhole, PlainText, Streamer, Writer
+from sage_cli.render.outputs import AtomicFile, stdout_writer
+from sage_cli.render.text import Json, PlainText, Streamer, Writer
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ Watcher = Callable[["Step", "Stream"], None]
 def run(
     requests: Sequence[Request], options: RunOptions, batch: str = "1", reads: Sequence[str] = ()
 ) -> ExitCode:
-    """Do all of ``requests``, ``batch`` at once; the worst of their exit codes.
+    """Do all of ``requests``, ``batch`` at once; returns the worst of their exit codes.
 
     ``reads`` are names of files that were read besides their sources.
 
@@ -51,57 +51,50 @@ def run(
     """
     several = len(requests) > 1
     inputs = [source.name for request in requests for source in request.sources]
-    policy = check(options, several=several, inputs=[*inputs, *reads])
-    check_batch(batch, live=bool(options.live and several))
+    check(options, several=several, inputs=[*inputs, *reads], batch=batch)
     set_verbosity(options.verbose)
     # A large model takes minutes to load: not for files of which none can be used.
-    reasons = refusals(requests)
-    if reasons is not None:
-        return Job(options, None, policy, several=several).refuse(requests, reasons)
-    return Job(options, load(options), policy, several=several).run(requests, batch)
+    errors = refusals(requests)
+    if errors is not None:
+        return Job(options, None, several=several).refuse(requests, errors)
+    return Job(options, load(options), several=several).run(requests, batch)
 
 
 def load(options: RunOptions) -> Pipeline:
-    """The pipeline, with progress on a terminal and one line on what was chosen."""
+    """The pipeline, with progress on a terminal and one line on the device and dtype chosen."""
     with loading_progress(is_terminal(sys.stderr) and not options.quiet) as progress:
         # Imported under the progress bar: it takes seconds by itself.
         progress("starting", 0.0)
         import sage_core
+        from sage_core.engine.costs.store import default_path
 
         pipeline: Pipeline = sage_core.load(
-            options.model,
-            None if options.draft == "none" else options.draft,
-            device=options.device,
-            dtype=options.dtype,
-            quantization=options.quantization,
-            revision=options.revision,
-            draft_revision=options.draft_revision,
-            draft_device=options.draft_device,
-            trust_remote_code=options.trust_remote_code,
-            progress=progress,
+            **options.loading(), costs=default_path(), progress=progress
         )
     if pipeline.note and not options.quiet:
         say(pipeline.note)
     if options.lossy is not None and not options.quiet:
-        say(f"lossy, by {options.lossy}: texts need not be the model's own")
+        say(f"lossy rule {options.lossy}: the text may differ from the model's own")
     return pipeline
 
 
 class Job:
-    """What stays the same from request to request."""
+    """Decodes requests one after another and writes their results in one place.
+
+    Without a pipeline it can only `refuse`. ``several`` results make a JSON list, and with
+    ``headed`` texts are headed by their files' names.
+    """
 
     def __init__(
         self,
         options: RunOptions,
         pipeline: Pipeline | None,
-        policy: str,
         *,
         several: bool,
         headed: bool = True,
     ) -> None:
         self._options = options
         self._loaded = pipeline
-        self._policy = policy
         self._file = AtomicFile(options.output) if options.output is not None else None
         write = self._file.write if self._file is not None else stdout_writer()
         self._to_terminal = self._file is None and is_terminal(sys.stdout)
@@ -109,10 +102,8 @@ class Job:
         self._write: Callable[[str], None] = write
         self.codes: list[ExitCode] = []
         self._writer: Writer
-        if options.json:
-            self._writer = JsonWhole(write, several=several)
-        elif options.jsonl:
-            self._writer = JsonLines(write)
+        if options.json or options.jsonl:
+            self._writer = Json(write, lines=options.jsonl, several=several)
         else:
             self._writer = PlainText(
                 write, several=several and headed, for_terminal=self._to_terminal
@@ -123,30 +114,31 @@ class Job:
         assert self._loaded is not None, "a job without a pipeline can only refuse"
         return self._loaded
 
-    def refuse(self, requests: Sequence[Request], reasons: Sequence[Exception]) -> ExitCode:
-        """Tell of each request why nothing can come of it; the worst of their exit codes."""
-        with self.keeping():
-            pairs = zip(requests, reasons, strict=True)
-            self.codes += [self.fail(request, why) for request, why in pairs]
+    def refuse(self, requests: Sequence[Request], errors: Sequence[Exception]) -> ExitCode:
+        """Report the error of each request; returns the worst of their exit codes."""
+        with self.results():
+            pairs = zip(requests, errors, strict=True)
+            self.codes += [self.fail(request, error) for request, error in pairs]
         return worst(self.codes)
 
     def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
-        """All requests in order; the worst of their exit codes."""
-        watched = self._live or self._streamer()
-        alone = watched or self._options.viskip is not None
-        width = width_of(batch, requests, 1 if alone else self._pipeline.pays)
-        with self.keeping():
-            if width > 1:
-                self._together(requests, width)
+        """Decode all requests in order; returns the worst of their exit codes."""
+        from sage_core.options import Options
+
+        options = Options(**self._options.decoding())
+        alone = self._live or self._streamer() or options.single_text
+        size = batch_size(batch, requests, 1 if alone else self._pipeline.pays)
+        with self.results():
+            if size > 1:
+                self._batched(requests, size)
             else:
-                for request in requests:
-                    self.codes.append(self._one(request))
+                self.codes += map(self._one, requests)
         return worst(self.codes)
 
-    def _together(self, requests: Sequence[Request], width: int) -> None:
-        """Requests of a file each, with one prompt, ``width`` at once."""
+    def _batched(self, requests: Sequence[Request], size: int) -> None:
+        """Decode requests of one file each, all with the same prompt, ``size`` at once."""
 
-        def tell(outcome: Outcome[Result]) -> None:
+        def finish(outcome: Outcome[Result]) -> None:
             request = requests[outcome.number]
 
             def write() -> None:
@@ -156,13 +148,13 @@ class Job:
             self.codes.append(self._attempt(request, write))
 
         names, prompt = [request.sources[0].name for request in requests], requests[0].prompt
-        outcomes = self._pipeline.captions(names, prompt, batch=width, **self.decoding())
+        outcomes = self._pipeline.captions(names, prompt, batch=size, **self._options.decoding())
         with closing(outcomes):
-            in_order(outcomes, tell)
+            in_order(outcomes, finish)
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Results are made within. What is finished is kept, whatever ends the run."""
+    def results(self) -> Iterator[None]:
+        """Open while results are made; what is finished is kept, whatever ends the run."""
         try:
             yield
             self._writer.close()
@@ -171,26 +163,26 @@ class Job:
             raise
         if self._file is not None:
             if all(self.codes) and not (self._options.json or self._options.jsonl):
-                self._keep_finished()  # not one text: an older file is worth more than an empty one
+                self._keep_finished()  # not one text: do not replace an older file by an empty one
             else:
                 self._file.commit()
 
     def _keep_finished(self) -> None:
-        """After a run that broke off: finished results are printed, or left beside --output."""
+        """After a failed run: finished results are printed, or left beside --output."""
         with suppress(BrokenPipeError, OSError):
             self._writer.close()
         if self._file is None:
             return
         left = self._file.abandon()
         if left is not None:
-            say(f"what was finished is in {left}")
+            say(f"the finished results are in {left}")
 
     def _one(self, request: Request) -> ExitCode:
-        """One request by itself."""
+        """Decode one request by itself."""
 
         def start() -> Stream:
             files = [source.open() for source in request.sources]
-            options = self.decoding()
+            options = self._options.decoding()
             if request.json_schema is not None:
                 options["json_schema"] = request.json_schema
             return self._pipeline.stream(files, request.prompt, **options)
@@ -198,7 +190,7 @@ class Job:
         return self._attempt(request, lambda: self.decode(request, start))
 
     def _attempt(self, request: Request, act: Callable[[], object]) -> ExitCode:
-        """Make one result; failures that concern it alone are told and counted."""
+        """Make one result; an error that concerns it alone is reported and becomes its code."""
         try:
             act()
         except (OptionError, BrokenPipeError):
@@ -208,13 +200,13 @@ class Job:
         return ExitCode.OK
 
     def fail(self, request: Request, error: Exception) -> ExitCode:
-        """Tell that there is no result, and why; its exit code."""
+        """Report that there is no result, and why; returns its exit code."""
         self._writer.failure(request.label, failure_object(error, files=request.names))
         complain(error, name=request.label, verbose=self._options.verbose)
         return code_of(error)
 
     def decode(self, request: Request, start: Callable[[], Stream], *also: Watcher) -> Result:
-        """Decode what ``start`` starts with whatever watches, and write the result."""
+        """Decode the stream that ``start`` opens, with live view or streaming, and write it."""
         from sage_cli.render.frame import History
 
         saved: SavedView | None = None
@@ -224,7 +216,6 @@ class Job:
             with ExitStack() as stack:
                 stream = start()
                 stack.callback(stream.close)
-                # The stream's policy: without a draft the default is another than was named.
                 shown = f"{stream.policy}, lossy" if self._options.lossy else stream.policy
                 history = History(request.label, shown, self._options.max_new_tokens)
                 saved = self._saved_view(history)
@@ -261,7 +252,7 @@ class Job:
         streamer: Streamer | None,
         saved: SavedView | None,
     ) -> list[Watcher]:
-        """What looks at each step: the live view or the text on the terminal, and a saved view."""
+        """What follows each step: the live view or the text on the terminal, and a saved view."""
         watchers: list[Watcher] = []
         if self._live:
             from sage_cli.render.live import LiveView
@@ -280,7 +271,7 @@ class Job:
         return watchers
 
     def _streamer(self) -> Streamer | None:
-        """For text on a terminal that shows nothing else."""
+        """For text on a terminal without the live view."""
         if self._to_terminal and not self._live and isinstance(self._writer, PlainText):
             return Streamer(self._write)
         return None
@@ -299,7 +290,7 @@ class Job:
         try:
             if saved.save(models) and not self._options.quiet:
                 say(f"view saved in {self._options.save_view}")
-        except OSError as error:  # the text is worth having without its view
+        except OSError as error:  # the text is still a result without its view
             complain(error, name="--save-view", verbose=self._options.verbose)
             self.codes.append(code_of(error))
 
@@ -318,9 +309,9 @@ class Job:
     def _keep_partial(
         self, request: Request, text: str, streamer: Streamer | None, interrupted: bool
     ) -> None:
-        """A text that broke off stays where a person will look: on the terminal or in --output.
+        """Keep an unfinished text on the terminal or in --output.
 
-        One that failed is kept only where it stands already; it gets its line end.
+        One that failed is kept only where it has been streamed already; it gets its line end.
         """
         if streamer is not None:
             streamer.finish(text)
@@ -329,33 +320,3 @@ class Job:
         elif isinstance(self._writer, PlainText) and (self._to_terminal or self._file):
             self._writer.begin(request.label)
             self._writer.end(clean(text))
-
-    def decoding(self) -> dict[str, Any]:
-        """Options of the pipeline, those given only."""
-        options = self._options
-        values: dict[str, Any] = {
-            "policy": self._policy,
-            "max_new_tokens": options.max_new_tokens,
-            "frames": options.frames,
-            "fps": options.fps,
-            "start": options.start,
-            "end": options.end,
-            "max_pixels": options.max_pixels,
-            "draft_lookup": options.draft_lookup or None,
-            "draft_vocab": options.draft_vocab,
-            "lossy": options.lossy,
-            "viskip": options.viskip,
-            "draft_pruning": options.draft_pruning,
-            "draft_pruning_method": options.draft_pruning_method,
-            "sample": options.sample,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "top_k": options.top_k,
-            "min_p": options.min_p,
-            "seed": options.seed,
-        }
-        if options.candidates != "topk":
-            values["candidates"] = options.candidates
-        if options.repetition_penalty is not None:
-            values["generation"] = {"repetition_penalty": options.repetition_penalty}
-        return {key: value for key, value in values.items() if value is not None}

@@ -1,87 +1,81 @@
-"""From the options of ``sage distill`` to a trained draft: progress, notes, and the report."""
+"""``sage distill``: loads the target, runs the training or its dry run, prints the report."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sage_cli import version
 from sage_cli.console import clean, error_console, is_terminal, loading_progress, say, set_verbosity
 from sage_cli.exit_codes import ExitCode
-from sage_cli.options.distill import DistillFlags
+from sage_cli.options.distill import DistillFlags, distill_options
 
 if TYPE_CHECKING:
-    from sage_core.distill.options import DistillOptions
+    from sage_core.distill.dry_run import DryRun
     from sage_core.distill.report import Report
-    from sage_core.distill.trainer import Event, Tell
+    from sage_core.distill.trainer import Event, OnEvent
     from sage_core.pair_loading import LoadedPair
 
-__all__ = ["run", "run_options"]
+__all__ = ["run"]
 
-_TELL_EVERY = 30.0
-"""Seconds between lines of progress where there is no terminal."""
+_LINE_EVERY = 30.0
+"""Seconds between lines of progress where standard error is no terminal."""
 
 
-def run(options: DistillFlags, shared: Any) -> ExitCode:
-    """Train, measure, report; or tell what that would take.
+def run(options: DistillFlags, training: Any, shared: Any) -> ExitCode:
+    """Train, measure and report; with ``dry_run`` measure one step and report.
 
     Raises:
-        SageError, OSError: as `sage_core.distill.run.distill`.
+        SageError, OSError: as `sage_core.distill.run.distill` and `dry_run`.
     """
-    if options.dry_run:
-        from sage_cli.jobs.distill_plan import run as plan
+    chosen = distill_options(training, shared)
+    set_verbosity(shared.verbose)
+    from sage_core.distill import process_group
+    from sage_core.distill.data import read_samples
+    from sage_core.distill.state import check_output
 
-        return plan(options, shared)
-    from sage_core.distill import process_group as crew
-    from sage_core.distill.found import find
-    from sage_core.distill.trainer import Event
-
-    if not crew.leads():  # the one that does tells for all
+    main = process_group.is_main_process()  # the others print nothing
+    if not main:
         shared = replace(shared, quiet=True)
     if shared.device == "auto":
-        shared = replace(shared, device=crew.own_device())
-    chosen = run_options(options, shared)
-    set_verbosity(shared.verbose)
-    found = find(options.data, options.output, resume=options.resume)
+        shared = replace(shared, device=process_group.local_device())
+    if not options.resume:
+        check_output(options.output)
+    samples = read_samples(options.data, say if main else lambda note: None)
     pair = _load(options, shared)
+    if pair.note and not shared.quiet:
+        say(pair.note)
+    if options.dry_run:
+        from sage_core.distill.dry_run import dry_run
+
+        measured = dry_run(pair, samples, chosen, lambda event: say(event.note) if main else None)
+        if main:
+            _print(measured, _dry_run_tables(measured), as_json=options.json)
+        return ExitCode.OK
     from sage_core.distill.run import distill
 
-    with _progress(quiet=shared.quiet) as tell:
-        tell(Event(0, 0.0, note=pair.note) if pair.note and not shared.quiet else Event(0, 0.0))
+    with _progress(quiet=shared.quiet) as on_event:
         report = distill(
             pair,
-            found,
+            samples,
             options.output,
             chosen,
-            tell,
+            on_event,
             resume=options.resume,
             tensorboard=options.log == "tensorboard",
         )
     if report is not None:
-        _print(report, as_json=options.json)
+        _print(report, _report_tables(report), as_json=options.json)
     if not shared.quiet:
         say(f"the draft is in {options.output}: use it with --draft {options.output}")
     return ExitCode.OK
 
 
-def run_options(options: DistillFlags, shared: Any, **more: Any) -> DistillOptions:
-    """The options of the run among all that were given, and ``more``.
-
-    Raises:
-        OptionError: see `DistillOptions`.
-    """
-    from sage_core.distill.options import DistillOptions
-
-    every = {**vars(options), **vars(shared), **more}
-    names = {field.name for field in fields(DistillOptions)}
-    return DistillOptions(**{name: value for name, value in every.items() if name in names})
-
-
 def _load(options: DistillFlags, shared: Any) -> LoadedPair:
-    """The target with the draft it had so far."""
+    """The target with its previous draft."""
     with loading_progress(is_terminal(sys.stderr) and not shared.quiet) as progress:
         progress("starting", 0.0)
         from sage_core.pair_loading import load_pair
@@ -100,8 +94,8 @@ def _load(options: DistillFlags, shared: Any) -> LoadedPair:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Tell]:
-    """What is told goes to standard error: a bar on a terminal, else a line now and then."""
+def _progress(*, quiet: bool) -> Iterator[OnEvent]:
+    """Shows events on standard error: a bar on a terminal, else a line from time to time."""
     if quiet:
         yield lambda event: say(event.note) if event.note else None
         return
@@ -115,7 +109,7 @@ def _progress(*, quiet: bool) -> Iterator[Tell]:
         task = bar.add_task("training", total=1.0)
         tau = ""
 
-        def tell(event: Event) -> None:
+        def show(event: Event) -> None:
             nonlocal tau
             if event.note:
                 bar.console.print(f"sage: {clean(event.note, keep='')}", markup=False)
@@ -125,11 +119,11 @@ def _progress(*, quiet: bool) -> Iterator[Tell]:
             if event.values:
                 bar.update(task, description=_line(event) + tau, completed=min(1.0, event.done))
 
-        yield tell
+        yield show
 
 
 class _Lines:
-    """A line for each note and each look at held-out samples, and one now and then between."""
+    """A line for each note and each evaluation, and one every `_LINE_EVERY` seconds."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -140,7 +134,7 @@ class _Lines:
         if "tau" in event.values:
             say(f"{_line(event)}  {_tau(event)}")
             self._last = event.seconds
-        elif event.values and event.seconds - self._last >= _TELL_EVERY:
+        elif event.values and event.seconds - self._last >= _LINE_EVERY:
             say(_line(event))
             self._last = event.seconds
 
@@ -156,34 +150,66 @@ def _tau(event: Event) -> str:
     return f"τ {event.values['tau']:.2f} ({' '.join(f'{share:.2f}' for share in depths)})"
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+_Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Titles and rows."""
+
+
+def _print(result: Report | DryRun, tables: Sequence[_Table], *, as_json: bool) -> None:
     from sage_cli.render.jsonout import SCHEMA
-    from sage_cli.render.stats import size
     from sage_cli.render.tables import print_json, print_table
 
     if as_json:
-        print_json({"schema": SCHEMA, "sage": version(), **report.as_json()})
+        document: Mapping[str, Any] = {"schema": SCHEMA, "sage": version(), **result.as_json()}
+        print_json(document)
         return
+    for titles, rows in tables:
+        print_table(titles, rows)
+
+
+def _dry_run_tables(found: DryRun) -> list[_Table]:
+    from sage_cli.render.stats import size
+
+    answer = "given" if not found.answer_seconds else f"{found.answer_seconds:.3g} s, once a sample"
+    rows = [
+        ("target", f"{found.target} on {found.device}"),
+        ("draft", f"{found.kind}: {found.parameters / 1e6:,.2f} M weights trained"),
+        ("training samples", f"{found.samples:,}"),
+        (f"longest of {found.measured}", found.sample),
+        ("its prompt", f"{found.prompt_tokens:,} tokens, {found.visual_tokens:,} of them visual"),
+        ("its answer", f"{found.answer_tokens:,} tokens"),
+        ("peak memory", size(found.peak_memory)),
+        ("writing the answer", answer),
+        (f"a step of {found.batch} such samples", f"{found.step_seconds:.3g} s"),
+        (
+            "the run, if all are as long",
+            f"{found.steps:,} steps in {found.seconds / 60:,.3g} minutes",
+        ),
+    ]
+    return [(("", ""), rows)]
+
+
+def _report_tables(report: Report) -> list[_Table]:
+    from sage_cli.render.stats import size
+
     rows = [
         ("target", report.target),
         ("kind", report.kind),
         ("trained", f"{report.steps} steps, {report.seconds / 60:.1f} minutes"),
         ("size", f"{report.parameters / 1e6:.2f} M weights trained, {size(report.bytes)} on disk"),
-        ("τ on held-out samples", f"{report.tau:.2f}"),
+        ("τ on held-out samples", f"{report.tau:.2f} (bonus token not counted)"),
         ("accepted by depth", " ".join(f"{share:.2f}" for share in report.by_depth)),
-        ("target's choice by rank", " ".join(f"{share:.2f}" for share in report.by_rank)),
+        ("target's token by rank", " ".join(f"{share:.2f}" for share in report.by_rank)),
     ]
     if report.kind != "model":
-        learned = (
-            f"from {report.foretold} nodes" if report.foretold else "no: too few texts held out"
-        )
-        rows.append(("foretells what is accepted", learned))
-    print_table(("", ""), rows)
+        nodes = report.acceptance_nodes
+        fitted = f"fitted to {nodes} nodes" if nodes else "not fitted: too few held-out texts"
+        rows.append(("acceptance predictor", fitted))
     base = next((s.tokens_per_second for s in report.speeds if s.draft == "none"), 0.0)
     speeds = []
     for speed in report.speeds:
-        times = speed.tokens_per_second / base if base else 0.0
+        ratio = speed.tokens_per_second / base if base else 0.0
         rate = f"{speed.tokens_per_second:.0f}"
         accepted = f"{speed.mean_accepted:.2f}" if speed.draft != "none" else ""
-        speeds.append((speed.draft, speed.policy, rate, f"{times:.2f}×", accepted))
-    print_table(("draft", "policy", "tokens/s", "against none", "accepted a step"), speeds)
+        speeds.append((speed.draft, speed.policy, rate, f"{ratio:.2f}×", accepted))
+    titles = ("draft", "policy", "tokens/s", "speed-up", "τ")
+    return [(("", ""), rows), (titles, speeds)]

@@ -1,4 +1,4 @@
-"""Which files to work on: arguments, lists of names, standard input."""
+"""The input files: arguments, lists of names, standard input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sage_core.errors import InputError, OptionError
 __all__ = ["STDIN", "Source", "collect"]
 
 STDIN = "-"
-_LIMIT = 2 * 1024**3  # bytes of one picture or clip on standard input
+_LIMIT = 2 * 1024**3  # bytes of an image or video on standard input
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What people see: one printable line."""
+        """The name to display: one printable line."""
         return "standard input" if self.name == STDIN else display_name(self.name)
 
     def open(self) -> str | BytesIO:
-        """A path, or standard input as a file that says its name in messages.
+        """A path, or standard input as a file with a name for messages.
 
         Raises:
             InputError: standard input is empty or larger than 2 GiB.
@@ -42,7 +42,7 @@ class Source:
         return file
 
     def check(self) -> None:
-        """Refuse what at first sight cannot be used; standard input is read for that, and kept.
+        """Refuse what is no image or video; standard input is read for that, and kept.
 
         Raises:
             InputError: see `sage_core.media.check_media` and `open`.
@@ -56,7 +56,7 @@ class Source:
 
     @cached_property
     def _stdin(self) -> bytes:
-        """All of standard input, which can be read only once; or one byte more than the limit."""
+        """All of standard input, which can be read only once, up to one byte over the limit."""
         data: bytes = sys.stdin.buffer.read(_LIMIT + 1)
         return data
 
@@ -65,7 +65,7 @@ def _checked(data: bytes) -> bytes:
     if not data:
         raise InputError("standard input is empty")
     if len(data) > _LIMIT:
-        raise InputError("standard input holds more than 2 GiB: give a file instead")
+        raise InputError("standard input is larger than 2 GiB: give a file instead")
     return data
 
 
@@ -86,7 +86,7 @@ def collect(
     if len(names) < least:
         raise OptionError("no files: name at least one, or use --files-from")
     if STDIN in names and is_terminal(sys.stdin):
-        raise OptionError("'-' reads a picture or clip from standard input, but that is a terminal")
+        raise OptionError("'-' reads an image or video from standard input, but that is a terminal")
     return tuple(Source(name) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""What one result is asked for."""
+"""Requests: the files and the prompt of one result."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Request", "refusals"]
 
 @dataclass(frozen=True)
 class Request:
-    """One result to make: what to look at and what to ask; None is the usual caption.
+    """The files and the prompt of one result; without a prompt, the default one for captions.
 
-    ``json_schema`` is what the answer must follow, if anything.
+    ``json_schema`` is a JSON schema that constrains the answer.
     """
 
     sources: tuple[Source, ...]
@@ -23,7 +23,7 @@ class Request:
     json_schema: str | None = None
 
     def refusal(self) -> InputError | None:
-        """Why this cannot come to anything, as far as that shows before a model is loaded."""
+        """The error of an input that cannot be used, as far as it can be found before loading."""
         try:
             for source in sorted(self.sources, key=_waits):
                 source.check()
@@ -38,21 +38,21 @@ class Request:
 
     @property
     def label(self) -> str:
-        """What people see where the result needs a name."""
+        """The name of the result in messages and headings."""
         return ", ".join(source.label for source in self.sources) or "the question"
 
 
 def refusals(requests: Sequence[Request]) -> list[InputError] | None:
-    """Why none of them can come to anything; None if one may, as far as that shows at once."""
+    """The errors if no request can be used; None if one may, as far as known before loading."""
     found: dict[int, InputError] = {}
     for number in sorted(range(len(requests)), key=lambda i: any(map(_waits, requests[i].sources))):
-        why = requests[number].refusal()
-        if why is None:
+        error = requests[number].refusal()
+        if error is None:
             return None
-        found[number] = why
+        found[number] = error
     return [found[number] for number in range(len(requests))]
 
 
 def _waits(source: Source) -> bool:
-    """Standard input is looked at last: nobody should wait for its end without need."""
+    """Whether it is standard input: that is checked last, to wait for its end only if needed."""
     return source.name == STDIN

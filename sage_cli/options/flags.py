@@ -1,27 +1,42 @@
-"""How options are declared: what the settings file and the environment can set, and what not."""
+"""How an option is declared: its help, its panel, and whether defaults can be set for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import typer
+from typer.models import OptionInfo
 
 from sage_cli.options.settings import env_name
 
-__all__ = ["DECODING", "MEDIA", "MODELS", "OUTPUT", "once", "setting"]
+__all__ = ["DECODING", "MEDIA", "MODELS", "OUTPUT", "named", "once", "setting"]
 
-MEDIA, MODELS, DECODING, OUTPUT = "Pictures and video", "Models", "Decoding", "Output"
-"""The panels of the help page."""
+MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
+"""Panels of the help page."""
 
-
-def setting(flag: str, help: str, panel: str, **more: Any) -> Any:
-    """An option that the settings file and the environment can also set."""
-    name = flag.split("/")[0]
-    return typer.Option(
-        flag, help=help, rich_help_panel=panel, envvar=env_name(name), show_envvar=False, **more
-    )
+_BY_NAME = "SAGE_*"
+"""Stands for the environment variable until the option has its name."""
 
 
-def once(flag: str, help: str, panel: str, **more: Any) -> Any:
-    """An option about one run only, which neither the file nor the environment sets."""
-    return typer.Option(flag, help=help, rich_help_panel=panel, **more)
+def setting(panel: str, help: str, *flags: str, **more: Any) -> Any:
+    """An option that the settings file and the environment can also set.
+
+    Without ``flags`` the flag is the parameter's name, see `named`.
+    """
+    return once(panel, help, *flags, envvar=_BY_NAME, show_envvar=False, **more)
+
+
+def once(panel: str, help: str, *flags: str, **more: Any) -> Any:
+    """An option of one run, which neither the file nor the environment sets."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
+
+
+def named(name: str, annotation: Any) -> Any:
+    """``annotation`` of a parameter, its option with the flag and variable of the ``name``."""
+    for option in getattr(annotation, "__metadata__", ()):
+        if isinstance(option, OptionInfo):
+            if option.default is ... and not option.param_decls:
+                option.param_decls = ("--" + name.replace("_", "-"),)
+            if option.envvar == _BY_NAME:
+                option.envvar = env_name(name)
+    return annotation

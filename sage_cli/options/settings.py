@@ -1,4 +1,4 @@
-"""Defaults from a TOML file and from the environment; flags go before both."""
+"""Defaults from a TOML file and from the environment; flags override both."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def env_name(option: str) -> str:
 
 
 def default_path() -> Path:
-    """Where settings are looked for when no file is named."""
+    """The settings file that is read if none is named."""
     return Path(typer.get_app_dir("sage")) / FILE_NAME
 
 
 def settable(params: list[Any]) -> dict[str, Any]:
-    """The parameters of a command that a file may set, by their key in the file."""
+    """The parameters of a command that the file may set, by their key in the file."""
     return {
         max(param.opts, key=len).lstrip("-"): param
         for param in params
@@ -37,16 +37,16 @@ def settable(params: list[Any]) -> dict[str, Any]:
 def load_settings(path: Path, command: str, commands: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Values for ``command``'s parameters, by parameter name.
 
-    Keys at the top level hold for every command that has such an option; a table named after a
-    command holds for it alone and goes first.
+    Top-level keys apply to every command that has the option; a table named after a command
+    applies to that command alone and has precedence.
 
     Args:
         path: the TOML file.
-        command: name of the command that is about to run.
-        commands: for every command, what `settable` says of it.
+        command: name of the command that runs.
+        commands: the `settable` parameters of every command.
 
     Raises:
-        OptionError: the file cannot be read, or holds a key that no option answers to.
+        OptionError: the file cannot be read, or has a key that is no option.
     """
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -69,7 +69,7 @@ def load_settings(path: Path, command: str, commands: dict[str, dict[str, Any]])
 
 
 def _values(path: Path, where: str, table: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Check one table; TOML's own types must suit, so that ``stats = "no"`` is no surprise."""
+    """The values of one table; a TOML type that does not fit the option is refused."""
     values: dict[str, Any] = {}
     for key, value in table.items():
         param = known.get(key)
@@ -81,14 +81,14 @@ def _values(path: Path, where: str, table: dict[str, Any], known: dict[str, Any]
         wants_switch = param.is_flag
         plain = isinstance(value, bool | int | float | str)
         if not plain or isinstance(value, bool) != wants_switch:
-            wanted = "true or false" if wants_switch else "a number or a text"
+            wanted = "true or false" if wants_switch else "a number or a string"
             raise OptionError(f"{path}: {where}{key} needs {wanted}, not {value!r}")
         values[param.name] = value
     return values
 
 
 def apply_settings(context: typer.Context, value: Path | None) -> Path | None:
-    """Callback of ``--config``, which is read first: its values become the other defaults."""
+    """Callback of ``--config``, which is read first: its values become the options' defaults."""
     if context.resilient_parsing:
         return value
     path = value if value is not None else default_path()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
+from sage_cli.options.flags import named
+
 __all__ = ["takes_options"]
 
 
@@ -22,7 +24,10 @@ def takes_options(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(function, include_extras=True)
         own = [
-            parameter.replace(annotation=hints[parameter.name])
+            parameter.replace(
+                annotation=named(parameter.name, hints[parameter.name]),
+                kind=inspect.Parameter.KEYWORD_ONLY,
+            )
             for parameter in inspect.signature(function).parameters.values()
             if parameter.name != name
         ]
@@ -33,7 +38,7 @@ def takes_options(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if field.default is MISSING else field.default,
-                annotation=kinds[field.name],
+                annotation=named(field.name, kinds[field.name]),
             )
             for field in fields(options)
         ]
@@ -42,7 +47,6 @@ def takes_options(
             collected = options(**{key: values.pop(key) for key in names})
             return function(**values, **{name: collected})
 
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         signature = inspect.Signature([*own, *shared])
         command.__name__ = function.__name__
         command.__doc__ = function.__doc__

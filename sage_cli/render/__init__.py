@@ -1,1 +1,3 @@
-"""What people and programs see: text, JSON, tables, the live view and saved views."""
+"""How results look and where they are written: text, JSON, tables, the live view, saved pages,
+output files. Renders what it is given; knows no options and starts no work.
+"""

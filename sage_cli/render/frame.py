@@ -1,4 +1,4 @@
-"""One frame of the view: what is known of a run so far, laid out in a given width and height."""
+"""One frame of the live view: a run so far, laid out in a given width and height."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _GAP = "   "
 
 @dataclass
 class History:
-    """Running totals and recent values; adding a step costs a few microseconds."""
+    """Totals and recent values of a run; adding a step takes a few microseconds."""
 
     title: str
     policy: str
     limit: int
-    """Most new tokens the run may have."""
+    """Maximum number of new tokens."""
     step: Step | None = None
     tokens: int = 0
     steps: int = 0
@@ -59,7 +59,7 @@ class History:
 
     @property
     def mean_accepted(self) -> float:
-        """τ so far."""
+        """τ so far; the bonus token is not counted."""
         return self.accepted_total / self.steps if self.steps else 0.0
 
     @property
@@ -68,7 +68,7 @@ class History:
 
 
 def _widest(tree: TokenTree) -> int:
-    """Nodes of the level that has most."""
+    """Number of nodes in the widest level."""
     return max(Counter(tree.depths).values(), default=0)
 
 
@@ -86,7 +86,7 @@ def frame_lines(
         return []
     head = _head(history, width, glyphs)
     body = height - len(head) - 2
-    if body < 4:  # a few lines only: the figures go, tree and text stay
+    if body < 4:  # a few lines only: drop the figures, keep tree and text
         head = head[:1]
         body = height - len(head) - 2
     words = _wrap(text, width, max(1, height))
@@ -109,6 +109,9 @@ def _head(history: History, width: int, glyphs: Glyphs) -> list[Text]:
     figures = [
         _cell(f"{history.tokens_per_second:.1f}", "tokens/s"),
         _cell(f"{history.mean_accepted:.2f}", glyphs.tau, name_first=True),
+        _cell(f"{history.mean_accepted + 1:.2f}", "mean acceptance length", name_first=True).append(
+            f" ({glyphs.tau} + bonus token)", "dim"
+        ),
         _cell(f"{history.tokens}/{history.limit}", "tokens"),
         _cell(str(history.steps), "steps"),
         _cell(str(history.draft_passes), "draft passes"),
@@ -156,7 +159,7 @@ def _gauge(
 
 
 def _flow(cells: list[Text], width: int) -> list[Text]:
-    """Cells side by side, on as many lines as they need."""
+    """Cells side by side, on as many lines as needed."""
     lines: list[Text] = []
     for cell in cells:
         if lines and lines[-1].cell_len + len(_GAP) + cell.cell_len <= width:
@@ -167,7 +170,7 @@ def _flow(cells: list[Text], width: int) -> list[Text]:
 
 
 def _strip(accepted: Iterable[int], width: int) -> Text:
-    """Accepted tokens of the latest steps, newest at the right."""
+    """Accepted tokens of the latest steps, the newest at the right."""
     line = Text("accepted ", "dim", no_wrap=True)
     room = max(1, (width - line.cell_len) // 2)
     for length in list(accepted)[-room:]:
@@ -179,7 +182,7 @@ def _strip(accepted: Iterable[int], width: int) -> Text:
 def _tree_title(history: History, token: Callable[[int], str], glyphs: Glyphs) -> str:
     step = history.step
     if step is None:
-        return "reading"
+        return "prefill"
     if step.is_prefill:
         return "first token"
     title = f"step {step.index}: {len(step.tree)} nodes, {len(step.accepted)} accepted"
@@ -190,7 +193,7 @@ def _tree_title(history: History, token: Callable[[int], str], glyphs: Glyphs) -
 
 
 def _tree_need(history: History, most: int) -> int:
-    """Lines that the tree would like."""
+    """Lines that the whole tree takes, at most ``most``."""
     step = history.step
     if step is None or not len(step.tree):
         return 1
@@ -227,7 +230,7 @@ def _rule(title: str, width: int, glyphs: Glyphs) -> Text:
 
 
 def _wrap(text: str, width: int, rows: int) -> list[str]:
-    """The last ``rows`` lines of ``text`` at this width; earlier text is not even looked at."""
+    """The last ``rows`` lines of ``text`` at this width; earlier text is not laid out."""
     tail = clean(text, keep="\n")[-(rows + 1) * width :]
     lines: list[str] = []
     for paragraph in tail.split("\n"):

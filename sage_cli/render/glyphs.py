@@ -1,4 +1,4 @@
-"""The characters that drawings are made of, with plain ASCII for terminals that lack the others."""
+"""The characters of drawings, in Unicode and in plain ASCII."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ASCII = Glyphs("-", "+", "|", "+", "`", "._-~=+*#", "*", "-", "~", "|", "alpha",
 
 
 def glyphs_for(encoding: str | None) -> Glyphs:
-    """What a stream of this encoding can show."""
+    """The characters that a stream of this encoding can show."""
     return UNICODE if (encoding or "").lower().replace("-", "").startswith("utf") else ASCII
 
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "dump", "failure_object", "result_object"]
 
 SCHEMA = 1
-"""Version of what is printed. Fields may be added within a version; none changes or goes away."""
+"""Version of the format. Within a version fields may be added; none is changed or removed."""
 
 
 def result_object(
     result: Result, *, files: tuple[str, ...], pipeline: Pipeline, seed: int
 ) -> dict[str, Any]:
-    """What is printed for one result. ``files`` are the inputs as the user named them."""
+    """The object of one result. ``files`` are the inputs as the user named them."""
     return {
         "schema": SCHEMA,
         "files": list(files),
@@ -40,7 +40,7 @@ def result_object(
 
 
 def failure_object(error: BaseException, *, files: tuple[str, ...]) -> dict[str, Any]:
-    """What is printed for files that gave no result; it has ``error`` in place of ``text``."""
+    """The object of files without a result; it has ``error`` in place of ``text``."""
     return {
         "schema": SCHEMA,
         "files": list(files),
@@ -53,5 +53,5 @@ def failure_object(error: BaseException, *, files: tuple[str, ...]) -> dict[str,
 
 
 def dump(data: Mapping[str, Any] | list[Any], *, indent: int | None = None) -> str:
-    """JSON in ASCII, which every terminal, locale and odd file name survives."""
+    """JSON in ASCII, safe for every terminal, locale and file name."""
     return json.dumps(data, indent=indent, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The live view: the current tree on the terminal, drawn only as often as its budget allows."""
+"""The live view: the current tree on the terminal, drawn as often as its time budget allows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["LiveView", "Throttle", "Watched"]
 
 
 class Watched(Protocol):
-    """What the view needs of a running text (`sage_core.Stream` is one)."""
+    """What the view needs of a running text; `sage_core.Stream` has it."""
 
     @property
     def text(self) -> str: ...
@@ -31,12 +31,11 @@ class Watched(Protocol):
 
 
 class Throttle:
-    """Says when to draw: at most ``rate`` times a second, within ``share`` of the time passed.
+    """Decides when to draw: at most ``rate`` times a second, within ``share`` of the elapsed time.
 
-    The share leaves room below the 2% that are promised: a busy machine stretches single frames.
-
-    A frame is due when the time spent on frames, the next one included at the mean price of the
-    last few, stays within the share of the time since `start`.
+    A frame is due when the time spent on frames, the next one included at the mean cost of the
+    last few, stays within the share of the time since `start`. The default is below the documented
+    2%, since single frames take longer on a busy machine.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Throttle:
         self.frames = 0
 
     def expect(self, seconds: float) -> None:
-        """Say what a frame cost before decoding began, as the first guess."""
+        """Set the first estimate of a frame's cost."""
         self._recent = [seconds]
 
     def due(self) -> bool:
@@ -82,9 +81,9 @@ class Throttle:
 
 
 class LiveView:
-    """Draws on the alternate screen of a terminal and leaves it as it was.
+    """Draws on the alternate screen of a terminal, and restores the screen at the end.
 
-    The alternate screen is repainted whole at each frame, so that a resize cannot leave debris.
+    Each frame repaints the whole screen, so that nothing is left over after a resize.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class LiveView:
     def __enter__(self) -> LiveView:
         self._show()
         self._catch_suspension()
-        # The first frames also warm rich up; what the second costs is the price to reckon with.
+        # The first frame also initializes rich; the cost of the second is the estimate.
         for _ in range(2):
             begun = self._clock()
             self._draw("", lambda token: "")
@@ -121,21 +120,21 @@ class LiveView:
         self._console.set_alt_screen(False)
 
     def _catch_suspension(self) -> None:
-        """Give the screen back on Ctrl-Z, and take it again when the program goes on."""
+        """Restore the screen on Ctrl-Z, and draw again when the program continues."""
         if not hasattr(signal, "SIGTSTP") or current_thread() is not main_thread():
             return
 
         def suspend(number: int, frame: object) -> None:
             self._hide()
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)  # stops here until the shell says to go on
+            os.kill(os.getpid(), number)  # stops here until the shell continues it
             signal.signal(number, suspend)
             self._show()
 
         self._suspension = signal.signal(signal.SIGTSTP, suspend)
 
     def step(self, step: Step, watched: Watched) -> None:
-        """Take note of a step, and draw if it is time to."""
+        """Draw the step if a frame is due."""
         if step.is_prefill:
             self.throttle.start()
         if self.throttle.due():
@@ -151,9 +150,9 @@ class LiveView:
         self._console.print(Segments(self._paint(lines, height)), end="", crop=False)
 
     def _paint(self, lines: list[Text], height: int) -> Iterator[Segment]:
-        """Every row from the top: erase it, then write it. One write, no scrolling.
+        """Erase and write every line from the top. One write, no scrolling.
 
-        (A row is erased first because erasing behind a full row would take its last column.)
+        A line is erased first: erasing to the end of a full line would erase its last column.
         """
         erase = Control((ControlType.ERASE_IN_LINE, 2)).segment
         yield Control.home().segment

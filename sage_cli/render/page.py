@@ -1,4 +1,4 @@
-"""Saved views: the last frame as SVG, or the whole run as one HTML page to step through."""
+"""Saved views: the last frame as SVG, or the whole run as an HTML page to step through."""
 
 from __future__ import annotations
 
@@ -11,35 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.console import clean
-from sage_cli.jobs.outputs import check_writable, write_atomically
 from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import UNICODE
 from sage_cli.render.live import Watched
-from sage_core.errors import OptionError
+from sage_cli.render.outputs import write_output
 from sage_core.trees.steps import Step
 
-__all__ = ["DATA", "SUFFIXES", "SavedView", "check_view_path", "page", "step_data"]
+__all__ = ["DATA", "SavedView", "page", "step_data"]
 
-SUFFIXES = (".svg", ".html")
 _WIDTH = 110  # columns of the SVG
-_ROWS = 64 + 24  # enough for the largest tree that the paper's settings allow, and the text
+_ROWS = 64 + 24  # lines: the largest tree of the paper's settings, figures and text
 DATA = "/*DATA*/null"
-"""Where the page's data go."""
-
-
-def check_view_path(path: Path) -> None:
-    """Refuse a name that says no known format, or that cannot be written.
-
-    Raises:
-        OptionError: see above.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"--save-view {path}: the name must end in .svg or .html")
-    check_writable(path, "--save-view")
+"""Placeholder of the page's data."""
 
 
 class SavedView:
-    """Keeps what a run showed, and writes it in the end. Needs no terminal."""
+    """Keeps the frames of a run and writes them at the end. Needs no terminal."""
 
     def __init__(self, path: Path, history: History) -> None:
         self._path = path
@@ -59,7 +46,7 @@ class SavedView:
         if self._watched is None:
             return False
         text = self._page(models, self._watched) if self._whole else self._svg(self._watched)
-        write_atomically(self._path, text)
+        write_output(self._path, text)
         return True
 
     def _svg(self, watched: Watched) -> str:
@@ -85,7 +72,7 @@ class SavedView:
         for line in lines:
             console.print(line, no_wrap=True, crop=True)
         picture = console.export_svg(title=f"sage: {self._history.title}")
-        # Without the web fonts that rich would have the picture load.
+        # Without rich's web fonts, so that viewing it loads nothing from the network.
         return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
 
     def _page(self, models: str, watched: Watched) -> str:
@@ -110,17 +97,17 @@ class SavedView:
 def page(data: dict[str, Any] | None) -> str:
     """The page that steps through a run: ``title``, ``policy``, ``models`` and ``steps``.
 
-    None gives the page before its data, which then stand in place of `DATA`.
+    None gives the page with `DATA` in place of its data.
     """
     template = files("sage_cli.render").joinpath("page.html").read_text("utf-8")
     if data is None:
         return template
-    # "<" is escaped so that no token can end the script it stands in.
+    # "<" is escaped so that no token can end the script element.
     return template.replace(DATA, json.dumps(data).replace("<", "\\u003c"))
 
 
 def step_data(step: Step, text: str, token: Callable[[int], str]) -> dict[str, Any]:
-    """One step as the page has it: the ``text`` so far, and tokens as ``token`` writes them."""
+    """One step as page data: the ``text`` so far, and tokens as text by ``token``."""
     root = step.root if not step.is_prefill else -1
     return {
         "index": step.index,

@@ -1,4 +1,4 @@
-"""The ``--stats`` table: speed, acceptance, time by phase, memory."""
+"""The ``--stats`` table: speed, acceptance, time per phase, memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["print_stats", "size", "stats_table"]
 
 
 def size(count: int) -> str:
-    """Bytes for people, in powers of 1024."""
+    """Bytes in B, KiB, MiB or GiB."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):
         if abs(value) < 1024:
@@ -26,17 +26,21 @@ def size(count: int) -> str:
 def _rows(stats: Stats, lossy: str | None) -> list[tuple[str, str]]:
     seconds = stats.seconds
     histogram = " ".join(f"{k}:{v}" for k, v in stats.accepted_histogram.items())
-    mark = [] if lossy is None else [("lossy", f"{lossy}: the text need not be the model's own")]
+    mark = [("lossy", f"{lossy}: the text may differ from the model's own")] if lossy else []
     return [
         *mark,
         ("speed, decoding", f"{stats.tokens_per_second:.1f} tokens/s"),
         ("speed, end to end", f"{stats.end_to_end_tokens_per_second:.1f} tokens/s"),
         ("tokens", f"{stats.new_tokens} new, {stats.prompt_tokens} in the prompt"),
-        ("visual tokens", f"{stats.visual_tokens}, {stats.draft_visual_tokens} seen by the draft"),
-        ("steps", f"{stats.steps}, {stats.tokens_per_step:.2f} tokens each"),
-        ("accepted (τ)", f"{stats.mean_accepted:.2f} of {stats.nodes_per_step:.1f} nodes a step"),
-        ("accepted:steps", histogram or "none"),
-        ("draft passes", f"{stats.draft_passes}, {stats.draft_passes_per_step:.2f} a step"),
+        (
+            "visual tokens",
+            f"{stats.visual_tokens}, {stats.draft_visual_tokens} for the draft",
+        ),
+        ("steps", f"{stats.steps}, {stats.nodes_per_step:.1f} drafted tokens per step"),
+        ("τ", f"{stats.mean_accepted:.2f} accepted per step, bonus token not counted"),
+        ("mean acceptance length", f"{stats.mean_acceptance_length:.2f}, τ + bonus token"),
+        ("accepted: steps", histogram or "none"),
+        ("draft passes", f"{stats.draft_passes}, {stats.draft_passes_per_step:.2f} per step"),
         ("media", f"{stats.media_seconds:.2f} s"),
         ("prefill", f"{seconds.prefill:.2f} s"),
         ("drafting", f"{seconds.draft + seconds.plan:.2f} s"),
@@ -47,7 +51,7 @@ def _rows(stats: Stats, lossy: str | None) -> list[tuple[str, str]]:
 
 
 def stats_table(stats: Stats, title: str, lossy: str | None = None) -> Table:
-    """The table for one result, marked if a lossy rule made it."""
+    """The table for one result; ``lossy`` names the rule that made it, if any."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

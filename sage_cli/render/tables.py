@@ -1,4 +1,4 @@
-"""Tables and JSON documents on standard output, for the commands that only tell."""
+"""Tables and JSON documents on standard output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_cli.render.jsonout import dump
 
 __all__ = ["print_json", "print_table"]
 
-_WIDE = 10_000  # columns to lay a table out in for a program: nothing wrapped or cut
+_WIDE = 10_000  # columns of a table that is not printed to a terminal: nothing is wrapped or cut
 
 
 def print_json(data: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
-    """A table; folded to a terminal's width, each row on one line elsewhere."""
+    """A table; wrapped to a terminal's width, each line whole elsewhere."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

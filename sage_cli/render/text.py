@@ -1,4 +1,4 @@
-"""Results as they leave: text, one JSON document, or a JSON object to a line."""
+"""Results as text, as one JSON document, or as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from typing import Any
 from sage_cli.console import clean
 from sage_cli.render.jsonout import dump
 
-__all__ = ["JsonLines", "JsonWhole", "PlainText", "Streamer", "Writer", "heading"]
+__all__ = ["Json", "PlainText", "Streamer", "Writer"]
 
 Write = Callable[[str], None]
-
-
-def heading(label: str, *, first: bool) -> str:
-    """The line above each of several texts, as ``head`` and ``tail`` print it."""
-    return f"{'' if first else chr(10)}==> {label} <==\n"
 
 
 class Writer(ABC):
@@ -36,7 +31,7 @@ class Writer(ABC):
 
 
 class PlainText(Writer):
-    """The texts; headed by their files' names if there are several."""
+    """The texts; with several, each under its files' names as ``head`` and ``tail`` print them."""
 
     def __init__(self, write: Write, *, several: bool, for_terminal: bool) -> None:
         self._write = write
@@ -45,9 +40,9 @@ class PlainText(Writer):
         self._first = True
 
     def begin(self, label: str) -> None:
-        """Head the next text; `result` does this for a text that was not streamed."""
+        """Write the next text's heading; `result` does so for a text that was not streamed."""
         if self._several:
-            self._write(heading(label, first=self._first))
+            self._write(f"{'' if self._first else chr(10)}==> {label} <==\n")
         self._first = False
 
     def result(self, label: str, text: str, data: dict[str, Any]) -> None:
@@ -59,35 +54,28 @@ class PlainText(Writer):
         self._write((clean(text) if self._for_terminal else text) + "\n")
 
     def failure(self, label: str, data: dict[str, Any]) -> None:
-        """Nothing: failures are told on standard error."""
+        """Nothing: failures are reported on standard error."""
 
 
-class JsonLines(Writer):
-    """One object to a line, as each is done."""
+class Json(Writer):
+    """Objects on lines of their own, as each is done; or at the end one object, or a list of them
+    in order for ``several`` results.
+    """
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: Write, *, lines: bool, several: bool) -> None:
         self._write = write
-
-    def result(self, label: str, text: str, data: dict[str, Any]) -> None:
-        self._write(dump(data) + "\n")
-
-    def failure(self, label: str, data: dict[str, Any]) -> None:
-        self._write(dump(data) + "\n")
-
-
-class JsonWhole(Writer):
-    """One object; a list of them, in order, if several files were given."""
-
-    def __init__(self, write: Write, *, several: bool) -> None:
-        self._write = write
+        self._lines = lines
         self._several = several
         self._objects: list[dict[str, Any]] = []
 
     def result(self, label: str, text: str, data: dict[str, Any]) -> None:
-        self._objects.append(data)
+        self.failure(label, data)
 
     def failure(self, label: str, data: dict[str, Any]) -> None:
-        self._objects.append(data)
+        if self._lines:
+            self._write(dump(data) + "\n")
+        else:
+            self._objects.append(data)
 
     def close(self) -> None:
         if self._objects:
@@ -103,13 +91,13 @@ class Streamer:
         self._written = ""
 
     def update(self, text: str) -> None:
-        """Write what has come since; a text that changed behind the pen waits for `finish`."""
+        """Write what is new; a text that changed where it was written waits for `finish`."""
         if len(text) > len(self._written) and text.startswith(self._written):
             self._write(clean(text[len(self._written) :]))
             self._written = text
 
     def finish(self, text: str) -> None:
-        """Write the rest and a line end; anew if the final text differs from what was written."""
+        """Write the rest and a line end; all of it again if it differs from what was written."""
         if text.startswith(self._written):
             self.update(text)
         else:

@@ -1,4 +1,4 @@
-"""A token tree drawn in lines: level by level to the right where there is room, else indented."""
+"""A token tree drawn in lines: levels as columns if they fit the width, else indented."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["draw_tree", "shown_token"]
 
 ACCEPTED, PENDING, LINE, PROB = "bold green", "dim", "dim", "dim"
 _NARROWEST = 9  # columns of one level below which the drawing goes indented
-_ROOT = 12  # columns that the root's word may take
+_ROOT = 12  # most columns of the root's word
 
 
 def shown_token(text: str, glyphs: Glyphs) -> str:
@@ -40,11 +40,11 @@ def draw_tree(
     Args:
         tree: the tree of one step.
         accepted: nodes of the accepted path, marked; all others are dimmed.
-        root: what to call the root.
+        root: text of the root.
         token: text of a token id.
         width: columns to use.
-        rows: lines to use; where the tree needs more, the accepted path and the likeliest nodes
-            stay and a last line counts the rest.
+        rows: lines to use; if the tree needs more, the accepted path and the most likely nodes
+            are drawn and a last line counts the rest.
         glyphs: characters to draw with.
     """
     if rows <= 0 or width <= 0:
@@ -68,7 +68,7 @@ def draw_tree(
 
 @dataclass(frozen=True)
 class Label:
-    """What stands at a node: its word, its probability, and a mark on the accepted path."""
+    """A node's word, its probability, and a mark on the accepted path."""
 
     word: str
     prob: str
@@ -79,7 +79,7 @@ class Label:
         return cell_len(self.word) + len(self.prob) + len(self.mark)
 
     def fit(self, width: int, glyphs: Glyphs) -> str:
-        """Within ``width`` columns: the word is cut before the probability is."""
+        """At most ``width`` columns: the word is cut before the probability."""
         full = self.word + self.prob + self.mark
         if self.width <= width:
             return full
@@ -92,8 +92,8 @@ class Label:
 def _columns(tree: TokenTree, root: str, labels: list[Label], width: int) -> list[int] | None:
     """Columns of each level, the root's first; None if they would be too narrow to read.
 
-    A level takes what its longest label needs; where the sum exceeds the width, the widest levels
-    are cut to a common limit.
+    A level is as wide as its longest label; if the sum exceeds the width, the widest levels are
+    cut to a common limit.
     """
     wishes = [min(cell_len(root), _ROOT)] + [0] * tree.depth
     for node, level in enumerate(tree.depths):
@@ -113,7 +113,7 @@ def _fit(text: str, width: int, glyphs: Glyphs) -> str:
 
 
 def _keep(tree: TokenTree, order: Sequence[int], budget: int) -> set[int]:
-    """The first ``budget`` of ``order``, with everything above them."""
+    """The first ``budget`` nodes of ``order``, with their ancestors."""
     kept: set[int] = set()
     for node in order[:budget]:
         kept.update(tree.path(node))
@@ -126,7 +126,7 @@ def _by_likelihood(tree: TokenTree, path: set[int], nodes: Sequence[int]) -> lis
 
 
 def _children(tree: TokenTree, kept: set[int], node: int) -> list[int]:
-    """The kept children, likeliest first."""
+    """The kept children, most likely first."""
     return sorted((c for c in tree.children(node) if c in kept), key=lambda c: tree.ranks[c])
 
 
@@ -145,8 +145,8 @@ def _sideways(
     rows: int,
     glyphs: Glyphs,
 ) -> list[Text]:
-    """One line to a leaf; levels are columns."""
-    # A leaf off the accepted path stands for a line of its own, as does the accepted path itself.
+    """One line per leaf; levels are columns."""
+    # Each leaf off the accepted path takes a line, and so does the accepted path itself.
     ends = [n for n in tree.leaves() if n not in path]
     tips = _by_likelihood(tree, path, [*([max(path)] if path else []), *ends])
     crowded = len(tree.leaves()) > rows
@@ -156,7 +156,7 @@ def _sideways(
     lines: list[Text] = []
 
     def place(node: int, line: Text, trunk: list[bool]) -> None:
-        """Write the children of ``node`` behind it; ``trunk`` says which columns go on below."""
+        """Append the children of ``node``; ``trunk`` says which columns continue below."""
         below = _children(tree, kept, node)
         for i, child in enumerate(below):
             last = i == len(below) - 1
@@ -199,13 +199,13 @@ def _indented(
     rows: int,
     glyphs: Glyphs,
 ) -> list[Text]:
-    """One line to a node; levels are indents."""
+    """One line per node; levels are indents."""
     budget = rows - 1
     order = _by_likelihood(tree, path, range(len(tree)))
     if len(tree) > budget:
         budget -= 1
     kept = _keep(tree, order, max(0, budget))
-    # Deep trees in narrow terminals give up the lines before they give up the words.
+    # In a narrow terminal a deep tree is indented less, so that words stay readable.
     step = 2 if width >= 2 * tree.depth + 12 else 1
     lines = [Text(_fit(root, width, glyphs), style="bold", no_wrap=True)]
 

@@ -245,7 +245,7 @@ class PairEngine:
     def _best_static(self, nodes: int, items: Sequence[Input]) -> dict[str, Any]:
         probe = self.by_engine("probe", FixedTree(optimal_static.PROBE))
         steps = [step for item in items for step in probe.decode(item, self.stopwatch()).steps]
-        accepted = optimal_static.acceptance(steps)
+        accepted = optimal_static.acceptance_rates(steps)
         if not accepted:
             raise SageError("the calibration items' texts are too short to measure acceptance")
         trees = {
@@ -260,7 +260,7 @@ class PairEngine:
             "tree": [list(path) for path in trees[best.name]],
             "depth": max(len(path) for path in trees[best.name]),
             "tokens_per_second": rates,
-            "acceptance": optimal_static.plain(accepted),
+            "acceptance": optimal_static.rates_to_json(accepted),
         }
 
     def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> Mismatch:

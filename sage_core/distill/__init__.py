@@ -1,7 +1,7 @@
-"""Training a draft for a target: the target is frozen and teaches as it reads.
+"""Distillation: training a draft (a head or a small model) against a frozen target.
 
-`options` says what is trained and how, `data` reads samples, `found` looks at them before a target
-is loaded, `teacher` makes lessons of them, `unroll` and `losses` are the arithmetic, `head_student`
-and `model_student` are what is trained, `trainer` is the loop, `state` keeps it, `report` measures
-the result, `run` puts all together.
+Here: the options of a run, its samples, the target as teacher, losses, the training loop with its
+checkpoints, the report, and the dry run. Not here: what a head is and how it drafts
+(`sage_core.drafts.head`), decoding (`sage_core.engine`), and anything that prints
+(`sage_cli.jobs.distill`). `run.distill` is the entry point.
 """

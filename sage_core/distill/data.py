@@ -1,4 +1,4 @@
-"""What is trained on: a folder of pictures and clips, or lines of JSON that name them."""
+"""Training samples: a folder of images and videos, or a file of JSON lines that names them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ import numpy as np
 from sage_core.errors import InputError
 from sage_core.media.sniff import HEAD, kind_of
 
-__all__ = ["Sample", "order", "read_samples", "split"]
+__all__ = ["Notice", "Sample", "read_samples", "sample_at", "split"]
 
 _PROMPTS, _FILES = ("prompt", "question"), ("image", "video", "images")
 _FIELDS = (*_PROMPTS, *_FILES, "answer", "id")
-_MOST_HELD_OUT = 16
+_MAX_HELD_OUT = 16
 
 Notice = Callable[[str], None]
+"""Called with one line about a sample that is left out."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Media with a prompt and perhaps an answer."""
+    """Media files with a prompt and possibly an answer."""
 
     name: str
-    """What messages call it: its file, or its line of the list."""
+    """Its name in messages: its file, or ``FILE:LINE``."""
     files: tuple[str, ...]
     prompt: str | None = None
-    """None asks for a caption with the usual prompt."""
+    """None: the default prompt for a caption."""
     answer: str | None = None
-    """None lets the target write it."""
+    """None: the target writes it."""
 
 
 def read_samples(data: str | Path, notice: Notice) -> list[Sample]:
-    """All samples of a folder or a ``.jsonl`` file; what cannot be used goes to ``notice``.
+    """All samples of a folder or a ``.jsonl`` file; ``notice`` is called for each that is left out.
 
-    A line is an object with ``prompt`` (or ``question``), with ``image``, ``video`` or ``images``
-    (paths beside the file) or none of them, and perhaps an ``answer``.
+    A line is an object with ``prompt`` (or ``question``), at most one of ``image``, ``video`` and
+    ``images`` (paths relative to the file), and optionally ``answer``.
 
     Raises:
-        InputError: nothing is there, or nothing of it can be used.
+        InputError: the path does not exist or holds no usable sample.
     """
     path = Path(data)
     if path.is_dir():
@@ -50,19 +51,19 @@ def read_samples(data: str | Path, notice: Notice) -> list[Sample]:
             Sample(str(file), (str(file),)) for file in sorted(path.rglob("*")) if _is_media(file)
         ]
         if not samples:
-            raise InputError(f"{path}: there is no picture and no clip in this folder")
+            raise InputError(f"{path}: no image or video in this folder")
         return samples
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: neither a folder nor a list of JSON lines in UTF-8") from error
+        raise InputError(f"{path}: not a folder and not JSON lines in UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     found = list(_read_lines(path, lines, notice))
     if not found:
-        raise InputError(f"{path}: there is nothing in this list that can be used")
+        raise InputError(f"{path}: no usable line in this file")
     return found
 
 
@@ -74,13 +75,13 @@ def _read_lines(path: Path, lines: list[str], notice: Notice) -> Iterator[Sample
         try:
             yield _sample(where, path.parent, json.loads(line))
         except ValueError as error:
-            what = "is no JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            what = "not valid JSON" if isinstance(error, json.JSONDecodeError) else str(error)
             notice(f"{where}: {what}: left out")
 
 
 def _sample(where: str, folder: Path, line: Any) -> Sample:
     if not isinstance(line, dict):
-        raise ValueError("is no JSON object")
+        raise ValueError("not a JSON object")
     if unknown := [name for name in line if name not in _FIELDS]:
         raise ValueError(f"unknown field {unknown[0]!r}")
     for names in (_PROMPTS, _FILES):
@@ -95,7 +96,7 @@ def _sample(where: str, folder: Path, line: Any) -> Sample:
             raise ValueError(f"{name} must be a path or a list of paths")
         files += [str(folder / one) for one in values]
     if not texts and not files:
-        raise ValueError("has neither a prompt nor a file")
+        raise ValueError("neither a prompt nor a file")
     if missing := [file for file in files if not Path(file).is_file()]:
         raise ValueError(f"no such file: {missing[0]}")
     answer = _text(line, "answer") if line.get("answer") is not None else None
@@ -104,12 +105,12 @@ def _sample(where: str, folder: Path, line: Any) -> Sample:
 
 def _text(line: dict[str, Any], name: str) -> str:
     if not isinstance(line[name], str) or not line[name].strip():
-        raise ValueError(f"{name} must be a text")
+        raise ValueError(f"{name} must be non-empty text")
     return str(line[name])
 
 
 def _is_media(path: Path) -> bool:
-    """Whether the content is that of a picture or a clip, whatever the name says."""
+    """Whether the content is an image or a video; the file's name is ignored."""
     if path.name.startswith(".") or not path.is_file():
         return False
     try:
@@ -120,22 +121,22 @@ def _is_media(path: Path) -> bool:
 
 
 def split(count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Which of ``count`` samples are trained on, and which are held out: a tenth, 2 to 16.
+    """Indices of the training samples and of the held-out samples, which are a tenth, 2 to 16.
 
-    Fewer than four samples are all trained on and looked at both.
+    Fewer than four samples are all in both.
     """
     if count < 4:
         return list(range(count)), list(range(count))
-    held = sorted(_shuffled(count, seed, 0)[: min(_MOST_HELD_OUT, max(2, count // 10))])
+    held = sorted(_shuffled(count, seed, 0)[: min(_MAX_HELD_OUT, max(2, count // 10))])
     out = set(held)
     return [index for index in range(count) if index not in out], held
 
 
-def order(samples: list[int], seed: int, position: int) -> int:
-    """The sample at a position of the endless sequence that training goes through.
+def sample_at(samples: list[int], seed: int, position: int) -> int:
+    """The sample at a position of the endless training sequence.
 
-    Each epoch has all samples in an order of its own. Nothing is remembered, so that a run can go
-    on anywhere.
+    Each epoch is a permutation of all samples. It depends on the seed and the position alone, so
+    that a run can resume anywhere.
     """
     epoch, place = divmod(position, len(samples))
     return samples[_shuffled(len(samples), seed, 1 + epoch)[place]]

@@ -1,4 +1,4 @@
-"""A head in training: several steps on its own features, judged as it will draft."""
+"""A head in training: several draft steps, from the second on with its own features."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sage_core.distill.acceptance_fit import learn_acceptance
+from sage_core.distill.acceptance_fit import fit_acceptance
 from sage_core.distill.losses import distribution_loss, feature_loss
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.state import write_errors
-from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, LossOutput, agreement
+from sage_core.distill.student import EVALUATED_DEPTH, ChainAcceptance, LossOutput, chain_acceptance
 from sage_core.distill.teacher import Example, Teacher
 from sage_core.distill.unroll import unroll
 from sage_core.drafts.head.checkpoint import load_head, save_head
@@ -25,10 +25,10 @@ __all__ = ["HeadStudent"]
 
 
 class HeadStudent:
-    """Trains a `sage_core.drafts.head.Head`; embedding and output head stay the target's.
+    """Trains a `sage_core.drafts.head.module.Head`; embedding and output head are the target's.
 
     Raises:
-        OptionError: options that no such head has.
+        OptionError: options that this kind of head does not allow.
         ModelError: no head can be made for this target.
     """
 
@@ -42,8 +42,7 @@ class HeadStudent:
             ratio=options.ratio,
             queries=options.queries,
         )
-        device = teacher.target.get_output_embeddings().weight.device
-        self.module: nn.Module = head.to(device).train()
+        self.module: nn.Module = head.to(teacher.device).train()
         self._head = head
         self._teacher = teacher
         self._options = options
@@ -51,26 +50,26 @@ class HeadStudent:
     def compute_loss(self, example: Example) -> LossOutput:
         options = self._options
         steps = unroll(self._head, example, options.depths)
-        words: list[Tensor] = []
-        shapes: list[Tensor] = []
+        token_losses: list[Tensor] = []
+        feature_losses: list[Tensor] = []
         for k, predicted in enumerate(steps):
-            shapes.append(feature_loss(predicted, example.answer_features[k:]))
-            if options.recompute:  # a vocabulary's logits are the largest thing that is kept
-                given = (predicted, example.logits[k:])
-                words.append(checkpoint(self._words, *given, use_reentrant=False))
+            feature_losses.append(feature_loss(predicted, example.answer_features[k:]))
+            given = (predicted, example.logits[k:])
+            if options.recompute:  # logits are the largest thing that is kept for gradients
+                token_losses.append(checkpoint(self._token_loss, *given, use_reentrant=False))
             else:
-                words.append(self._words(predicted, example.logits[k:]))
-        word, shape = torch.stack(words).mean(), torch.stack(shapes).mean()
-        loss = options.ce_weight * word + options.feature_weight * shape
-        return LossOutput(loss, {options.loss: word.detach(), "features": shape.detach()})
+                token_losses.append(self._token_loss(*given))
+        tokens, features = torch.stack(token_losses).mean(), torch.stack(feature_losses).mean()
+        loss = options.ce_weight * tokens + options.feature_weight * features
+        return LossOutput(loss, {options.loss: tokens.detach(), "features": features.detach()})
 
-    def _words(self, predicted: Tensor, target: Tensor) -> Tensor:
+    def _token_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         return distribution_loss(self._options.loss, self._teacher.logits(predicted), target)
 
     @torch.no_grad()
-    def evaluate(self, example: Example) -> Acceptance:
+    def evaluate(self, example: Example) -> ChainAcceptance:
         steps = unroll(self._head, example, EVALUATED_DEPTH, training=False)
-        return agreement([self._teacher.logits(step) for step in steps], example.logits)
+        return chain_acceptance([self._teacher.logits(step) for step in steps], example.logits)
 
     def save(self, folder: Path) -> None:
         with write_errors(folder):
@@ -81,8 +80,8 @@ class HeadStudent:
 
     def fit_acceptance(self, draft: Head, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
         backend, longest = self._teacher.backend, self._options.max_new_tokens
-        learned = learn_acceptance(self._teacher.target, draft, prompts, longest, backend)
-        if learned:
+        nodes = fit_acceptance(self._teacher.target, draft, prompts, longest, backend)
+        if nodes:
             with write_errors(folder):
                 save_head(draft, folder)
-        return learned
+        return nodes

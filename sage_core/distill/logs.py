@@ -1,4 +1,4 @@
-"""Numbers by step in files: CSV always, TensorBoard if asked for."""
+"""Values by step in files: CSV always, TensorBoard on request."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _COLUMNS = ("step", "seconds", "name", "value")
 
 
 class Log:
-    """``log.csv`` in the output folder, a line a value; rows behind ``step`` are dropped.
+    """``log.csv`` in the output folder, one line per value.
 
     Args:
         folder: where the files go.
-        step: the step that the run goes on from; 0 starts anew.
+        step: the step that the run resumes from: later lines are dropped; 0 starts a new file.
         tensorboard: write event files to ``folder``/tensorboard too.
 
     Raises:
@@ -40,8 +40,8 @@ class Log:
             csv.writer(file).writerows([_COLUMNS, *kept])
         self._board = _board(folder / "tensorboard", step) if tensorboard else None
 
-    def row(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Write values of a step."""
+    def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Append the values of a step."""
         with self._path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             for name, value in values.items():

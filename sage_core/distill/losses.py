@@ -1,4 +1,4 @@
-"""What a draft is trained for, as functions of rows: a row is a position of an answer."""
+"""Losses of a draft, as means over n positions of an answer."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CANDIDATES", "acceptance", "cross_entropy", "distribution_loss", "feature_loss"]
+__all__ = ["CANDIDATES", "acceptance_loss", "cross_entropy", "distribution_loss", "feature_loss"]
 
 CANDIDATES = 64
-"""How many of the target's likeliest tokens `acceptance` looks at."""
+"""How many of the target's most likely tokens `acceptance_loss` sums over."""
 
 
 def cross_entropy(draft: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the draft's logits to the target's distribution, a mean over rows.
-
-    ``draft`` and ``target`` are (rows, vocabulary).
-    """
+    """Cross-entropy of the draft's logits to the target's distribution; both (n, vocabulary)."""
     wanted = target.float().softmax(dim=-1)
     return -(wanted * draft.float().log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def acceptance(draft: Tensor, target: Tensor, candidates: int = CANDIDATES) -> Tensor:
-    """−log of the probability that a token drawn from the draft is accepted, a mean over rows.
+def acceptance_loss(draft: Tensor, target: Tensor, candidates: int = CANDIDATES) -> Tensor:
+    """−log of the probability that a token drawn from the draft is accepted.
 
-    That probability is Σ min(p, q), 1 less the total variation distance (Leviathan et al., arXiv
-    2211.17192); the sum is over the target's likeliest tokens. The logarithm weighs each row's
-    gradient by how seldom it is accepted, where the distance itself hardly moves such rows.
-    ``draft`` and ``target`` are (rows, vocabulary).
+    That probability is Σ min(p, q), 1 minus the total variation distance (Leviathan et al., arXiv
+    2211.17192); the sum is over the target's most likely tokens. The logarithm weighs the gradient
+    of each position by 1 / Σ min(p, q), so that positions with low acceptance are trained too.
+    ``draft`` and ``target`` are (n, vocabulary).
     """
     p = target.float().softmax(dim=-1)
     top, ids = p.topk(min(candidates, p.shape[-1]), dim=-1)
@@ -37,10 +34,10 @@ def acceptance(draft: Tensor, target: Tensor, candidates: int = CANDIDATES) -> T
 
 
 def distribution_loss(kind: str, draft: Tensor, target: Tensor) -> Tensor:
-    """`cross_entropy` for ``sage``, `acceptance` for ``acceptance``."""
-    return acceptance(draft, target) if kind == "acceptance" else cross_entropy(draft, target)
+    """`cross_entropy` for ``sage``, `acceptance_loss` for ``acceptance``."""
+    return acceptance_loss(draft, target) if kind == "acceptance" else cross_entropy(draft, target)
 
 
 def feature_loss(predicted: Tensor, features: Tensor) -> Tensor:
-    """Smooth L1 distance of predicted features to the target's, both (rows, size)."""
+    """Smooth L1 distance of predicted features to the target's; both (n, size)."""
     return F.smooth_l1_loss(predicted.float(), features.float())

@@ -1,4 +1,4 @@
-"""A small model of the target's own class in training, with the target's vision tower if it can."""
+"""A small model of the target's class in training, with the target's vision tower if possible."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from sage_core.distill.losses import distribution_loss
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.state import write_errors
-from sage_core.distill.student import EVALUATED_DEPTH, Acceptance, LossOutput, agreement
+from sage_core.distill.student import EVALUATED_DEPTH, ChainAcceptance, LossOutput, chain_acceptance
 from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import ModelError, OptionError
+from sage_core.models.atomic_write import replacing_files
 from sage_core.models.checkpoint import load_model
 from sage_core.models.inputs import cast
 from sage_core.models.quiet import quiet
@@ -29,14 +30,14 @@ _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 
 class ModelStudent:
-    """Trains a small model from scratch; weights of the target's shapes begin as the target's.
+    """Trains a small model; weights with the target's shapes start as copies, others at random.
 
     Args:
         teacher: the target.
         options: of the run; ``layers`` and ``hidden`` are its sizes.
 
     Raises:
-        OptionError: sizes that do not go together.
+        OptionError: ``layers`` or ``hidden`` that the target's class does not allow.
         ModelError: no such model can be made.
     """
 
@@ -47,7 +48,7 @@ class ModelStudent:
         if options.recompute:
             older = model.gradient_checkpointing_enable  # its name before transformers 5.23
             getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
-            # What it is fed asks for gradients now too, and a frozen tower would keep all it does.
+            # Otherwise the inputs require gradients, and a frozen tower keeps its activations.
             model.disable_input_require_grads()
         self._teacher, self._options = teacher, options
 
@@ -56,38 +57,31 @@ class ModelStudent:
         return LossOutput(loss, {self._options.loss: loss.detach()})
 
     def _logits(self, example: Example) -> Tensor:
-        """(L, vocabulary) behind each of the answer's tokens."""
+        """(L, vocabulary) after each of the answer's tokens."""
         inputs = {name: cast(value, self.module) for name, value in example.inputs.items()}
         hidden = self.module.base_model(**inputs, use_cache=False).last_hidden_state
         logits: Tensor = self.module.get_output_embeddings()(hidden[0, example.prompt_tokens :])
         return logits
 
     @torch.no_grad()
-    def evaluate(self, example: Example) -> Acceptance:
+    def evaluate(self, example: Example) -> ChainAcceptance:
         logits = self._logits(example)
-        # A model reads the tokens alone: what it says along a chain is what it says of the text.
-        return agreement(
+        # A model reads tokens alone, so that its logits along an accepted chain are those of the
+        # text.
+        return chain_acceptance(
             [logits[k:] for k in range(EVALUATED_DEPTH)][: len(logits)], example.logits
         )
 
     def save(self, folder: Path) -> None:
-        beside = folder / ".new"
-        with write_errors(folder):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            try:
-                self._write(beside)
-                for file in sorted(beside.iterdir()):
-                    file.replace(folder / file.name)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+        with write_errors(folder), replacing_files(folder) as scratch:
+            self._write(scratch)
 
     def _write(self, folder: Path) -> None:
-        # The tokenizer and what prepares pictures are the target's own.
+        # The tokenizer and the image processor are the target's.
         for file in self._teacher.pair.folder.iterdir() if self._teacher.pair.folder else ():
             if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
                 shutil.copy(file, folder / file.name)
-        # In the target's dtype, so that a tower of its weights is bit for bit its own.
+        # In the target's dtype, so that a shared tower is equal to the target's bit for bit.
         dtype = self._teacher.target.dtype
         small = copy.deepcopy(self.module).to(dtype)
         small.generation_config = copy.deepcopy(self._teacher.target.generation_config)
@@ -102,15 +96,16 @@ class ModelStudent:
         return draft
 
     def fit_acceptance(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
-        return 0  # a checkpoint of transformers has no place for it
+        return 0  # a transformers checkpoint has no acceptance predictor
 
 
 def new_model(target: Any, layers: int | None, hidden: int | None) -> Any:
-    """A small model in float32 for a target, in training mode; weights of the target's shapes are
-    the target's, and a vision tower that is all the target's is frozen.
+    """A small model in float32 for a target, in training mode.
+
+    Weights with the target's shapes are copied; a vision tower that is copied whole is frozen.
 
     Raises:
-        OptionError: sizes that do not go together.
+        OptionError: ``layers`` or ``hidden`` that the target's class does not allow.
         ModelError: no such model can be made.
     """
     config = small_config(target.config, layers, hidden)
@@ -119,17 +114,17 @@ def new_model(target: Any, layers: int | None, hidden: int | None) -> Any:
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(f"no model of these sizes can be made: {error}") from error
     shared = _take_weights(model, target)
-    if shared is not None:  # it learns nothing
+    if shared is not None:
         shared.requires_grad_(False).eval()
     return model
 
 
 def small_config(config: Any, layers: int | None, hidden: int | None) -> Any:
-    """The target's configuration made small: fewer layers, a smaller hidden size, as many heads as
-    fit.
+    """The target's configuration with fewer layers, a smaller hidden size, and as many attention
+    heads as fit.
 
     Raises:
-        OptionError: sizes that do not go together.
+        OptionError: ``layers`` or ``hidden`` that the target's class does not allow.
     """
     small = copy.deepcopy(config)
     text = small.get_text_config(decoder=True)
@@ -152,20 +147,24 @@ def small_config(config: Any, layers: int | None, hidden: int | None) -> Any:
         text.hidden_size = new
         text.num_attention_heads = new // head
         text.num_key_value_heads = _fitting(text.num_key_value_heads, new // head)
-        # In steps of 64 where it is large, as kernels like it.
+        # A multiple of 64 where it is large, for the kernels.
         scaled = text.intermediate_size * new // size
         text.intermediate_size = max(scaled // 64 * 64, min(scaled, 64))
     return small
 
 
 def _fitting(groups: int, heads: int) -> int:
-    """The largest number of key heads up to ``groups`` that divides ``heads``."""
+    """The largest divisor of ``heads`` up to ``groups``, the number of key heads."""
     return next(n for n in range(min(groups, heads), 0, -1) if heads % n == 0)
 
 
 @torch.no_grad()
 def _take_weights(model: Any, target: Any) -> Any:
-    """Copy weights of equal name and shape; the vision tower if it is now the target's, or None."""
+    """Copy weights of equal name and shape.
+
+    Returns:
+        The vision tower if all of it was copied, else None.
+    """
     known = target.state_dict()
     for name, weight in model.state_dict().items():
         given = known.get(name)

@@ -1,97 +1,151 @@
-"""What is distilled, and how: the options of one training run. No torch."""
+"""Options of a training run, each declared once: the command line makes its flags of these fields.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from math import inf
+from typing import Any, Literal, get_args
 
 from sage_core.errors import OptionError
 
-__all__ = ["KINDS", "LOSSES", "DistillOptions"]
+__all__ = ["KINDS", "LOSSES", "DistillOptions", "default_learning_rate"]
 
-KINDS = ("head", "specvlm", "vispec", "model")
-LOSSES = ("sage", "acceptance")
+Kind = Literal["head", "specvlm", "vispec", "model"]
+Loss = Literal["sage", "acceptance"]
+KINDS, LOSSES = get_args(Kind), get_args(Loss)
 
-_RATE, _RATE_SIZE, _MOST_RATE = 8e-5, 3584, 3e-3
+_RATE, _RATE_SIZE, _MAX_RATE = 8e-5, 3584, 3e-3
+
+
+def _option(default: Any, help: str, **about: Any) -> Any:
+    """A field with its help text and, in ``about``, ``least`` (its lower bound), ``metavar`` and
+    ``shown`` (what stands for a default of None)."""
+    return field(default=default, metadata={"help": help, **about})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
-    """Options of a run; checks itself.
+    """Options of a run. ``metadata["help"]`` of each field describes it.
 
     Raises:
-        OptionError: an unknown kind or loss, a number out of its range, or no end.
+        OptionError: an unknown kind or loss, a number out of its range, or no end of the run.
     """
 
-    kind: str = "head"
-    """``head``, ``specvlm``, ``vispec`` (`sage_core.drafts.head`), or ``model``: a small model of the
-    target's own class."""
-    steps: int | None = None
-    minutes: float | None = None
-    """The run ends after so many steps or minutes, whichever comes first."""
-    mode: str = "weighted"
-    """Of ``specvlm``: `HeadConfig.mode`."""
-    ratio: float = 3.0
-    queries: int = 2
-    layers: int | None = None
-    """Of ``model``: its layers; None for an eighth of the target's, at least 1."""
-    hidden: int | None = None
-    """Of ``model``: its hidden size; None for half the target's, or all of it where the vision
-    tower's output has that size (the Qwen families), so that the tower can be shared."""
-    lr: float | None = None
-    """Learning rate; None for `rate_for` the target's hidden size."""
-    decay: float = 0.0
-    """The share of the run, at its end, over which the learning rate falls to nothing in a straight
-    line."""
-    batch: int = 8
-    """Samples of one step, over all processes. They pass one by one and their gradients add up, so
-    that memory does not depend on it."""
-    loss: str = "sage"
-    """``sage``: cross-entropy to the target's distribution; ``acceptance``: negative logarithm of
-    the acceptance probability. Heads add the distance of features to either."""
-    ce_weight: float = 0.1
-    """Weight of that first part, for heads; a ``model`` has no other and takes it as 1."""
-    feature_weight: float = 1.0
-    depths: int = 3
-    """Steps in a row that a head is trained on, the later ones on its own features."""
-    temperature: float = 0.0
-    """Of the answers that the target writes; 0 is greedy."""
-    max_new_tokens: int = 256
-    max_pixels: int | None = None
-    seed: int = 0
-    checkpoint_every: int = 100
-    """Steps between checkpoints, each with a look at the held-out samples."""
-    recompute: bool = False
-    """Activation checkpointing: less memory, more time."""
+    kind: Kind = _option(  # noqa: RUF009 - it returns a field
+        "head",
+        "head: one layer that reads the target's features; specvlm: the same with compressed "
+        "visual tokens; vispec: the same with a few learned queries in place of each image; "
+        "model: a small model of the target's class.",
+        metavar="KIND",
+    )
+    steps: int | None = _option(None, "Stop after N steps.", least=1, metavar="N")
+    minutes: float | None = _option(None, "Stop after M minutes of training.", metavar="M")
+    mode: str = _option(
+        "weighted",
+        "Compression of specvlm: weighted, concat, select, or a single branch: prune, pool, "
+        "convolution, resampler, text.",
+        metavar="MODE",
+    )
+    ratio: float = _option(
+        3.0,
+        "Visual tokens for each one that specvlm keeps, in mode weighted (at most 5) and of a "
+        "single branch.",
+        least=1,
+        metavar="X",
+    )
+    queries: int = _option(
+        2, "Learned queries per image, of the resampler and of vispec.", least=1, metavar="N"
+    )
+    layers: int | None = _option(
+        None, "Layers of a model.", least=1, metavar="N", shown="an eighth of the target's"
+    )
+    hidden: int | None = _option(
+        None,
+        "Hidden size of a model.",
+        least=1,
+        metavar="N",
+        shown="half the target's; the same where the vision tower's output has that size",
+    )
+    lr: float | None = _option(
+        None,
+        "Learning rate.",
+        metavar="X",
+        shown="8e-5 at hidden size 3584, inversely proportional to it, at most 3e-3",
+    )
+    decay: float = _option(
+        0.0,
+        "Fraction of the run, at its end, over which the learning rate falls linearly to 0.",
+        least=0,
+        most=1,
+        metavar="X",
+    )
+    batch: int = _option(
+        8,
+        "Samples per step, over all processes. Gradients are accumulated sample by sample, so "
+        "memory does not depend on it.",
+        least=1,
+        metavar="N",
+    )
+    loss: Loss = _option(  # noqa: RUF009
+        "sage",
+        "sage: cross-entropy to the target's distribution; acceptance: negative logarithm of the "
+        "acceptance probability. Heads add a loss on features to either.",
+        metavar="LOSS",
+    )
+    ce_weight: float = _option(0.1, "Weight of --loss, for heads.", least=0, metavar="X")
+    feature_weight: float = _option(
+        1.0, "Weight of the loss on features, for heads.", least=0, metavar="X"
+    )
+    depths: int = _option(
+        3,
+        "Consecutive draft steps that a head is trained on; from the second on it reads its own "
+        "features.",
+        least=1,
+        metavar="N",
+    )
+    temperature: float = _option(
+        0.0,
+        "Sampling temperature of the answers that the target writes; 0 is greedy.",
+        least=0,
+        metavar="X",
+    )
+    max_new_tokens: int = _option(256, "Longest answer in tokens.", least=2, metavar="N")
+    recompute: bool = _option(False, "Activation checkpointing: less memory, more time.")
+    checkpoint_every: int = _option(
+        100,
+        "Steps between checkpoints. Each evaluates the held-out samples; the best draft is kept.",
+        least=1,
+        metavar="N",
+    )
+    max_pixels: int | None = _option(None, "Largest image or frame in pixels.", least=1)
+    seed: int = _option(0, "Seed of everything random.", least=0)
 
     def __post_init__(self) -> None:
-        least = {"batch": 1, "depths": 1, "max_new_tokens": 2, "checkpoint_every": 1, "seed": 0}
-        least |= {"steps": 1, "layers": 1, "hidden": 1, "max_pixels": 1}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value < lowest):
-                raise OptionError(f"{name} must be a whole number of at least {lowest}: {value!r}")
-        for name in ("ce_weight", "feature_weight", "temperature"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise OptionError(f"{name} must be a number of at least 0: {getattr(self, name)!r}")
+        for one in fields(self):
+            value, least = getattr(self, one.name), one.metadata.get("least")
+            if value is None or least is None:
+                continue
+            most = one.metadata.get("most", inf)
+            if isinstance(value, bool) or not least <= value <= most or value == inf:
+                to = "" if most == inf else f" and at most {most}"
+                raise OptionError(f"{one.name} must be at least {least}{to}, not {value!r}")
         for name in ("lr", "minutes"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise OptionError(f"{name} must be a positive number: {value!r}")
-        if not 0 <= self.decay <= 1:
-            raise OptionError(f"decay must be a share of the run, 0 to 1: {self.decay!r}")
+            if value is not None and not 0 < value < inf:
+                raise OptionError(f"{name} must be a positive number, not {value!r}")
         for name, known in (("kind", KINDS), ("loss", LOSSES)):
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
-                raise OptionError(f"{name} must be one of {', '.join(known)}, not {given!r}")
+            if (value := getattr(self, name)) not in known:
+                raise OptionError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         if self.steps is None and self.minutes is None:
-            raise OptionError("say when to end: give steps or minutes")
+            raise OptionError("nothing ends the run: give steps or minutes")
         if self.kind != "model" and not self.ce_weight and not self.feature_weight:
-            raise OptionError("ce_weight and feature_weight are both 0: nothing would be learned")
+            raise OptionError("ce_weight and feature_weight are both 0: there is no loss")
 
 
-def rate_for(hidden_size: int) -> float:
-    """The learning rate for a target: 8e-5 at the 3,584 of a 7B, more for smaller ones.
-
-    In inverse proportion to the hidden size, 3e-3 at most.
-    """
-    return min(_MOST_RATE, _RATE * _RATE_SIZE / hidden_size)
+def default_learning_rate(hidden_size: int) -> float:
+    """The learning rate for a target: 8e-5 at the hidden size 3584 of a 7B model (SpecVLM),
+    inversely proportional to the hidden size, at most 3e-3."""
+    return min(_MAX_RATE, _RATE * _RATE_SIZE / hidden_size)

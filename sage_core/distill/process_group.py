@@ -1,4 +1,4 @@
-"""The processes of one run: alone, or several under ``accelerate launch`` or torchrun."""
+"""The processes of a run: one, or several under ``accelerate launch`` or torchrun."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["ProcessGroup", "leads", "own_device"]
+__all__ = ["ProcessGroup", "is_main_process", "local_device"]
 
 
-def leads() -> bool:
-    """Whether this is the process that writes and tells, as its launcher numbered it."""
+def is_main_process() -> bool:
+    """Whether this process writes files and messages, by the launcher's numbering."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def own_device() -> str:
-    """What ``auto`` means: a GPU of its own for each of several processes, if there are any."""
+def local_device() -> str:
+    """The device of ``auto``: with several processes on GPUs, one GPU for each."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return "auto"
 
 
 class ProcessGroup:
-    """Which of how many processes this is, and what they add up together.
+    """Rank and size of the group, and its collective operations.
 
-    Samples are dealt out by position, so the number of processes changes speed and rounding only.
+    Samples are assigned by position, so the number of processes changes speed and rounding only.
 
     Args:
-        device: where this process computes; on a GPU passes run in mixed precision, bfloat16.
+        device: of this process; on a GPU the student runs in mixed precision, bfloat16.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,20 +43,20 @@ class ProcessGroup:
             self.rank, self.size = int(state.process_index), int(state.num_processes)
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that writes and tells."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
-    def computing(self) -> AbstractContextManager[object]:
-        """Around each pass of the student."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of the student's forward passes."""
         if self._device.type == "cuda":
             return torch.autocast("cuda", torch.bfloat16)
         return nullcontext()
 
-    def add_gradients(self, parameters: Sequence[Tensor], share: float) -> None:
-        """Make every parameter's gradient the sum over processes, times ``share``.
+    def sum_gradients(self, parameters: Sequence[Tensor], scale: float) -> None:
+        """Make every gradient the sum over processes, times ``scale``.
 
-        One that was not used anywhere gets zeros, so that all processes take the same step.
+        A parameter without a gradient gets zeros, so that all processes take the same step.
         """
         grads = []
         for parameter in parameters:
@@ -71,26 +71,26 @@ class ProcessGroup:
             for grad, part in zip(grads, parts, strict=True):
                 grad.copy_(part.view_as(grad))
         for grad in grads:
-            grad.mul_(share)
+            grad.mul_(scale)
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.add([0.0])
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over the processes. Every process must call it, with as many values."""
+        if self.size == 1:
+            return list(values)
+        from accelerate.utils import reduce
 
-    def part(self) -> None:
-        """Go separate ways. Left to the interpreter's end, gloo's threads may abort the process."""
+        mine = torch.tensor(values, dtype=torch.float64, device=self._device)
+        total: list[float] = reduce(mine, "sum").tolist()
+        return total
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.sum([0.0])
+
+    def close(self) -> None:
+        """Leave the group. If left to the interpreter's end, gloo's threads may abort."""
         if self.size > 1:
             from accelerate import PartialState
 
             PartialState().destroy_process_group()
             self.size = 1
-
-    def add(self, values: Sequence[float]) -> list[float]:
-        """Sums over the processes."""
-        if self.size == 1:
-            return list(values)
-        from accelerate.utils import reduce
-
-        both = torch.tensor(values, dtype=torch.float64, device=self._device)
-        total: list[float] = reduce(both, "sum").tolist()
-        return total

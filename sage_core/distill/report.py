@@ -1,4 +1,4 @@
-"""What came of a run: how much of the draft is accepted, how fast it is, how large."""
+"""The result of a run: acceptance, decoding speed and size of the draft."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_core.distill.student import Acceptance
+from sage_core.distill.student import ChainAcceptance
 from sage_core.distill.teacher import Teacher
 from sage_core.errors import InputError, OptionError
 
@@ -15,21 +15,22 @@ __all__ = ["REPORT", "TIMED", "Report", "Speed", "measure", "usable"]
 
 REPORT = "report.json"
 TIMED = 6
-"""Held-out prompts that speeds are measured on, at most."""
+"""Most held-out prompts that decoding speed is measured on; the acceptance predictor of a head is
+fitted to the others."""
 _TOKENS = 128
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One way to decode the held-out prompts."""
+    """Speed of the held-out prompts with one draft."""
 
     draft: str
     """``none``, the previous draft's name, or ``new``."""
     policy: str
     tokens: int
-    """That were decoded."""
+    """Decoded tokens, without the first of each text."""
     seconds: float
-    """Of decoding, without the prompt and the token that reading it gives."""
+    """Of decoding, without prefill."""
     mean_accepted: float
 
     @property
@@ -39,27 +40,26 @@ class Speed:
 
 @dataclass(frozen=True)
 class Report:
-    """The end of a run, as ``report.json`` has it."""
+    """The result of a run; ``report.json`` has the same names."""
 
     kind: str
     target: str
     output: str
     steps: int
     seconds: float
-    """Of training, over all parts of a run that was resumed."""
+    """Of training, with those before a resume."""
     samples: int
     held_out: int
     tau: float
-    """Mean accepted length of a chain, on held-out samples; of the draft that was kept."""
+    """Of the kept draft on held-out samples, see `ChainAcceptance.tau`."""
     by_depth: tuple[float, ...]
     by_rank: tuple[float, ...]
     parameters: int
-    """That were trained."""
+    """Trained weights."""
     bytes: int
-    """Of the draft's weights on disk."""
-    foretold: int
-    """Nodes, of held-out texts that no speed is measured on, from which a head learned what is
-    accepted of it; 0 where they were too few."""
+    """Size of the draft's weights on disk."""
+    acceptance_nodes: int
+    """Tree nodes that a head's acceptance predictor was fitted to; 0 where they were too few."""
     speeds: tuple[Speed, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,12 +71,12 @@ class Report:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Of a draft's files of weights."""
+    """Size of a draft's weight files."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def shares(found: Acceptance) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """`Acceptance.by_depth` and `by_rank`, rounded for a file that people read."""
+def rounded(found: ChainAcceptance) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`ChainAcceptance.by_depth` and `by_rank`, rounded for the report."""
     return (
         tuple(round(share, 4) for share in found.by_depth),
         tuple(round(share, 4) for share in found.by_rank),
@@ -84,11 +84,11 @@ def shares(found: Acceptance) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def usable(teacher: Teacher, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """The prompts of samples, without those that cannot be used."""
+    """The prompts of samples, without unusable ones."""
     for index in indices:
         try:
             yield teacher.prompt(index)
-        except (InputError, OptionError):  # it was told when it was left out
+        except (InputError, OptionError):  # reported when it was left out
             continue
 
 
@@ -98,19 +98,19 @@ def measure(
     drafts: Sequence[tuple[str, Any]],
     longest: int,
 ) -> tuple[Speed, ...]:
-    """Decode prompts without and with each of ``drafts``, greedily.
+    """Decode prompts greedily without and with each of ``drafts``.
 
-    Texts have at most ``longest`` tokens, and at most 128. Every way decodes every prompt, in an
-    order that rotates, after one that is not counted.
+    Texts have at most ``longest`` tokens, and at most 128. Every decoder decodes every prompt, in
+    rotating order, after a warm-up that is not counted.
     """
-    ways = [("none", teacher.decoder(None, "autoregressive"))]
-    ways += [(name, teacher.decoder(draft)) for name, draft in drafts]
-    totals = {name: [0.0, 0.0, 0.0, 0.0] for name, _ in ways}
+    decoders = [("none", teacher.decoder(None, "autoregressive"))]
+    decoders += [(name, teacher.decoder(draft)) for name, draft in drafts]
+    totals = {name: [0.0, 0.0, 0.0, 0.0] for name, _ in decoders}
     for number, prompt in enumerate([*prompts[:1], *prompts]):
-        turn = number % len(ways)
-        for name, decoder in [*ways[turn:], *ways[:turn]]:
+        turn = number % len(decoders)
+        for name, decoder in [*decoders[turn:], *decoders[:turn]]:
             output = decoder.generate(**prompt, max_new_tokens=min(longest, _TOKENS))
-            if number == 0:  # a warm-up, in which costs are measured too
+            if number == 0:  # calibrates costs too
                 continue
             stats, total = output.stats, totals[name]
             total[0] += stats.new_tokens - 1
@@ -118,12 +118,8 @@ def measure(
             total[2] += stats.accepted
             total[3] += stats.steps
     return tuple(
-        Speed(
-            name,
-            decoder.settings.policy.name,
-            int(total[0]),
-            total[1],
-            total[2] / max(1.0, total[3]),
+        Speed(name, decoder.settings.policy.name, int(tokens), seconds, accepted / max(1.0, steps))
+        for (name, decoder), (tokens, seconds, accepted, steps) in zip(
+            decoders, totals.values(), strict=True
         )
-        for (name, decoder), total in zip(ways, totals.values(), strict=True)
     )

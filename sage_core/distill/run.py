@@ -1,9 +1,10 @@
-"""One run from names to a report."""
+"""A whole run: from a loaded target and samples to a trained draft and its report."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 
 import torch
 
-from sage_core.distill.data import split
-from sage_core.distill.found import Found, find
+from sage_core.distill.data import Sample, read_samples, split
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.process_group import ProcessGroup
@@ -21,82 +21,85 @@ from sage_core.distill.report import (
     TIMED,
     Report,
     measure,
-    shares,
+    rounded,
     usable,
     weights_bytes,
 )
-from sage_core.distill.state import load_state
-from sage_core.distill.student import Acceptance, Student
+from sage_core.distill.state import check_output, load_state
+from sage_core.distill.student import ChainAcceptance, Student
 from sage_core.distill.teacher import Teacher
-from sage_core.distill.trainer import Event, Tell, Trainer
+from sage_core.distill.trainer import Event, OnEvent, Trainer
 from sage_core.errors import InputError, OptionError
 from sage_core.pair_loading import LoadedPair
 
 __all__ = ["distill", "new_student"]
 
 _MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute", "decay")
-"""Options that a run may be resumed with other values of."""
+"""Options that may change when a run is resumed."""
 
 
 def distill(
     pair: LoadedPair,
-    data: str | Path | Found,
+    data: str | Path | Sequence[Sample],
     output: Path,
     options: DistillOptions,
-    tell: Tell,
+    on_event: OnEvent,
     *,
     resume: bool = False,
     tensorboard: bool = False,
 ) -> Report | None:
-    """Train a draft for ``pair.target`` and measure it; None in processes that do not lead.
+    """Train a draft for ``pair.target`` and measure it; None in all processes but the main one.
 
     Args:
-        pair: the target, and the draft it had so far, which the new one is measured against.
-        data: a folder of pictures and clips, or a ``.jsonl`` file, see `data.read_samples`; or
-            what `found.find` made of it.
-        output: where the draft goes, with ``log.csv``, ``report.json`` and the run's state.
-        options: of the run.
-        tell: called with what happens.
-        resume: go on from the state in ``output``, if there is one.
+        pair: the target, and the previous draft that the new one is compared with.
+        data: a folder of images and videos, or a ``.jsonl`` file, see `data.read_samples`; or
+            samples that were read before.
+        output: folder for the draft, ``log.csv``, ``report.json`` and the state of the run.
+        options: options of the run.
+        on_event: called with progress and notes.
+        resume: continue from the state in ``output``, if there is one.
         tensorboard: write event files too.
 
     Raises:
-        InputError: nothing can be used, or ``output`` holds another run.
-        OptionError, ModelError: the draft cannot be made.
+        InputError: no sample can be used, or ``output`` holds another run.
+        OptionError, ModelError: such a draft cannot be made for this target.
         MemoryExhaustedError: with advice.
         OSError: ``output`` cannot be written.
     """
-    found = data if isinstance(data, Found) else find(data, output, resume=resume)
-    samples = found.samples
-    crew = ProcessGroup(pair.target.get_output_embeddings().weight.device)
-    if crew.leads:
-        for note in found.notes:
-            tell(Event(0, 0.0, note=note))
-    train, held = split(len(samples), options.seed)
+    if not resume:
+        check_output(output)
+    group = ProcessGroup(pair.target.get_output_embeddings().weight.device)
+
+    def notice(text: str) -> None:
+        if group.is_main:
+            on_event(Event(0, 0.0, note=text))
+
+    samples = read_samples(data, notice) if isinstance(data, (str, Path)) else data
+    train, held_out = split(len(samples), options.seed)
     teacher = Teacher(pair, samples, options)
     student = new_student(teacher, options)
-    plan = _plan(pair, options, samples)
-    state = load_state(output, plan) if resume else None
-    trainer = Trainer(student, teacher, train, held, options, output, plan, crew, tell)
+    identity = _identity(pair, options, samples)
+    state = load_state(output, identity) if resume else None
+    trainer = Trainer(student, teacher, train, held_out, options, output, identity, group, on_event)
     if state is not None:
         trainer.resume(state)
-    log = Log(output, trainer.step, tensorboard=tensorboard) if crew.leads else None
+    log = Log(output, trainer.step, tensorboard=tensorboard) if group.is_main else None
     try:
         trainer.run(log)
     finally:
         if log is not None:
             log.close()
-    crew.part()
-    if not crew.leads:
+    group.close()
+    if not group.is_main:
         return None
-    report = _report(trainer, student, teacher, held, len(samples), options, output)
+    report = _report(trainer, student, teacher, held_out, len(samples), options, output)
     text = json.dumps(report.as_json(), indent=2) + "\n"
     (output / REPORT).write_text(text, encoding="utf-8")
     return report
 
 
 def new_student(teacher: Teacher, options: DistillOptions) -> Student:
-    """The draft that ``options`` ask for, at its beginning.
+    """The untrained draft that ``options`` describe.
 
     Raises:
         OptionError, ModelError: it cannot be made.
@@ -110,8 +113,10 @@ def new_student(teacher: Teacher, options: DistillOptions) -> Student:
     return HeadStudent(teacher, options)
 
 
-def _plan(pair: LoadedPair, options: DistillOptions, samples: list[Any]) -> dict[str, Any]:
-    """What must not change when a run is resumed."""
+def _identity(
+    pair: LoadedPair, options: DistillOptions, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """Options, target and samples that must be the same in a resumed run."""
     from sage_core.drafts.head.fingerprint import fingerprint
 
     chosen = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
@@ -121,12 +126,12 @@ def _plan(pair: LoadedPair, options: DistillOptions, samples: list[Any]) -> dict
 
 
 @torch.no_grad()
-def _judged(student: Student, teacher: Teacher, held: list[int]) -> Acceptance:
-    found = Acceptance()
-    for index in held:
+def _evaluate(student: Student, teacher: Teacher, held_out: list[int]) -> ChainAcceptance:
+    found = ChainAcceptance()
+    for index in held_out:
         try:
             found += student.evaluate(teacher.example(index))
-        except (InputError, OptionError):  # it was told in training
+        except (InputError, OptionError):  # reported in training
             continue
     return found
 
@@ -135,23 +140,23 @@ def _report(
     trainer: Trainer,
     student: Student,
     teacher: Teacher,
-    held: list[int],
+    held_out: list[int],
     samples: int,
     options: DistillOptions,
     output: Path,
 ) -> Report:
-    """Of the draft that was kept, which need not be the last."""
-    trained = sum(p.numel() for p in student.module.parameters() if p.requires_grad)
+    """The report of the draft that was kept, which need not be the last."""
     draft = student.load(output)
-    # A run that is resumed may have told an earlier head what it foretells; that is not trained.
+    # After a resume the saved head may have an acceptance predictor, which is not trained here.
     student.module.load_state_dict(draft.state_dict(), strict=False)
-    found = _judged(student, teacher, held)
-    prompts = usable(teacher, held)
+    found = _evaluate(student, teacher, held_out)
+    prompts = usable(teacher, held_out)
     timed = list(islice(prompts, TIMED))
-    foretold = student.fit_acceptance(draft, prompts, output)
-    before = [(teacher.pair.draft_id or "previous", teacher.pair.draft)]
-    drafts = [*(before if teacher.pair.draft is not None else []), ("new", draft)]
-    depths, ranks = shares(found)
+    nodes = student.fit_acceptance(draft, prompts, output)
+    drafts = [("new", draft)]
+    if teacher.pair.draft is not None:
+        drafts.insert(0, (teacher.pair.draft_id or "previous", teacher.pair.draft))
+    depths, ranks = rounded(found)
     return Report(
         kind=options.kind,
         target=teacher.pair.target_id,
@@ -159,12 +164,12 @@ def _report(
         steps=trainer.step,
         seconds=round(trainer.seconds, 1),
         samples=samples,
-        held_out=len(held),
+        held_out=len(held_out),
         tau=round(found.tau, 4),
         by_depth=depths,
         by_rank=ranks,
-        parameters=trained,
+        parameters=trainer.parameters,
         bytes=weights_bytes(output),
-        foretold=foretold,
+        acceptance_nodes=nodes,
         speeds=measure(teacher, timed, drafts, options.max_new_tokens),
     )

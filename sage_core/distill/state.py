@@ -1,8 +1,7 @@
-"""A run's state on disk, whole at any moment: written beside its place, then moved there."""
+"""The state of a run on disk, replaced atomically."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 import torch
 
 from sage_core.errors import InputError
+from sage_core.models.atomic_write import replacing
 from sage_core.models.quiet import is_memory_error
 
-__all__ = ["STATE", "load_state", "save_state", "write_errors"]
+__all__ = ["STATE", "check_output", "load_state", "save_state", "write_errors"]
 
 STATE = "state.pt"
 
 
 @contextmanager
 def write_errors(folder: Path) -> Iterator[None]:
-    """Give a write that failed in torch or safetensors, whose errors are their own, as OSError."""
+    """Turn the errors of torch and safetensors while writing into OSError."""
     from safetensors import SafetensorError
 
     try:
@@ -31,32 +31,36 @@ def write_errors(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder}: cannot be written: {error}") from error
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``folder``; the one before stays until this one is whole.
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that holds a run.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full.
+        InputError: it has a state file.
+    """
+    if (folder / STATE).is_file():
+        raise InputError(f"{folder}: holds a run: continue it with --resume or use another folder")
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``folder``; the previous one stays until this one is complete.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / (STATE + ".tmp")
-    try:
-        with write_errors(folder), beside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(folder / STATE)
-    finally:
-        beside.unlink(missing_ok=True)
+    place = replacing(folder / STATE, sync=True)
+    with write_errors(folder), place as scratch, scratch.open("wb") as file:
+        torch.save(state, file)
 
 
-def load_state(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The state in ``folder``; None if there is none.
 
     Args:
-        plan: what must be as it was, or the run would not be the same.
+        identity: options and inputs that must be the same in a resumed run.
 
     Raises:
-        InputError: damaged, or of another plan.
+        InputError: damaged, or of a run with another identity.
     """
     path = folder / STATE
     if not path.is_file():
@@ -64,12 +68,12 @@ def load_state(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before = state["plan"]
-    except Exception as error:  # torch.load raises of many kinds
-        raise InputError(f"{path}: is damaged: start again in another folder") from error
-    for name, value in plan.items():
+    except Exception as error:  # torch.load raises many types
+        raise InputError(f"{path}: is damaged: start a new run in another folder") from error
+    for name, value in identity.items():
         if before.get(name) != value:
             raise InputError(
-                f"{path}: is of a run with another {name}, {before.get(name)!r} and not {value!r}: "
-                "use the same, or another folder"
+                f"{path}: is of a run with another {name}, {before.get(name)!r} instead of "
+                f"{value!r}: use the same or another folder"
             )
     return state

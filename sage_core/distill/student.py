@@ -1,4 +1,4 @@
-"""What every kind of draft answers while it is trained."""
+"""What every kind of draft does while it is trained."""
 
 from __future__ import annotations
 
@@ -12,41 +12,48 @@ from torch import Tensor, nn
 
 from sage_core.distill.teacher import Example
 
-__all__ = ["EVALUATED_DEPTH", "RANKS", "Acceptance", "LossOutput", "Student", "agreement"]
+__all__ = [
+    "EVALUATED_DEPTH",
+    "RANKS",
+    "ChainAcceptance",
+    "LossOutput",
+    "Student",
+    "chain_acceptance",
+]
 
 EVALUATED_DEPTH = 6
-"""Levels of the chain that held-out samples are judged by."""
+"""Depth of the chain on which held-out samples are evaluated."""
 RANKS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class LossOutput:
-    """The loss of one lesson, with its parts for the log."""
+    """The loss of one example, with its parts for the log."""
 
     loss: Tensor
     parts: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Acceptance:
-    """How often a chain of the draft's first choices would be accepted, over many roots.
+class ChainAcceptance:
+    """How often a chain of the draft's most likely tokens would be accepted, over many roots.
 
-    Judged along the answer as it stands, so that no tree is built and nothing is decoded.
+    Measured along the given answer (teacher forcing): no tree is built, nothing is decoded.
     """
 
     reached: tuple[int, ...] = (0,) * EVALUATED_DEPTH
-    """By depth: roots with so many tokens of the answer behind them."""
+    """By depth: roots with at least so many answer tokens after them."""
     accepted: tuple[int, ...] = (0,) * EVALUATED_DEPTH
-    """By depth: those of them whose chain is right down to there."""
+    """By depth: those of them whose chain agrees with the target down to that depth."""
     ranks: tuple[int, ...] = field(default=(0,) * (RANKS + 1))
-    """At depth 1: how often the target's choice is the draft's first, second...; last: none of
-    the ten."""
+    """At depth 1: how often the target's most likely token is the draft's first, second...; last:
+    none of the ten."""
 
-    def __add__(self, other: Acceptance) -> Acceptance:
+    def __add__(self, other: ChainAcceptance) -> ChainAcceptance:
         def both(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
             return tuple(x + y for x, y in zip(a, b, strict=True))
 
-        return Acceptance(
+        return ChainAcceptance(
             both(self.reached, other.reached),
             both(self.accepted, other.accepted),
             both(self.ranks, other.ranks),
@@ -54,32 +61,32 @@ class Acceptance:
 
     @property
     def by_depth(self) -> tuple[float, ...]:
-        """The share of roots whose chain is right down to each depth."""
+        """Fraction of roots whose chain agrees down to each depth."""
         return tuple(
             right / max(1, all_) for right, all_ in zip(self.accepted, self.reached, strict=True)
         )
 
     @property
     def by_rank(self) -> tuple[float, ...]:
-        """The share of positions by the draft's rank of the target's choice; last: below ten."""
+        """Fraction of positions by the draft's rank of the target's token; last: below ten."""
         return tuple(count / max(1, sum(self.ranks)) for count in self.ranks)
 
     @property
     def tau(self) -> float:
-        """Mean accepted length of a chain of `EVALUATED_DEPTH` tokens."""
+        """Mean accepted length of a chain of `EVALUATED_DEPTH` tokens, without the bonus token."""
         return sum(self.by_depth)
 
 
 class Student(Protocol):
-    """A draft in training. Its parameters are those of ``module`` that ask for gradients."""
+    """A draft in training. The trained weights are those of ``module`` that require gradients."""
 
     module: nn.Module
 
     def compute_loss(self, example: Example) -> LossOutput:
-        """The loss of one lesson, with gradients."""
+        """The loss of one example, with gradients."""
 
-    def evaluate(self, example: Example) -> Acceptance:
-        """How it would do on the answer of one lesson, without gradients."""
+    def evaluate(self, example: Example) -> ChainAcceptance:
+        """Acceptance along the answer of one example, without gradients."""
 
     def save(self, folder: Path) -> None:
         """Write it as ``--draft`` loads it.
@@ -89,22 +96,24 @@ class Student(Protocol):
         """
 
     def load(self, folder: Path) -> Any:
-        """What was saved there, as `SpeculativeDecoder` takes a draft."""
+        """The saved draft, as `SpeculativeDecoder` takes it."""
 
     def fit_acceptance(self, draft: Any, prompts: Iterable[dict[str, Any]], folder: Path) -> int:
-        """Let what was loaded learn what the target accepts of it, from texts that it drafts, and
-        save it; how many nodes it learned from, 0 where it learned nothing.
+        """Fit the acceptance predictor of a loaded draft to texts that it drafts, and save it.
+
+        Returns:
+            How many tree nodes it was fitted to; 0 where nothing was fitted.
 
         Raises:
             OSError: it cannot be written.
         """
 
 
-def agreement(steps: Sequence[Tensor], target: Tensor) -> Acceptance:
+def chain_acceptance(steps: Sequence[Tensor], target: Tensor) -> ChainAcceptance:
     """Counts from logits.
 
     Args:
-        steps: by depth k, (L - k + 1, vocabulary): the draft's logits behind the answer's token
+        steps: by depth k, (L - k + 1, vocabulary): the draft's logits after the answer's token
             q + k - 1, in a chain rooted at token q.
         target: (L, vocabulary): the target's.
     """
@@ -118,4 +127,4 @@ def agreement(steps: Sequence[Tensor], target: Tensor) -> Acceptance:
     chosen = first.gather(-1, wanted[:, None])
     ranks = (first > chosen).sum(dim=-1).clamp(max=RANKS)
     counts = torch.bincount(ranks, minlength=RANKS + 1).tolist()
-    return Acceptance(tuple(reached), tuple(accepted), tuple(counts))
+    return ChainAcceptance(tuple(reached), tuple(accepted), tuple(counts))

@@ -1,4 +1,4 @@
-"""The frozen target: it writes the answers that are missing, and reads samples for the student."""
+"""The frozen target as teacher: it writes missing answers and reads samples for the student."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from sage_core.distill.options import DistillOptions
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError
 from sage_core.media import Clip, open_media
-from sage_core.models.families import Family
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
 from sage_core.models.visual_tokens import visual_mask
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 
-__all__ = ["KEPT", "Example", "Teacher", "read_prompt"]
+__all__ = ["CACHE_BYTES", "Example", "Teacher"]
 
-KEPT = 512 * 1024**2
-"""Bytes of lessons kept in memory: all of a small run's, so that the target reads them once, and
-next to none of a large model's."""
+CACHE_BYTES = 512 * 1024**2
+"""Bytes of examples kept in memory: with a small target and few samples the target reads each
+sample once, with a large one at every use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One sample as the target reads it, n tokens: the prompt and the answer without its last.
+    """A sample as the target reads it: n tokens, the prompt and the answer without its last token.
 
-    What follows the last token is nothing to learn, so every token here has a target's choice.
+    Nothing is learned from what follows the last token, so that the target has a next token for
+    each token here.
     """
 
     inputs: dict[str, Any]
-    """What the target's forward was given."""
+    """Inputs of the target's forward."""
     prompt_tokens: int
     features: Tensor
     """(1, n, size): the decoder's last hidden states, after its final norm."""
     embeds: Tensor
-    """(1, n, size): what the decoder was given; a picture's rows are what its tower gave."""
+    """(1, n, size): the decoder's input embeddings, those of the vision tower included."""
     visual: Tensor
-    """bool (n,): which tokens stand for pictures."""
+    """bool (n,): which tokens are visual."""
     positions: Tensor
     """(1, n) or (axes, 1, n): rotary positions."""
     logits: Tensor
-    """(L, vocabulary): the target's, behind each of the answer's L tokens."""
+    """(L, vocabulary): the target's logits after each of the L answer tokens."""
 
     @property
     def tokens(self) -> int:
@@ -59,30 +59,35 @@ class Example:
 
     @property
     def bytes(self) -> int:
-        """Of its tensors, where they are."""
-        held = [self.features, self.embeds, self.logits, *self.inputs.values()]
-        return sum(one.nbytes for one in held if isinstance(one, Tensor))
+        """Size of its tensors."""
+        tensors = [self.features, self.embeds, self.logits, *self.inputs.values()]
+        return sum(one.nbytes for one in tensors if isinstance(one, Tensor))
 
     @property
     def answer_features(self) -> Tensor:
-        """(L, size): at each of the answer's tokens."""
+        """(L, size): at the answer's tokens."""
         return self.features[0, self.prompt_tokens :]
 
 
 class Teacher:
-    """Makes lessons of samples; the same sample gives the same lesson under a seed.
+    """Makes an `Example` of a sample; the same one each time, as answers are drawn under a seed.
 
-    The target's weights ask for no gradients from here on. Answers it has written are kept in
-    memory, and lessons while they fit into `KEPT`; nothing is stored.
+    The target's weights require no gradients from here on. Answers that it wrote are kept in
+    memory; nothing is stored.
 
     Args:
-        pair: the target; its draft, if any, makes writing faster.
-        samples: all of them.
-        options: of the run.
+        pair: the target; its draft, if any, speeds up writing.
+        samples: all samples, by index.
+        options: options of the run.
+        cache_bytes: examples are kept while they fit.
     """
 
     def __init__(
-        self, pair: LoadedPair, samples: Sequence[Sample], options: DistillOptions
+        self,
+        pair: LoadedPair,
+        samples: Sequence[Sample],
+        options: DistillOptions,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.pair = pair
         self.backend = CpuBackend()
@@ -90,74 +95,90 @@ class Teacher:
         self._samples = samples
         self._options = options
         self._answers: dict[int, Tensor] = {}
-        self._lessons: dict[int, Example] = {}
-        self._room = KEPT
+        self._examples: dict[int, Example] = {}
+        self._cache_left = cache_bytes
         self._head = self.target.get_output_embeddings()
         policy = "autoregressive" if pair.draft is None else "sage"
         self._writer = self.decoder(pair.draft, policy)
 
     def decoder(self, draft: Any, policy: str = "sage") -> SpeculativeDecoder:
-        """The target with a draft, run as `sage_core.load` runs them."""
+        """A decoder of the target with ``draft``."""
         return SpeculativeDecoder(self.target, draft, policy, backend=self.backend)
 
     @property
     def hidden_size(self) -> int:
         return int(self.target.get_decoder().config.hidden_size)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the target's output head is, and the student."""
+        device: torch.device = self._head.weight.device
+        return device
+
     def logits(self, features: Tensor) -> Tensor:
-        """(rows, vocabulary) of the target's own output head, for predicted features too."""
+        """(n, vocabulary): the target's output head on features (n, size)."""
         logits: Tensor = self._head(features.to(self._head.weight.dtype))
         return logits
 
     def prompt(self, index: int) -> dict[str, Any]:
-        """A sample's prompt as the target's forward takes it, on its device.
+        """A sample's prompt as inputs of the target's forward, on its device.
 
         Raises:
             InputError, OptionError: its media or its prompt cannot be used.
         """
         inputs = {k: cast(v, self.target) for k, v in self._read(index).items()}
-        return on_device(inputs, self._head.weight.device)
+        return on_device(inputs, self.device)
 
     def _read(self, index: int) -> dict[str, Any]:
         """A sample's prompt on the CPU in float32."""
-        return read_prompt(self.pair.family, self._samples[index], self._options.max_pixels)
+        from sage_core.options import Options
+
+        family, sample = self.pair.family, self._samples[index]
+        sampling = Options(max_pixels=self._options.max_pixels).sampling(family.sampling)
+        media = [open_media(file, sampling) for file in sample.files]
+        video = any(isinstance(one, Clip) for one in media)
+        return family.prepare(media, sample.prompt or (VIDEO_PROMPT if video else IMAGE_PROMPT))
+
+    def given_answer(self, index: int) -> Tensor | None:
+        """int64 (tokens,): the sample's own answer with an end token, or None if it has none."""
+        given = self._samples[index].answer
+        if given is None:
+            return None
+        ids = self.pair.family.encode_more(given)[: self._options.max_new_tokens - 1]
+        ends = self.target.generation_config.eos_token_id
+        end = ends[0] if isinstance(ends, list) else ends
+        return torch.tensor([*ids, *([end] if end is not None else [])], dtype=torch.int64)
 
     def answer(self, index: int, inputs: dict[str, Any]) -> Tensor:
-        """int64 (tokens,): the sample's answer with its end, written by the target if it has none.
-
-        Greedy, or drawn under a seed of the sample's own.
-        """
+        """int64 (tokens,): the sample's own answer, or the one that the target writes to its
+        prompt ``inputs``: greedy, or drawn under a seed of the sample."""
         if index not in self._answers:
             self._answers[index] = self._answer(index, inputs)
         return self._answers[index]
 
     def _answer(self, index: int, inputs: dict[str, Any]) -> Tensor:
-        given = self._samples[index].answer
-        if given is not None:
-            ids = self.pair.family.encode_more(given)[: self._options.max_new_tokens - 1]
-            ends = self.target.generation_config.eos_token_id
-            end = ends[0] if isinstance(ends, list) else ends
-            return torch.tensor([*ids, *([end] if end is not None else [])], dtype=torch.int64)
+        if (given := self.given_answer(index)) is not None:
+            return given
         settings: dict[str, Any] = {"max_new_tokens": self._options.max_new_tokens}
         if self._options.temperature > 0:
             seed = self._options.seed * 1_000_003 + index
-            warm = {"do_sample": True, "temperature": self._options.temperature, "seed": seed}
-            settings |= warm
+            drawn = {"do_sample": True, "temperature": self._options.temperature, "seed": seed}
+            settings |= drawn
         written = self._writer.generate(**inputs, **settings).sequences
         return written[0, inputs["input_ids"].shape[1] :].cpu().clone()
 
     def example(self, index: int) -> Example:
-        """The target's reading of a sample with its answer.
+        """The sample with its answer as the target reads it, from memory if it is kept.
 
         Raises:
             InputError, OptionError: the sample cannot be used.
         """
-        if index in self._lessons:
-            return self._lessons[index]
+        if index in self._examples:
+            return self._examples[index]
         example = self._example(index)
-        if example.bytes <= self._room:
-            self._room -= example.bytes
-            self._lessons[index] = example
+        if example.bytes <= self._cache_left:
+            self._cache_left -= example.bytes
+            self._examples[index] = example
         return example
 
     @torch.no_grad()
@@ -165,9 +186,10 @@ class Teacher:
         inputs = self.prompt(index)
         answer = self.answer(index, inputs)
         if len(answer) < 2:
-            raise InputError(f"{self._samples[index].name}: the answer is too short to learn from")
-        read = _continued(inputs, answer[:-1])
-        with _watched(self.target.get_decoder()) as seen:
+            name = self._samples[index].name
+            raise InputError(f"{name}: the answer has fewer than 2 tokens: nothing to learn from")
+        read = _with_answer(inputs, answer[:-1])
+        with _recorded(self.target.get_decoder()) as seen:
             self.target.base_model(**read, use_cache=False)
         features = seen["output"].last_hidden_state
         ids = read["input_ids"]
@@ -189,22 +211,8 @@ class Teacher:
         )
 
 
-def read_prompt(family: Family, sample: Sample, max_pixels: int | None) -> dict[str, Any]:
-    """A sample's prompt as the target's forward takes it, on the CPU in float32.
-
-    Raises:
-        InputError, OptionError: its media or its prompt cannot be used.
-    """
-    from sage_core.options import Options
-
-    sampling = Options(max_pixels=max_pixels).sampling(family.sampling)
-    media = [open_media(file, sampling) for file in sample.files]
-    clip = any(isinstance(one, Clip) for one in media)
-    return family.prepare(media, sample.prompt or (VIDEO_PROMPT if clip else IMAGE_PROMPT))
-
-
-def _continued(inputs: dict[str, Any], answer: Tensor) -> dict[str, Any]:
-    """The prompt's inputs with an answer behind it: text, seen, and of no picture."""
+def _with_answer(inputs: dict[str, Any], answer: Tensor) -> dict[str, Any]:
+    """The prompt's inputs followed by an answer of text tokens."""
     ids = inputs["input_ids"]
     more = answer.to(ids.device)[None]
     longer = dict(inputs)
@@ -217,14 +225,14 @@ def _continued(inputs: dict[str, Any], answer: Tensor) -> dict[str, Any]:
 
 
 @contextmanager
-def _watched(decoder: Any) -> Iterator[dict[str, Any]]:
-    """While open, what ``decoder`` is given by name, and its ``output``."""
+def _recorded(decoder: Any) -> Iterator[dict[str, Any]]:
+    """The keyword arguments of ``decoder``'s forward while this is open, and its ``output``."""
     seen: dict[str, Any] = {}
 
-    def note(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def record(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         seen.update(kwargs, output=output)
 
-    handle = decoder.register_forward_hook(note, with_kwargs=True)
+    handle = decoder.register_forward_hook(record, with_kwargs=True)
     try:
         yield seen
     finally:

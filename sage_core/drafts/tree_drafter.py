@@ -119,7 +119,7 @@ class TreeDrafter(Drafter):
             growth = candidates.placed(planner.grow(level))
             planning += perf_counter() - begun
             if candidates.draft is not None:
-                drawn = set(growth.rows.tolist())
+                drawn = set(growth.parents.tolist())
                 draws.update({frontier[row]: candidates.draft[row] for row in drawn})
             nodes = _add(builder, growth, frontier, candidates.tokens, candidates.probs)
             # Nothing follows an end token, and processors may not be defined there.
@@ -208,7 +208,7 @@ def _add(
     probs: np.ndarray,
 ) -> range:
     # A level has one or two rows as a rule: lists are faster than arrays there.
-    rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+    rows, ranks = growth.parents.tolist(), growth.ranks.tolist()
     all_tokens, all_probs = tokens.tolist(), probs.tolist()
     return builder.add(
         [frontier[row] for row in rows],

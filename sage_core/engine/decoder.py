@@ -82,6 +82,21 @@ class SpeculativeDecoder:
             options,
         )
 
+    @property
+    def target(self) -> Any:
+        """The model whose output is reproduced."""
+        return self.settings.target
+
+    @property
+    def draft(self) -> Any:
+        """The draft model or head; None without one."""
+        return self.settings.draft
+
+    @property
+    def policy(self) -> Policy:
+        """The tree policy."""
+        return self.settings.policy
+
     def stream(
         self,
         *,

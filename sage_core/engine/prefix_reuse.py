@@ -90,8 +90,8 @@ class PrefixReuse:
         step: Step | None
         while (step := (yield from passes_until_event(decoding))) is not None:
             self._sequence = sequence
-            if step.is_prefill and drafter is not None and not drafter.started:
-                self.forget()  # the text has ended before the draft read anything
+            if step.finished and drafter is not None and not drafter.started:
+                self.forget()  # the draft has read nothing that a text could go on from
             yield step
             if step.finished:
                 return

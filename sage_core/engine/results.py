@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sage_core.trees.steps import PhaseSeconds, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,13 @@ class Stats:
 
     @property
     def mean_accepted(self) -> float:
-        """τ: draft tokens accepted per step, on average."""
+        """τ: draft tokens accepted per step, on average; the bonus token is not counted."""
         return self.accepted / self.steps if self.steps else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """τ + 1: accepted draft tokens and the bonus token, as vLLM counts."""
+        return self.mean_accepted + 1 if self.steps else 0.0
 
     @property
     def tokens_per_step(self) -> float:
@@ -122,6 +128,7 @@ class Stats:
         for name in (
             "decode_seconds",
             "mean_accepted",
+            "mean_acceptance_length",
             "tokens_per_step",
             "nodes_per_step",
             "draft_passes_per_step",

@@ -11,12 +11,10 @@ from sage_core.drafts.head.module import Head
 from sage_core.drafts.ngram import is_lookup
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.costs.store import CostStore
-from sage_core.engine.extensions import DecodingExtension, parse
-from sage_core.errors import OptionError, UnsupportedError
-from sage_core.generation.sampling_params import check_candidates
+from sage_core.engine.extensions import DecodingExtension, resolve
+from sage_core.errors import UnsupportedError
 from sage_core.runtime.backend import Backend
 from sage_core.runtime.cpu.executor import CpuBackend
-from sage_core.trees import policies
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policy import Policy
 
@@ -58,18 +56,7 @@ class DecoderSettings:
         """Settings from the arguments of `SpeculativeDecoder`."""
         if is_lookup(draft):
             draft, options = None, {**options, "lookup": draft}
-        asked = sorted((*parse(options), *extensions), key=lambda one: one.order)
-        drafts = draft is not None or any(one.name == "lookup" for one in asked)
-        if policy is None:
-            policy = "sage" if drafts else "autoregressive"
-        chosen = policies.parse(policy)
-        if chosen.drafts and not drafts:
-            raise OptionError(
-                f"policy {chosen.name} needs a draft model: pass one, or use autoregressive"
-            )
-        check_candidates(candidates, chosen)
-        for extension in asked:
-            extension.check(chosen, candidates, draft=draft is not None)
+        chosen, asked = resolve(policy, candidates, options, extensions, draft=draft is not None)
         draft = draft if chosen.drafts else None
         if isinstance(draft, Head):
             check_head(target, draft)

@@ -1,1 +1,5 @@
-"""The rules that a text obeys. Runs no forward pass and knows no drafter."""
+"""What generate's rules make of logits: processors, stopping, sampling and acceptance.
+
+Belongs here: how the next token is chosen and when a text ends. Must not be here: forward passes,
+drafters, caches.
+"""

@@ -1,4 +1,4 @@
-"""Which tokens a draft offers as children of a node: its likeliest ones, or ones drawn from it."""
+"""Candidate tokens for the children of a node: the draft's top k, or samples from the draft."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sage_core.trees.policy import Growth
 class Candidates:
     """One level's candidates: k for each of F parents.
 
-    ``expected`` float32 (F, k) are each parent's k largest probabilities in falling order: what a
-    policy may know. ``tokens`` int64 and ``probs`` float32, both (F, k), are the candidates in
-    their order and what the draft gives each. ``draft`` (F, vocabulary) is the distribution that
-    they were drawn from; None if nothing was drawn.
+    ``expected``: float32 (F, k), each parent's k largest probabilities in descending order, all
+    that a policy gets. ``tokens``: int64 (F, k), the candidates in order. ``probs``: float32
+    (F, k), the draft's probability of each. ``draft``: (F, vocabulary), the distribution that they
+    were sampled from, None for top-k candidates.
     """
 
     expected: np.ndarray
@@ -28,51 +28,50 @@ class Candidates:
     draft: Tensor | None = None
 
     def placed(self, growth: Growth) -> Growth:
-        """``growth`` with ranks that say which candidates take the places that it asks for.
+        """``growth`` with the ranks of the candidates that its nodes get.
 
-        Of drawn candidates a parent's m children are always the m that were drawn first, whatever
-        ranks the policy named.
+        Of sampled candidates a parent's m children are always the first m samples, whatever ranks
+        the policy chose.
         """
-        if self.draft is None or not len(growth.rows):
+        if self.draft is None or not len(growth.parents):
             return growth
-        order = np.lexsort((growth.ranks, growth.rows))
-        rows = growth.rows[order]
+        order = np.lexsort((growth.ranks, growth.parents))
+        rows = growth.parents[order]
         ranks = np.empty_like(growth.ranks)
         ranks[order] = np.arange(len(rows)) - np.searchsorted(rows, rows)
         return replace(growth, ranks=ranks)
 
 
 class CandidateSelector(Protocol):
-    """Chooses candidates from a draft's scores."""
+    """Selects candidates from a draft's scores."""
 
     def select(self, scores: Tensor, k: int) -> Candidates:
-        """Up to k candidates for each row of (F, vocabulary) scores."""
+        """Up to k candidates for each of (F, vocabulary) scores."""
 
 
 class TopK:
-    """The k likeliest tokens. They are what they are: nothing about them is random."""
+    """The k likeliest tokens: deterministic."""
 
     @torch.inference_mode()
     def select(self, scores: Tensor, k: int) -> Candidates:
-        # Where every token is forbidden there is no distribution: all are impossible.
+        # Where every token is forbidden the softmax is NaN: all candidates get probability 0.
         probs, tokens = scores.softmax(dim=-1).nan_to_num_(0.0).topk(min(k, scores.shape[1]))
         if scores.device.type == "cpu":
             return Candidates(probs.numpy(), tokens.numpy(), probs.numpy())
         # One device-to-host copy.
         packed = torch.stack([probs.double(), tokens.double()]).cpu().numpy()
-        known = packed[0].astype(np.float32)
-        return Candidates(known, packed[1].astype(np.int64), known)
+        top = packed[0].astype(np.float32)
+        return Candidates(top, packed[1].astype(np.int64), top)
 
 
 class Sampled:
-    """k tokens drawn from the draft's own distribution, without replacement.
+    """k tokens sampled from the draft's distribution q without replacement.
 
-    A race: token x arrives after an exponential time with rate q(x). The order of arrival is that
-    of drawing one after another without putting back (the Gumbel top-k trick in other words).
+    By an exponential race with rates q(x), which is equivalent to the Gumbel top-k trick (Kool et
+    al., arXiv 1903.06059).
 
-    What a policy gets to see are the k largest probabilities and not those of the tokens that
-    were drawn. So how many children a node gets cannot depend on which ones were drawn there,
-    without which the acceptance rule would be biased.
+    A policy gets the k largest probabilities instead of those of the samples, so that the number
+    of children of a node cannot depend on the samples there: the acceptance rule would be biased.
 
     Args:
         generator: on the device of the scores.
@@ -86,15 +85,15 @@ class Sampled:
         k = min(k, scores.shape[1])
         draft = scores.softmax(dim=-1).nan_to_num(0.0).to(self._generator.device)
         tokens = self._order(draft, k)
-        best, known = draft.topk(k, dim=-1).values, draft.gather(1, tokens)
-        packed = torch.stack([best.double(), known.double(), tokens.double()])
+        best, own = draft.topk(k, dim=-1).values, draft.gather(1, tokens)
+        packed = torch.stack([best.double(), own.double(), tokens.double()])
         expected, probs, ids = packed.cpu().numpy()
         return Candidates(
             expected.astype(np.float32), ids.astype(np.int64), probs.astype(np.float32), draft
         )
 
     def _order(self, draft: Tensor, k: int) -> Tensor:
-        """int64 (F, k): the first k tokens to arrive, for each row of (F, vocabulary) ``draft``."""
+        """int64 (F, k): the first k arrivals for each distribution of (F, vocabulary) ``draft``."""
         arrival = torch.empty_like(draft, dtype=torch.float64)
         arrival.exponential_(generator=self._generator)
         arrival = (arrival / draft).masked_fill(draft == 0, torch.inf)

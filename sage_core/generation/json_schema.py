@@ -1,5 +1,4 @@
-"""Text that follows a JSON schema: a logits processor over llguidance, and what it leaves no choice
-about as drafts that cost nothing."""
+"""Text that follows a JSON schema: a logits processor over llguidance, and its forced tokens."""
 
 from __future__ import annotations
 
@@ -15,21 +14,21 @@ from sage_core.errors import OptionError
 
 
 class JsonGrammar:
-    """A logits processor that allows only tokens by which the text stays on the way to valid JSON.
+    """A logits processor that allows only tokens that keep the text a prefix of valid JSON.
 
-    A function of ids and scores for one prompt: it may be asked about drafted paths in any order.
-    The text may end only where the JSON is whole.
+    A function of ids and scores for one prompt, so that it applies to drafted paths in any order.
+    The text may end only where the JSON is complete.
 
     Args:
         schema: a JSON schema, as text or parsed.
-        tokenizer: transformers' own, a fast one.
-        vocab_size: rows of the target's head.
-        ends: ids that end a text.
-        prompt_tokens: where the text begins in the ids.
+        tokenizer: a fast tokenizer of transformers.
+        vocab_size: columns of the target's logits.
+        ends: end-of-text ids.
+        prompt_tokens: length of the prompt in the ids.
 
     Raises:
-        OptionError: llguidance is not installed, the tokenizer is no fast one, or the schema is
-            none or uses what llguidance does not know.
+        OptionError: llguidance is not installed, the tokenizer is not a fast one, or the schema is
+            invalid or not supported by llguidance.
     """
 
     stateless = True
@@ -45,51 +44,53 @@ class JsonGrammar:
         library = _llguidance()
         grammar = _grammar(library, schema)
         try:
-            words = library.hf.from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(ends))
+            vocabulary = library.hf.from_tokenizer(
+                tokenizer, n_vocab=vocab_size, eos_token=list(ends)
+            )
         except ValueError as error:
             raise OptionError(f"a JSON schema needs a fast tokenizer: {error}") from error
-        failed, messages = library.LLMatcher.validate_grammar_with_warnings(grammar, words)
+        failed, messages = library.LLMatcher.validate_grammar_with_warnings(grammar, vocabulary)
         if failed:
             reason = " ".join(" ".join(messages).split())
             raise OptionError(f"the JSON schema cannot be used: {reason}")
-        self._matcher = library.LLMatcher(words, grammar, log_level=0)
-        self._begins = prompt_tokens
-        self._held: list[int] = []
-        """What the matcher has read."""
+        self._matcher = library.LLMatcher(vocabulary, grammar, log_level=0)
+        self._prompt_tokens = prompt_tokens
+        self._consumed: list[int] = []
+        """Tokens that the matcher has consumed."""
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         allowed = np.ones(tuple(scores.shape), dtype=bool)
-        for row, history in enumerate(ids[:, self._begins :].tolist()):
-            if self._go_to(history):
+        for mask, history in zip(allowed, ids[:, self._prompt_tokens :].tolist(), strict=True):
+            if self._match(history):
                 bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-                known = np.unpackbits(bits, bitorder="little")[: scores.shape[1]]
-                allowed[row, : len(known)] = known
-                allowed[row, len(known) :] = False
+                bits = np.unpackbits(bits, bitorder="little")[: scores.shape[1]]
+                mask[: len(bits)] = bits
+                mask[len(bits) :] = False
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
 
     def forced(self, ids: Tensor) -> list[int]:
-        """The tokens that must follow (1, n) ``ids``, as the tokenizer would write them."""
-        if not self._go_to(ids[0, self._begins :].tolist()):
+        """The tokens that must follow ``ids`` (1, n), in the tokenizer's canonical form."""
+        if not self._match(ids[0, self._prompt_tokens :].tolist()):
             return []
         return list(self._matcher.compute_ff_tokens())
 
-    def _go_to(self, tokens: list[int]) -> bool:
-        """Have the matcher read exactly these; False if another rule has led out of the grammar."""
+    def _match(self, tokens: list[int]) -> bool:
+        """Make the matcher consume exactly ``tokens``; False if they violate the grammar."""
         same = 0
-        while same < min(len(tokens), len(self._held)) and tokens[same] == self._held[same]:
+        while same < min(len(tokens), len(self._consumed)) and tokens[same] == self._consumed[same]:
             same += 1
-        self._matcher.rollback(len(self._held) - same)
+        self._matcher.rollback(len(self._consumed) - same)
         new = tokens[same:]
         read = self._matcher.try_consume_tokens(new)
-        self._held = tokens[: same + read]
+        self._consumed = tokens[: same + read]
         return read == len(new)
 
 
 def schema_processors(
     schema: str | Mapping[str, Any], target: Any, tokenizer: Any, inputs: Mapping[str, Any]
 ) -> Any:
-    """transformers' list of the processors of an answer to ``inputs`` that is JSON by a schema.
+    """A `LogitsProcessorList` that keeps the answer to ``inputs`` within a JSON schema.
 
     Raises:
         OptionError: see `JsonGrammar`.
@@ -98,9 +99,9 @@ def schema_processors(
 
     ends = target.generation_config.eos_token_id or tokenizer.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    words = int(target.get_output_embeddings().weight.shape[0])
-    prompt = int(inputs["input_ids"].shape[1])
-    return LogitsProcessorList([JsonGrammar(schema, tokenizer, words, ends, prompt)])
+    vocab_size = int(target.get_output_embeddings().weight.shape[0])
+    prompt_tokens = int(inputs["input_ids"].shape[1])
+    return LogitsProcessorList([JsonGrammar(schema, tokenizer, vocab_size, ends, prompt_tokens)])
 
 
 def _llguidance() -> Any:
@@ -117,9 +118,9 @@ def _grammar(library: Any, schema: str | Mapping[str, Any]) -> str:
     try:
         parsed = json.loads(schema) if isinstance(schema, str) else dict(schema)
     except ValueError as error:
-        raise OptionError(f"the JSON schema is no JSON: {error}") from error
+        raise OptionError(f"the JSON schema is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise OptionError('the JSON schema must be an object, as in {"type": "object"}')
-    # Without optional white space more is forced, and there is one way to write a value.
+    # Without optional whitespace more tokens are forced.
     compact = {"whitespace_flexible": False}
     return str(library.LLMatcher.grammar_from_json_schema(parsed, overrides=compact))

@@ -1,13 +1,12 @@
-"""The acceptance rules of `lossy`: what they accept is not always what the target would put out.
+"""Lossy acceptance rules: they may accept tokens that the target would not emit. Experimental.
 
-A token that the target gives no probability at all, because a processor or a grammar forbids it, is
-accepted by none of them. That is this project's own limit; the papers have none.
+Tokens of probability 0, which a processor or grammar forbids, are never accepted. The papers do not
+have this restriction.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,19 +15,16 @@ from sage_core.generation.acceptance import accept_greedy, follow
 from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_sampled
 from sage_core.generation.sequence import TokenSequence
 from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
-from sage_core.trees.steps import Acceptance
-
-if TYPE_CHECKING:
-    from sage_core.trees.steps import Proposal
+from sage_core.trees.steps import Acceptance, Proposal
 
 __all__ = ["NearestAction", "TolerantRejection", "with_lossy_acceptance"]
 
 
 def with_lossy_acceptance(choice: SamplingStrategy, lossy: Lossy | None) -> SamplingStrategy:
-    """``choice`` with a lossy rule in the place of the right one; as it is without.
+    """``choice`` with its acceptance rule replaced by ``lossy``; unchanged if that is None.
 
     Raises:
-        UnsupportedError: the rule is for greedy text and this is sampled, or the reverse.
+        UnsupportedError: the rule is for greedy decoding and this samples, or the reverse.
     """
     if lossy is None:
         return choice
@@ -41,14 +37,14 @@ def with_lossy_acceptance(choice: SamplingStrategy, lossy: Lossy | None) -> Samp
 
 
 class TolerantRejection(RecursiveRejection):
-    """EARS: rejection sampling whose threshold falls as the target grows unsure.
+    """EARS (arXiv 2512.13194): rejection sampling with a tolerance that grows with 1 - max p.
 
-    The paper has one candidate a node. On a tree each look at a sibling gets the tolerance of the
-    node's own p, which is not what the rejections before have left of it.
+    The paper has one candidate per node. On a tree, every sibling gets the tolerance of the node's
+    original p, not of the residual that earlier rejections left.
 
     Args:
         generator: as for `RecursiveRejection`.
-        tolerance: at a target that knows nothing.
+        tolerance: the tolerance where max p approaches 0.
     """
 
     def __init__(self, generator: torch.Generator | None, tolerance: float) -> None:
@@ -65,10 +61,9 @@ class TolerantRejection(RecursiveRejection):
 
 
 class NearestAction:
-    """Spec-VLA: where the target's choice is an action token, take the nearest drafted one.
+    """Spec-VLA (arXiv 2507.22424): accept the drafted action token nearest to the target's choice.
 
-    The target's own choice comes first, then the nearest within the radius, of two equally near
-    the one that the draft likes better.
+    Only within the radius; of two equally near ones that of the lower draft rank.
     """
 
     def __init__(self, rule: SpecVla) -> None:

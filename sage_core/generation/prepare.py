@@ -1,9 +1,8 @@
-"""What `generate` itself would decode with: transformers prepares, this module only asks.
+"""What `generate` would decode with, obtained from transformers itself.
 
-`generate(custom_generate=...)` combines the checkpoint's generation config, the caller's config
-and keyword arguments, builds the logits processors and stopping criteria, and then calls the
-given function. Here that function hands everything back, so that the loop follows any config as
-`generate` does without a second implementation of how configs combine.
+`generate(custom_generate=...)` merges the checkpoint's generation config with the caller's config
+and keyword arguments, builds the logits processors and stopping criteria, and calls the given
+function with them. Here that function returns them, so that no config logic is reimplemented.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from sage_core.errors import OptionError, UnsupportedError
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prompt, ready to be prefilled, with the rules that its continuation must follow."""
+    """One prompt, ready for prefill, with its logits processors and stopping criteria."""
 
     input_ids: Tensor
     """(1, prompt tokens) int64, visual placeholders included."""
     processors: Any
-    """transformers' `LogitsProcessorList`, with the warpers of sampling if there is any."""
+    """A `LogitsProcessorList`, including the warpers if text is sampled."""
     criteria: Any
-    """transformers' `StoppingCriteriaList`."""
+    """A `StoppingCriteriaList`."""
     config: Any
-    """The combined `GenerationConfig`."""
+    """The merged `GenerationConfig`."""
     model_inputs: dict[str, Any]
     """Keyword arguments of the model's forward for the prefill, without a cache."""
     position_offset: int
-    """Rotary position of a text token minus its cache slot (Qwen's `rope_deltas`)."""
+    """Rotary position of a text token minus its cache index (`rope_deltas` of Qwen-VL)."""
     read: int = 0
-    """Tokens at the prompt's beginning that the target's cache holds from an earlier text."""
+    """Length of the prompt's prefix that the target's cache already holds."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -46,17 +45,17 @@ class Prepared:
 
     @property
     def unread(self) -> list[int]:
-        """The ids behind what is held already."""
+        """The ids after the cached prefix."""
         ids: list[int] = self.input_ids[0, self.read :].tolist()
         return ids
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `generate`, parted: what describes the prompt, and what sets the rules.
+    """Split arguments of `generate` into model inputs and generation options.
 
     Returns:
-        Model inputs (ids, masks, pixels and what goes with them), and generation options (fields
-        of `GenerationConfig`, ``generation_config``, processors, criteria and so on).
+        Model inputs (ids, masks, pixels), and generation options (fields of `GenerationConfig`,
+        ``generation_config``, processors, criteria and so on).
     """
     from transformers import GenerationConfig
 
@@ -68,14 +67,14 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 def prepare(
     model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> Prepared:
-    """Ask ``model.generate`` what it would do with ``inputs`` under generation ``options``.
+    """What ``model.generate`` would decode ``inputs`` with, under generation ``options``.
 
-    Decoding is greedy unless the caller asks for sampling, also when the checkpoint samples.
+    Decoding is greedy unless the caller asks for sampling, also where the checkpoint samples.
 
     Raises:
-        UnsupportedError: beams, guidance, several prompts at once, a padded prompt, or
-            anything else that could not be followed exactly.
-        OptionError: transformers itself refuses the options.
+        UnsupportedError: beams, guidance, several prompts, a padded prompt, or any other option
+            that cannot be followed exactly.
+        OptionError: transformers refuses the options.
     """
     options = {**inputs, **(options or {})}
     _refuse_arguments(model, options)
@@ -87,7 +86,7 @@ def prepare(
 
 
 def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
-    """What `generate` calls a decoding function with, ``input_ids`` among it, as `Prepared`.
+    """The arguments that `generate` calls a decoding function with, as `Prepared`.
 
     Raises:
         UnsupportedError: as `prepare`.
@@ -98,7 +97,7 @@ def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
 
 
 def prepare_draft(model: Any, inputs: Mapping[str, Any]) -> Prepared:
-    """The same prompt for a draft, whose own generation config does not apply to the text."""
+    """The same prompt for a draft model, whose generation config is irrelevant."""
     plain = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1}
     return _prepared(model, _capture(model, {**inputs, **plain}))
 
@@ -157,9 +156,9 @@ def _prepared(model: Any, captured: dict[str, Any]) -> Prepared:
 
 
 def _take_stop_strings(model: Any, options: dict[str, Any]) -> None:
-    """Turn stop strings into a criterion here.
+    """Turn stop strings into a stopping criterion.
 
-    `generate` forgets the tokenizer when it is given a loop of its own (transformers 5.23), and
+    `generate` does not pass the tokenizer on with ``custom_generate`` (transformers 5.23), and
     refuses stop strings without one.
     """
     from transformers import StoppingCriteriaList, StopStringCriteria
@@ -186,7 +185,7 @@ def _take_stop_strings(model: Any, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _quiet_generation_warnings() -> Iterator[None]:
-    """Hide the advice that greedy decoding ignores the checkpoint's temperature: it is meant to."""
+    """Hide the warning that greedy decoding ignores the checkpoint's temperature."""
     logger = logging.getLogger("transformers.generation.configuration_utils")
     utils = logging.getLogger("transformers.generation.utils")
     levels = logger.level, utils.level
@@ -221,7 +220,11 @@ def _refuse_arguments(model: Any, options: dict[str, Any]) -> None:
 
 
 def refuse_config(config: Any) -> None:
-    """Refuse by name what a tree decoder cannot follow exactly."""
+    """Refuse options that cannot be followed exactly.
+
+    Raises:
+        UnsupportedError: names the option.
+    """
     refusals = [
         ("num_beams", (config.num_beams or 1) > 1, "beam search is not supported"),
         ("num_return_sequences", (config.num_return_sequences or 1) > 1, "one text a prompt"),
@@ -247,7 +250,7 @@ def refuse_config(config: Any) -> None:
 
 
 def _of(config: Any, name: str) -> Any:
-    """A field that not every version of transformers has."""
+    """A field that some versions of transformers lack."""
     return getattr(config, name, None)
 
 
@@ -263,11 +266,10 @@ def _refuse_batch(input_ids: Tensor, kwargs: dict[str, Any]) -> None:
 
 
 def _position_offset(model: Any, kwargs: dict[str, Any], prompt_tokens: int) -> int:
-    """Where the text after the prompt continues, relative to its cache slot.
+    """Rotary position of the first token after the prompt minus its cache index.
 
-    transformers prepares `position_ids` of shape (1, n), or (axes, 1, n) for multi-axis rotary
-    embeddings, with a leading row of plain text positions when there are four. Text continues one
-    after the greatest position of any rotary axis.
+    ``position_ids`` have shape (1, n), or (axes, 1, n) for multi-axis rotary embeddings, where four
+    axes begin with plain text positions. Text continues after the greatest rotary position.
     """
     positions = kwargs.get("position_ids")
     if positions is None:

@@ -1,4 +1,4 @@
-"""How each token is chosen: the likeliest one, or drawn. Plain data, no torch."""
+"""Sampling parameters of a request. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sage_core.errors import OptionError, UnsupportedError
 from sage_core.trees.policy import Policy, TreePlanner
 
 CANDIDATES = ("topk", "drawn")
-"""How a draft's candidates are chosen when a text is sampled; a greedy one always has ``topk``."""
+"""How a draft's candidates are selected when sampling; greedy decoding always uses ``topk``."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Greedy unless sampling is asked for, by ``sample`` or by any of the figures.
+    """Greedy decoding unless ``sample`` or any of the warper parameters is given.
 
-    Figures that are None are the checkpoint's own. ``sample`` False and ``temperature`` 0 are
-    greedy whatever else is given; ``top_k`` 0 and ``top_p`` 1 switch these off; ``candidates`` is
-    ``topk`` or ``drawn`` and concerns the speed alone.
+    Parameters that are None are the checkpoint's own. ``sample=False`` and ``temperature=0`` mean
+    greedy whatever else is given; ``top_k=0`` and ``top_p=1`` disable these warpers; ``candidates``
+    (``topk`` or ``drawn``) affects speed only.
 
     Raises:
-        OptionError: a value that makes no sense.
+        OptionError: an invalid value.
     """
 
     sample: bool | None = None
@@ -46,29 +46,25 @@ class SamplingParams:
         _check_known(self.candidates)
 
     def generation_fields(self) -> dict[str, Any]:
-        """The fields of `GenerationConfig` that this asks for; none if nothing was asked."""
+        """The fields of `GenerationConfig` that these parameters set; empty if none was given."""
         if self.sample is False or self.temperature == 0:
             return {"do_sample": False}
-        figures = {
-            "temperature": None if self.temperature is None else float(self.temperature),
-            "top_p": None if self.top_p is None else float(self.top_p),
-            "top_k": None if self.top_k is None else int(self.top_k),
-            "min_p": None if self.min_p is None else float(self.min_p),
-        }
-        given = {name: value for name, value in figures.items() if value is not None}
+        kinds = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
+        values = {name: getattr(self, name) for name in kinds}
+        given = {name: kinds[name](v) for name, v in values.items() if v is not None}
         return {"do_sample": True, **given} if given or self.sample else {}
 
 
 def check_candidates(candidates: str, policy: Policy, *, lookup: bool = False) -> None:
-    """Refuse candidates that are unknown or that a policy's trees cannot be made of.
+    """Refuse candidates that are unknown or that do not go with a policy.
 
-    ``lookup``: branches are looked up as well.
+    ``lookup``: n-gram branches join the draft's tree.
 
     Raises:
-        OptionError: no such way to choose candidates.
-        UnsupportedError: ``drawn`` with branches that nobody draws, or under a policy that drops
-            nodes after drawing them: which ones stay would depend on what was drawn, and the
-            output would no longer follow the target.
+        OptionError: no such candidates.
+        UnsupportedError: ``drawn`` with n-gram branches, which are not sampled, or with a policy
+            that prunes sampled nodes: what is kept would depend on the samples, and the output
+            would no longer follow the target's distribution.
     """
     _check_known(candidates)
     if candidates == "drawn" and lookup:

@@ -1,4 +1,4 @@
-"""The text so far, with the rules that the generation config sets for how it goes on and ends."""
+"""The token sequence of one text, with its logits processors and stopping criteria."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from sage_core.generation.prepare import Prepared
 
 
 class TokenSequence:
-    """Prompt and committed tokens, one by one, as `generate` would have seen them.
+    """Prompt and committed tokens, processed token by token as in `generate`.
 
-    Every token is appended singly and the stopping criteria are asked after each, so that a text
-    ends at the same token as under `generate`, also in the middle of an accepted path. All logits
-    processors are called once for every token, in order, as `generate` calls them: also one that
-    keeps a state of its own does what it does there.
+    Stopping criteria are evaluated after every token, so that a text ends at the same token as in
+    `generate`, also in the middle of an accepted path. Logits processors are called once per
+    committed token, in order, so that stateful ones work.
 
     Args:
-        prepared: the prompt and its rules.
-        record: what to keep of every token's choice: ``scores``, ``logits``, both or nothing.
+        prepared: the prompt with its processors and criteria.
+        record: what to keep for every token: ``scores``, ``logits``, both or nothing.
     """
 
     def __init__(self, prepared: Prepared, record: Sequence[str] = ()) -> None:
@@ -33,7 +32,7 @@ class TokenSequence:
         self._other_criteria = []
         self._max_length = int(prepared.config.max_length)
         for criterion in prepared.criteria:
-            # The two that nearly every call has are answered without tensors; all others are asked.
+            # The two that nearly every call has are evaluated without tensors.
             if type(criterion) is EosTokenCriteria:
                 self._end_tokens |= set(criterion.eos_token_id.flatten().tolist())
             elif type(criterion) is MaxLengthCriteria:
@@ -45,9 +44,9 @@ class TokenSequence:
         self.finished = False
         self.reason = ""
         self.scores_record: list[Tensor] | None = [] if "scores" in record else None
-        """(1, vocabulary) float32 for every new token: processed scores, if they were asked for."""
+        """Processed scores of every new token, float32 (1, vocabulary), if recorded."""
         self.logits_record: list[Tensor] | None = [] if "logits" in record else None
-        """The same before processing."""
+        """The logits before processing, likewise."""
         self._ids = prepared.input_ids.new_empty((1, max(self._max_length, self.length) + 1))
         self._ids[:, : self.length] = prepared.input_ids
 
@@ -58,27 +57,27 @@ class TokenSequence:
 
     @property
     def remaining(self) -> int:
-        """How many more tokens the length limit allows."""
+        """Tokens left before the length limit."""
         return self._max_length - self.length
 
     @property
     def has_processors(self) -> bool:
-        """Whether raw logits and scores differ."""
+        """Whether scores may differ from raw logits."""
         return len(self._processors) > 0
 
     @property
     def needs_scores(self) -> bool:
-        """Whether `scores` must be asked for every token, also by a rule that could do without."""
+        """Whether `scores` must be called for every token."""
         recording = self.scores_record is not None or self.logits_record is not None
         return self.has_processors or recording
 
     def ends_with(self, token: int) -> bool:
-        """Whether ``token`` ends a text: nothing ever follows it."""
+        """Whether ``token`` is an end-of-text token."""
         return token in self._end_tokens
 
     @torch.inference_mode()
     def append(self, token: int) -> bool:
-        """Commit one token; True when the text ends with it (``reason`` then says why)."""
+        """Commit one token; True if the text ends with it: ``reason`` is eos, length or stop."""
         self._ids[0, self.length] = token
         self.length += 1
         if token in self._end_tokens:
@@ -91,21 +90,20 @@ class TokenSequence:
         return self.finished
 
     def _stops(self) -> bool:
-        """Whether any other criterion ends the text here, told what `generate` would tell it."""
         record = None if self.scores_record is None else tuple(self.scores_record)
         return any(bool(c(self.ids, record).all()) for c in self._other_criteria)
 
     @torch.inference_mode()
     def scores(self, logits: Tensor) -> Tensor:
-        """What the generation config makes of the raw logits that the next token is chosen from.
+        """The processed scores of the next token.
 
-        To be called once for every committed token, in order.
+        Must be called exactly once per committed token, in order.
 
         Args:
             logits: (1, vocabulary), any floating dtype.
 
         Returns:
-            float32 scores of the same shape, on the text's device.
+            float32 (1, vocabulary), on the device of the ids.
         """
         scores = logits.to(dtype=torch.float32, device=self._ids.device, copy=True)
         if self.logits_record is not None:
@@ -118,18 +116,17 @@ class TokenSequence:
 
     @torch.inference_mode()
     def draft_scores(self, logits: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
-        """What the same rules make of a draft's logits, each row behind a drafted path of its own.
+        """A draft's logits with the same processors applied, each with its drafted path as history.
 
-        Processors that may keep a state are left out: they are for committed tokens only. That
-        costs accepted length and nothing else.
+        Processors that may be stateful are left out, since they must see committed tokens only.
+        That reduces accepted length, nothing else.
 
         Args:
-            logits: (rows, vocabulary), any floating dtype.
-            paths: each row's own drafted tokens behind the committed text, all of one length; the
-                row's history is the text plus its path.
+            logits: (nodes, vocabulary), any floating dtype.
+            paths: drafted tokens between the text and each node, all of one length.
 
         Returns:
-            float32 scores of the same shape, on the text's device if any rule applies.
+            float32 (nodes, vocabulary), on the device of the ids if any processor applies.
         """
         if not self._draft_processors:
             return logits.to(dtype=torch.float32)
@@ -138,15 +135,15 @@ class TokenSequence:
         drafted = torch.tensor([list(p) for p in paths], dtype=torch.int64, device=device)
         history = torch.cat([self.ids.expand(len(paths), -1), drafted], dim=1)
         for processor in self._draft_processors:
-            if _one_row_at_a_time(processor):
-                rows = zip(history.split(1), scores.split(1), strict=True)
-                scores = torch.cat([processor(ids, row) for ids, row in rows])
+            if _is_per_sequence(processor):
+                pairs = zip(history.split(1), scores.split(1), strict=True)
+                scores = torch.cat([processor(ids, one) for ids, one in pairs])
             else:
                 scores = processor(history, scores)
         return scores
 
 
-_KNOWN = frozenset(
+_STATELESS = frozenset(
     {
         "EncoderNoRepeatNGram",
         "EncoderRepetitionPenalty",
@@ -175,23 +172,22 @@ _KNOWN = frozenset(
         "Eta",
     }
 )
-"""transformers' own processors that are functions of ids and scores, without their suffixes."""
+"""Processors of transformers that are functions of ids and scores, without their suffixes."""
 
 
 def follows_paths(processor: Any) -> bool:
-    """Whether a logits processor may be asked about drafted tokens, because it keeps no state.
+    """Whether a logits processor is stateless, so that it may be applied to drafted paths.
 
-    Most of transformers' own do not. A caller's own is asked if it says so, with an attribute
-    ``stateless = True``.
+    Most of transformers' own are. A custom one declares it by an attribute ``stateless = True``.
     """
     kind = type(processor)
     if kind.__module__ != "transformers.generation.logits_process":
         return bool(getattr(processor, "stateless", False))
-    return kind.__name__.removesuffix("LogitsProcessor").removesuffix("LogitsWarper") in _KNOWN
+    return kind.__name__.removesuffix("LogitsProcessor").removesuffix("LogitsWarper") in _STATELESS
 
 
-def _one_row_at_a_time(processor: Any) -> bool:
-    """Those of transformers' own that tell the rows of a batch apart: here they are one text's."""
+def _is_per_sequence(processor: Any) -> bool:
+    """Whether a processor treats batch entries as different texts: here they are paths of one."""
     from transformers import PrefixConstrainedLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
     if isinstance(processor, PrefixConstrainedLogitsProcessor):

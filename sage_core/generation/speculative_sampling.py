@@ -1,33 +1,31 @@
-"""Sampling with exactly the target's own distribution, on any tree.
+"""Speculative sampling on trees, with exactly the target's distribution.
 
-What a target's logits become, temperature, top-k, top-p and the rest, is a distribution p for each
-node's own path (`TokenSequence.scores`). The text must be distributed as if each token were drawn from p
-given all before it. Which rule is right depends on how a node's candidates came about.
+The target's logits after temperature, top-k, top-p and the other processors are a distribution p
+for each node's path (`TokenSequence.scores`). Texts must be distributed as if each token were
+sampled from p given all tokens before it. The right rule depends on how candidates were selected.
 
-``topk``: the candidates are the draft's likeliest tokens, which no chance had a part in. Then the
-token is simply drawn from p, and the walk goes on below the child that carries it, if one does.
-It is lossless by construction, since every token *is* drawn from p, and nothing accepts more: with
-a given set C of candidates, no rule whose output follows p can put out one of C more often than
-p(C), and this one does it exactly so often. It also draws one number a token, in order, whatever
-the tree: one seed gives one text under every policy, and it is the text that `generate` writes
-under the same seed.
+``topk``: the candidates are the draft's likeliest tokens, which is deterministic. The token is
+sampled from p, and the walk continues at the child that has it, if any. This is lossless by
+construction, and optimal: given a candidate set C, no rule whose output follows p emits a token of
+C with probability above p(C). One number is drawn per token, in order, so one seed gives one text
+with every policy, the one that `generate` gives with that seed.
 
-``drawn``: the candidates are drawn from the draft's own distribution q, without replacement. The
-first, x, is accepted with probability min(1, p(x) / q(x)); if it is not, p becomes the normalised
-max(0, p - q), q loses x and is normalised again, and the next one is looked at; behind the last
-the token is drawn from what is left of p. That is recursive rejection sampling (SpecInfer, arXiv
-2305.09781; EAGLE, arXiv 2401.15077) with q corrected for what has been drawn already (RSD, arXiv
-2402.14160). Each look leaves the output distributed as p given that x came from the current q:
-x is put out with probability min(p, q), and the rest follows max(0, p - q).
+``drawn``: the candidates are sampled from the draft's distribution q without replacement. The
+first, x, is accepted with probability min(1, p(x) / q(x)); on rejection p becomes the normalised
+max(0, p - q), q loses x and is renormalised, and the next candidate is tried; after the last the
+token is sampled from the residual p. This is recursive rejection sampling (SpecInfer, arXiv
+2305.09781; EAGLE, arXiv 2401.15077) with q corrected for the samples already removed (RSD, arXiv
+2402.14160). Each trial keeps the output distributed as p, given that x was sampled from the current
+q: x is emitted with probability min(p, q), and the rest follows max(0, p - q).
 
-Applying the first rule to drawn candidates would be lossless too, but accept less. Applying the
-second to the likeliest ones would be wrong: they are not a draw from q.
+The first rule on sampled candidates would be lossless but accept less. The second rule on top-k
+candidates would be wrong: they are not a sample from q.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +34,7 @@ from torch import Tensor
 from sage_core.generation.acceptance import AcceptRule, accept_greedy, follow
 from sage_core.generation.candidates import CandidateSelector, Sampled, TopK
 from sage_core.generation.sequence import TokenSequence
-from sage_core.trees.steps import Acceptance
-
-if TYPE_CHECKING:
-    from sage_core.trees.steps import Proposal
+from sage_core.trees.steps import Acceptance, Proposal
 
 OFF: dict[str, float | None] = {
     "temperature": None,
@@ -51,13 +46,13 @@ OFF: dict[str, float | None] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
-"""Fields of a generation config that shape the distribution a token is drawn from, and the value
-besides None at which each does nothing."""
+"""Fields of a generation config that shape the sampling distribution, each with its neutral value
+besides None."""
 
 
 @dataclass(frozen=True)
 class SamplingStrategy:
-    """How one text's tokens are chosen: the rule, and the candidates that it is right for."""
+    """An acceptance rule and the candidate selection that it is valid for."""
 
     accept: AcceptRule
     candidates: CandidateSelector
@@ -70,30 +65,29 @@ def sampling_strategy(
     device: torch.device,
     draft_device: torch.device,
 ) -> SamplingStrategy:
-    """The rule and the candidates that a prepared generation config asks for.
+    """The acceptance rule and candidate selection for a merged generation config.
 
     Args:
-        config: it samples or it does not; a greedy text draws nothing.
+        config: greedy unless its ``do_sample`` is set.
         candidates: ``topk`` or ``drawn``.
-        seed: of everything that is drawn; None draws from torch's global generator, as
-            `generate` does.
-        device: where the text is.
-        draft_device: where the draft's scores are.
+        seed: of all random numbers; None uses torch's global generator, as `generate` does.
+        device: of the token ids.
+        draft_device: of the draft's scores.
     """
     if not config.do_sample:
         return SamplingStrategy(accept_greedy, TopK())
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     if candidates == "topk":
         return SamplingStrategy(TargetSampling(generator), TopK())
-    # What decides about a candidate must be independent of what drew it: a stream of its own.
+    # Acceptance must be independent of the candidates, so they get a random stream of their own.
     base = int(torch.randint(2**62, ())) if seed is None else seed
     derived = int(np.random.SeedSequence((base, 1)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    drawing = torch.Generator(draft_device).manual_seed(derived)
-    return SamplingStrategy(RecursiveRejection(generator), Sampled(drawing))
+    sampler = torch.Generator(draft_device).manual_seed(derived)
+    return SamplingStrategy(RecursiveRejection(generator), Sampled(sampler))
 
 
 def sampling_fields(config: Any) -> dict[str, Any] | None:
-    """What shapes the distribution, by the names of `GenerationConfig`; None if text is greedy."""
+    """Fields of `GenerationConfig` with an effect on the distribution; None if text is greedy."""
     if not config.do_sample:
         return None
     values = {name: getattr(config, name, None) for name in OFF}
@@ -101,12 +95,12 @@ def sampling_fields(config: Any) -> dict[str, Any] | None:
 
 
 class TargetSampling:
-    """Draw each token from the target's own distribution; go on where a child carries it.
+    """Sample each token from the target; continue at the child that has it.
 
-    The rule for candidates that nothing random chose, and for no tree at all.
+    The rule for deterministic candidates, and for empty trees.
 
     Args:
-        generator: on the text's device; None is torch's global one.
+        generator: on the device of the ids; None is torch's global one.
     """
 
     def __init__(self, generator: torch.Generator | None) -> None:
@@ -125,14 +119,17 @@ class TargetSampling:
 
 
 class RecursiveRejection:
-    """Accept or reject a node's children in the order they were drawn in.
+    """Recursive rejection sampling: accept or reject children in the order of sampling.
 
-    Nodes whose children were not drawn (``proposal.draws`` does not have them) are left as
-    `TargetSampling` leaves them.
+    At nodes without sampled children (not in ``proposal.draws``) it samples from the target, as
+    `TargetSampling` does.
 
     Args:
-        generator: on the text's device, independent of what drew the candidates; None is torch's
-            global one.
+        generator: on the device of the ids, independent of the one that sampled the candidates;
+            None is torch's global one.
+
+    Raises:
+        RuntimeError: the tree lacks a sampled candidate before one that it has.
     """
 
     def __init__(self, generator: torch.Generator | None) -> None:
@@ -148,15 +145,15 @@ class RecursiveRejection:
                 return self._draw(probs)
             children = sorted(tree.children(node), key=tree.ranks.__getitem__)
             if [tree.ranks[child] for child in children] != list(range(len(children))):
-                raise RuntimeError("a tree of drawn candidates has lost some of them")
+                raise RuntimeError("a tree of sampled candidates lacks some of them")
             return self._decide(probs, draws[node], [tree.tokens[child] for child in children])
 
         return follow(tree, text, choose)
 
     def _decide(self, probs: Tensor, draft: Tensor, drawn: list[int]) -> int:
-        """The next token, given (1, vocabulary) p, (vocabulary,) q and what was drawn from q."""
+        """The next token, from p (1, vocabulary), q (vocabulary,) and the ordered samples of q."""
         p = probs[0].double()
-        q = torch.zeros_like(p)  # the draft's vocabulary may be the smaller one
+        q = torch.zeros_like(p)  # the draft's vocabulary may be smaller
         q[: len(draft)] = draft.to(p)
         q /= q.sum()
         for token in drawn:
@@ -164,7 +161,7 @@ class RecursiveRejection:
                 return token
             rest = (p - q).clamp_(min=0)
             total = rest.sum()
-            if float(total) <= 0:  # p and q are equal up to rounding: rejecting was rounding too
+            if float(total) <= 0:  # p equals q up to rounding, and so was the rejection
                 break
             p = rest / total
             q[token] = 0
@@ -172,7 +169,7 @@ class RecursiveRejection:
         return self._draw(p[None])
 
     def _accepts(self, p: float, q: float) -> bool:
-        """Whether a token that was drawn with probability q is kept: with chance min(1, p / q)."""
+        """Accept a sample of probability q with probability min(1, p / q)."""
         return self._uniform() * q < p
 
     def _uniform(self) -> float:

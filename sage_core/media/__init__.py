@@ -1,6 +1,11 @@
-"""Pictures and clips: from a file, bytes or a Pillow image to what a model family can take."""
+"""Images and videos: files, bytes or Pillow images in, upright RGB images or sampled frames out.
+
+Belongs here: file formats, decoding, orientation, frame times, frame sampling, limits of size. Must
+not: anything of a model. Resizing to a model's input, tiles and placeholders belong to
+`models.families`, which pass their limits in as a `Sampling`.
+"""
 
 from sage_core.media.open import check_media, open_media
-from sage_core.media.types import Clip, Picture, Rate, Sampling
+from sage_core.media.types import Clip, FrameRate, Picture, Sampling
 
-__all__ = ["Clip", "Picture", "Rate", "Sampling", "check_media", "open_media"]
+__all__ = ["Clip", "FrameRate", "Picture", "Sampling", "check_media", "open_media"]

@@ -1,38 +1,35 @@
-"""Which frames of a clip to take, and which sizes are refused, whoever decodes."""
+"""Which frames of a video are sampled, and which frame sizes are refused."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sage_core.errors import InputError
-from sage_core.media.types import Rate, Sampling
+from sage_core.media.types import FrameRate, Sampling
 
 DEFAULT_FRAMES = 8
 MAX_FRAMES = 2048
-"""More sampled frames than this are refused: no model here takes them, and memory would go."""
+"""More sampled frames are refused: no model here takes them, and they would fill the memory."""
 MAX_PIXELS = 178_956_970
-"""Pictures and frames beyond this are refused before decoding (Pillow's own hard limit)."""
+"""Larger images and frames are refused before decoding (Pillow's own limit)."""
 MAX_ASPECT = 200
-"""The longer side over the shorter one; beyond it models' resizing breaks down."""
+"""The longest supported ratio of the sides (that of the Qwen-VL processors)."""
 
 
-def check_shape(width: int, height: int, name: str) -> None:
-    """Refuse a picture or frame whose declared size makes no sense to decode.
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse an image or frame by its declared size, before it is decoded.
 
     Raises:
-        InputError: no pixels, too many, or a sliver.
+        InputError: no pixels, more than `MAX_PIXELS`, or an aspect ratio beyond `MAX_ASPECT`.
     """
     if width < 1 or height < 1:
-        raise InputError(f"{name}: the picture has no pixels ({width}x{height})")
+        raise InputError(f"{name}: the image has no pixels ({width}x{height})")
     if width * height > MAX_PIXELS:
         raise InputError(
-            f"{name}: {width}x{height} pixels is absurdly large: shrink it below "
-            f"{MAX_PIXELS // 1_000_000} megapixels"
+            f"{name}: {width}x{height} exceeds {MAX_PIXELS // 1_000_000} megapixels: shrink it"
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise InputError(
-            f"{name}: {width}x{height} is a sliver: crop it to less than {MAX_ASPECT}:1"
-        )
+        raise InputError(f"{name}: aspect ratio exceeds {MAX_ASPECT}:1 ({width}x{height}): crop it")
 
 
 def choose_frames(
@@ -42,25 +39,24 @@ def choose_frames(
 
     ``timestamps`` is float of shape (frames,), seconds from the beginning, increasing. With
     ``frames`` they are spread evenly over the frames within [start, end), first and last
-    included, as LLaVA-OneVision samples; with ``fps`` each is the one shown at start + k / fps;
-    with ``rate`` as `Rate` says, by the clock. A clip with fewer frames than asked for gives all
-    it has.
+    included, as LLaVA-OneVision samples; with ``fps`` each is the one on screen at start + k / fps;
+    with ``rate`` as `FrameRate` defines. A video with fewer frames gives all of them.
 
     Raises:
-        InputError: start lies beyond the end, or fps asks for more than `MAX_FRAMES`.
+        InputError: start is beyond the end, or more than `MAX_FRAMES` frames are asked for.
     """
     start = sampling.start or 0.0
     end = duration if sampling.end is None else min(sampling.end, duration)
     if start >= duration:
         raise InputError(
-            f"{name}: start ({start:g} s) lies beyond the end of the clip ({duration:.2f} s): "
+            f"{name}: start ({start:g} s) is beyond the end of the video ({duration:.2f} s): "
             "choose an earlier start"
         )
     first = int(np.searchsorted(timestamps, start, side="right")) - 1
     if timestamps[max(first, 0)] < start - 1e-6:
         first += 1  # that frame began before start
     last = int(np.searchsorted(timestamps, end, side="left"))
-    # Between two frames of a slow clip nothing begins: take the one that is on screen.
+    # No frame begins within a short part of a slow video: take the one on screen.
     first = min(max(first, 0), len(timestamps) - 1)
     if last <= first:
         first = max(0, last - 1)
@@ -83,12 +79,12 @@ def _shown_at(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _by_rate(
-    timestamps: np.ndarray, first: int, last: int, part: tuple[float, float], rate: Rate
+    timestamps: np.ndarray, first: int, last: int, part: tuple[float, float], rate: FrameRate
 ) -> np.ndarray:
-    """Frames of [first, last) at the rate's own places in ``part``, which is in seconds."""
+    """Frames of [first, last) as ``rate`` defines, within ``part`` in seconds."""
     start, end = part
     count = rate.count(end - start, last - first)
-    if not rate.ends:
+    if not rate.endpoint:
         return _shown_at(timestamps, start + (end - start) * np.arange(count) / count)
     times = np.linspace(timestamps[first], timestamps[last - 1], count)
     nearest = np.interp(times, timestamps[first:last], np.arange(first, last))
@@ -98,6 +94,6 @@ def _by_rate(
 def _check_count(wanted: float, name: str) -> None:
     if wanted > MAX_FRAMES:
         raise InputError(
-            f"{name}: {wanted:.0f} frames are more than {MAX_FRAMES}: ask for fewer frames or "
+            f"{name}: {wanted:.0f} frames exceed the limit of {MAX_FRAMES}: ask for fewer or for "
             "a shorter part"
         )

@@ -1,4 +1,4 @@
-"""Pictures by Pillow: any common format to one upright RGB image, or a clip if it is animated."""
+"""Images by Pillow: any common format becomes one upright RGB image, an animation a clip."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sage_core.errors import InputError
-from sage_core.media.frame_sampling import check_shape, choose_frames
+from sage_core.media.frame_sampling import MAX_PIXELS, check_size, choose_frames
 from sage_core.media.types import Clip, Picture, Sampling, fit
 
 DEFAULT_FRAME_SECONDS = 0.1
-"""How long a frame of an animation is shown when the file gives no duration, as browsers do."""
+"""Duration of a frame where an animation gives none, as in browsers."""
 
 
 def read_picture(source: Path | bytes, sampling: Sampling, name: str) -> Picture | Clip:
-    """Decode a picture file; an animated one becomes a clip.
+    """Decode an image file; an animation becomes a clip.
 
     Raises:
-        InputError: damaged, cut off, of no known format, or absurdly large.
+        InputError: corrupt, truncated, of an unsupported format, or too large.
     """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     with _as_input_errors(name), _no_bomb_warning(), Image.open(stream) as image:
-        check_shape(*image.size, name)
+        check_size(*image.size, name)
         if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
             return _animation(image, sampling, name)
         image.load()
@@ -36,7 +36,7 @@ def read_picture(source: Path | bytes, sampling: Sampling, name: str) -> Picture
 
 def from_image(image: Image.Image, sampling: Sampling, name: str) -> Picture:
     """A Pillow image of any mode as an upright RGB `Picture`, no larger than ``max_pixels``."""
-    check_shape(*image.size, name)
+    check_size(*image.size, name)
     with _as_input_errors(name):
         upright = ImageOps.exif_transpose(image)
         rgb = to_rgb(upright if upright is not None else image)
@@ -47,7 +47,7 @@ def from_image(image: Image.Image, sampling: Sampling, name: str) -> Picture:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from any Pillow mode: deep greys scaled to 8 bits, transparency laid on white."""
+    """RGB from any Pillow mode: deep greys scaled to 8 bits, alpha composited on white."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         image = _deep_grey(image)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
@@ -60,8 +60,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or float, to 8 bits.
 
-    Pillow's own conversion clips at 255. Integers up to 65,535 are scaled by 257; floats in
-    [0, 1] by 255; anything else (measurements, say) from its least to its greatest value.
+    Pillow's conversion clips at 255. Integers up to 65,535 are divided by 257 and floats in [0, 1]
+    multiplied by 255; other ranges are mapped from their minimum and maximum to 0 and 255.
     """
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
@@ -76,13 +76,13 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 
 def _animation(image: Image.Image, sampling: Sampling, name: str) -> Clip:
-    """Sample an animated picture. Frames build on one another, so all are passed, few are kept."""
+    """Sample an animation. Frames depend on earlier ones, so all are decoded and few are kept."""
     count = int(getattr(image, "n_frames", 1))
     durations = []
     for index in range(count):
         image.seek(index)
         if image.format == "WEBP":
-            image.load()  # WebP knows a frame's duration only once it is decoded
+            image.load()  # WebP gives a frame's duration only after decoding it
         seconds = float(image.info.get("duration") or 0) / 1000
         durations.append(seconds if seconds > 0 else DEFAULT_FRAME_SECONDS)
     times = np.concatenate([[0.0], np.cumsum(durations)])
@@ -102,20 +102,21 @@ def _animation(image: Image.Image, sampling: Sampling, name: str) -> Clip:
 
 @contextmanager
 def _as_input_errors(name: str) -> Iterator[None]:
-    """Whatever Pillow raises on a bad file, as one line that names the file."""
+    """Turn what Pillow raises on a bad file into an `InputError` of one line."""
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: the picture is absurdly large: shrink it first") from error
+        limit = f"{MAX_PIXELS // 1_000_000} megapixels"
+        raise InputError(f"{name}: the image exceeds {limit}: shrink it") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{name}: the picture is damaged or of a format that cannot be read: save it as PNG"
+            f"{name}: the image is corrupt or of an unsupported format: convert it to PNG"
         ) from error
-    except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged data
+    except Exception as error:  # Pillow's plugins raise many types on corrupt data
         raise InputError(
-            f"{name}: the picture is damaged or cut off ({_short(error)}): get a whole copy"
+            f"{name}: the image is corrupt or truncated ({_short(error)}): get a complete copy"
         ) from error
 
 
@@ -126,7 +127,7 @@ def _short(error: Exception) -> str:
 
 @contextmanager
 def _no_bomb_warning() -> Iterator[None]:
-    """Pillow warns below its own limit; `check_shape` decides here, and in words."""
+    """Silence Pillow's warning below its limit; `check_size` has the limit that applies here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Opening one input: what it is, by content, and then the decoder that it needs."""
+"""Opening one input: its kind is found from its content, then it is decoded."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     Source = str | Path | bytes | Image.Image | BinaryIO | Picture | Clip
 
 _ADVICE = {
-    "sound": "is sound only: give a picture or a video",
-    "text": "is text, whatever its name says: give a picture or a video",
-    "document": "is a document: export the page as a picture first",
-    "archive": "is an archive: unpack it first",
-    "unknown": "is no picture or video of a known kind: convert it to PNG or MP4",
+    "sound": "is audio only: give an image or a video",
+    "text": "is text, not an image or a video: check the path",
+    "document": "is a document: export the page as an image first",
+    "archive": "is an archive: extract it first",
+    "unknown": "unsupported image or video format: convert it to PNG or MP4",
 }
 
 
 def open_media(
     source: Source, sampling: Sampling | None = None, name: str | None = None
 ) -> Picture | Clip:
-    """Open a picture or a clip.
+    """Open an image or a video.
 
-    ``source`` is a path, the file's bytes, an open binary file, a Pillow image, or something
-    opened before, which is returned as it is. What it holds is found from its content, never
-    from its name. ``name`` is what messages and results call it; by default the path.
+    ``source`` is a path, the file's bytes, an open binary file, a Pillow image, or the result of
+    an earlier call, which is returned as it is. The format is found from the content, never from
+    the name. ``name`` stands for the file in messages and results; the default is the path.
 
     Raises:
-        InputError: missing, a directory, not permitted, empty, damaged, cut off, absurdly large,
-            of no known kind, or the sampling lies outside the clip. One line, naming the file.
+        InputError: missing, a directory, not readable, empty, corrupt, truncated, too large, of an
+            unsupported format, or the sampling lies outside the video. One line with ``name``.
     """
     sampling = sampling or Sampling()
     if isinstance(source, Picture | Clip):
@@ -51,17 +51,19 @@ def open_media(
         from sage_core.media.images import from_image
 
         return from_image(source, sampling, name or getattr(source, "filename", "") or "<image>")
-    raise InputError(f"{type(source).__name__} is no input: give a path, bytes or a Pillow image")
+    raise InputError(
+        f"unsupported input type {type(source).__name__}: give a path, bytes, a binary file or a "
+        "Pillow image"
+    )
 
 
 def check_media(source: Path | bytes, name: str) -> None:
-    """Refuse a file of which `open_media` would say at first sight that it cannot be used.
+    """Refuse a file whose first bytes show that `open_media` cannot open it.
 
-    Reads a few bytes of it, and nothing of what is no plain file. ``source`` may also be all of
-    the file's bytes.
+    A pipe or device is not read. ``source`` may also be all of the file's bytes.
 
     Raises:
-        InputError: missing, a directory, not permitted, empty, or of no known kind.
+        InputError: missing, a directory, not readable, empty, or of an unsupported format.
     """
     if isinstance(source, bytes):
         _kind(source[:HEAD], name)
@@ -83,7 +85,7 @@ def _open_path(path: Path, sampling: Sampling, name: str) -> Picture | Clip:
 
 
 def _head(path: Path, name: str) -> tuple[bytes, int] | None:
-    """A file's first bytes and its length; None: a pipe or a device, with no way back."""
+    """A file's first bytes and its length; None for a pipe or a device, which cannot rewind."""
     try:
         if path.is_dir():
             raise InputError(f"{name}: is a directory: give the files in it")
@@ -94,7 +96,7 @@ def _head(path: Path, name: str) -> tuple[bytes, int] | None:
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file: check the path") from error
     except PermissionError as error:
-        raise InputError(f"{name}: not permitted to read it: check its permissions") from error
+        raise InputError(f"{name}: permission denied: check its permissions") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{name}: cannot be read: {reason}") from error
@@ -112,16 +114,15 @@ def _decode(
 
         return read_picture(source, sampling, name)
     from sage_core.media.video import read_clip
+    from sage_core.media.video_index import truncated
 
     if missing := missing_bytes(head, total):
-        raise InputError(
-            f"{name}: the clip is cut off, {missing:,} bytes are missing: get a whole copy"
-        )
+        raise truncated(name, missing)
     return read_clip(source, sampling, name)
 
 
 def _kind(head: bytes, name: str) -> str:
-    """``picture`` or ``video``, by a file's first bytes."""
+    """``picture`` or ``video``, from a file's first bytes."""
     if not head:
         raise InputError(f"{name}: the file is empty")
     kind = kind_of(head)

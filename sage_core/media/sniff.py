@@ -1,4 +1,4 @@
-"""What kind of file some first bytes belong to; names and extensions are never asked."""
+"""The kind of a file from its first bytes, regardless of its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 Kind = Literal["picture", "video", "sound", "text", "document", "archive", "unknown"]
 
 HEAD = 4096
-"""Bytes from the beginning of a file that `kind_of` looks at."""
+"""Bytes from the beginning of a file that `kind_of` uses."""
 
 _PICTURES = (
     b"\x89PNG\r\n\x1a\n",
@@ -56,7 +56,7 @@ def kind_of(head: bytes) -> Kind:
         return {b"AVI ": "video", b"WAVE": "sound", b"WEBP": "picture"}.get(head[8:12], "unknown")  # type: ignore[return-value]
     if head[:4] == b"OggS":
         return "video" if b"theora" in head[:256] else "sound"
-    for first, step in ((0, 188), (4, 192)):  # MPEG transport stream, plain or as camcorders do
+    for first, step in ((0, 188), (4, 192)):  # packets of MPEG-TS and of M2TS
         if head[first : first + 2 * step + 1 : step] == b"GGG":
             return "video"
     tables: tuple[tuple[tuple[bytes, ...], Kind], ...] = (
@@ -73,7 +73,7 @@ def kind_of(head: bytes) -> Kind:
 
 
 def _plausible_picture(head: bytes) -> bool:
-    """``BM`` also begins ordinary words: a bitmap's reserved bytes are zero."""
+    """True unless ``BM`` begins a text: the reserved bytes of a bitmap's header are zero."""
     return not head.startswith(b"BM") or (len(head) >= 18 and head[6:10] == bytes(4))
 
 
@@ -83,17 +83,17 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # more than a character cut at the end
+        if error.start < len(head) - 4:  # not just a character truncated at the end
             return False
         text = head[: error.start].decode("utf-8")
     return all(c.isprintable() or c in "\r\n\t\f" for c in text)
 
 
 def missing_bytes(head: bytes, total: int) -> int:
-    """How many bytes a video container says it should still have, 0 if it is whole or unsaid.
+    """Bytes that a Matroska or AVI file lacks according to its header, 0 if none or unknown.
 
-    ``head`` is the beginning of the file, ``total`` its size. Decoders accept a Matroska or AVI
-    file that was cut off and silently see a shorter clip; their headers give it away.
+    ``head`` is the beginning of the file, ``total`` its size. Decoders accept a truncated file of
+    these formats as a shorter video.
     """
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return max(0, int.from_bytes(head[4:8], "little") + 8 - total)
@@ -103,7 +103,7 @@ def missing_bytes(head: bytes, total: int) -> int:
 
 
 def _missing_matroska(head: bytes, total: int) -> int:
-    """Read the EBML header's size, then the Segment's (EBML, RFC 8794, section 6)."""
+    """From the sizes of the EBML header and the Segment (RFC 8794, section 6)."""
     size, at = _vint(head, 4)
     if size is None:
         return 0
@@ -115,7 +115,7 @@ def _missing_matroska(head: bytes, total: int) -> int:
 
 
 def _vint(data: bytes, at: int) -> tuple[int | None, int]:
-    """The variable-length integer at ``at`` and where it ends; None for "unknown size"."""
+    """The variable-length integer at ``at`` (None: unknown size) and the offset of its end."""
     if at >= len(data) or data[at] == 0:
         return None, at
     length = 9 - data[at].bit_length()

@@ -1,4 +1,4 @@
-"""What an opened input is, and how much of a clip to look at."""
+"""Opened inputs (`Picture`, `Clip`) and which frames of a video are sampled (`Sampling`)."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """How many frames a model family takes of a clip when nobody says.
+class FrameRate:
+    """A model family's default number of sampled frames, by the duration of the video.
 
-    ``fps`` a second of the clip, but at least ``least``, at most ``most`` and no more than there
-    are, brought down to a multiple of ``multiple``. They stand at the beginnings of equal parts,
-    or, with ``ends``, from the first frame to the last.
+    ``fps`` frames a second, within [``min_frames``, ``max_frames``] and no more than the video has,
+    rounded down to a multiple of ``multiple_of``. They are taken at the beginnings of equal parts
+    (qwen-vl-utils), or with ``endpoint`` from the first frame to the last (Qwen3-VL).
 
     Raises:
-        OptionError: a value that makes no sense.
+        OptionError: a value is out of range.
     """
 
     fps: float
-    least: int = 1
-    most: int = 2048
-    multiple: int = 1
-    ends: bool = False
+    min_frames: int = 1
+    max_frames: int = 2048
+    multiple_of: int = 1
+    endpoint: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.fps > 0 and 1 <= self.least <= self.most and self.multiple >= 1):
-            raise OptionError(f"no rate of frames: {self}")
+        in_order = 1 <= self.min_frames <= self.max_frames
+        if not (self.fps > 0 and in_order and self.multiple_of >= 1):
+            raise OptionError(f"invalid frame rate: {self}")
 
     def count(self, seconds: float, frames: int) -> int:
         """How many of the ``frames`` of ``seconds`` to take, at least 1."""
-        most = self.most // self.multiple * self.multiple
-        wanted = math.floor(min(max(seconds * self.fps, self.least), most, frames) + 1e-6)
-        return max(1, wanted // self.multiple * self.multiple or wanted)
+        most = self.max_frames // self.multiple_of * self.multiple_of
+        wanted = math.floor(min(max(seconds * self.fps, self.min_frames), most, frames) + 1e-6)
+        return max(1, wanted // self.multiple_of * self.multiple_of or wanted)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a clip are looked at, and how large.
+    """Which frames of a video are sampled, and their size.
 
-    ``frames`` is how many, spread evenly; ``fps`` is how many a second instead. With neither,
-    ``rate`` says: a model family's own rule. All count within [``start``, ``end``) in seconds from
-    the clip's beginning. ``max_pixels`` bounds the pixels of a picture or of a frame, which are
-    shrunk to it with their shape kept. ``frame_pixels`` bounds frames alone and ``clip_pixels``
+    ``frames`` is their number, spread evenly; ``fps`` is the number a second instead. With neither,
+    ``rate`` applies, the default of a model family. They are taken from [``start``, ``end``), in
+    seconds from the beginning. ``max_pixels`` bounds the pixels of an image or a frame: larger ones
+    are shrunk with their aspect ratio kept. ``frame_pixels`` bounds frames only and ``clip_pixels``
     all sampled frames together: a family sets them to what its model can use, so that frames are
-    decoded no larger. Pictures ignore everything but ``max_pixels``.
+    decoded no larger. Images use ``max_pixels`` only.
 
     Raises:
-        OptionError: a value that makes no sense, or both ``frames`` and ``fps``.
+        OptionError: a value is out of range, or both ``frames`` and ``fps`` are given.
     """
 
     frames: int | None = None
@@ -65,7 +66,7 @@ class Sampling:
     max_pixels: int | None = None
     frame_pixels: int | None = None
     clip_pixels: int | None = None
-    rate: Rate | None = None
+    rate: FrameRate | None = None
 
     def __post_init__(self) -> None:
         for name in ("frames", "max_pixels", "frame_pixels", "clip_pixels"):
@@ -89,7 +90,7 @@ class Sampling:
             raise OptionError(f"end ({self.end!r} s) must come after start ({self.start or 0!r} s)")
 
     def largest_frame(self, frames: int) -> int | None:
-        """The bound on the pixels of one of ``frames`` frames, the least of those that are set."""
+        """The smallest of the bounds on the pixels of one of ``frames`` frames, None if unset."""
         share = None if self.clip_pixels is None else max(1, self.clip_pixels // frames)
         bounds = [b for b in (self.max_pixels, self.frame_pixels, share) if b is not None]
         return min(bounds, default=None)
@@ -97,7 +98,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One upright RGB picture."""
+    """One upright RGB image."""
 
     image: Image.Image
     """Mode RGB, EXIF rotation applied, alpha composited on white."""
@@ -111,16 +112,16 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """The sampled frames of a video or an animated picture."""
+    """The sampled frames of a video or an animated image."""
 
     frames: np.ndarray
     """uint8 of shape (frames, height, width, 3), RGB."""
     timestamps: np.ndarray
-    """float64 of shape (frames,): seconds from the clip's beginning."""
+    """float64 of shape (frames,): seconds from the beginning of the source."""
     fps: float
-    """Frames a second of the source."""
+    """Average frames per second of the source."""
     duration: float
-    """Seconds of the whole source, whatever part of it was sampled."""
+    """Seconds of the whole source, not only of the sampled part."""
     name: str
 
     @property
@@ -130,7 +131,7 @@ class Clip:
 
 
 def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
-    """The largest size of the same shape that has at most ``max_pixels``; never enlarged."""
+    """The largest size of the same aspect ratio with at most ``max_pixels``; never enlarged."""
     if max_pixels is None or width * height <= max_pixels:
         return width, height
     scale = math.sqrt(max_pixels / (width * height))

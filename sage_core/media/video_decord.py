@@ -1,9 +1,8 @@
-"""Clips by decord: fast, but only as right as the file is simple.
+"""Video frames by decord, in files where it finds the right ones.
 
-decord 0.6 counts frames instead of reading their times. Where a keyframe is followed by frames that
-are shown before it (open groups of pictures, the default of x265), where an edit list leaves frames
-out, and in MPEG streams, it is off by some frames after a jump and does not notice. So it jumps
-only in files whose headers rule that out, and otherwise reads in order.
+decord 0.6 finds frames by counting them. After a seek it is off by some frames where a keyframe is
+followed by frames that are presented before it (open GOPs, the default of x265), where an edit list
+leaves frames out, and in MPEG streams.
 """
 
 from __future__ import annotations
@@ -20,89 +19,74 @@ from typing import Any
 
 import numpy as np
 
-from sage_core.media.containers.probe import Facts
-from sage_core.media.frame_sampling import check_shape, choose_frames
-from sage_core.media.types import Clip, Sampling, fit
-from sage_core.media.video_timeline import (
-    DAMAGED,
-    EMPTY,
-    NO_PICTURES,
+from sage_core.media.types import fit
+from sage_core.media.video_index import (
+    CORRUPT,
+    LARGE_FILE,
     UnreadableError,
-    stacked,
-    timeline,
+    VideoIndex,
+    stack_frames,
 )
 
-LARGEST_FILE = 256 * 2**20
-"""Bytes. decord passes over a whole file to open it; a larger one is left to PyAV."""
-
 _STDERR = threading.Lock()
-"""Held while file descriptor 2 points elsewhere."""
-_NATIVE = re.compile(rb"(?m)^\[(\d\d:\d\d:\d\d|[\w,]+ @ 0x[0-9a-f]+)\] .*\n?")
+"""Held while file descriptor 2 is redirected."""
+_LOG_LINE = re.compile(rb"(?m)^\[(\d\d:\d\d:\d\d|[\w,]+ @ 0x[0-9a-f]+)\] .*\n?")
 """A line of decord's, ``[12:00:00] video_reader.cc:7: ...``, or FFmpeg's, ``[mov @ 0x1f] ...``."""
-_MADE_UP = b"recovered from nearest frames"
+_REPLACED = b"recovered from nearest frames"
+"""decord's message when it returns another frame for one that it cannot decode."""
 
 
-def is_exact(facts: Facts) -> bool:
-    """True if decord can jump in the file and hit the right frames."""
-    track = facts.video
-    return track is not None and track.closed and not track.turn.mirrored
+def is_exact(index: VideoIndex) -> bool:
+    """True if decord finds the right frames after a seek; it does not mirror frames.
+
+    decord reads the whole file when it opens it, so large files are excluded.
+    """
+    return index.seek_by_number and not index.orientation.flipped and index.file_size <= LARGE_FILE
 
 
-def read(source: Path | bytes, facts: Facts, sampling: Sampling, name: str) -> Clip:
-    """Decode the sampled frames.
+def decode(
+    source: Path | bytes, index: VideoIndex, chosen: np.ndarray, max_pixels: int | None
+) -> np.ndarray:
+    """The frames ``chosen`` of ``index``, upright: uint8 of shape (chosen, height, width, 3).
+
+    ``chosen`` is int64 of shape (chosen,). Frames have at most ``max_pixels`` pixels.
 
     Raises:
-        UnreadableError: decord cannot, or would get the wrong frames.
-        InputError: absurdly large, or the sampling lies outside.
+        UnreadableError: decord cannot read the video or counts other frames than the index.
         ImportError: decord is not installed.
     """
     import decord
 
-    if facts.kind == "other" or any(t.edited or t.turn.mirrored for t in facts.tracks):
-        raise UnreadableError("this kind of clip needs PyAV: pip install av", final=True)
-    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's own lines
-    # Frames that it cannot decode decord replaces by others. It says so on descriptor 2 alone.
+    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's messages
+    # decord says on file descriptor 2 only that it returned another frame.
     os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "0.0")
-    failures = (RuntimeError, decord.DECORDError, AssertionError, IndexError, StopIteration)
-    reader: Any = None
-    said = bytearray()
+    size = fit(*index.size, max_pixels)
+    output = bytearray()
     try:
-        reader = _open(decord, source)
-        with _heard_stderr(said):
-            times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
-            height, width = _tight(reader[0]).shape[:2]
-    except failures as error:
-        raise UnreadableError(_reason(error), final=reader is not None) from error
-    check_shape(width, height, name)
-    _check_count(times, facts)
-    starts, duration, fps = timeline(times[:, 0], float(times[-1, 1]), reader.get_avg_fps())
-    chosen = choose_frames(starts, duration, sampling, name)
-    size = fit(width, height, sampling.largest_frame(len(chosen)))
-    try:
-        if size != (width, height):
-            reader = _open(decord, source, *size)
-        with _heard_stderr(said):
-            found = _jumping(reader, chosen) if is_exact(facts) else _in_order(reader, chosen)
-            frames = stacked(found, len(chosen))
-    except failures as error:
-        raise UnreadableError(_reason(error), final=True) from error
-    if _MADE_UP in said:
-        raise UnreadableError(DAMAGED, final=True)
-    return Clip(frames, starts[chosen], fps, duration, name)
+        with _captured_stderr(output):
+            reader = _open(decord, source, *(size if size != index.size else (-1, -1)))
+            if len(reader) != len(index.pts):
+                raise UnreadableError(CORRUPT)
+            frames = stack_frames((_pixels(reader[int(i)]) for i in chosen), len(chosen))
+    except (RuntimeError, decord.DECORDError, AssertionError, IndexError, StopIteration) as error:
+        raise UnreadableError(CORRUPT) from error
+    if _REPLACED in output:
+        raise UnreadableError(CORRUPT)
+    return frames
 
 
-def _open(decord: Any, source: Path | bytes, width: int = -1, height: int = -1) -> Any:
-    # An absolute path: FFmpeg would take "a:b.mp4" for a protocol.
-    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
-    if isinstance(opened, str) and not _is_utf8(opened):
-        opened = io.BytesIO(Path(opened).read_bytes())
-    threads = min(4, os.cpu_count() or 1)
-    with _heard_stderr(bytearray()):
-        return decord.VideoReader(opened, width=width, height=height, num_threads=threads)
+def _open(decord: Any, source: Path | bytes, width: int, height: int) -> Any:
+    # An absolute path: FFmpeg takes "a:b.mp4" for a protocol.
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
+    if isinstance(file, str) and not _is_utf8(file):
+        file = io.BytesIO(Path(file).read_bytes())
+    return decord.VideoReader(
+        file, width=width, height=height, num_threads=min(4, os.cpu_count() or 1)
+    )
 
 
 def _is_utf8(path: str) -> bool:
-    """False for a file name that decord cannot be given."""
+    """False for a file name that decord does not accept."""
     try:
         return bool(path.encode("utf-8"))
     except UnicodeEncodeError:
@@ -110,64 +94,34 @@ def _is_utf8(path: str) -> bool:
 
 
 @contextmanager
-def _heard_stderr(said: bytearray) -> Iterator[None]:
-    """Collect in ``said`` what native code writes to file descriptor 2, past `sys.stderr`.
+def _captured_stderr(output: bytearray) -> Iterator[None]:
+    """Collect in ``output`` what native code writes to file descriptor 2, past `sys.stderr`.
 
-    The descriptor belongs to the whole process: one thread at a time, and what others write
-    meanwhile is passed on afterwards.
+    The descriptor belongs to the process: one thread at a time, and lines that neither decord nor
+    FFmpeg wrote are passed on afterwards.
     """
-    with _STDERR, tempfile.TemporaryFile() as page:
+    with _STDERR, tempfile.TemporaryFile() as file:
         try:
             saved = os.dup(2)
-        except OSError:  # closed already: nobody listens
+        except OSError:  # it is closed
             yield
             return
         try:
-            os.dup2(page.fileno(), 2)
+            os.dup2(file.fileno(), 2)
             yield
         finally:
             os.dup2(saved, 2)
-            page.seek(0)
-            said += page.read()
+            file.seek(0)
+            output += file.read()
             with suppress(OSError):
-                os.write(saved, _NATIVE.sub(b"", said))
+                os.write(saved, _LOG_LINE.sub(b"", output))
             os.close(saved)
 
 
-def _check_count(times: np.ndarray, facts: Facts) -> None:
-    """Refuse a file whose frames decord counts differently from its headers."""
-    stamps = facts.video.stamps if facts.video is not None else None
-    if stamps is not None and len(times) != len(stamps.shown):
-        raise UnreadableError(DAMAGED)
-
-
-def _jumping(reader: Any, chosen: np.ndarray) -> Iterator[np.ndarray]:
-    for index in chosen:
-        yield _tight(reader[int(index)])
-
-
-def _in_order(reader: Any, chosen: np.ndarray) -> Iterator[np.ndarray]:
-    wanted = set(chosen.tolist())
-    reader.seek(0)
-    for index in range(int(chosen[-1]) + 1):
-        frame = reader.next()
-        if index in wanted:
-            yield _tight(frame)
-
-
-def _tight(frame: Any) -> np.ndarray:
-    """uint8 (height, width, 3). decord gives narrow frames with the padding of FFmpeg's rows."""
+def _pixels(frame: Any) -> np.ndarray:
+    """uint8 (height, width, 3). decord returns narrow frames with FFmpeg's row padding."""
     pixels: np.ndarray = frame.asnumpy()
     height, width, channels = pixels.shape
     if channels > 3:
         pixels = pixels.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
     return np.ascontiguousarray(pixels)
-
-
-def _reason(error: Exception) -> str:
-    """decord's messages are stack traces: say instead which of a few things happened."""
-    if "cannot find video stream" in str(error):
-        return NO_PICTURES
-    if isinstance(error, AssertionError | IndexError | StopIteration):
-        return EMPTY
-    return DAMAGED

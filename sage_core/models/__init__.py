@@ -1,1 +1,5 @@
-"""Finding, loading and pairing models, and what differs from one family to the next."""
+"""Checkpoints: finding, checking, measuring, placing and loading one model; model families.
+
+Belongs here: everything about a checkpoint, its tokenizer and its inputs. Must not be here: drafts
+as proposers, caches, decoding.
+"""

@@ -1,4 +1,4 @@
-"""What can be loaded: the bundled pair, the local hub cache, and known pairs on the hub."""
+"""Models that can be loaded: the bundled pair, the local hub cache, known pairs on the hub."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sage_core.models.known_pairs import KNOWN, drafts_for
 BUNDLED = "sage-tiny"
 """Name of the pair that comes with the package."""
 BUNDLED_HEAD = "sage-tiny-head"
-"""Name of its draft: a head on the target's own features."""
+"""Its default draft: a head on the target's features."""
 BUNDLED_DRAFT = "sage-tiny-draft"
-"""Name of another draft for it that comes with it: a small model of its own."""
+"""Another draft that comes with it: a small model."""
 BUNDLED_VARIABLE = "SAGE_BUNDLED_PAIR"
 """Environment variable: another directory with target/ and draft/ to use as the bundled pair."""
 
@@ -28,42 +28,42 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model that can be loaded now."""
+    """One model on this machine."""
 
     id: str
-    """What ``--model`` takes."""
+    """The name for ``--model``."""
     kind: Literal["bundled", "cached"]
     path: Path
     architecture: str
     bytes: int
     """Size of the weights on disk."""
     draft: str | None
-    """What ``--draft auto`` would choose for it."""
+    """The choice of ``--draft auto``."""
     draft_cached: bool = False
-    """True if that draft needs no download."""
+    """That draft is on this machine."""
 
 
 @dataclass(frozen=True)
 class PairEntry:
-    """One known pair that is not whole on this machine."""
+    """One known pair that is not complete on this machine."""
 
     target: str
     series: str
     draft: str
-    """What ``--draft auto`` would choose."""
+    """The choice of ``--draft auto``."""
     drafts: tuple[str, ...]
     """All drafts that fit, best first."""
     target_cached: bool
     drafts_cached: tuple[str, ...]
     quantized: bool
-    """The target is another's weights in fewer bits."""
+    """The target is a quantized form of another."""
 
 
 def bundled_folder() -> Path:
-    """The directory of the bundled pair, with ``target`` and ``draft`` in it.
+    """The directory of the bundled pair, which holds ``target`` and ``draft``.
 
     Raises:
-        ModelError: it is not there.
+        ModelError: it is missing or incomplete.
     """
     override = os.environ.get(BUNDLED_VARIABLE)
     if override:
@@ -82,13 +82,13 @@ def bundled_folder() -> Path:
 
 
 def bundled_draft(name: str) -> Path | None:
-    """Where the draft of that name is; None if none that is bundled has it."""
+    """The folder of the bundled draft with that name; None if there is none."""
     parts = {BUNDLED_HEAD: "head", BUNDLED_DRAFT: "draft"}
     return bundled_folder() / parts[name] if name in parts else None
 
 
 def bundled_choice() -> str:
-    """What the bundled pair drafts with. Another folder in its place need not hold a head."""
+    """The default draft of the bundled pair: its head, unless an override folder has none."""
     whole = (bundled_folder() / "head" / "config.json").is_file()
     return BUNDLED_HEAD if whole else BUNDLED_DRAFT
 
@@ -106,30 +106,25 @@ def list_models() -> list[ModelEntry]:
 
 
 def list_pairs(models: Sequence[ModelEntry]) -> list[PairEntry]:
-    """The known pairs, but for those whose target and chosen draft are both in ``models``."""
+    """The known pairs except those whose target and draft are both in ``models``."""
     cached = {entry.id for entry in models}
-    entries = []
-    for pair in KNOWN.values():
-        here = tuple(draft for draft in pair.drafts if draft in cached)
-        if pair.target in cached and here:
-            continue
-        draft = choose_draft(pair.drafts, cached)
-        entries.append(
-            PairEntry(
-                pair.target,
-                pair.series,
-                draft,
-                pair.drafts,
-                pair.target in cached,
-                here,
-                pair.quantized,
-            )
+    return [
+        PairEntry(
+            target=pair.target,
+            series=pair.series,
+            draft=choose_draft(pair.drafts, cached),
+            drafts=pair.drafts,
+            target_cached=pair.target in cached,
+            drafts_cached=tuple(draft for draft in pair.drafts if draft in cached),
+            quantized=pair.quantized,
         )
-    return entries
+        for pair in KNOWN.values()
+        if pair.target not in cached or cached.isdisjoint(pair.drafts)
+    ]
 
 
 def choose_draft(drafts: Sequence[str], cached: Container[str]) -> str:
-    """The best of ``drafts`` that needs no download; the best of all if each does."""
+    """The first of ``drafts`` that is cached; the first of all if none is."""
     return next((draft for draft in drafts if draft in cached), drafts[0])
 
 
@@ -155,9 +150,8 @@ def _cached() -> list[ModelEntry]:
     for name, (folder, kind) in found.items():
         drafts = drafts_for(name)
         draft = choose_draft(drafts, found) if drafts else None
-        entries.append(
-            ModelEntry(name, "cached", folder, kind, weight_bytes(folder), draft, draft in found)
-        )
+        size = weight_bytes(folder)
+        entries.append(ModelEntry(name, "cached", folder, kind, size, draft, draft in found))
     return entries
 
 
@@ -171,31 +165,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     with reading_json(path):
         config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{path}: names no model_type: it is no transformers checkpoint")
+        raise ModelError(f"{path}: names no model_type: not a transformers checkpoint")
     return config
 
 
 @contextmanager
 def reading_json(path: Path) -> Iterator[None]:
-    """Turn a missing or damaged JSON file into a `ModelError` that names it."""
+    """Turn errors about a missing or damaged JSON file into a `ModelError` that names it."""
     try:
         yield
     except FileNotFoundError as error:
         raise ModelError(
-            f"{path.parent}: is no model: it has no {path.name} (give a transformers checkpoint)"
+            f"{path.parent}: not a model: it has no {path.name} (give a transformers checkpoint)"
         ) from error
     except (OSError, ValueError, LookupError, AttributeError) as error:
-        raise ModelError(f"{path}: cannot be read: get a whole copy of the model") from error
+        raise ModelError(f"{path}: cannot be read: get a complete copy of the model") from error
 
 
 def architecture(config: dict[str, Any]) -> str:
-    """The model class that a config names, or its type."""
+    """The model class that a config names, else its ``model_type``."""
     names = config.get("architectures") or [config.get("model_type", "unknown")]
     return str(names[0])
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that a checkpoint consists of, whether or not they are there.
+    """The safetensors files of a checkpoint, existing or not.
 
     Raises:
         ModelError: the index of a sharded checkpoint is damaged.
@@ -209,34 +203,34 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path, name: str, there: Collection[str] = ()) -> None:
-    """Refuse a checkpoint without config.json or with weights missing, before anything is loaded.
+    """Refuse a checkpoint without config.json or with missing weights.
 
     Args:
         folder: the checkpoint.
-        name: what the user calls it.
-        there: names of the files that the hub has of it, if that is where it is.
+        name: its name in messages.
+        there: file names of its hub repository, if the weights are not downloaded yet.
 
     Raises:
-        ModelError: no config.json, a file of the weights is missing, or they are pickled.
+        ModelError: no config.json, a missing file of weights, or pickled weights only.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{name}: is no model: it has no config.json (give a transformers checkpoint)"
+            f"{name}: not a model: it has no config.json (give a transformers checkpoint)"
         )
-    # A link into the hub's cache may lead nowhere, so a name alone is not enough.
+    # Links into the hub cache may be broken, so the existence of a name is not enough.
     files = there or {path.name for path in folder.iterdir() if path.is_file()}
     missing = [path.name for path in weight_files(folder) if path.name not in files]
     if not missing:
         return
     if any(file.endswith(_PICKLES) for file in files):
         raise ModelError(
-            f"{name}: has pickled weights only, which are not opened: convert them to safetensors"
+            f"{name}: has only pickled weights, which are not opened: convert them to safetensors"
         )
-    raise ModelError(f"{name}: {missing[0]} is missing: get a whole copy of the model")
+    raise ModelError(f"{name}: {missing[0]} is missing: get a complete copy of the model")
 
 
 def is_complete(folder: Path) -> bool:
-    """True if every file of the weights is there."""
+    """Whether all files of weights exist."""
     try:
         return all(path.is_file() for path in weight_files(folder))
     except ModelError:
@@ -244,5 +238,5 @@ def is_complete(folder: Path) -> bool:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files on disk."""
+    """Total size of the safetensors files, in bytes."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,10 +1,10 @@
-"""Loading a target with its draft: checked and measured before any weights are read."""
+"""One checkpoint: inspected without its weights, then loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
@@ -15,13 +15,10 @@ from sage_core.models.quantization import Method, check_ready_made, find_method
 from sage_core.models.quiet import quiet
 from sage_core.models.weights import load_weights
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, eq=False)
 class CheckpointInfo:
-    """One model of a pair before its weights are read."""
+    """A checkpoint before its weights are read."""
 
     checkpoint: Checkpoint
     config: Any
@@ -32,10 +29,18 @@ class CheckpointInfo:
 def inspect(
     name: str | Path, shown: str, revision: str | None, code: bool, method: Method | None = None
 ) -> CheckpointInfo:
-    """A model without its weights, which messages call ``shown``.
+    """Find, check and measure a checkpoint without reading its weights.
+
+    Args:
+        name: a folder or hub id.
+        shown: its name in messages.
+        revision: a branch, tag or commit on the hub.
+        code: whether the checkpoint's own code may run.
+        method: how it will be quantized.
 
     Raises:
-        ModelError: not found, damaged, or of an unknown kind.
+        ModelError: not found, damaged, or of an unsupported architecture.
+        OptionError: it is quantized already and ``method`` is given.
     """
     checkpoint = hub.find(name, revision, code=code)
     config = load_config(checkpoint.folder, code=code)
@@ -47,10 +52,10 @@ def inspect(
 
 
 def load_config(folder: Path, *, code: bool = False) -> Any:
-    """The transformers configuration of a local checkpoint; ``code`` lets its own modules run.
+    """The transformers configuration of a local checkpoint; ``code`` allows its own modules.
 
     Raises:
-        ModelError: damaged, or an architecture that this version of transformers does not know.
+        ModelError: damaged, or an architecture unknown to this version of transformers.
     """
     from transformers import AutoConfig
 
@@ -71,7 +76,7 @@ def load_config(folder: Path, *, code: bool = False) -> Any:
 
 
 def load_tokenizer(folder: Path, *, code: bool = False) -> Any:
-    """The tokenizer of a local checkpoint; ``code`` lets its own modules run.
+    """The tokenizer of a local checkpoint; ``code`` allows its own modules.
 
     Raises:
         ModelError: missing or damaged.
@@ -85,19 +90,19 @@ def load_tokenizer(folder: Path, *, code: bool = False) -> Any:
             )
     except Exception as error:  # the Rust library raises bare Exceptions on damaged files
         raise ModelError(
-            f"{folder}: its tokenizer cannot be loaded: get a whole copy of the model"
+            f"{folder}: its tokenizer cannot be loaded: get a complete copy of the model"
         ) from error
 
 
 def load_model(
     name: str | Path, device: str = "cpu", dtype: str = "float32", *, quantization: str = "none"
 ) -> Any:
-    """One transformers model from a folder or hub id, in evaluation mode on ``device``.
+    """A transformers model from a folder or hub id, in evaluation mode on ``device``.
 
-    ``dtype`` is a name of `devices.DTYPES`, or ``checkpoint``.
+    ``dtype`` is one of `devices.DTYPES` or ``checkpoint``.
 
     Raises:
-        ModelError: not found, damaged, incomplete, or of a kind that cannot be loaded.
+        ModelError: not found, damaged, incomplete, or of an unsupported architecture.
         OptionError: an unknown quantization, or its package is not installed.
         MemoryExhaustedError: it does not fit.
     """

@@ -1,4 +1,4 @@
-"""What this machine has to run on, and what can be installed beside it."""
+"""Devices of this machine, their memory and dtypes, and versions of the libraries."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "accelerate"),
-    *("numpy", "pillow", "decord"),
+    *("numpy", "pillow", "av", "decord"),
 )
-_OPTIONAL = ("av", "torchvision", "bitsandbytes", "torchao", "gptqmodel", "optimum", "triton")
+_OPTIONAL = ("torchvision", "bitsandbytes", "torchao", "gptqmodel", "optimum", "triton")
 
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device with a dtype, and one line that says why."""
+    """A device with a dtype, and a one-line reason."""
 
     device: str
     dtype: str
-    """``float32``, ``bfloat16``, ``float16``, or ``checkpoint``: the one the weights are in."""
+    """``float32``, ``bfloat16``, ``float16``, or ``checkpoint`` (that of the weights)."""
     note: str
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device that torch can use here."""
+    """One device that torch can use."""
 
     name: str
     """As given to ``device``: ``cpu``, ``cuda:0``, ``mps``."""
     description: str
     memory: int
-    """Bytes in all; 0 if the platform does not tell."""
+    """Total bytes; 0 if unknown."""
     free: int
     dtypes: tuple[str, ...]
 
@@ -50,18 +50,18 @@ class DeviceReport:
     """What ``sage doctor`` shows."""
 
     versions: dict[str, str | None]
-    """Package or platform part and its version, None where it is not installed."""
+    """Versions by package; None if not installed."""
     devices: tuple[Device, ...]
     chosen: DeviceChoice
-    """For a pair that fits; a larger one may be spread over GPUs or go to the CPU."""
+    """For a pair that fits on one device."""
     video: str
-    """How videos would be decoded, or what is missing for it."""
+    """The available video decoders, or how to install one."""
     cache: str
     """The folder that models are downloaded to."""
 
 
 def find_devices() -> tuple[Device, ...]:
-    """The CPU first, then every GPU, with their memory as it is now."""
+    """The CPU first, then all GPUs, with their current memory."""
     import torch
 
     cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
@@ -69,21 +69,21 @@ def find_devices() -> tuple[Device, ...]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
-            # What torch keeps of earlier tensors is there for new ones.
+            # Memory cached by torch is available to new tensors.
             free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
             name = torch.cuda.get_device_name(index)
             dtypes = DTYPES if torch.cuda.is_bf16_supported() else ("float32", "float16")
             found.append(Device(f"cuda:{index}", name, total, free, dtypes))
-    if torch.backends.mps.is_available():  # it shares the host's memory
+    if torch.backends.mps.is_available():  # shares the host's memory
         found.append(Device("mps", "Apple GPU", found[0].memory, found[0].free, DTYPES))
     return tuple(found)
 
 
 def check_device(device: str, found: Sequence[Device]) -> str:
-    """The full name of a device that is among ``found``, or ``auto``.
+    """The full name of a device among ``found``, or ``auto``.
 
     Raises:
-        OptionError: an unknown name, or a device that is not here.
+        OptionError: an unknown name, or a device that is not available.
     """
     if device == AUTO:
         return AUTO
@@ -100,17 +100,17 @@ def check_device(device: str, found: Sequence[Device]) -> str:
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse a number format of no known name.
+    """Refuse an unknown dtype.
 
     Raises:
-        OptionError: it is neither ``auto`` nor one of `DTYPES`.
+        OptionError: neither ``auto`` nor one of `DTYPES`.
     """
     if dtype not in (AUTO, *DTYPES):
         raise OptionError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
 
 
 def choose(found: Sequence[Device]) -> DeviceChoice:
-    """What ``auto`` means here for a pair that fits: the first GPU, else the CPU."""
+    """The choice of ``auto`` for a pair that fits: the first GPU, else the CPU."""
     gpu = next((one for one in found if one.name.startswith("cuda")), None)
     if gpu is None:
         return DeviceChoice("cpu", "float32", "no GPU found: running on the CPU in float32")
@@ -119,7 +119,7 @@ def choose(found: Sequence[Device]) -> DeviceChoice:
 
 
 def report() -> DeviceReport:
-    """Versions, devices and what would be chosen; for ``sage doctor``."""
+    """Versions, devices and the choice of ``auto``, for ``sage doctor``."""
     import torch
     from huggingface_hub import constants
 
@@ -135,17 +135,13 @@ def report() -> DeviceReport:
 
 
 def _video(versions: dict[str, str | None]) -> str:
-    if versions["decord"] and versions["av"]:
-        return "decord, then PyAV"
-    if versions["decord"]:
-        return "decord (more kinds with: pip install av)"
-    if versions["av"]:
-        return "PyAV"
-    return "no decoder: pip install decord"
+    if not versions["av"]:
+        return "none: pip install av"
+    return "PyAV and decord" if versions["decord"] else "PyAV"
 
 
 def _version(package: str) -> str | None:
-    # eva-decord provides the module decord where decord itself has no wheel.
+    # eva-decord provides the module decord where decord has no wheel.
     for name in (package, f"eva-{package}") if package == "decord" else (package,):
         try:
             return metadata.version(name)
@@ -155,7 +151,7 @@ def _version(package: str) -> str | None:
 
 
 def _host_memory() -> tuple[int, int]:
-    """Total and available bytes of the host, or of the container that this runs in."""
+    """Total and available bytes of the host, or of the container."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -167,7 +163,7 @@ def _host_memory() -> tuple[int, int]:
 
 
 def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Limit of a Linux container and what it uses but for file caches; zeros without a limit."""
+    """Memory limit of a Linux container, and usage without file caches; zeros without a limit."""
     try:
         limit = int((root / "memory.max").read_text())
         used = int((root / "memory.current").read_text())
@@ -178,7 +174,7 @@ def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
 
 
 def torch_dtype(name: str) -> Any:
-    """torch's dtype of that name; ``"auto"``, as transformers spells it, for ``checkpoint``."""
+    """The torch dtype of that name; ``"auto"``, the value for transformers, for ``checkpoint``."""
     import torch
 
     return "auto" if name == "checkpoint" else getattr(torch, name)

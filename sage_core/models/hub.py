@@ -1,4 +1,4 @@
-"""From a path or a hub id to a checkpoint: its small files first, its weights when wanted."""
+"""From a path or hub id to a local checkpoint: small files first, weights on request."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from sage_core.models.progress import Progress, gib
 from sage_core.models.quiet import quiet
 
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-"""What is fetched of a hub repository at first: configurations and tokenizers."""
+"""Files of a hub repository that are fetched first: configurations and tokenizers."""
 CODE_FILES = ("*.py",)
-"""Fetched as well where the checkpoint's own code may run."""
+"""Fetched as well if the checkpoint's own code may run."""
 TIMEOUT = 5.0
-"""Seconds to wait for the hub's first answer."""
+"""Seconds until the hub must answer."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose configuration and tokenizer are on this machine."""
+    """A checkpoint whose configuration and tokenizer are local."""
 
     name: str
-    """As the user gave it."""
+    """As given by the user."""
     folder: Path
     repo: str | None = None
-    """The hub id that its weights are still to be fetched from; None if they are here."""
+    """The hub id to fetch its weights from; None if they are local."""
     revision: str | None = None
-    """The commit of ``repo`` that ``folder`` is a copy of."""
+    """The commit of ``repo`` in ``folder``."""
     bytes: int = 0
-    """Size of the weights, here or still to be fetched; 0 if the hub does not tell."""
+    """Size of the weights, local or not; 0 if unknown."""
 
 
 def split_revision(name: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
-    """``owner/name@revision`` in two. A folder's name may hold an @; nothing is split then.
+    """Split ``owner/name@revision``; an existing folder with an @ in its name is not split.
 
     Raises:
-        ModelError: two different revisions are asked for.
+        ModelError: it conflicts with ``revision``.
     """
     if isinstance(name, Path) or "@" not in name or Path(name).expanduser().exists():
         return name, revision
@@ -59,7 +59,7 @@ def split_revision(name: str | Path, revision: str | None) -> tuple[str | Path, 
     if not _HUB_ID.fullmatch(bare) or not pinned:
         return name, revision
     if revision not in (None, pinned):
-        raise ModelError(f"{name}: asks for one revision and --revision {revision} for another")
+        raise ModelError(f"{name}: names one revision and --revision {revision} another")
     return bare, pinned
 
 
@@ -68,12 +68,11 @@ def find(
     revision: str | None = None,
     *,
     code: bool = False,
-    progress: Progress | None = None,
 ) -> Checkpoint:
-    """A checkpoint's small files, downloaded first if ``name`` is a hub id that is not cached.
+    """A checkpoint's small files, downloaded if ``name`` is a hub id that is not cached.
 
-    What is cached completely is used without asking the network. ``code`` fetches the
-    repository's own modules too.
+    Complete cached snapshots are used without network access. ``code`` fetches the repository's own
+    modules too.
 
     Raises:
         ModelError: no such folder, no checkpoint in it, only pickled weights, not on the hub, or
@@ -100,9 +99,7 @@ def find(
 
 
 def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoint:
-    """The checkpoint with all of its weights on this machine.
-
-    ``progress`` hears how many bytes have come.
+    """The checkpoint with its weights downloaded; ``progress`` reports the bytes.
 
     Raises:
         ModelError: the hub cannot be reached or refuses, or the cache cannot be written.
@@ -126,7 +123,7 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
 
 
 def cached_folder(repo: str, revision: str | None = None) -> Path | None:
-    """The cached snapshot of a hub id with a config.json, whether or not its weights are there."""
+    """The cached snapshot of a hub id with a config.json, with or without weights."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -137,12 +134,12 @@ def cached_folder(repo: str, revision: str | None = None) -> Path | None:
 
 
 def _lacks_code(folder: Path) -> bool:
-    """True if a checkpoint runs on modules of its own that were not fetched with it."""
+    """Whether a checkpoint needs modules of its own that were not fetched."""
     return "auto_map" in read_config(folder) and not any(folder.glob("*.py"))
 
 
 def is_cached(repo: str) -> bool:
-    """True if a hub id can be loaded without a download."""
+    """Whether a hub id can be loaded without a download."""
     folder = cached_folder(repo)
     return folder is not None and is_complete(folder)
 
@@ -151,7 +148,7 @@ def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...
     from huggingface_hub import HfApi, snapshot_download
 
     with _hub_errors(repo), quiet():
-        # Asked first, as only this call gives up in time when a network swallows everything.
+        # First, since only this call respects the timeout on networks that drop all packets.
         info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
         folder = Path(
             snapshot_download(
@@ -166,7 +163,7 @@ def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...
 
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one line that says what to do."""
+    """Turn errors of the hub's client into a `ModelError` of one line."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -181,10 +178,10 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise
     except GatedRepoError as error:
         raise ModelError(
-            f"{repo}: its owner asks for consent: accept on the hub, then {_log_in()}"
+            f"{repo}: a gated model: accept its terms on the hub, then {_log_in()}"
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError(f"{repo}: has no such revision: check --revision") from error
+        raise ModelError(f"{repo}: no such revision on the hub: check --revision") from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"{repo}: not on the hub, or private: check the name, or run: hf auth login"
@@ -196,15 +193,15 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise ModelError(
             f"{repo}: the hub refused the download (HTTP {status}): try again later"
         ) from error
-    except Exception as error:  # the network's own errors differ by version of the hub's client
+    except Exception as error:  # network errors differ by version of the hub's client
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise ModelError(
-                f"{repo}: the cache cannot be written ({error.strerror}): make room, or set HF_HOME"
+                f"{repo}: the cache cannot be written ({error.strerror}): free space or set HF_HOME"
             ) from error
         here = "not" if cached_folder(repo) is None else "only in part"
         reach = "the hub cannot be reached: connect once"
         if constants.HF_HUB_OFFLINE:
-            reach = "HF_HUB_OFFLINE keeps from asking the hub: unset it once"
+            reach = "HF_HUB_OFFLINE forbids network access: unset it once"
         raise ModelError(
             f"{repo}: {here} in the local cache, and {reach}, or give the path of a local copy"
         ) from error
@@ -215,13 +212,13 @@ def _log_in() -> str:
 
     if get_token() is None:
         return "run: hf auth login (no token is set)"
-    return "try again, or set another token (the one that is set does not suffice)"
+    return "set another token (the current one does not give access)"
 
 
 def _bar(name: str, expected: int, progress: Progress | None) -> Any:
-    """A tqdm that draws nothing and tells ``progress`` how many of the bytes have come.
+    """A tqdm class that draws nothing and reports downloaded bytes to ``progress``.
 
-    The hub's client makes several bars; those in bytes count what is on disk.
+    The hub's client makes several bars; those in bytes count the data on disk.
     """
     from tqdm import tqdm
 

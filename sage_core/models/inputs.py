@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Default prompts, and model inputs moved to a device and dtype."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 
 IMAGE_PROMPT = "Describe this image in detail."
-
-
 VIDEO_PROMPT = "Describe this video in detail."
 
 
 def cast(value: Any, model: Any) -> Any:
-    """Pixels in the model's own dtype; ids and sizes as they are."""
+    """Floating tensors (pixels) in the model's dtype; other values unchanged."""
     floating = hasattr(value, "is_floating_point") and value.is_floating_point()
     return value.to(model.dtype) if floating else value
 
 
 def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The inputs with every tensor on ``device``; everything else as it is."""
+    """The inputs with all tensors on ``device``; other values unchanged."""
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}

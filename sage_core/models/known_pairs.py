@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,15 +10,17 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Series:
-    """Checkpoints of one family that share a tokenizer and see pictures alike."""
+    """Checkpoints of one family with the same tokenizer and the same image preprocessing."""
 
     name: str
     model_types: tuple[str, ...]
     """``model_type`` in the config.json of its checkpoints."""
+    vocab_size: int
+    """Of its smallest model; that of others differs by padding, less than 512."""
     pattern: str
     """A hub id with ``{}`` for the size."""
     drafts: Mapping[str, str]
-    """Size of a target: sizes of its drafts, best first."""
+    """Size of a target: sizes of its drafts, best first, separated by spaces."""
     variants: tuple[str, ...] = ("",)
     """Endings of hub ids under which the targets are published: plain first, then quantized."""
 
@@ -33,9 +36,9 @@ class KnownPair:
     series: str
     target: str
     drafts: tuple[str, ...]
-    """Best first: a compromise between a good guess and a cheap one."""
+    """Best first, weighing acceptance against cost."""
     quantized: bool = False
-    """The target is another's weights in fewer bits."""
+    """The target is a quantized form of another."""
 
 
 _QUANTIZED = ("", "-AWQ", "-GPTQ-Int4", "-GPTQ-Int8")
@@ -58,6 +61,7 @@ SERIES = (
     Series(
         "LLaVA-OneVision",
         ("llava_onevision",),
+        152_000,
         "llava-hf/llava-onevision-qwen2-{}-hf",
         {
             "72b-ov": "7b-ov 0.5b-ov",
@@ -69,6 +73,7 @@ SERIES = (
     Series(
         "Qwen2.5-VL",
         ("qwen2_5_vl",),
+        151_936,
         "Qwen/Qwen2.5-VL-{}-Instruct",
         {"72B": "7B 3B", "32B": "7B 3B", "7B": "3B"},
         ("", "-AWQ"),
@@ -76,31 +81,34 @@ SERIES = (
     Series(
         "Qwen2-VL",
         ("qwen2_vl",),
+        151_936,
         "Qwen/Qwen2-VL-{}-Instruct",
         {"72B": "7B 2B", "7B": "2B"},
         _QUANTIZED,
     ),
-    Series("Qwen3-VL", _QWEN3_VL_TYPES, "Qwen/Qwen3-VL-{}-Instruct", _QWEN3_VL),
-    Series("Qwen3-VL Thinking", _QWEN3_VL_TYPES, "Qwen/Qwen3-VL-{}-Thinking", _QWEN3_VL),
+    Series("Qwen3-VL", _QWEN3_VL_TYPES, 151_936, "Qwen/Qwen3-VL-{}-Instruct", _QWEN3_VL),
+    Series("Qwen3-VL Thinking", _QWEN3_VL_TYPES, 151_936, "Qwen/Qwen3-VL-{}-Thinking", _QWEN3_VL),
     # The drafts' ids are those in the code of TABED (arXiv 2601.20357), whose authors trained them.
     # Whether they are public on the hub is not known: without them the target goes alone.
     Series(
         "LLaVA-1.5",
         ("llava",),
+        32_064,
         "{}",
         {
             "llava-hf/llava-1.5-13b-hf": "mjbooo/lvlm160m-bf16 mjbooo/lvlm68m",
             "llava-hf/llava-1.5-7b-hf": "mjbooo/lvlm68m mjbooo/lvlm160m-bf16",
         },
     ),
-    Series("Llama 3", ("llama",), "meta-llama/Llama-{}-Instruct", _LLAMA),
+    Series("Llama 3", ("llama",), 128_256, "meta-llama/Llama-{}-Instruct", _LLAMA),
     Series(
-        "Llama 3, base", ("llama",), "meta-llama/Llama-{}",
+        "Llama 3, base", ("llama",), 128_256, "meta-llama/Llama-{}",
         {"3.1-70B": "3.1-8B 3.2-1B", "3.1-8B": "3.2-1B", "3.2-3B": "3.2-1B"},
     ),
     Series(
         "Qwen2.5",
         ("qwen2",),
+        151_936,
         "Qwen/Qwen2.5-{}-Instruct",
         {
             "72B": "7B 3B 1.5B 0.5B",
@@ -114,6 +122,7 @@ SERIES = (
     Series(
         "Qwen3",
         ("qwen3", "qwen3_moe"),
+        151_936,
         "Qwen/Qwen3-{}",
         {
             "235B-A22B": "4B 1.7B 0.6B",
@@ -149,11 +158,25 @@ def drafts_for(target: str) -> tuple[str, ...]:
     return pair.drafts if pair else ()
 
 
-def smallest_of(model_type: str) -> tuple[str, ...]:
-    """The smallest published draft of each series of that ``model_type``, as suggestions."""
-    found: dict[str, str] = {}
+def smaller_drafts(model_type: str, vocab_size: int, parameters: int) -> tuple[str, ...]:
+    """Of each series with that ``model_type`` and tokenizer, the smallest published draft.
+
+    Left out are drafts of ``parameters`` or more. Tokenizers are told apart by ``vocab_size``.
+    """
+    found: list[str] = []
     for series in SERIES:
-        if model_type in series.model_types:
-            sizes = " ".join(series.drafts.values()).split()
-            found[series.name] = series.pattern.format(sizes[-1])
-    return tuple(found.values())
+        same_tokenizer = abs(vocab_size - series.vocab_size) < 512
+        if model_type in series.model_types and same_tokenizer:
+            drafts = {draft for drafts in series.drafts.values() for draft in drafts.split()}
+            smallest = min((series.pattern.format(draft) for draft in drafts), key=parameters_in)
+            if parameters_in(smallest) < parameters:
+                found.append(smallest)
+    return tuple(found)
+
+
+def parameters_in(name: str) -> float:
+    """The number of parameters that a hub id states, as in ``Qwen3-0.6B``; infinity if none."""
+    stated = re.search(r"(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", name.lower())
+    if stated is None:
+        return float("inf")
+    return float(stated[1]) * (1e9 if stated[2] == "b" else 1e6)

@@ -1,4 +1,4 @@
-"""What a model will take of a device's memory, told from its configuration alone."""
+"""Memory that a model needs, computed from its configuration alone."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sage_core.models.quantization import Method, ready_made
 from sage_core.models.quiet import quiet
 
 CONTEXT = 16_384
-"""Tokens of prompt and text that room is made for, or the model's longest text if that is less."""
+"""Context length that memory is reserved for; the model's maximum if that is less."""
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of memory."""
+    """Bytes of device memory."""
 
     weights: int
     cache: int
     """Keys and values of the context."""
     work: int
-    """What passes through one layer as the prompt is read, and a tree's logits."""
+    """Activations of one layer during prefill, and a tree's logits."""
 
     @property
     def total(self) -> int:
@@ -37,26 +37,28 @@ class Need:
 
 @dataclass(frozen=True)
 class Size:
-    """Counts of one model, from which its need in any number format follows."""
+    """Parameter and value counts of one model, from which its `Need` in any dtype follows."""
 
     linear: int
-    """Parameters of its linear layers, but for the head: what quantization shrinks."""
+    """Parameters of its linear layers except the LM head: those that quantization applies to."""
     others: int
+    """All other parameters."""
     stored: int
-    """Bytes of its weights as they are stored; 0 if unknown."""
+    """Bytes of its files of weights; 0 if unknown."""
     ready_made: bool
-    """It is quantized as it is stored."""
+    """The checkpoint is quantized."""
     own_dtype: str
-    """The number format of the checkpoint."""
+    """The dtype of the checkpoint."""
     cache_values: int
-    """Keys and values that a token leaves in the cache."""
+    """Cached values (keys and values of all layers) per token."""
     work_values: int
-    """Values at work for a token while one layer reads it."""
+    """Activation values per token within one layer."""
     head_values: int
     """Size of the vocabulary."""
     context: int
+    """Tokens that memory is reserved for."""
     parameters: Mapping[str, int] = field(default_factory=dict, repr=False)
-    """Numbers in each parameter, by its name."""
+    """Number of values by parameter name."""
 
     def need(self, dtype: str, method: Method | None = None) -> Need:
         """Bytes in ``dtype`` (a name, or ``checkpoint``), quantized by ``method`` if given."""
@@ -76,16 +78,16 @@ class Size:
 
 
 def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> Size:
-    """The size of the model that ``config`` describes, built without memory for its weights.
+    """The size of the model that ``config`` describes, built on the meta device.
 
     Args:
-        name: what the user calls the model.
+        name: its name in messages.
         config: its transformers configuration.
         stored: bytes of its files of weights, if known.
         code: whether the checkpoint's own code may run.
 
     Raises:
-        ModelError: the configuration describes no model that writes text.
+        ModelError: not a text-generating model, or it cannot be built.
     """
     import torch
     from torch import nn
@@ -93,16 +95,16 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
     text = config.get_text_config(decoder=True)
     try:
         with quiet(), torch.device("meta"):
-            # A copy, as building writes the number format into its configuration.
+            # A copy, since from_config writes the dtype into the configuration.
             model = auto_class(config).from_config(
                 deepcopy(config), dtype=torch.float32, trust_remote_code=code
             )
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
-            raise ModelError(f"{name}: is no model that writes text: choose another") from error
+            raise ModelError(f"{name}: not a text-generating model: choose another") from error
         raise ModelError(
             f"{name}: its config.json describes no model that can be built "
-            f"({type(error).__name__}): get a whole copy of the model"
+            f"({type(error).__name__}): get a complete copy of the model"
         ) from error
     parameters = {key: value.numel() for key, value in model.named_parameters()}
     head = model.get_output_embeddings()
@@ -121,7 +123,7 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
         ready_made=ready_made(config) is not None,
         own_dtype=_own_dtype(config, text, stored, total),
         cache_values=2 * text.num_hidden_layers * heads * width,
-        work_values=6 * text.hidden_size + 3 * _inner(text),
+        work_values=6 * text.hidden_size + 3 * _feed_forward_width(text),
         head_values=text.vocab_size,
         context=min(CONTEXT, getattr(text, "max_position_embeddings", None) or CONTEXT),
         parameters=MappingProxyType(parameters),
@@ -129,19 +131,19 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
 
 
 def auto_class(config: Any) -> Any:
-    """transformers' class that loads models of that configuration: with eyes where it has them."""
+    """The auto class for that configuration: image-text-to-text if it is one, else causal LM."""
     from transformers import (
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
     )
 
-    seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
 
 
-def _inner(text: Any) -> int:
-    """Width of the feed-forward layer; of the experts that a token goes to, if there are some."""
+def _feed_forward_width(text: Any) -> int:
+    """Width of the feed-forward layer; of a token's active experts in a mixture."""
     experts = getattr(text, "moe_intermediate_size", None)
     if experts:
         return int(experts) * int(getattr(text, "num_experts_per_tok", 1) or 1)
@@ -149,7 +151,7 @@ def _inner(text: Any) -> int:
 
 
 def _own_dtype(config: Any, text: Any, stored: int, parameters: int) -> str:
-    """The number format of a checkpoint: as it says, else as its size tells."""
+    """The dtype of a checkpoint: as stated, else inferred from its size."""
     for part in (config, text):
         name = str(getattr(part, "dtype", None)).removeprefix("torch.")
         if name in DTYPE_BYTES:

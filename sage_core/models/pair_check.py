@@ -1,4 +1,4 @@
-"""Whether a draft fits its target, told from configurations and tokenizers alone."""
+"""Whether a draft fits its target, by configurations and tokenizers alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _VISION = (
     *("image_size", "patch_size", "temporal_patch_size", "spatial_merge_size"),
     *("image_grid_pinpoints", "vision_aspect_ratio", "vision_feature_select_strategy"),
 )
-"""What decides how many tokens a picture becomes, in the configuration or its vision part."""
+"""Fields of the configuration or its vision part that decide the token count of an image."""
 
 
 def check_pair(
     target: Any, draft: Any, target_tokenizer: Any, draft_tokenizer: Any
 ) -> type[Family]:
-    """Refuse a draft that reads a prompt otherwise than its target; gives their family.
+    """Refuse a draft whose prompts would differ from the target's; returns their family.
 
     Args:
         target: transformers configuration of the target.
@@ -26,31 +26,31 @@ def check_pair(
         draft_tokenizer: the draft's.
 
     Raises:
-        ModelError: naming the first thing that differs.
+        ModelError: names the first difference.
     """
     family = find_family(target)
     theirs = find_family(draft)
-    # Families of one kind of models know that they see alike; one for all kinds does not.
+    # Models of one specific family preprocess images alike; those of a generic family may not.
     for_all = not family.model_types and hasattr(target, "vision_config")
     if theirs is not family or (for_all and target.model_type != draft.model_type):
         raise ModelError(
-            f"a {draft.model_type} draft does not read what a {target.model_type} target does: "
+            f"a {draft.model_type} draft does not fit a {target.model_type} target: "
             "choose a draft of the target's own family"
         )
     check_same_tokenizer(target_tokenizer, draft_tokenizer)
     check_same_placeholders(target, draft)
-    _check_same_pictures(target, draft)
-    _check_known_tokens(target, draft, draft_tokenizer)
+    _check_same_image_tokens(target, draft)
+    _check_embedding_size(target, draft, draft_tokenizer)
     return family
 
 
 def check_same_tokenizer(target: Any, draft: Any) -> None:
-    """Refuse a pair whose tokens differ: a drafted id must mean the same to both models.
+    """Refuse a pair in which an id stands for different tokens.
 
-    Sizes may differ where one model pads its vocabulary; tokens may not.
+    Embeddings may be padded to different sizes.
 
     Raises:
-        ModelError: naming the first id that differs.
+        ModelError: names the first id that differs.
     """
     ours = {index: token for token, index in target.get_vocab().items()}
     theirs = {index: token for token, index in draft.get_vocab().items()}
@@ -62,31 +62,31 @@ def check_same_tokenizer(target: Any, draft: Any) -> None:
             continue
         raise ModelError(
             f"target and draft have different tokenizers: token {index} is "
-            f"{_shown(mine)} to the target and {_shown(other)} to the draft: choose a draft of the "
-            "target's own family"
+            f"{_shown(mine)} for the target and {_shown(other)} for the draft: choose a draft of "
+            "the target's own family"
         )
 
 
 def check_same_placeholders(target: Any, draft: Any) -> None:
-    """Refuse a pair to which a picture or clip stands under different ids in the prompt.
+    """Refuse a pair with different placeholder ids for images or videos.
 
-    Ids that only one of the configurations names are not used by the family.
+    Ids that only one configuration has are not used by the family.
 
     Raises:
-        ModelError: naming the first that differs.
+        ModelError: names the first that differs.
     """
     ours, theirs = _ids(target), _ids(draft)
     for key in sorted(ours.keys() & theirs.keys()):
         mine, other = ours[key], theirs[key]
         if mine != other:
             raise ModelError(
-                f"{key} is {mine} to the target and {other} to the draft: choose a draft of the "
+                f"{key} is {mine} for the target and {other} for the draft: choose a draft of the "
                 "target's own family"
             )
 
 
 def _ids(config: Any) -> dict[str, int]:
-    """The ids that a configuration gives to pictures, clips and what surrounds them."""
+    """The token ids in a configuration that concern images and videos."""
     seen = ("image", "video", "vision")
     return {
         key: value
@@ -97,13 +97,13 @@ def _ids(config: Any) -> dict[str, int]:
     }
 
 
-def _check_same_pictures(target: Any, draft: Any) -> None:
+def _check_same_image_tokens(target: Any, draft: Any) -> None:
     for key in _VISION:
         mine, other = _vision(target, key), _vision(draft, key)
         if mine != other:
             raise ModelError(
-                f"target and draft cut pictures into different tokens: {key} is {mine} to the "
-                f"target and {other} to the draft: choose a draft of the target's own family"
+                f"target and draft split images into different tokens: {key} is {mine} for the "
+                f"target and {other} for the draft: choose a draft of the target's own family"
             )
 
 
@@ -112,8 +112,8 @@ def _vision(config: Any, key: str) -> Any:
     return getattr(config, key, getattr(vision, key, None))
 
 
-def _check_known_tokens(target: Any, draft: Any, tokenizer: Any) -> None:
-    """A token of the prompt beyond the draft's embedding would break its first pass."""
+def _check_embedding_size(target: Any, draft: Any, tokenizer: Any) -> None:
+    """Refuse a draft whose embedding is too small for the tokens of a prompt."""
     most = draft.get_text_config(decoder=True).vocab_size
     if target.get_text_config(decoder=True).vocab_size <= most:
         return
@@ -121,8 +121,8 @@ def _check_known_tokens(target: Any, draft: Any, tokenizer: Any) -> None:
     beyond = min((index for index in ids if index >= most), default=None)
     if beyond is not None:
         raise ModelError(
-            f"the draft has {most} tokens and cannot read token {beyond}, which prompts may "
-            "hold: choose another draft"
+            f"the draft has {most} tokens and cannot embed token {beyond}, which prompts may "
+            "contain: choose another draft"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the names of a target and its draft stand for: a pair's folder, a known draft, a path."""
+"""Resolves the names of a target and draft to folders or hub ids."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ __all__ = ["PairNames", "find_pair"]
 
 @dataclass(frozen=True)
 class PairNames:
-    """Where target and draft are to be loaded from, what they are called, and a remark."""
+    """Where target and draft are loaded from, and their names in messages."""
 
     target: str | Path
     target_id: str
     draft: str | Path | None
     draft_id: str | None
     note: str = ""
+    """Added to the note of the loaded pair."""
     known: bool = False
-    """The draft was chosen among the known ones: without it the target goes alone."""
+    """The draft was chosen automatically: if it cannot be used, the target decodes without one."""
     unknown: bool = False
-    """A draft was wanted and none is known."""
+    """A draft was to be chosen automatically and none is known."""
     small: Path | None = None
-    """Where the draft is a head: a small model that would be another."""
+    """If the draft is the bundled head: the bundled draft model, as an alternative."""
 
 
 def find_pair(target: str | Path | None, draft: str | Path | None) -> PairNames:
-    """What ``target`` and ``draft`` mean, before anything is looked up outside this machine.
+    """Resolve ``target`` and ``draft`` without network access.
 
-    A folder that holds ``target`` and ``draft`` stands for both. Of the drafts known for a target
-    the best that is cached is chosen; if none is, the best of all.
+    A folder that holds ``target`` and ``draft`` is a pair. ``auto`` chooses the best known draft
+    that is cached, else the best known one.
 
     Raises:
-        ModelError: the bundled pair is not there.
+        ModelError: the bundled pair is missing.
     """
     if target is None or str(target) == catalog.BUNDLED:
         pair: Path | None = catalog.bundled_folder()
         name = catalog.BUNDLED
     else:
         path = Path(target).expanduser()
-        held = all((path / part / "config.json").is_file() for part in ("target", "draft"))
-        pair, name = (path, str(target)) if held else (None, str(target))
+        is_pair = all((path / part / "config.json").is_file() for part in ("target", "draft"))
+        pair, name = (path if is_pair else None), str(target)
     where = pair / "target" if pair is not None else target
     assert where is not None
     if draft is None or str(draft) == "none":
         return PairNames(where, name, None, None)
     if name == catalog.BUNDLED and str(draft) == "auto":
         draft = catalog.bundled_choice()
-    if (held_by := catalog.bundled_draft(str(draft))) is not None:
-        small = held_by.with_name("draft") if held_by.name != "draft" else None
-        return PairNames(where, name, held_by, str(draft), small=small)
+    if (bundled := catalog.bundled_draft(str(draft))) is not None:
+        small = bundled.with_name("draft") if bundled.name != "draft" else None
+        return PairNames(where, name, bundled, str(draft), small=small)
     if str(draft) != "auto":
         return PairNames(where, name, draft, str(draft))
     if pair is not None:

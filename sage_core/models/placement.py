@@ -1,4 +1,4 @@
-"""Which device each model of a pair goes to, decided before any weights are read."""
+"""The device of each model of a pair, chosen before any weights are read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sage_core.models.quantization import METHODS, Method
 
 AUTO = "auto"
 MARGIN: Mapping[str, int] = {"cpu": 2**28, "gpu": 2**30}
-"""Bytes of a device that are left alone: libraries, fragments, and what an estimate forgets."""
+"""Bytes of a device that stay free for libraries, fragmentation and estimation errors."""
 
 
 @dataclass(frozen=True)
 class PairSize:
-    """Sizes of a target and its draft, and how the target is quantized."""
+    """Sizes of a target and its draft, and the quantization of the target."""
 
     target: Size
     draft: Size | None = None
     method: Method | None = None
 
     def needs(self, dtype: str) -> tuple[Need, Need]:
-        """Of the target and of the draft, both in ``dtype``; the draft is never quantized."""
+        """Needs of target and draft in ``dtype``; the draft is never quantized."""
         nothing = Need(0, 0, 0)
         dtype = self.target.own_dtype if dtype == "checkpoint" else dtype
         draft = self.draft.need(dtype) if self.draft is not None else nothing
@@ -34,16 +34,16 @@ class PairSize:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where both models go, in which number format, and why."""
+    """Devices and dtype of both models, and a one-line reason."""
 
     target: str
-    """A device's name, or several with commas between."""
+    """A device name, or several separated by commas."""
     draft: str
     dtype: str
     """``float32``, ``bfloat16``, ``float16``, or ``checkpoint``."""
     note: str
     budgets: Mapping[int, int] | None = None
-    """For a target on several GPUs: bytes of weights that each may hold, by its index."""
+    """For a target on several GPUs: bytes of weights per GPU index."""
 
 
 def place(
@@ -53,21 +53,21 @@ def place(
     draft_device: str = AUTO,
     dtype: str = AUTO,
 ) -> Placement:
-    """Find room for a pair with its caches.
+    """Choose devices with enough memory for a pair and its caches.
 
-    ``auto`` tries one GPU for both, then one for each, then the target spread over all of them,
-    then the CPU. A device whose memory the platform does not tell is taken to have room.
+    ``auto`` tries one GPU for both, one for each, the target spread over all GPUs, then the CPU.
+    Devices of unknown memory are assumed to have enough.
 
     Args:
-        pair: what is to be placed.
+        pair: the pair's sizes.
         found: the devices of this machine, the CPU first.
         device: ``auto``, or the target's device.
-        draft_device: ``auto`` (with the target if there is room), or the draft's device.
+        draft_device: ``auto`` (that of the target if there is room), or the draft's device.
         dtype: ``auto`` (float32 on the CPU if it fits, else the checkpoint's own), or a name.
 
     Raises:
-        OptionError: an unknown dtype, or an unknown or absent device.
-        MemoryExhaustedError: it fits nowhere; says what would.
+        OptionError: an unknown dtype, or an unknown or unavailable device.
+        MemoryExhaustedError: it fits nowhere; names options that would fit.
     """
     check_dtype(dtype)
     device = check_device(device, found)
@@ -98,7 +98,7 @@ def _or(device: str, other: str) -> str:
 def _on_gpus(
     pair: PairSize, found: Sequence[Device], gpus: Sequence[Device], draft_device: str, dtype: str
 ) -> Placement | None:
-    """One GPU for both, one for each, or the target over all."""
+    """One GPU for both, one for each, or the target spread over all."""
     names = [gpu.name for gpu in gpus]
     together = [(name, _or(draft_device, name)) for name in names]
     apart = [(one, two) for one in names for two in names if one != two]
@@ -120,7 +120,7 @@ def _on(
     how: str,
     ending: str = "",
 ) -> Placement | None:
-    """The placement on two given devices, or None if there is no room."""
+    """The placement on two given devices, or None if it does not fit."""
     by_name = {one.name: one for one in found}
     for chosen in _dtypes(pair, target, dtype):
         needs: dict[str, int] = {}
@@ -130,10 +130,10 @@ def _on(
         if all(_room(by_name[name]) >= needed for name, needed in needs.items()):
             where = "the CPU" if target == "cpu" else _described(by_name[target])
             where = f"on {where}" if how.endswith("running") else where
-            used = _told(by_name[target], needs[target])
+            used = _needed(by_name[target], needs[target])
             note = f"{how} {where}{ending} in {_format(pair, chosen)}{used}"
             if draft != target and pair.draft is not None:
-                note += f", the draft on {draft}{_told(by_name[draft], needs[draft])}"
+                note += f", the draft on {draft}{_needed(by_name[draft], needs[draft])}"
             return Placement(target, draft, chosen, note)
     return None
 
@@ -141,10 +141,10 @@ def _on(
 def _spread(
     pair: PairSize, found: Sequence[Device], gpus: Sequence[Device], draft_device: str, dtype: str
 ) -> Placement | None:
-    """The target over the GPUs, the draft whole on the emptiest of them or where it is asked."""
+    """The target spread over the GPUs, the draft on the emptiest of them or on ``draft_device``."""
     target, draft = pair.needs(dtype)
     shared = target.cache + target.work
-    gpus = [gpu for gpu in gpus if _room(gpu) > shared / len(gpus)]  # but for one that is full
+    gpus = [gpu for gpu in gpus if _room(gpu) > shared / len(gpus)]  # not those that are full
     if len(gpus) < 2:
         return None
     home = _or(draft_device, max(gpus, key=_room).name)
@@ -155,7 +155,7 @@ def _spread(
         room = _room(gpu) - shared // len(gpus) - (draft.total if gpu.name == home else 0)
         if room > 0:
             budgets[int(gpu.name.removeprefix("cuda:"))] = int(room)
-    # Layers are not divided, so some of each GPU stays empty.
+    # Layers are not split, so part of each GPU stays empty.
     if target.weights > 0.95 * sum(budgets.values()):
         return None
     names = ",".join(f"cuda:{index}" for index in budgets)
@@ -169,18 +169,18 @@ def _spread(
 
 
 def _dtypes(pair: PairSize, device: str, dtype: str) -> tuple[str, ...]:
-    """Number formats to try on a device, the best first."""
+    """Dtypes to try on a device, best first."""
     if dtype != AUTO:
         return (dtype,)
     if device != "cpu" or pair.target.ready_made:
         return ("checkpoint",)
-    # Halves are slow on many CPUs, and float32 knows hardly any near ties.
+    # Half precision is slow on many CPUs, and float32 has hardly any near ties of logits.
     half = DTYPE_BYTES[pair.target.own_dtype] < 4
     return ("float32", "checkpoint") if half else ("float32",)
 
 
 def _room(device: Device) -> float:
-    """Bytes that models may take there."""
+    """Bytes available to models."""
     if not device.memory:
         return float("inf")
     return device.free - MARGIN["gpu" if device.name.startswith("cuda") else "cpu"]
@@ -195,7 +195,7 @@ def _described(device: Device) -> str:
     return f"{device.name} ({device.description})" if "cuda" in device.name else device.name
 
 
-def _told(device: Device, needed: int) -> str:
+def _needed(device: Device, needed: int) -> str:
     free = f" of {gib(device.free)} free" if device.memory else ""
     return f": about {gib(needed)}{free}"
 
@@ -203,7 +203,7 @@ def _told(device: Device, needed: int) -> str:
 def _refusal(
     pair: PairSize, found: Sequence[Device], device: str, draft_device: str, dtype: str
 ) -> str:
-    """One line: what is needed, what there is, and what would fit."""
+    """One line: the memory needed, the memory available, and what would fit."""
     places = [one for one in found if device in (AUTO, one.name)]
     if device == AUTO and len(places) > 1:
         places = places[1:]
@@ -234,7 +234,7 @@ def _own(pair: PairSize, dtype: str) -> str:
 
 
 def _alternatives(pair: PairSize, dtype: str, on_cpu: bool) -> list[tuple[str, PairSize, str]]:
-    """Other ways to load the pair: the option, the pair as it then is, and the dtype."""
+    """Other ways to load the pair: the option, the resulting pair, and the dtype."""
     found: list[tuple[str, PairSize, str]] = []
     if dtype == "float32":
         found.append(("--dtype bfloat16", pair, "bfloat16"))

@@ -1,4 +1,4 @@
-"""How far loading has come: one fraction over all its stages, and bytes in words."""
+"""Progress of loading as one fraction over all stages, and sizes for display."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Progress = Callable[[str, float], None]
 
 
 def stage(progress: Progress | None, start: float, end: float) -> Progress:
-    """``progress`` for a part of the whole: 0 to 1 within the part is ``start`` to ``end``."""
+    """A callback for one stage: its 0 to 1 is reported as ``start`` to ``end``."""
 
     def report(message: str, fraction: float) -> None:
         if progress is not None:
@@ -19,7 +19,7 @@ def stage(progress: Progress | None, start: float, end: float) -> Progress:
 
 
 def gib(count: float) -> str:
-    """Bytes for people, in powers of 1024."""
+    """A number of bytes for display, in powers of 1024."""
     for unit in ("B", "KiB", "MiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what ``--quantization`` offers, and what ready-made checkpoints need."""
+"""Quantization while loading, and the packages that quantized checkpoints need."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from sage_core.errors import ModelError, OptionError
 
 @dataclass(frozen=True)
 class Method:
-    """One way to quantize while loading."""
+    """A quantization method for ``--quantization``."""
 
     name: str
     package: str
-    """What it needs, which is also the extra that installs it."""
+    """The package it needs, which is also the name of the extra that installs it."""
     bits: float
     """Bits per weight of a linear layer, scales included."""
     about: str
+    """A description for display."""
 
 
 METHODS = (
@@ -35,11 +36,11 @@ _READY_MADE = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
     "torchao": ("torchao", "torchao"),
 }
-"""Method of a checkpoint that is quantized already: the package it needs, and the extra for it."""
+"""By quantization method of a checkpoint: the package it needs, and the extra that installs it."""
 
 
 def is_installed(method: Method) -> bool:
-    """True if the package that ``method`` needs is there."""
+    """Whether the package of ``method`` is installed."""
     return find_spec(method.package) is not None
 
 
@@ -64,7 +65,7 @@ def find_method(name: str | None) -> Method | None:
 
 
 def ready_made(config: Any) -> str | None:
-    """How a checkpoint is quantized already (``awq``, ``gptq``...), by its configuration."""
+    """The quantization method of a checkpoint (``awq``, ``gptq``, ...); None if not quantized."""
     found = getattr(config, "quantization_config", None)
     if found is None:
         return None
@@ -75,11 +76,11 @@ def ready_made(config: Any) -> str | None:
 
 
 def check_ready_made(name: str, config: Any, method: Method | None) -> None:
-    """Refuse to quantize twice, and say which package a quantized checkpoint lacks.
+    """Refuse to quantize a quantized checkpoint, or one whose package is missing.
 
     Raises:
-        OptionError: the checkpoint is quantized and ``method`` asks for more.
-        ModelError: its package is not installed.
+        OptionError: the checkpoint is quantized and ``method`` is given.
+        ModelError: the package that the checkpoint needs is not installed.
     """
     found = ready_made(config)
     if found is None:
@@ -97,7 +98,7 @@ def check_ready_made(name: str, config: Any, method: Method | None) -> None:
 
 
 def config_for(method: Method, dtype: str) -> Any:
-    """transformers' configuration object for ``method``; what is computed is in ``dtype``."""
+    """The transformers configuration object for ``method``, computing in ``dtype``."""
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if method.name == "8bit":

@@ -1,4 +1,4 @@
-"""Library chatter kept off the terminal, and memory errors turned into advice."""
+"""Silences the model libraries, and turns out-of-memory errors into `MemoryExhaustedError`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from sage_core.errors import MemoryExhaustedError
 
 VERBOSE = logging.getLogger("sage_core")
-"""Set this logger to DEBUG to see what the libraries have to say."""
+"""At level DEBUG, messages of the libraries are shown."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide warnings, log lines and progress bars of the model libraries while it is open.
+    """Hide warnings, log messages and progress bars of the model libraries within the context.
 
     With the ``sage_core`` logger at DEBUG nothing is hidden.
     """
@@ -56,7 +56,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def memory_errors(doing: str, advice: str) -> Iterator[None]:
-    """Turn running out of memory, on the host or on a device, into a `MemoryExhaustedError`."""
+    """Turn out-of-memory errors of host or device into a `MemoryExhaustedError`.
+
+    ``doing`` completes the message (``while loading``), ``advice`` says what to do.
+    """
     try:
         yield
     except MemoryError as error:
@@ -68,7 +71,7 @@ def memory_errors(doing: str, advice: str) -> Iterator[None]:
 
 
 def is_memory_error(error: Exception) -> bool:
-    """True for torch's several ways to say that an allocation failed."""
+    """Whether an exception of torch means that an allocation failed."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):

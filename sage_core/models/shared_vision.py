@@ -1,4 +1,4 @@
-"""A picture is encoded once when draft and target share one vision tower (as in Spec-LLaVA)."""
+"""One vision tower for target and draft, each image encoded once (as in Spec-LLaVA)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class _Call:
 
 
 class SharedVision:
-    """Records what the shared tower computes for the target and replays it to the draft.
+    """Records the outputs of a shared tower during the target's prefill, replays them to the draft.
 
-    Towers are shared when both models hold the *same module object*, which is how the loader
-    leaves a pair whose towers are equal. Otherwise both contexts do nothing.
+    A tower is shared if both models hold the *same module object*, see `share_vision`. Otherwise
+    both contexts do nothing.
     """
 
     def __init__(self, target: Any, draft: Any) -> None:
@@ -38,13 +38,13 @@ class SharedVision:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """While open, keep the tower's inputs and outputs; they are dropped at the end."""
+        """Keep the tower's inputs and outputs until the context ends."""
         if self._tower is None:
             yield
             return
 
         def keep(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            # Callers may rewrite the output's fields in place, so the record is a copy of its own.
+            # Callers may modify the output's fields in place, so a copy is kept.
             self._calls.append(_Call(args, kwargs, copy.copy(output)))
 
         handle = self._tower.register_forward_hook(keep, with_kwargs=True)
@@ -56,7 +56,7 @@ class SharedVision:
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """While open, the draft gets recorded outputs for inputs that the target has encoded."""
+        """Within the context, the draft gets recorded outputs for inputs that were recorded."""
         if self._tower is None or not self._calls:
             yield
             return
@@ -69,11 +69,11 @@ class SharedVision:
 
 
 class _Replay(nn.Module):
-    """Answers a known call from the record, any other by the tower itself."""
+    """A module that answers recorded calls from the record, others by the tower."""
 
     def __init__(self, tower: nn.Module, calls: list[_Call]) -> None:
         super().__init__()
-        # In a tuple, so that torch does not take the tower for this module's own child.
+        # In a tuple, so that torch does not register the tower as a submodule.
         self._kept = (tower,)
         self._calls = calls
 
@@ -82,7 +82,7 @@ class _Replay(nn.Module):
         return self._kept[0]
 
     def __getattr__(self, name: str) -> Any:
-        """What the model asks of its tower besides calling it, such as its dtype or config."""
+        """Attributes of the tower, such as its dtype or config."""
         if name == "_kept":
             raise AttributeError(name)
         return getattr(self._kept[0], name)
@@ -105,7 +105,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def find_tower(model: Any) -> tuple[Any, str]:
-    """The module that holds a vision tower and the tower's name there; (None, "") without one."""
+    """The module that holds a vision tower, and its attribute name; (None, "") without one."""
     for holder in (getattr(model, "model", None), model):
         for name in TOWER_NAMES:
             if isinstance(holder, nn.Module) and name in holder._modules:
@@ -114,14 +114,10 @@ def find_tower(model: Any) -> tuple[Any, str]:
 
 
 def share_vision(target: Any, draft: Any) -> bool:
-    """Let ``draft`` hold the target's own vision tower if theirs are equal; True if it now does.
+    """Replace the draft's vision tower by the target's if they are equal; True if it was.
 
-    Saves the memory of one tower, and the engine encodes a picture once for a shared one.
+    Equal means the same class, configuration, device and weights.
     """
-    import torch
-
-    from sage_core.models.shared_vision import find_tower
-
     theirs, name = find_tower(draft)
     mine, own_name = find_tower(target)
     if theirs is None or mine is None:

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Placeholder tokens of images and videos in a prompt."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 MARKS = ("image_token_id", "video_token_id")
-"""Where transformers' configurations keep the ids that stand for pictures and frames."""
+"""Fields of a configuration that hold the placeholder ids."""
 
 
 def visual_mask(config: Any, ids: torch.Tensor, marks: Sequence[str] = MARKS) -> torch.Tensor:
-    """bool, shaped as ``ids``: which of them stand for pictures, by the ids ``config`` names."""
+    """bool, in the shape of ``ids``: whether each is a placeholder id of ``config``."""
     known = [getattr(config, name) for name in marks if getattr(config, name, None) is not None]
     return torch.isin(ids, torch.tensor(known, dtype=ids.dtype, device=ids.device))

@@ -1,4 +1,4 @@
-"""Weights into a model: read once, straight to their device, with progress in bytes."""
+"""Loads a checkpoint's weights directly to their device, with progress in bytes."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def load_weights(
 ) -> Any:
     """The model of a local checkpoint, in evaluation mode.
 
-    Only safetensors are opened. The model is built without memory; each weight then goes from
-    the file to its device, so that the host never holds a second copy.
+    Only safetensors are opened. The model is built on the meta device and each weight moves from
+    its file to its device, so that the host never holds a second copy.
 
     Args:
         folder: the checkpoint.
         config: its transformers configuration.
-        name: what the user calls it.
-        device: one device, unless ``budgets`` are given.
-        dtype: a name of `devices.DTYPES`, or ``checkpoint``.
+        name: its name in messages.
+        device: the device, unless ``budgets`` are given.
+        dtype: one of `devices.DTYPES`, or ``checkpoint``.
         method: how to quantize it while loading.
-        budgets: bytes of weights that each of several GPUs may hold.
+        budgets: bytes of weights per GPU index, to spread the model over several GPUs.
         code: whether the checkpoint's own code may run.
-        size: what `sizes.measure` found, for progress in bytes and the checkpoint's own dtype.
+        size: the result of `memory_needs.measure`, for progress and the checkpoint's dtype.
         progress: called as the weights are read.
 
     Raises:
-        ModelError: damaged, incomplete, or of a kind that cannot be loaded.
+        ModelError: damaged, incomplete, or of an unsupported architecture.
         MemoryExhaustedError: it does not fit.
     """
     own = size.own_dtype if size is not None else "bfloat16"
@@ -60,7 +60,7 @@ def load_weights(
     }
     with memory_errors(f"while loading {name}", MEMORY_ADVICE):
         try:
-            with quiet(), _bytes_told(name, size, dtype, progress):
+            with quiet(), _report_bytes(name, size, dtype, progress):
                 model, info = auto_class(config).from_pretrained(
                     folder,
                     config=config,
@@ -81,17 +81,17 @@ def load_weights(
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
-            f"{name}: its weights lack {missing[0]} and {len(missing) - 1} more: get a whole copy "
-            "of the model"
+            f"{name}: its weights lack {missing[0]} and {len(missing) - 1} more: get a complete "
+            "copy of the model"
         )
     return model.eval()
 
 
 @contextmanager
-def _bytes_told(
+def _report_bytes(
     name: str, size: Size | None, dtype: str, progress: Progress | None
 ) -> Iterator[None]:
-    """Have transformers' own loop over the weights tell ``progress`` how far it is."""
+    """Report the progress of transformers' loop over the weights to ``progress``."""
     from transformers.utils import logging as library
 
     if size is None or progress is None:
@@ -120,13 +120,13 @@ def _bytes_told(
 
 
 def _why(name: str, error: Exception) -> str:
-    """One line for what transformers and safetensors raise over a bad checkpoint."""
+    """One line for an error of transformers or safetensors about a bad checkpoint."""
     kind = type(error).__name__
     text = " ".join(str(error).split())
     if "Safetensor" in kind or "safetensors" in text or "ignore_mismatched_sizes" in text:
-        return f"{name}: its weights are damaged: get a whole copy of the model"
+        return f"{name}: its weights are damaged: get a complete copy of the model"
     if "Unrecognized configuration class" in text:
-        return f"{name}: is no model that writes text: choose another"
+        return f"{name}: not a text-generating model: choose another"
     if "does not support an attention" in text or "sdpa" in text:
-        return f"{name}: its attention cannot verify a tree (no sdpa): choose another model"
+        return f"{name}: no SDPA attention, which tree verification needs: choose another model"
     return f"{name}: cannot be loaded ({kind}: {text[:160]}): check the model"

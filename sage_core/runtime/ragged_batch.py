@@ -165,6 +165,7 @@ def joint_attention_forward(
     return torch.cat(out, dim=1), None
 
 
+@torch.inference_mode()
 def run_together(requests: Sequence[PassRequest]) -> list[Outputs]:
     """The passes of several texts over one model, as one: what `PassRequest.run` gives, for each.
 
@@ -172,14 +173,14 @@ def run_together(requests: Sequence[PassRequest]) -> list[Outputs]:
         UnsupportedError: see `ragged_pass`.
     """
     first = requests[0].runner
+    sizes = [len(request.tokens) for request in requests]
     parts = [
         Part(r.tokens, r.runner.positions(r), r.runner.mask(r), r.runner.cache) for r in requests
     ]
-    sizes = [len(request.tokens) for request in requests]
-    embeds = [one for r in requests if (one := r.runner.input_embeds(r)) is not None]
-    with torch.inference_mode(), first.executor.multiplying(sum(sizes)):
-        together = torch.cat(embeds, dim=1) if embeds else None
-        hidden = ragged_pass(first.decoder, parts, together).split(sizes)
-        asked = [h[-r.last :] if r.last else h for h, r in zip(hidden, requests, strict=True)]
+    with first.executor.multiplying(sum(sizes)):
+        embeds = [one for r in requests if (one := r.runner.input_embeds(r)) is not None]
+        hidden = ragged_pass(first.decoder, parts, torch.cat(embeds, dim=1) if embeds else None)
+        split = hidden.split(sizes)
+        asked = [h[-r.last :] if r.last else h for h, r in zip(split, requests, strict=True)]
         logits = first.lm_head(torch.cat(asked)).split([len(one) for one in asked])
-    return list(zip(logits, hidden, strict=True))
+    return list(zip(logits, split, strict=True))

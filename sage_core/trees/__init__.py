@@ -1,1 +1,5 @@
-"""Token trees and the policies that shape them. numpy only: never a model, never torch."""
+"""Token trees, what passes cost, and the policies that shape trees.
+
+Belongs here: what needs numpy only. Must not be here: torch, models, tokens as text, or anything
+that runs a forward pass.
+"""

@@ -1,4 +1,4 @@
-"""What passes cost on this machine with this pair: the measure by which trees are shaped."""
+"""Seconds of forward passes by number of tokens: what cost-aware policies optimise against."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from sage_core.errors import OptionError
 
 Curve = tuple[tuple[int, float], ...]
-"""Seconds of a pass over so many tokens: (tokens, seconds), tokens rising."""
+"""Points (tokens, seconds) of one pass, in rising order of tokens."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of a target pass, of a draft pass, and of a step around them.
+    """Seconds of a target pass, of a draft pass, and the overhead of a step.
 
-    ``target`` and ``draft`` are curves over the tokens of one pass; between their points and
-    beyond the last they are taken to be straight. ``step`` is what a step costs besides.
+    ``target`` and ``draft`` are curves over the tokens of one pass, linear between their points and
+    beyond the last. ``step`` is the overhead per step, in seconds.
 
     Raises:
-        OptionError: a curve that is empty, not in order, or not of positive seconds.
+        OptionError: a curve that is empty, unordered, or has seconds that are not positive.
     """
 
     target: Curve
@@ -40,9 +40,13 @@ class Costs:
 
     @classmethod
     def linear(cls, target: float, node: float, draft: float, row: float = 0.0) -> Costs:
-        """``target`` for a pass over one token, ``node`` for each further one; likewise the draft.
+        """Linear curves in seconds.
 
-        These are c_t, c_v and c_d of the method's terms.
+        Args:
+            target: a target pass over one token (c_t).
+            node: each further token of it (c_v).
+            draft: a draft pass over one token (c_d).
+            row: each further token of it.
         """
 
         def line(start: float, slope: float) -> Curve:
@@ -51,12 +55,12 @@ class Costs:
         return cls(line(target, node), line(draft, row))
 
     def verify(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Seconds of target passes over so many tokens each, the root counted."""
+        """Seconds of target passes over ``tokens`` each, the root included."""
         return _along(self.target, tokens)
 
-    def propose(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Seconds of draft passes over so many tokens each."""
-        return _along(self.draft, rows)
+    def propose(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Seconds of draft passes over ``tokens`` each."""
+        return _along(self.draft, tokens)
 
 
 def _along(curve: Curve, at: Sequence[int] | np.ndarray) -> np.ndarray:

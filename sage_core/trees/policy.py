@@ -1,4 +1,4 @@
-"""A tree policy: options as a frozen dataclass, and a shaper that forms one text's trees."""
+"""The interface of tree policies: options (`Policy`), and one text's planner (`TreePlanner`)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
+BIASES = 4
+"""Columns of `Level.acceptance`: a node's first, second, third and later candidates."""
+
 
 @dataclass(frozen=True)
 class Level:
     """The draft's candidates for one level, given to `TreePlanner.grow` after each draft pass.
 
-    ``frontier`` are the F tree nodes just passed (`ROOT` at level 1); ``probs`` float32 (F, k) are
-    each one's k likeliest continuations in falling order, as probabilities over the whole
-    vocabulary. A probability of 0 means that there is no such candidate (a processor forbids it):
-    it must not be chosen.
+    ``frontier``: the F expanded nodes (`ROOT` at level 1). ``probs``: float32 (F, k), the k largest
+    probabilities after each node in descending order, over the whole vocabulary. A probability of
+    0 means that there is no such candidate (a logits processor forbids it): it must not be chosen.
     """
 
     depth: int
@@ -30,11 +32,10 @@ class Level:
     frontier: Sequence[int]
     probs: np.ndarray
     tree: TreeBuilder
-    """The tree so far; not to be changed."""
+    """The tree so far; read-only."""
     acceptance: np.ndarray | None = None
-    """(F, FORETOLD) float32, only where the draft foretells it and the policy asks: by how much the
-    log odds of acceptance of each parent's 1st, 2nd, 3rd and later candidates differ from what
-    their probabilities suggest."""
+    """Acceptance bias, float32 (F, `BIASES`): added to the predicted log odds of acceptance of each
+    node's candidates. None unless the draft predicts it and the policy asks for it."""
 
     @property
     def nodes(self) -> int:
@@ -54,13 +55,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Growth:
-    """Candidates chosen from a `Level`: node j is rank ``ranks[j]`` of parent row ``rows[j]``.
+    """Candidates chosen from a `Level`: node j is candidate ``ranks[j]`` of
+    ``frontier[parents[j]]``.
 
-    ``expand[j]`` says whether the node gets children of its own; where none does, the tree is
-    complete.
+    ``parents`` and ``ranks`` are int64, ``expand`` is bool, all of shape (new nodes,).
+    ``expand[j]``: the node gets children of its own. If none does, the tree is complete.
     """
 
-    rows: np.ndarray
+    parents: np.ndarray
     ranks: np.ndarray
     expand: np.ndarray
 
@@ -71,52 +73,52 @@ class Growth:
 
 
 class TreePlanner(ABC):
-    """Forms the trees of one text: plan, grow level by level, prune, learn from the outcome."""
+    """Shapes the trees of one text. Per step: `plan`, `grow` per level, `prune`, `observe`."""
 
     branching: int = 1
-    """How many candidates a node the policy wants to see (k)."""
+    """Candidates per node in `Level.probs` (k)."""
     counts_costs: bool = False
-    """Whether `calibrate` wants what passes cost on this machine."""
+    """Whether `calibrate` uses measured pass costs."""
     asks_acceptance: bool = False
-    """Whether `grow` wants `Level.acceptance`."""
+    """Whether `grow` uses `Level.acceptance`."""
 
     @abstractmethod
     def plan(self) -> Shape:
-        """Limits of the next tree; depth 0 drafts nothing in this step."""
+        """The limits of the next tree; depth 0 drafts nothing in this step."""
 
     @abstractmethod
     def grow(self, level: Level) -> Growth:
         """Choose from one level's candidates. Called once per draft pass, levels in order."""
 
     def prune(self, tree: TokenTree) -> TokenTree:
-        """What of the drafted tree is verified; all of it unless a policy re-ranks."""
+        """The part of the drafted tree that is verified: all of it unless a policy re-ranks."""
         return tree
 
     def calibrate(self, costs: Costs) -> None:  # noqa: B027 - optional
-        """Take what passes cost here; called once, before the first tree."""
+        """Set the pass costs of this device. Called once, before the first tree."""
 
     def refine_costs(self, costs: Costs) -> None:  # noqa: B027 - optional
-        """Take costs that were measured better, between two trees."""
+        """Update the pass costs between two steps, after better measurements."""
 
     def recall(self, learned: Mapping[str, float]) -> None:  # noqa: B027 - optional
-        """Go on from what a shaper like this one `learned` of the same two models.
+        """Start from the `learned` state of an earlier text with the same target and draft.
 
-        Called once, after `calibrate`. Numbers may be missing, or beyond what one would learn.
+        Called once, after `calibrate`. Entries may be missing or out of range.
         """
 
     def learned(self) -> dict[str, float]:
-        """What of this text holds for the next one too; empty where nothing does."""
+        """State worth keeping for the next text; empty if there is none."""
         return {}
 
     def observe(  # noqa: B027 - optional
         self, tree: TokenTree, nodes: Sequence[int], tokens: Sequence[int]
     ) -> None:
-        """Learn from a verification: the accepted path of the verified tree, and what was
-        committed, which is the path's tokens and mostly the target's own next one."""
+        """Update from a verification: the accepted path of the verified tree, and the committed
+        tokens (those of the path and, unless the text ended on it, the target's next one)."""
 
 
 class PlannerWrapper(TreePlanner):
-    """Another shaper with something changed about it; a subclass says what."""
+    """Delegates to another planner; subclasses override what they change."""
 
     def __init__(self, planner: TreePlanner) -> None:
         self._planner = planner
@@ -150,9 +152,9 @@ class PlannerWrapper(TreePlanner):
 
 
 class Policy(ABC):
-    """Options of a way to shape trees. Subclasses are frozen dataclasses whose fields are options.
+    """The options of a tree policy. Subclasses are frozen dataclasses whose fields are the options.
 
-    A subclass in a module of this package is found by itself, under its ``name``.
+    A subclass in a module of `sage_core.trees.policies` is registered under its ``name``.
     """
 
     name: ClassVar[str]
@@ -160,7 +162,7 @@ class Policy(ABC):
     """False for policies that never use a draft."""
 
     def _at_least(self, least: int, *options: str) -> None:
-        """Refuse, by `OptionError`, an option of this name below ``least``."""
+        """Raise `OptionError` if one of these ``options`` is below ``least``."""
         for option in options:
             value = getattr(self, option)
             if value < least:
@@ -168,9 +170,9 @@ class Policy(ABC):
 
     @abstractmethod
     def planner(self) -> TreePlanner:
-        """A fresh shaper. What it is to know of earlier texts it is told by `TreePlanner.recall`."""
+        """A new planner for one text. Earlier texts reach it through `TreePlanner.recall` only."""
 
     @property
     @abstractmethod
     def max_nodes(self) -> int:
-        """Upper bound on the nodes of any tree this policy forms, for reserving memory."""
+        """Upper bound on the nodes of any tree of this policy, for allocating memory."""

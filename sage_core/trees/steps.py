@@ -1,4 +1,4 @@
-"""What one decode step did: the record that streaming, JSON, the live view and benchmarks read."""
+"""Plain data of one decoding step: what streaming, JSON, the live view and benchmarks read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sage_core.trees.tree import TokenTree
 
 @dataclass(frozen=True)
 class Shape:
-    """The limits that a policy set for one tree, and why.
+    """The limits that a policy sets for one tree.
 
-    ``depth`` is the greatest number of levels, ``width`` the number of children allowed below the
-    root (fractional for policies that round later, 0 for policies that decide level by level),
-    ``alpha`` the confidence in [0, 1] that they were read from (SAGE, arXiv 2602.00523, Eq. 9),
-    None for policies that do not use it.
+    ``depth``: maximum number of levels. ``width``: children allowed below the root (fractional for
+    policies that round later, 0 for policies that decide level by level). ``alpha``: the draft's
+    confidence in [0, 1] (SAGE, arXiv 2602.00523, Eq. 9), None for policies that do not use it.
+    ``note``: a short explanation for display.
     """
 
     depth: int = 0
@@ -29,9 +29,9 @@ class Shape:
 class PhaseSeconds:
     """Wall-clock seconds of one step by phase.
 
-    ``prefill_target`` and ``prefill_draft`` are non-zero in the first record only; ``draft`` is
-    the draft's forward passes and top-k, ``plan`` the policy's own work, ``verify`` the target's
-    pass, ``accept`` the acceptance rule with its logits processors, ``commit`` the cache moves.
+    ``prefill_target`` and ``prefill_draft`` are non-zero in the first record only; ``draft``: the
+    draft's forward passes and top-k; ``plan``: the tree planner; ``verify``: the target's pass;
+    ``accept``: the acceptance rule with its logits processors; ``commit``: the cache updates.
     """
 
     prefill_target: float = 0.0
@@ -60,8 +60,8 @@ class Step:
     """One step: a draft phase and one target verification.
 
     The record with ``index == 0`` is the prefill: it has an empty tree and commits the first
-    token. ``accepted`` are the nodes of the accepted path whose tokens were committed, so
-    ``tokens`` is their tokens plus, unless the text ended on the path, the target's own next one.
+    token. ``accepted`` are the nodes of the accepted path; ``tokens`` are the committed tokens:
+    those of the path and, unless the text ended on it, the target's next one.
     """
 
     index: int
@@ -85,8 +85,8 @@ class Step:
 class Acceptance:
     """The outcome of one verification.
 
-    ``nodes`` is the accepted path; ``tokens`` are its tokens and the target's own next one, which
-    is missing only when the text ended on the path.
+    ``nodes``: the accepted path. ``tokens``: its tokens and, unless the text ended on it, the
+    target's next one.
     """
 
     nodes: tuple[int, ...]
@@ -95,13 +95,12 @@ class Acceptance:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A drafted tree with what it took: draft passes, and the policy's own seconds.
+    """A drafted tree, the number of draft passes it took, and the planner's seconds.
 
-    ``draws`` holds, for every node (or `ROOT`) whose children were drawn rather than chosen, the
-    distribution (vocabulary,) that they were drawn from. Ranks are then the order of drawing.
-    ``planned`` is the part of the tree that the policy's planner formed, its first nodes; None if
-    the planner had no part in it, such as a tree that a grammar forces. Only that part, and what
-    was accepted of it, reaches `TreePlanner.observe`.
+    ``draws``: for every node (or `ROOT`) whose children were sampled, the distribution that they
+    were sampled from; ranks are then the order of sampling. ``planned``: the first nodes of the
+    tree, those that the planner formed; None if it formed none, as in a tree that a grammar forces.
+    Only that part, and what was accepted of it, reaches `TreePlanner.observe`.
     """
 
     tree: TokenTree = field(default_factory=TokenTree)
@@ -109,4 +108,5 @@ class Proposal:
     passes: int = 0
     plan_seconds: float = 0.0
     draws: Mapping[int, Any] = field(default_factory=dict)
+    """Float tensors (vocabulary,); typed as Any because this package does not import torch."""
     planned: TokenTree | None = None

@@ -1,4 +1,4 @@
-"""The proposed tokens of one step, as a tree: tokens, parents, ranks, draft probabilities."""
+"""The drafted tokens of one step as a tree: tokens, parents, draft probabilities, ranks."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from functools import cached_property
 import numpy as np
 
 ROOT = -1
-"""Parent index of the nodes of level 1. The root is the last committed token; it is no node."""
+"""Parent index of level 1. The root is the last committed token and not a node."""
 
 
 @dataclass(frozen=True)
 class TokenTree:
-    """A tree of drafted tokens in topological order (a parent stands before its children).
+    """A tree of drafted tokens in topological order (parents before children).
 
-    Node ``i`` is a drafted token; the root (the last committed token) is not stored, and
-    ``parents[i] == ROOT`` marks its children. ``probs[i]`` is the draft's probability of the token
-    given its parent's path, ``ranks[i]`` its rank among the draft's choices there (0 = likeliest).
+    ``parents[i] == ROOT`` marks children of the root, which is not stored. ``probs[i]`` is the
+    draft's probability of the token given its parent's path, ``ranks[i]`` its rank among the
+    draft's candidates there (0 = likeliest).
 
     Raises:
         ValueError: lengths differ, a parent does not precede its child, or two siblings carry the
-            same token (a duplicate could never be accepted and would break sampling rules).
+            same token (which would break the sampling rules).
     """
 
     tokens: tuple[int, ...] = ()
@@ -93,10 +93,10 @@ class TokenTree:
 
     @cached_property
     def visibility(self) -> np.ndarray:
-        """Which row sees which: bool of shape (nodes + 1, nodes + 1).
+        """The tree attention mask of a verification pass: bool (nodes + 1, nodes + 1).
 
-        Row and column 0 are the root, row ``i + 1`` is node ``i``. A row sees the root, its own
-        ancestors and itself: the tree attention mask of a verification pass.
+        Index 0 is the root, index ``i + 1`` is node ``i``. Each attends to the root, its ancestors
+        and itself.
         """
         n = len(self) + 1
         seen = np.zeros((n, n), dtype=bool)
@@ -107,7 +107,7 @@ class TokenTree:
         return seen
 
     def subset(self, nodes: Iterable[int]) -> TokenTree:
-        """The tree of only ``nodes``, renumbered in their old order.
+        """The tree of ``nodes`` only, renumbered in their order.
 
         Raises:
             ValueError: a kept node's parent is not kept.
@@ -127,7 +127,7 @@ class TokenTree:
 
 @dataclass
 class TreeBuilder:
-    """A tree while it grows, level by level. `freeze` gives the checked, immutable tree."""
+    """A tree under construction, level by level. `freeze` returns the checked, immutable tree."""
 
     tokens: list[int]
     parents: list[int]
@@ -149,7 +149,7 @@ class TreeBuilder:
         probs: Sequence[float],
         ranks: Sequence[int],
     ) -> range:
-        """Append one level's nodes; returns their indices."""
+        """Append the nodes of one level; returns their indices."""
         first = len(self.tokens)
         self.tokens.extend(tokens)
         self.parents.extend(parents)

@@ -1,4 +1,4 @@
-"""``sage caption --batch``: the same output as one after another, whatever ends first."""
+"""``sage caption --batch``: the same output as one after another, in whatever order texts end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = ("a.png", "b.png", "c.png", "d.png", "e.png")
 
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--jsonl",)], ids=str)
-def test_files_are_told_in_order(sage, pipeline, form):
+def test_results_keep_the_order_of_the_files(sage, pipeline, form):
     pipeline.enqueue(Script(), InputError("b.png: damaged"))
     one = sage("caption", *FILES, "--batch", "1", *form)
     pipeline.calls.clear()
@@ -28,7 +28,7 @@ def test_files_are_told_in_order(sage, pipeline, form):
     ]
 
 
-def test_auto_is_what_pays(sage, pipeline):
+def test_auto_is_the_pipeline_s_batch_size(sage, pipeline):
     sage("caption", "a.png", "b.png")
     type(pipeline).pays = 4
     try:
@@ -42,21 +42,21 @@ def test_auto_is_what_pays(sage, pipeline):
     assert [call.get("batch") for call in pipeline.calls] == [None, None, 2, 2, *[None] * 6]
 
 
-def test_the_options_of_a_run_hold_for_all(sage, pipeline):
+def test_the_options_of_a_run_apply_to_all_files(sage, pipeline):
     sage("caption", *FILES[:2], "--batch", "2", "--prompt", "What is it?", "--seed", "3")
     assert [(call["prompt"], call["seed"]) for call in pipeline.calls] == [("What is it?", 3)] * 2
     assert "tokens" in sage("caption", *FILES[:2], "--batch", "2", "--stats").stderr
 
 
 @pytest.mark.parametrize("value", ["2", '"2"', '"auto"'])
-def test_the_settings_file_may_say_how_many(sage, pipeline, value):
+def test_the_settings_file_may_set_the_batch_size(sage, pipeline, value):
     Path("sage.toml").write_text(f"[caption]\nbatch = {value}\n")
     assert sage("caption", "a.png", "b.png", "--config", "sage.toml").exit_code == 0
     assert pipeline.calls[0].get("batch") == (None if "auto" in value else 2)
 
 
-def test_what_was_finished_is_kept_after_an_interruption(sage, pipeline):
-    """The second file has ended when the third is interrupted, the first has been told."""
+def test_finished_results_are_kept_after_an_interruption(sage, pipeline):
+    """The second file has ended when the third is interrupted, the first has been written."""
     pipeline.enqueue(Script(), Script(), Script(error=KeyboardInterrupt()))
     result = sage("caption", *FILES, "--batch", "2", "--jsonl", "--output", "out.jsonl")
     assert result.exit_code == 130
@@ -69,13 +69,13 @@ def test_what_was_finished_is_kept_after_an_interruption(sage, pipeline):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch", "0"), "neither 'auto' nor a number"),
-        (("--batch", "-2"), "neither 'auto' nor a number"),
-        (("--batch", "many"), "neither 'auto' nor a number"),
+        (("--batch", "0"), "neither 'auto' nor a positive integer"),
+        (("--batch", "-2"), "neither 'auto' nor a positive integer"),
+        (("--batch", "many"), "neither 'auto' nor a positive integer"),
         (("--batch", "2", "--live"), "--live shows one text at a time"),
     ],
 )
-def test_what_makes_no_sense_is_refused(sage, arguments, message):
+def test_invalid_batch_sizes_are_refused(sage, arguments, message):
     result = sage("caption", "a.png", "b.png", *arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", " ").split())

@@ -63,7 +63,7 @@ def test_commands(sage, pipeline):
     assert asked(pipeline)[1] == ("Two?", files)
     assert pipeline.calls[-2] == {"reset": True}
     assert json.loads(result.stdout.splitlines()[1])["files"] == files
-    for said in ("/add FILE", "tokens/s", "b.png, c d.png: shown", "forgotten, but"):
+    for said in ("/add FILE", "tokens/s", "b.png, c d.png: added", "answers dropped"):
         assert said in result.stderr
     assert result.stderr.count("new files: read again") == 1, "a reason is told once"
 

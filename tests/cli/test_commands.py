@@ -115,6 +115,7 @@ def test_options_reach_the_pipeline(sage, pipeline, loads):
         "min_p": 0.1,
         "candidates": "drawn",
         "viskip": 0.35,
+        "draft_lookup": False,
     }
 
 
@@ -122,7 +123,8 @@ def test_options_not_given_are_not_passed(sage, pipeline):
     sage("caption", "a.png")
     (call,) = pipeline.calls
     assert call == {
-        "files": ["a.png"], "prompt": None, "policy": "sage", "max_new_tokens": 256, "seed": 0
+        "files": ["a.png"], "prompt": None, "max_new_tokens": 256, "seed": 0,
+        "draft_lookup": False, "candidates": "topk",
     }  # fmt: skip
 
 
@@ -137,28 +139,28 @@ def test_every_option_passed_is_one_of_the_pipeline(sage, pipeline):
     assert {key for call in pipeline.calls for key in call} <= known
 
 
-def test_no_draft_means_autoregressive(sage, pipeline, loads):
-    sage("caption", "a.png", "--draft", "none")
+def test_without_a_draft_the_policy_is_the_pipeline_s_default(sage, pipeline, loads):
+    assert sage("caption", "a.png", "--draft", "none").exit_code == 0
     assert loads.calls[0]["draft"] is None
-    assert pipeline.calls[0]["policy"] == "autoregressive"
+    assert "policy" not in pipeline.calls[0]
 
 
 def test_a_policy_that_drafts_needs_a_draft(sage, loads):
     for policy in ("sage", "sage:dmax=3", "static"):
         result = sage("caption", "a.png", "--draft", "none", "--policy", policy)
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"sage: --policy {policy.partition(':')[0]} needs drafts")
+        assert result.stderr.startswith(f"sage: policy {policy.partition(':')[0]} needs a draft")
     assert not loads.calls
     assert sage("caption", "a.png", "--draft", "none", "--policy", "autoregressive").exit_code == 0
 
 
-def test_drafts_that_are_looked_up(sage, pipeline, loads):
+def test_n_gram_drafts(sage, pipeline, loads):
     sage("caption", "a.png", "--draft", "ngram:nodes=16")
     sage("caption", "a.png", "--draft", "none", "--draft-lookup")
     sage("caption", "a.png", "--policy", "static", "--draft-lookup")
     assert [call["draft"] for call in loads.calls] == ["ngram:nodes=16", None, "auto"]
-    asked = [(call["policy"], call.get("draft_lookup", False)) for call in pipeline.calls]
-    assert asked == [("sage", False), ("sage", True), ("static", True)]
+    asked = [(call.get("policy"), call["draft_lookup"]) for call in pipeline.calls]
+    assert asked == [(None, False), (None, True), ("static", True)]
 
 
 def test_names_from_a_list(sage, pipeline):

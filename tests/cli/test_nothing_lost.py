@@ -1,4 +1,4 @@
-"""What a careless command line must not cost: files, results, and the time to load models."""
+"""No command line loses files or results, or loads models for nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.jobs.outputs import AtomicFile, check_writable, write_atomically
+from sage_cli.render.outputs import AtomicFile, check_writable, write_output
 from sage_core.errors import OptionError
 from tests.cli.conftest import PICTURE
 from tests.cli.fake import Script
@@ -44,7 +44,7 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
         ("/dev/stdout", "1<> log.txt"),
     ],
 )
-def test_what_the_shell_opened_is_written_and_not_replaced(output, redirected):
+def test_open_file_descriptors_are_written_and_not_replaced(output, redirected):
     Path("log.txt").write_text("" if "<>" in redirected else "earlier\n")
     Path("link").symlink_to("/dev/stdout")
     before = Path("log.txt").stat().st_ino
@@ -62,8 +62,8 @@ def test_a_group_of_commands_shares_its_file_in_order():
     assert Path("log").read_text() == f"one\n{SAID}\ntwo\n"
 
 
-def test_what_the_shell_did_not_open_is_refused():
-    with pytest.raises(OptionError, match="is not open"):
+def test_descriptors_that_are_not_open_are_refused():
+    with pytest.raises(OptionError, match="not an open file"):
         check_writable(Path("/dev/fd/987"), "--output")
 
 
@@ -103,7 +103,7 @@ def test_an_older_partial_file_is_left_as_it_is(sage, pipeline):
     assert "out.txt.partial.3" in result.stderr
     assert TEXT in Path("out.txt.partial.3").read_text()
     assert sage("caption", "a.png", "--output", "out.txt").exit_code == 0
-    write_atomically(Path("out.txt"), "newer")
+    write_output(Path("out.txt"), "newer")
     assert Path("out.txt").read_text() == "newer"
     assert Path("out.txt.partial").read_text() == "of an earlier run"
 
@@ -126,41 +126,41 @@ def test_an_older_partial_file_is_left_as_it_is(sage, pipeline):
     ],
     ids=" ".join,
 )
-def test_an_input_is_not_written_over(sage, loads, arguments):
+def test_an_input_is_not_overwritten(sage, loads, arguments):
     Path("link.png").symlink_to("a.png")
     Path("hard.png").hardlink_to("a.png")
     Path("view.html").write_bytes(PICTURE)
     Path("list.txt").write_text("a.png\n")
     result = sage(*arguments)
     assert result.exit_code == 2
-    assert "would write over" in result.stderr
+    assert "would overwrite the input" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert loads.calls == []
     assert {Path(name).read_bytes() for name in ("a.png", "b.png", "view.html")} == {PICTURE}
     assert Path("list.txt").read_text() == "a.png\n"
 
 
-def test_standard_input_is_not_written_over():
+def test_standard_input_is_not_overwritten():
     done = shell(f"{FAKE} caption - --output a.png < a.png")
     assert done.returncode == 2
-    assert done.stderr == "sage: --output a.png: would write over standard input\n"
+    assert done.stderr == "sage: --output a.png: would overwrite standard input\n"
     assert Path("a.png").read_bytes() == PICTURE
 
 
 @pytest.mark.parametrize("command", ["models", "doctor", "--help", "bench --help", "--version"])
-def test_a_reader_that_leaves_early_is_no_failure(command):
-    # The reader is gone before the first word: no race with what a pipe takes.
+def test_a_closed_pipe_is_no_failure(command):
+    # The reader is gone before the first write: no race with the pipe's buffer.
     done = shell(f"{{ sleep 0.2; {SAGE} {command}; echo $? >&2; }} | true")
     assert done.stderr.splitlines()[-1] == "0", done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_failure_that_nobody_reads_is_one():
+def test_a_failure_on_a_closed_pipe_keeps_its_code():
     done = shell(f"{{ sleep 0.2; {SAGE} fly 2>&1; echo $? >&2; }} | true")
     assert done.stderr == "2\n"
 
 
-def test_results_do_not_need_a_reader_of_messages():
+def test_results_do_not_need_standard_error():
     command = f"{FAKE} caption a.png b.png --stats --output /dev/fd/3"
     done = shell(f"{{ sleep 0.2; {command} 2>&1; echo $? >&2; }} 3> out.txt | true")
     assert done.stderr == "0\n"
@@ -170,7 +170,7 @@ def test_results_do_not_need_a_reader_of_messages():
 @pytest.mark.parametrize(
     ("data", "says"), [(b"", "is empty"), (b"hi\n", "standard input: is text")]
 )
-def test_standard_input_is_looked_at_before_models_are_loaded(sage, loads, data, says):
+def test_standard_input_is_checked_before_models_are_loaded(sage, loads, data, says):
     for arguments in (("caption", "-"), ("ask", "-", "a.png", "Same?")):
         result = sage(*arguments, stdin=data)
         assert result.exit_code == 3
@@ -179,14 +179,14 @@ def test_standard_input_is_looked_at_before_models_are_loaded(sage, loads, data,
     assert loads.calls == []
 
 
-def test_what_was_looked_at_is_there_to_be_opened(sage, pipeline):
+def test_standard_input_can_be_opened_after_the_check(sage, pipeline):
     assert sage("caption", "none.png", "-", stdin=PICTURE).exit_code == 0  # the fake opens all
     missing, (stdin,) = (call["files"] for call in pipeline.calls)
     assert missing == ["none.png"]
     assert stdin.read() == PICTURE
 
 
-def test_nobody_waits_for_standard_input_without_need(sage, pipeline, loads):
+def test_standard_input_is_read_only_if_needed(sage, pipeline, loads):
     result = sage("caption", "-", "a.png", "--jsonl", stdin=b"hi\n")
     assert len(loads.calls) == 1, "a.png may be of use"
     assert [json.loads(line)["files"] for line in result.stdout.splitlines()][-1] == ["a.png"]

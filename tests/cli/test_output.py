@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.jobs.outputs import AtomicFile, write_atomically
+from sage_cli.render.outputs import AtomicFile, write_output
 from sage_core.errors import InputError
 from tests.cli.fake import Script, scripted
 from tests.cli.test_commands import TEXT
@@ -38,8 +38,8 @@ def test_a_lossy_rule_marks_everything(sage, pipeline):
     pipeline.enqueue(Script(lossy=rule), Script(lossy=rule))
     result = sage("caption", "a.png", "--json", "--stats", "--lossy", rule)
     assert json.loads(result.stdout)["lossy"] == pipeline.calls[0]["lossy"] == rule
-    assert f"lossy, by {rule}" in result.stderr
-    assert "need not be the model's own" in result.stderr.split("speed, decoding")[0]
+    assert f"lossy rule {rule}" in result.stderr
+    assert "may differ from the model's own" in result.stderr.split("speed, decoding")[0]
     assert "lossy" not in sage("caption", "a.png", "--quiet", "--lossy", rule).stderr
     assert json.loads(sage("caption", "a.png", "--json").stdout)["lossy"] is None
 
@@ -123,7 +123,7 @@ def test_a_view_that_cannot_be_saved_costs_no_text(sage, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sage_cli.render.page.write_atomically", full)
+    monkeypatch.setattr("sage_cli.render.page.write_output", full)
     result = sage("caption", "a.png", "--save-view", "v.svg")
     assert result.stdout == TEXT + "\n"
     assert "--save-view: No space left on device" in result.stderr
@@ -178,7 +178,7 @@ def test_atomic_file_follows_links_and_keeps_the_mode(tmp_path):
     real.chmod(0o640)
     link = tmp_path / "link.txt"
     link.symlink_to(real)
-    write_atomically(link, "newer")
+    write_output(link, "newer")
     assert link.is_symlink()
     assert real.read_text() == "newer"
     assert stat.S_IMODE(real.stat().st_mode) == 0o640

@@ -1,4 +1,4 @@
-"""Damage for files: cuts, flipped bits, holes, and headers that lie."""
+"""Damages files: truncation, flipped bits, zeroed ranges and extreme numbers in headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOXES = (
 
 
 def damaged(data: bytes, how: str, dice: random.Random) -> bytes:
-    """A copy of ``data`` that is broken in one of the `DAMAGES`."""
+    """A copy of ``data`` with one of the `DAMAGES`."""
     broken = bytearray(data)
     if how == "cut":
         return bytes(broken[: dice.randrange(1, len(broken))])
@@ -40,7 +40,7 @@ def damaged(data: bytes, how: str, dice: random.Random) -> bytes:
 
 
 def _lie(broken: bytearray, dice: random.Random) -> None:
-    """Extreme numbers in or beside the boxes that hold sizes and counts, or near the beginning."""
+    """Write extreme numbers into boxes that hold sizes and counts, or near the beginning."""
     places = [at for name in BOXES if (at := broken.find(name)) >= 4]
     for _ in range(dice.choice((1, 2, 4))):
         if places:

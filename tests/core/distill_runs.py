@@ -1,4 +1,4 @@
-"""Short runs of distilling on a tiny random target with tiny pictures."""
+"""Short training runs on a tiny random target with tiny images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PICTURES = 6
 
 
 def save_data(folder: Path, family: str = "llava_onevision") -> tuple[Path, Path]:
-    """A target's checkpoint and a folder of pictures."""
+    """A target's checkpoint and a folder of images."""
     target = saved_families.save(folder / "target", family, 2, 0)
     pictures = folder / "pictures"
     pictures.mkdir()
@@ -43,7 +43,7 @@ def train(
     dtype: str = "float32",
     **more: Any,
 ) -> tuple[Report | None, list[Event]]:
-    """A run in this process with a freshly loaded target."""
+    """A run in this process, with a target loaded for it."""
     events: list[Event] = []
     pair = load_target(target, dtype)
     report = distill(pair, data, output, options(**more), events.append, resume=resume)

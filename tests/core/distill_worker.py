@@ -1,4 +1,4 @@
-"""One of the processes of a short run, started by torchrun: TARGET DATA OUTPUT."""
+"""A process of a short run under torchrun: TARGET DATA OUTPUT."""
 
 from __future__ import annotations
 

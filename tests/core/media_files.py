@@ -1,14 +1,19 @@
-"""Writes the pictures, clips and broken files that the media tests open."""
+"""Writes and decodes the images and videos of the media tests."""
 
 from __future__ import annotations
 
 import io
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
+
+from sage_core.media import Clip, Sampling
+from sage_core.media.frame_sampling import choose_frames
+from sage_core.media.video_index import read_index
 
 
 def card(width: int = 64, height: int = 48) -> Image.Image:
@@ -53,7 +58,7 @@ def write_clip(
 
 
 def write_sound(path: Path) -> Path:
-    """A second of silence, with no pictures."""
+    """A second of silence, without video."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=16000)
         for i in range(16):
@@ -71,3 +76,11 @@ def write_sound(path: Path) -> Path:
 def level_of(frame: np.ndarray) -> int:
     """Which frame of `write_clip` this is, from its grey."""
     return round((float(frame.mean()) - 14) / 12)
+
+
+def decoded_by(decoder: Any, path: Path, sampling: Sampling) -> Clip:
+    """What the module ``decoder`` (`video_decord` or `video_pyav`) makes of a video."""
+    index = read_index(path, "x")
+    chosen = choose_frames(index.timestamps, index.duration, sampling, "x")
+    frames = decoder.decode(path, index, chosen, sampling.largest_frame(len(chosen)))
+    return Clip(frames, index.timestamps[chosen], index.fps, index.duration, "x")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,15 @@ from hypothesis import strategies as st
 import sage_core
 import sage_core.engine.batching.scheduler
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.engine.batching.runners import BatchedRunner, PassRequest
 from sage_core.engine.batching.scheduler import BatchScheduler
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError, UnsupportedError
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.ragged_batch import joint_attention_forward
+from sage_core.runtime.cpu.executor import CpuBackend
+from sage_core.runtime.ragged_batch import joint_attention_forward, run_together
 from sage_core.runtime.runner import Runner
+from sage_core.runtime.tree_runner import PassRequest
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies.sage.policy import UNKNOWN
 from sage_core.trees.tree import TokenTree
@@ -46,12 +45,6 @@ LENGTHS = (0, 30, 5, 90, 12)
 LIMITS = (24, 1, 40, 9, 25)
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_k": 20}
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("row ")]
 
 
 def rows(target: Any, family: str) -> list[dict[str, Any]]:
@@ -197,15 +190,15 @@ def test_rows_share_their_passes_where_attention_can_be_cut(attention: str, shar
     assert target.get_decoder().config._attn_implementation == attention
 
 
-def test_a_seat_is_taken_as_soon_as_it_is_free() -> None:
+def test_a_slot_is_taken_as_soon_as_it_is_free() -> None:
     """The text behind a short one does not wait for a long one."""
     target, draft = build_pair("qwen2")
     inputs = make_inputs(target, "qwen2", "text")
-    table = BatchScheduler(target, 2)
-    decoder = table.attach(SpeculativeDecoder(target, draft, "chain"))
+    scheduler = BatchScheduler(target, 2)
+    decoder = SpeculativeDecoder(target, draft, "chain").attached(scheduler)
     limits = (60, 3, 3, 3)
-    jobs = (lambda n=n: decoder.generate(**inputs, max_new_tokens=n) for n in limits)
-    assert [outcome.number for outcome in table.run(jobs)] == [1, 2, 3, 0]
+    jobs = (lambda n=n: decoder.stream(**inputs, max_new_tokens=n).passes() for n in limits)
+    assert [outcome.number for outcome in scheduler.run(jobs)] == [1, 2, 3, 0]
 
 
 @settings(max_examples=20)
@@ -220,11 +213,11 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
     """Logits, hidden states and caches; then one path is kept in each row, and once more."""
     target, _ = build_pair(family)
     kinds = FAMILIES[family].kinds
-    table, pairs = BatchScheduler(target, len(drafted)), []
+    pairs = []
     for number, (_, length) in enumerate(drafted):
         inputs = make_inputs(target, family, kinds[number % len(kinds)], length, seed=number)
         prepared = prepare(target, {**inputs, "max_new_tokens": 9})
-        pairs.append((Runner(target), BatchedRunner(target, table)))
+        pairs.append((Runner(target), Runner(target, CpuBackend().executor(target))))
         for runner in pairs[-1]:
             runner.prefill(prepared, room=data.draw(st.sampled_from([0, 3, 60])))
     for _ in range(2):
@@ -235,7 +228,7 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
             asked = (tokens, [0, *tree.depths], tree.visibility, last)
             requests.append(PassRequest(row, *asked))
             expected.append(alone.forward(*asked))
-        for got, plain in zip(BatchedRunner.together(requests), expected, strict=True):
+        for got, plain in zip(run_together(requests), expected, strict=True):
             for mine, theirs in zip(got, plain, strict=True):
                 torch.testing.assert_close(mine, theirs, **CLOSE)
         for (alone, row), (tree, _) in zip(pairs, drafted, strict=True):
@@ -264,11 +257,11 @@ def test_costs_are_those_of_shared_passes_and_only_what_rows_do_alone_is_learned
     given = [{**inputs, "max_new_tokens": 40} for inputs in rows(target, "qwen2")]
     outputs = decoder.generate_batch(given, 4)
     assert_each_is_exact(target, outputs, given)
-    (place,) = book._known
-    assert "batches of 4 passes" in place
-    known: Costs = book._known[place]
+    (place,) = book._new_costs
+    assert "batches of 4" in place
+    known: Costs = book._new_costs[place]
     decoder.generate_batch(given, 4)
-    (again,) = book._known.values()
+    (again,) = book._new_costs.values()
     for mine, theirs in ((again.target, known.target), (again.draft, known.draft)):
         assert [n for n, _ in mine] == [n for n, _ in theirs]
         assert [s for _, s in mine] == pytest.approx([s for _, s in theirs])

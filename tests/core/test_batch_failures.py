@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import transformers as tf
 
-import sage_core.engine.batching.scheduler
 from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
+from sage_core.engine.results import DecodeOutput
 from sage_core.errors import InputError, OptionError, UnsupportedError
-from sage_core.runtime.cuda.runner import CudaGraphRunners
-from tests.core.test_batch import assert_each_is_exact, no_thread_is_left, rows
+from sage_core.runtime import ragged_batch
+from sage_core.runtime.cuda.executor import CudaGraphBackend
+from sage_core.runtime.passes import Passes
+from tests.core.test_batch import assert_each_is_exact, rows
 from tests.tiny import build_pair
-
-__all__ = ["no_thread_is_left"]
 
 
 class Fails(tf.StoppingCriteria):
@@ -49,9 +50,10 @@ def test_a_row_that_fails_fails_alone(name: str) -> None:
     decoder = SpeculativeDecoder(target, draft, "static")
     with pytest.raises(kind):
         decoder.generate_batch(given, 4)
-    table = BatchScheduler(target, 3)
-    joined = table.attach(decoder)
-    found = {o.number: o for o in table.run((lambda g=g: joined.generate(**g)) for g in given)}
+    scheduler = BatchScheduler(target, 3)
+    joined = decoder.attached(scheduler)
+    jobs = (lambda g=g: joined.stream(**g).passes() for g in given)
+    found = {o.number: o for o in scheduler.run(jobs)}
     assert isinstance(found.pop(2).error, kind)
     others = [given[number] for number in sorted(found)]
     assert_each_is_exact(target, [found[n].get() for n in sorted(found)], others)
@@ -61,11 +63,7 @@ class Broken:
     """A joint pass that raises at its n-th call."""
 
     def __init__(self, error: BaseException, call: int) -> None:
-        self._joint, self._error, self._left = (
-            sage_core.engine.batching.scheduler.ragged_pass,
-            error,
-            call,
-        )
+        self._joint, self._error, self._left = ragged_batch.ragged_pass, error, call
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
         self._left -= 1
@@ -83,7 +81,7 @@ def test_a_shared_pass_that_fails_reaches_the_caller(
     given = rows(target, "qwen2_vl")
     decoder = SpeculativeDecoder(target, draft, "static")
     with monkeypatch.context() as patched:
-        patched.setattr(sage_core.engine.batching.scheduler, "joint_pass", Broken(error, call))
+        patched.setattr(ragged_batch, "ragged_pass", Broken(error, call))
         with pytest.raises(type(error)):
             decoder.generate_batch(given, 3)
     assert_each_is_exact(target, decoder.generate_batch(given, 3), given)
@@ -117,16 +115,24 @@ def test_an_interruption_stops_the_row_that_runs() -> None:
     assert presses.asked < 60
 
 
-def test_rows_end_when_the_caller_has_enough() -> None:
+def test_jobs_end_when_the_caller_has_enough() -> None:
     target, draft = build_pair("qwen2")
-    decoder = SpeculativeDecoder(target, draft, "chain")
-    given = rows(target, "qwen2")
-    table = BatchScheduler(target, 4)
-    joined = table.attach(decoder)
-    run = table.run((lambda g=g: joined.generate(**g)) for g in given)
+    scheduler = BatchScheduler(target, 4)
+    joined = SpeculativeDecoder(target, draft, "chain").attached(scheduler)
+    ended: list[int] = []
+
+    def job(number: int, inputs: dict[str, Any]) -> Passes[DecodeOutput]:
+        try:
+            return (yield from joined.stream(**inputs).passes())
+        finally:
+            ended.append(number)
+
+    jobs = (partial(job, number, one) for number, one in enumerate(rows(target, "qwen2")))
+    run = scheduler.run(jobs)
     assert isinstance(next(run), Outcome)
-    assert [t for t in threading.enumerate() if t.name.startswith("row ")]
+    begun = len(ended)
     run.close()
+    assert begun < len(ended) == 4, "one has ended, three were under way, one had not begun"
 
 
 @pytest.mark.parametrize("width", [0, -1, 1.5, True, "many"])
@@ -139,9 +145,9 @@ def test_a_width_that_is_none_is_refused(width: Any) -> None:
 def test_what_belongs_to_one_text_is_refused() -> None:
     target, draft = build_pair("qwen2")
     given = rows(target, "qwen2")
-    with pytest.raises(OptionError, match="reading"):
-        SpeculativeDecoder(target, draft).generate_batch(given, reading=PrefixReuse())
-    captured = SpeculativeDecoder(target, draft, runner=CudaGraphRunners())
+    with pytest.raises(OptionError, match="reuse"):
+        SpeculativeDecoder(target, draft).generate_batch(given, reuse=PrefixReuse())
+    captured = SpeculativeDecoder(target, draft, backend=CudaGraphBackend())
     with pytest.raises(UnsupportedError, match="eager"):
         captured.generate_batch(given)
     with pytest.raises(UnsupportedError, match="viskip"):

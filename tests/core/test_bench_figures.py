@@ -32,7 +32,7 @@ from sage_core.bench.records import (
 from sage_core.bench.statistics import interval, median, paired_interval, paired_ratio
 from sage_core.errors import InputError, OptionError
 from sage_core.media import Clip, Picture, Sampling
-from sage_core.trees.policies.optimal_static import acceptance, as_words, best_tree
+from sage_core.trees.policies.optimal_static import acceptance_rates, best_tree
 from sage_core.trees.steps import Step
 from sage_core.trees.tree import TokenTree
 from tests.core.bench_fake import Clock, FakeEngine, FakeMethod, items
@@ -350,18 +350,22 @@ def test_acceptance_is_counted_by_depth_and_rank():
         Step(3, 6, tree, (), (7,)),
         Step(4, 7, tree, (0,), (1,), finished=True),  # what came behind is unknown
     ]
-    assert acceptance(steps) == {
+    assert acceptance_rates(steps) == {
         1: {0: 2 / 4, 1: 1 / 4},
         2: {0: 0.0, 1: 1.0},
     }
 
 
+def words(paths) -> str:
+    return " ".join("".join(map(str, path)) for path in paths)
+
+
 def test_the_best_tree_takes_the_best_nodes():
     rates = {1: {0: 0.6, 1: 0.2, 2: 0.1}, 2: {0: 0.5, 1: 0.2}, 3: {0: 0.9}}
     # Expected: 0 .6, 00 .3, 000 .27, 1 .2, 01 .12, 2 and 10 .1, 100 .09 and 010 .108
-    assert as_words(best_tree(rates, 4, 3)) == "0 1 00 000"
-    assert as_words(best_tree(rates, 6, 3)) == "0 1 00 01 000 010"
-    assert as_words(best_tree(rates, 4, 1)) == "0 1 2 3"
+    assert words(best_tree(rates, 4, 3)) == "0 1 00 000"
+    assert words(best_tree(rates, 6, 3)) == "0 1 00 01 000 010"
+    assert words(best_tree(rates, 4, 1)) == "0 1 2 3"
     assert len(best_tree(rates, 60, 3)) == 60, "it has its size, whatever the expected acceptance"
     assert best_tree({}, 3, 5) == ((0,), (1,), (2,))
 

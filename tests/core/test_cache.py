@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import CpuRunners
+from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.runner import Runner
 from sage_core.trees.tree import TokenTree
@@ -56,13 +56,13 @@ def assert_cache_is_fresh(runner: Runner, inputs: dict[str, torch.Tensor], new: 
 def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
     """The runners that a decoder makes: the target's first, then the draft's."""
     made: list[Runner] = []
-    make = CpuRunners.__call__
+    make = CpuBackend.__call__
 
-    def recorded(self: CpuRunners, model: Any) -> Runner:
+    def recorded(self: CpuBackend, model: Any) -> Runner:
         made.append(make(self, model))
         return made[-1]
 
-    monkeypatch.setattr(CpuRunners, "__call__", recorded)
+    monkeypatch.setattr(CpuBackend, "__call__", recorded)
     return made
 
 

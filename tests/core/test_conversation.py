@@ -253,7 +253,7 @@ def test_refusals_leave_the_conversation_as_it_was(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("pipeline", ["llama"], indirect=True)
 def test_a_model_without_eyes_says_so(pipeline: Pipeline) -> None:
-    with pytest.raises(InputError, match="see no pictures"):
+    with pytest.raises(InputError, match="do not support images"):
         pipeline.chat([picture()])
 
 

@@ -1,15 +1,16 @@
-"""What passes cost: curves, the book that keeps them, and the rehearsal that measures them."""
+"""What passes cost: curves, the store that keeps them, and the calibration that measures them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sage_core.engine.costs.calibration import key
-from sage_core.engine.costs.store import CostStore, corrected, default_path
+from sage_core.engine.costs.keys import pair_key, pass_key
+from sage_core.engine.costs.store import MAX_ENTRIES, CostStore, corrected, default_path
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
 from sage_core.runtime.runner import Runner
@@ -47,50 +48,85 @@ def test_costs_that_make_no_sense_are_refused(target: tuple[tuple[int, float], .
         Costs(target, ((1, 1.0),))
 
 
-def test_costs_are_kept_and_measured_once(tmp_path: Path) -> None:
-    asked: list[int] = []
-
-    def measure() -> Costs:
-        asked.append(1)
-        return UNKNOWN
-
+def test_costs_are_kept_by_key_and_context(tmp_path: Path) -> None:
     path = tmp_path / "new" / "costs.json"
-    assert CostStore(path).costs("pair", 300, measure) == UNKNOWN
-    assert CostStore(path).costs("pair", 400, measure) == UNKNOWN
-    assert len(asked) == 1
-    CostStore(path).costs("pair", 600, measure)  # another context
-    CostStore(path).costs("other", 300, measure)
-    assert len(asked) == 3
+    store = CostStore(path)
+    assert store.costs("pair", 300) is None
+    assert store.add("pair", 300, UNKNOWN) is UNKNOWN
+    assert store.add("pair", 300, Costs.linear(1, 1, 1)) is UNKNOWN, "the first are kept"
+    assert not path.exists(), "nothing is written before the end"
+    store.save()
+    again = CostStore(path)
+    assert again.costs("pair", 400) == UNKNOWN
+    assert again.costs("pair", 600) is None, "another context"
+    assert again.costs("other", 300) is None
 
 
-def test_books_of_two_runs_do_not_undo_each_other(tmp_path: Path) -> None:
+def test_stores_of_two_runs_do_not_undo_each_other(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     one, other = CostStore(path), CostStore(path)
-    one.costs("x", 300, lambda: UNKNOWN)
-    other.costs("y", 300, lambda: UNKNOWN)
-    other.keep("sage: y", {"pause": 1.0})
-    other.learn("y", 300, [])
-    one.keep("sage: x", {"pause": 2.0})
-    one.learn("x", 300, [])
+    for store, name, pause in ((other, "y", 1.0), (one, "x", 2.0)):
+        store.add(name, 300, UNKNOWN)
+        store.keep(f"sage: {name}", {"pause": pause})
+    other.save()
+    one.save()
     after = CostStore(path)
     assert after.learned("sage: y") == {"pause": 1.0}
     assert after.learned("sage: x") == {"pause": 2.0}
-    for name in ("x", "y"):
-        assert after.costs(name, 300, lambda: pytest.fail("it is known")) == UNKNOWN
+    assert after.costs("x", 300) == after.costs("y", 300) == UNKNOWN
+
+
+def test_the_file_keeps_the_latest_entries_only(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    for first in (0, MAX_ENTRIES // 2):
+        store = CostStore(path)
+        for number in range(first, first + MAX_ENTRIES):
+            store.add(f"pair {number}", 300, UNKNOWN)
+            store.keep(f"sage: {number}", {"pause": 1.0})
+        store.save()
+    data = json.loads(path.read_text())
+    assert len(data["costs"]) == len(data["learned"]) == MAX_ENTRIES
+    assert CostStore(path).costs("pair 0", 300) is None
+    assert CostStore(path).costs(f"pair {MAX_ENTRIES}", 300) == UNKNOWN
+
+
+def test_a_store_without_a_file_and_one_that_found_nothing_write_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    CostStore(path).save()
+    CostStore().save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_change_acceptance_are_part_of_the_key() -> None:
+    """A lossy run must not teach an exact one."""
+    target, draft = build_pair("llama")
+    options: list[dict[str, Any]] = [
+        {},
+        {"lookup": "ngram"},
+        {"viskip": 0.3},
+        {"lossy": "ears", "candidates": "drawn"},
+        {"lossy": "ears:tolerance=0.5", "candidates": "drawn"},
+        {"candidates": "drawn"},
+        {"draft_vocab": [9, 10]},
+    ]
+    made = [SpeculativeDecoder(target, draft, "static", **one).settings for one in options]
+    assert len({pair_key(settings) for settings in made}) == len(options)
+    keys = {pass_key(settings, Runner(target)) for settings in made}
+    assert len(keys) == 2, "a reduced vocabulary makes draft passes cheaper; nothing else does"
 
 
 def test_what_costs_are_kept_by() -> None:
     target, draft = build_pair("llama")
     decoder = SpeculativeDecoder(target, draft, "sage")
-    plain = key(decoder, Runner(target))
+    plain = pass_key(decoder.settings, Runner(target))
     with pytest.MonkeyPatch.context() as patch:
         config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
         patch.setattr(target.config, "quantization_config", config, raising=False)
-        quantized = key(decoder, Runner(target))
+        quantized = pass_key(decoder.settings, Runner(target))
         patch.setitem(config, "load_in_4bit", False)
-        assert len({plain, quantized, key(decoder, Runner(target))}) == 3
+        assert len({plain, quantized, pass_key(decoder.settings, Runner(target))}) == 3
     assert "bitsandbytes" in quantized
-    assert key(decoder, Runner(target)) == plain
+    assert pass_key(decoder.settings, Runner(target)) == plain
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 0, "costs": {}}',
@@ -101,15 +137,21 @@ def test_what_costs_are_kept_by() -> None:
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
-    assert CostStore(path).costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
+    store = CostStore(path)
+    assert store.costs("pair", 300) is None
+    assert store.learned("sage: pair") == {}
+    store.add("pair", 300, UNKNOWN)
+    store.save()
     assert json.loads(path.read_text())["costs"]
-    assert CostStore(path).learned("sage: pair") == {}
 
 
 def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert CostStore(blocked / "costs.json").costs("pair", 300, lambda: UNKNOWN) == UNKNOWN
+    store = CostStore(blocked / "costs.json")
+    store.add("pair", 300, UNKNOWN)
+    store.save()
+    assert blocked.read_text() == ""
 
 
 def test_the_file_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +191,13 @@ def test_a_pair_is_measured_once_and_its_text_stays_its_own(tmp_path: Path) -> N
     expected = target.generate(**inputs, max_new_tokens=24, do_sample=False)
     path = tmp_path / "costs.json"
     for _ in range(2):
-        decoder = SpeculativeDecoder(target, draft, "sage", costs=CostStore(path))
+        store = CostStore(path)
+        decoder = SpeculativeDecoder(target, draft, "sage", costs=store)
         assert torch.equal(decoder.generate(**inputs, max_new_tokens=24).sequences, expected)
+        store.save()
         places = json.loads(path.read_text())["costs"]
         assert len(places) == 1
-        assert "cpu x1" in next(iter(places))
+        assert " x1, " in next(iter(places))
     known = next(iter(places.values()))
     assert [point[0] for point in known["target"]] == [1, 2, 4, 8, 16, 32, 64]
     assert known["target"] == sorted(known["target"], key=lambda point: point[1])
@@ -175,8 +219,9 @@ def test_what_a_text_taught_is_there_for_the_next(tmp_path: Path) -> None:
 
     def shaped(seed: int) -> list[str]:
         _, other = build_pair("llama", seed=seed)
-        decoder = SpeculativeDecoder(target, other, "sage", costs=CostStore(path))
-        decoder.generate(**inputs, max_new_tokens=24)
+        store = CostStore(path)
+        SpeculativeDecoder(target, other, "sage", costs=store).generate(**inputs, max_new_tokens=24)
+        store.save()
         return list(json.loads(path.read_text())["learned"])
 
     known = shaped(1)

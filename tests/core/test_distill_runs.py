@@ -1,4 +1,4 @@
-"""Whole runs on a tiny target: what trains, what resumes, what is left when something fails."""
+"""Whole runs on a tiny target: training, resuming, and what remains after a failure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 
 from sage_core.distill import run as running
 from sage_core.distill import state as states
-from sage_core.distill import teacher as teachers
 from sage_core.distill.data import read_samples
 from sage_core.distill.head_student import HeadStudent
 from sage_core.distill.run import distill
@@ -56,18 +56,16 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=_NAMES)
-def test_gradients_reach_the_draft_and_nothing_else(
-    data: tuple[Path, Path], kind: dict[str, Any]
-) -> None:
+def test_only_the_draft_gets_gradients(data: tuple[Path, Path], kind: dict[str, Any]) -> None:
     student, teacher = _student(data, **kind)
     before = {name: value.clone() for name, value in teacher.target.state_dict().items()}
     trained = dict(student.module.named_parameters())
-    for index in range(4):  # a gate that chooses does not choose every branch at once
+    for index in range(4):  # a gate that selects does not select every branch at once
         torch.manual_seed(index)
         student.compute_loss(teacher.example(index)).loss.backward()
     asked = {name: p for name, p in trained.items() if p.requires_grad}
     assert asked
-    # The resampler's queries need what they look at to differ, a gate needs branches that differ.
+    # The resampler's queries need keys that differ, a gate needs branches that differ.
     silent = [name for name, p in asked.items() if p.grad is None or not p.grad.abs().sum() > 0]
     allowed = ("bias", "branches", "looker.query", "looker.key", "looker.norm", "looker.queries")
     assert not [name for name in silent if not any(part in name for part in allowed)]
@@ -81,7 +79,7 @@ def test_gradients_reach_the_draft_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=_NAMES)
-def test_every_kind_is_saved_and_drafts_exactly(
+def test_every_kind_is_saved_and_decodes_exactly(
     data: tuple[Path, Path], kind: dict[str, Any], tmp_path: Path
 ) -> None:
     target, pictures = data
@@ -123,9 +121,7 @@ def test_other_families(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["sage", "acceptance"])
-def test_the_loss_falls_and_the_draft_learns(
-    data: tuple[Path, Path], tmp_path: Path, loss: str
-) -> None:
+def test_the_loss_falls(data: tuple[Path, Path], tmp_path: Path, loss: str) -> None:
     _, events = distill_runs.train(
         *data, tmp_path, steps=24, checkpoint_every=24, loss=loss, ce_weight=1.0
     )
@@ -134,7 +130,7 @@ def test_the_loss_falls_and_the_draft_learns(
 
 
 @pytest.mark.parametrize("kind", [KINDS[2], KINDS[-1]], ids=[_NAMES[2], _NAMES[-1]])
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     data: tuple[Path, Path], tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -143,7 +139,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     step = Trainer._take_step
 
     def killed(self: Trainer) -> dict[str, float]:
-        if self.step == 3:  # a step behind the checkpoint
+        if self.step == 3:  # a step after the checkpoint
             raise KeyboardInterrupt
         return step(self)
 
@@ -151,7 +147,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
         patched.setattr(Trainer, "_take_step", killed)
         with pytest.raises(KeyboardInterrupt):
             distill_runs.train(*data, broken, steps=5, **kind)
-    torch.rand(7)  # nothing may hang on torch's own generator
+    torch.rand(7)  # nothing may depend on torch's global generator
     distill_runs.train(*data, broken, steps=5, resume=True, **kind)
     one, other = _weights(whole), _weights(broken)
     assert one.keys() == other.keys()
@@ -176,7 +172,7 @@ def test_the_learning_rate_falls_at_the_end(
     assert rates == pytest.approx([1e-3 * share for share in shares])
 
 
-def test_a_small_target_reads_each_sample_once(
+def test_examples_are_kept_while_they_fit_into_memory(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
@@ -186,10 +182,10 @@ def test_a_small_target_reads_each_sample_once(
         read.append(index)
         return example(self, index)
 
-    monkeypatch.setattr(Teacher, "_lesson", counted)
+    monkeypatch.setattr(Teacher, "_example", counted)
     distill_runs.train(*data, tmp_path / "kept", steps=6)
     assert sorted(read) == list(range(distill_runs.PICTURES))
-    monkeypatch.setattr(teachers, "KEPT", 0)
+    monkeypatch.setattr(running, "Teacher", partial(Teacher, cache_bytes=0))
     distill_runs.train(*data, tmp_path / "not", steps=6)
     assert len(read) > 3 * distill_runs.PICTURES
     one, other = _weights(tmp_path / "kept"), _weights(tmp_path / "not")
@@ -207,10 +203,10 @@ def test_another_run_in_the_folder_is_refused(data: tuple[Path, Path], tmp_path:
         distill_runs.train(*data, tmp_path, steps=1, resume=True)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
+def test_a_full_disk_leaves_the_last_checkpoint_complete(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of four checkpoints fails and is told; the last one fails, and so does the run."""
+    """The second of four checkpoints fails with a note; the last one fails, and so does the run."""
     written: list[bytes] = []
     real = torch.save
 
@@ -231,7 +227,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     notes = [event.note for event in events if event.note]
     assert len(notes) == 1 and "step 4" in notes[0] and "No space left" in notes[0]
     assert torch.load(tmp_path / states.STATE, weights_only=True)["step"] == 6
-    assert not (tmp_path / (states.STATE + ".tmp")).exists()
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
 
 
 def test_running_out_of_memory_gives_advice(
@@ -245,7 +241,7 @@ def test_running_out_of_memory_gives_advice(
         distill_runs.train(*data, tmp_path, steps=1)
 
 
-def test_damaged_pictures_are_told_and_left_out(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_damaged_images_are_reported_and_left_out(data: tuple[Path, Path], tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for path in sorted(data[1].iterdir()):
@@ -257,7 +253,7 @@ def test_damaged_pictures_are_told_and_left_out(data: tuple[Path, Path], tmp_pat
     assert len(notes) == len(set(notes)) == 2
     for path in pictures.iterdir():
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match="none of the samples"):
+    with pytest.raises(InputError, match="none of the training samples"):
         distill_runs.train(data[0], pictures, tmp_path / "none", steps=40)
 
 

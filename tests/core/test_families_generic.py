@@ -215,7 +215,7 @@ def test_a_processor_that_is_missing_or_cannot_be_made(tmp_path: Path) -> None:
         ({"processor_class": "MartianProcessor"}, "transformers has no processor for them"),
         ({"processor_class": "InstructBlipProcessor"}, "cannot be made"),
         ({"processor_class": "PixtralProcessor"}, "needs torchvision"),
-        ({"processor_class": "WhisperProcessor"}, "takes more than pictures and text"),
+        ({"processor_class": "WhisperProcessor"}, "takes more than images and text"),
     ):
         file.write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(ModelError, match=says):

@@ -1,4 +1,4 @@
-"""Every family with every mixture of media: exact, and in the order of transformers' processors."""
+"""Every family with several media: exact, and in the order of transformers' processors."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def reference(pipeline: Pipeline, inputs: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize("media", MEDIA)
 @pytest.mark.parametrize("pipeline", VISION, indirect=True)
-def test_the_text_is_the_targets_own(pipeline: Pipeline, media: str) -> None:
+def test_the_output_is_that_of_generate(pipeline: Pipeline, media: str) -> None:
     items = MEDIA[media]
     inputs = pipeline._pair.family.prepare(items, "What is this?")
     policy = POLICIES[list(MEDIA).index(media) % len(POLICIES)]
     result = pipeline.ask(items, "What is this?", policy=policy, max_new_tokens=NEW)
     assert list(result.tokens) == reference(pipeline, inputs)
-    # Another order shows the model something else, or the test would show little.
+    # The order must matter, or the test could not fail.
     if len({type(item) for item in items}) == 1:
         turned = pipeline._pair.family.prepare(items[::-1], "What is this?")
         assert not all(torch.equal(inputs[k], turned[k]) for k in inputs if inputs[k].ndim)
@@ -58,8 +58,8 @@ def test_the_text_is_the_targets_own(pipeline: Pipeline, media: str) -> None:
 
 @pytest.mark.parametrize("media", MEDIA)
 @pytest.mark.parametrize("pipeline", VISION, indirect=True)
-def test_media_stand_where_the_template_puts_them(pipeline: Pipeline, media: str) -> None:
-    """Runs of placeholders, picture by picture: as many as there are media, in their order."""
+def test_placeholders_are_in_the_order_of_the_template(pipeline: Pipeline, media: str) -> None:
+    """One run of placeholders for each image or video, in their order."""
     family, items = pipeline._pair.family, MEDIA[media]
     ids = family.prepare(items, "What is this?")["input_ids"][0].tolist()
     image = family.config.image_token_id
@@ -67,9 +67,9 @@ def test_media_stand_where_the_template_puts_them(pipeline: Pipeline, media: str
     kinds = [i for i in ids if i in (image, video)]
     order = [k for i, k in enumerate(kinds) if i == 0 or kinds[i - 1] != k]
     wanted = [image if isinstance(item, sage_core.Picture) else video for item in items]
-    if video is None:  # LLaVA-1.5 sees a clip as its frames
+    if video is None:  # LLaVA-1.5 takes a video as images
         wanted = [image]
-    elif family.config.model_type == "llava_onevision":  # its template has pictures first
+    elif family.config.model_type == "llava_onevision":  # its template has images first
         wanted = sorted(wanted)
     expected = [k for i, k in enumerate(wanted) if i == 0 or wanted[i - 1] != k]
     assert order == expected
@@ -77,7 +77,7 @@ def test_media_stand_where_the_template_puts_them(pipeline: Pipeline, media: str
 
 @pytest.mark.parametrize("pipeline", SAVED, indirect=True)
 def test_a_question_alone(pipeline: Pipeline) -> None:
-    """No file: for models with eyes and without, with their templates and special tokens."""
+    """No file: for vision and text models, with their templates and special tokens."""
     family = pipeline._pair.family
     inputs = family.prepare([], "What is a spandrel?")
     for policy in ("sage", "autoregressive"):
@@ -91,6 +91,6 @@ def test_a_question_alone(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("pipeline", [n for n in SAVED if n not in VISION], indirect=True)
-def test_models_without_eyes_refuse_files(pipeline: Pipeline) -> None:
-    with pytest.raises(InputError, match="see no pictures: choose a VLM"):
+def test_text_models_refuse_media(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match="do not support images or videos: choose a VLM"):
         pipeline.ask([picture()], "What is this?")

@@ -90,7 +90,7 @@ def test_a_path_out_of_the_grammar_is_left_alone_and_forgotten(pair: Any) -> Non
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "no JSON": ("{", "no JSON"),
+    "no JSON": ("{", "not valid JSON"),
     "no object": ("[1]", "must be an object"),
     "no schema": ({"type": "nonsense"}, "cannot be used.*nonsense"),
 }

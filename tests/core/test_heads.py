@@ -15,8 +15,10 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import ModelError
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import CpuRunners
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.backend import EagerBackend
+from sage_core.runtime.cpu.executor import CpuBackend
+from sage_core.runtime.cuda.executor import CudaGraphBackend
+from sage_core.runtime.passes import run_passes
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
 from tests.core.test_exactness import assert_exact
@@ -108,7 +110,11 @@ def test_a_lookup_and_captured_passes_beside_a_head() -> None:
     target, head = build_pair("llama").target, head_for("llama", "head")
     inputs = make_inputs(target, "llama", "text", length=20)
     wanted = target.generate(**inputs, do_sample=False, max_new_tokens=40).tolist()
-    ways = ({"lookup": "ngram"}, {"runner": CudaGraphRunners(kernel=False)}, {"runner": Runner})
+    ways = (
+        {"lookup": "ngram"},
+        {"backend": CudaGraphBackend(kernel=False)},
+        {"backend": EagerBackend()},
+    )
     for options in ways:
         decoder = SpeculativeDecoder(target, head, "static", **options)
         assert decoder.generate(**inputs, max_new_tokens=40).sequences.tolist() == wanted
@@ -143,7 +149,7 @@ def test_a_pruned_prompt() -> None:
     assert seen == [3, 3, 2] and output.stats.visual_tokens == 8
 
 
-@pytest.mark.parametrize("make", [Runner, CpuRunners()], ids=["plain", "packed"])
+@pytest.mark.parametrize("make", [EagerBackend(), CpuBackend()], ids=["plain", "packed"])
 @pytest.mark.parametrize(
     ("family", "kind"), [("qwen2_5_vl", "vispec"), ("qwen3_vl", "head"), ("llava", "weighted")]
 )
@@ -152,7 +158,7 @@ def test_several_texts_at_once(family: str, kind: str, make: Any) -> None:
     target, head = build_pair(family).target, head_for(family, kind)
     media = (("image", 9), ("text", 5), ("image", 12))
     prompts = [make_inputs(target, family, medium, length=length) for medium, length in media]
-    decoder = SpeculativeDecoder(target, head, "static", runner=make)
+    decoder = SpeculativeDecoder(target, head, "static", backend=make)
     passes: list[int] = []
     handle = head.decoder.register_forward_hook(lambda *_: passes.append(1))
     outputs = decoder.generate_batch(prompts, max_new_tokens=20)
@@ -188,17 +194,16 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     sight = DraftPrompt(Pruning(method="none"), target.config, prepared)
     drafter = HeadDrafter(head, runner, prepared, 32, sight)
     assert not drafter.started
-    with drafter.listening(runner):
-        runner.prefill(prepared, 32)
-    drafter.prefill(20)
+    prompt = runner.prefill(prepared, 32, features=True)
+    run_passes(drafter.prefill(20, prompt))
     assert drafter.started and drafter.visual_tokens == 16
     held = drafter._runner.committed
     assert held == prepared.prompt_tokens - 1
     for rows in (1, 8, 3):
-        drafter.time_pass(rows, 10)
+        run_passes(drafter.time_pass(rows, 10))
     drafter.discard_timed(3)
     assert drafter._runner.committed == drafter._runner.cache.length == held
-    assert not target.get_decoder()._forward_hooks and runner.heard is None
+    assert not target.get_decoder()._forward_hooks
 
 
 def test_the_target_and_its_head_stay_as_they_were() -> None:

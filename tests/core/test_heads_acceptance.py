@@ -1,4 +1,4 @@
-"""What a head foretells: fitted as a plain optimiser would, kept, and never heard in the text."""
+"""The acceptance predictor of a head: its fit, its effect on planning alone, saving and loading."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sage_core.distill import acceptance_fit as acceptance
-from sage_core.distill.acceptance_fit import Seen, Watched, fit, learn_acceptance, whole_feature
+from sage_core.distill import acceptance_fit
+from sage_core.distill.acceptance_fit import (
+    NodeSamples,
+    RecordingSage,
+    fit_acceptance,
+    fit_biases,
+    identity_predictor,
+)
 from sage_core.drafts.head.checkpoint import load_head, placed, save_head
 from sage_core.drafts.head.config import CONFIG
 from sage_core.drafts.head.init import new_head
@@ -25,9 +31,8 @@ from sage_core.models.catalog import BUNDLED_HEAD
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
-from sage_core.trees.policies.sage.fast_networks import CandidateNetwork, Row
-from sage_core.trees.policies.sage.networks import BIASES, CERTAIN, fitted
-from sage_core.trees.policy import Growth, Level, TreePlanner
+from sage_core.trees.policies.sage.networks import MAX_LOGIT, Parent, planner_networks
+from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from tests.core import distill_runs
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
@@ -50,8 +55,8 @@ def prompts(pair: LoadedPair) -> list[dict[str, Any]]:
 
 
 def nodes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, logits and accepted ranks of nodes whose first feature tells the first candidate's
-    acceptance; some have fewer candidates than others."""
+    """Features, logits and accepted ranks of nodes whose first feature decides the acceptance of
+    the first candidate; some have fewer candidates than others."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(count, SIZE)) * [1.0, 5.0, 0.1] + [0.0, 2.0, 0.0]
     logits = rng.normal(size=(count, RANKS)) - np.arange(RANKS)
@@ -63,23 +68,23 @@ def nodes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def loss_of(
     weight: torch.Tensor, bias: torch.Tensor, given: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> torch.Tensor:
-    """Cross-entropy, summed, written the slow way: each node and each candidate by itself."""
+    """Summed cross-entropy, by a plain loop over nodes and candidates."""
     features, logits, ranks = (torch.from_numpy(one) for one in given)
     losses = []
     for x, row, rank in zip(features, logits, ranks.tolist(), strict=True):
-        told = weight @ x + bias
+        biases = weight @ x + bias
         for place, logit in enumerate(row):
             if torch.isfinite(logit):
-                odds = logit + told[min(place, BIASES - 1)]
+                odds = logit + biases[min(place, BIASES - 1)]
                 wanted = torch.tensor(float(place == rank), dtype=torch.float64)
                 losses.append(nn.functional.binary_cross_entropy_with_logits(odds, wanted))
     return torch.stack(losses).sum()
 
 
 @pytest.mark.parametrize("ridge", [1.0, 100.0])
-def test_the_fit_is_where_the_slow_loss_is_least(ridge: float) -> None:
+def test_the_fit_minimizes_the_plain_loss(ridge: float) -> None:
     given = nodes(40)
-    weight, bias = fit(*given, ridge=ridge)
+    weight, bias = fit_biases(*given, ridge=ridge)
     weight, bias = weight.requires_grad_(), bias.requires_grad_()
     deviation = torch.from_numpy(given[0]).std(dim=0)
     penalty = 0.5 * ridge * (weight * deviation).square().sum()
@@ -89,12 +94,12 @@ def test_the_fit_is_where_the_slow_loss_is_least(ridge: float) -> None:
     assert float(bias.grad.abs().max()) < 1e-2
 
 
-def test_what_it_is_fitted_to_holds_for_others() -> None:
-    weight, bias = fit(*nodes(3000))
+def test_the_fit_generalizes_to_other_nodes() -> None:
+    weight, bias = fit_biases(*nodes(3000))
     others = nodes(400, seed=1)
     before = loss_of(torch.zeros_like(weight), torch.zeros_like(bias), others)
     assert float(loss_of(weight, bias, others)) < 0.9 * float(before)
-    assert weight[0].abs().argmax() == 0  # the one feature that tells something
+    assert weight[0].abs().argmax() == 0  # the informative feature
 
 
 @given(
@@ -102,21 +107,21 @@ def test_what_it_is_fitted_to_holds_for_others() -> None:
     st.integers(1, RANKS),
     st.lists(st.floats(-9, 9), min_size=BIASES, max_size=BIASES),
 )
-def test_what_is_foretold_is_added_by_rank(rows: int, width: int, told: list[float]) -> None:
-    network = CandidateNetwork(fitted()[0], RANKS)
+def test_biases_are_added_by_rank(rows: int, width: int, biases: list[float]) -> None:
+    network = planner_networks(RANKS)[0]
     probs = [[0.6 / (1 + rank) for rank in range(width)]] * rows
-    given = (2, probs, [Row(0.8, 1)] * rows, 0.5, 0.9)
+    given = (2, probs, [Parent(0.8, 1)] * rows, 0.5, 0.9)
     plain, _ = network(*given)
-    logits, _ = network(*given, np.array([told] * rows, np.float32))
+    logits, _ = network(*given, np.array([biases] * rows, np.float32))
     for one, other in zip(plain, logits, strict=True):
         for rank, (before, after) in enumerate(zip(one, other, strict=True)):
-            wanted = min(CERTAIN, max(-CERTAIN, before + told[min(rank, BIASES - 1)]))
-            if abs(before) < CERTAIN:
+            wanted = min(MAX_LOGIT, max(-MAX_LOGIT, before + biases[min(rank, BIASES - 1)]))
+            if abs(before) < MAX_LOGIT:
                 assert after == pytest.approx(wanted, abs=1e-4)
 
 
-def foretelling(family: str, scale: float) -> Head:
-    """A head that is right now and then and foretells what is not so."""
+def head_with_wrong_predictor(family: str, scale: float) -> Head:
+    """A head that is right at times, with a random acceptance predictor."""
     target = build_pair(family).target
     head = good_head(target, "head")
     torch.manual_seed(1)
@@ -128,60 +133,61 @@ def foretelling(family: str, scale: float) -> Head:
 
 @settings(max_examples=6, deadline=None)
 @given(st.floats(0.1, 1000.0), st.sampled_from(["llama", "qwen2_5_vl"]))
-def test_whatever_is_foretold_the_text_is_the_targets(scale: float, family: str) -> None:
-    head = foretelling(family, scale)
+def test_output_does_not_depend_on_the_predictor(scale: float, family: str) -> None:
+    head = head_with_wrong_predictor(family, scale)
     target = build_pair(family).target
     inputs = make_inputs(target, family, "text", length=9)
     assert_exact(target, head, "sage", inputs, max_new_tokens=24)
 
 
 @pytest.mark.parametrize("policy", ["chain", "static", "sage"])
-def test_only_a_policy_that_asks_is_told(
+def test_only_a_policy_that_asks_gets_biases(
     pair: LoadedPair, prompts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
-    planner, told = type(parse(policy).planner()), []
+    planner, given = type(parse(policy).planner()), []
     grow = planner.grow
 
-    def noted(self: TreePlanner, level: Level) -> Growth:
-        told.append(level.acceptance is not None)
+    def recorded(self: TreePlanner, level: Level) -> Growth:
+        given.append(level.acceptance is not None)
         return grow(self, level)
 
-    monkeypatch.setattr(planner, "grow", noted)
+    monkeypatch.setattr(planner, "grow", recorded)
     decoder = SpeculativeDecoder(pair.target, pair.draft, policy, costs=COSTS)
     decoder.generate(**prompts[0], max_new_tokens=8)
-    assert told and set(told) == {policy == "sage"}
+    assert given and set(given) == {policy == "sage"}
 
 
-def silent_head(pair: LoadedPair) -> Head:
-    """The bundled head as it was before it learned to foretell."""
+def head_without_predictor(pair: LoadedPair) -> Head:
+    """The bundled head without its acceptance predictor."""
     head = new_head(pair.target, name="sage-tiny")
     head.load_state_dict(pair.draft.state_dict(), strict=False)
     return placed(head, pair.target)
 
 
-def test_the_bundled_head_foretells_what_happens(
+def test_the_bundled_predictor_lowers_the_loss(
     pair: LoadedPair, prompts: list[dict[str, Any]]
 ) -> None:
-    """On texts that it has not seen."""
-    seen, foretells, head = Seen(), pair.draft.acceptance, silent_head(pair)
-    head.acceptance = whole_feature(head)
-    decoder = SpeculativeDecoder(pair.target, head, Watched(seen=seen), costs=COSTS)
+    """On texts that it was not fitted to."""
+    samples, predictor, head = NodeSamples(), pair.draft.acceptance, head_without_predictor(pair)
+    head.acceptance = identity_predictor(head)
+    decoder = SpeculativeDecoder(pair.target, head, RecordingSage(samples=samples), costs=COSTS)
     for prompt in prompts:
         decoder.generate(**prompt, max_new_tokens=96)
-    met = np.stack(seen.features).astype(np.float64), np.stack(seen.logits), np.array(seen.ranks)
-    weight, bias = foretells.weight.double(), foretells.bias.double()
-    silent = loss_of(torch.zeros_like(weight), torch.zeros_like(bias), met)
-    assert float(loss_of(weight, bias, met)) < 0.85 * float(silent)
+    features = np.stack(samples.features).astype(np.float64)
+    nodes = features, np.stack(samples.logits), np.array(samples.ranks)
+    weight, bias = predictor.weight.double(), predictor.bias.double()
+    without = loss_of(torch.zeros_like(weight), torch.zeros_like(bias), nodes)
+    assert float(loss_of(weight, bias, nodes)) < 0.85 * float(without)
 
 
-def test_it_is_learned_from_texts_and_kept(
+def test_the_predictor_is_fitted_to_texts_and_saved(
     pair: LoadedPair, prompts: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    head = silent_head(pair)
-    assert learn_acceptance(pair.target, head, prompts[:1], 8, pair.runners) == 0
-    assert head.acceptance is None and not head.config.acceptance  # too few to tell
+    head = head_without_predictor(pair)
+    assert fit_acceptance(pair.target, head, prompts[:1], 8) == 0
+    assert head.acceptance is None and not head.config.acceptance  # too few nodes
 
-    count = learn_acceptance(pair.target, head, iter(prompts), 96, pair.runners, enough=220)
+    count = fit_acceptance(pair.target, head, iter(prompts), 96, max_nodes=220)
     assert 200 <= count < 320
     assert head.config.acceptance and isinstance(head.acceptance, nn.Linear)
     save_head(head, tmp_path)
@@ -191,15 +197,15 @@ def test_it_is_learned_from_texts_and_kept(
     assert torch.equal(again.acceptance(feature), head.acceptance(feature))
 
 
-def test_a_failure_while_it_learns_leaves_the_head(pair: LoadedPair) -> None:
+def test_a_failure_while_fitting_leaves_the_head_unchanged(pair: LoadedPair) -> None:
     before = pair.draft.acceptance
     with pytest.raises(OptionError):
-        learn_acceptance(pair.target, pair.draft, [{}], 8, pair.runners)
+        fit_acceptance(pair.target, pair.draft, [{}], 8)
     assert pair.draft.acceptance is before
 
 
 @pytest.mark.parametrize(("value", "works"), [(None, True), (1, False), ("yes", False)])
-def test_heads_from_before_it_still_load(
+def test_heads_saved_without_the_field_still_load(
     pair: LoadedPair, tmp_path: Path, value: Any, works: bool
 ) -> None:
     head = placed(new_head(pair.target, name="sage-tiny"), pair.target)
@@ -216,15 +222,15 @@ def test_heads_from_before_it_still_load(
         load_head(tmp_path, pair.target)
 
 
-def test_a_distilled_head_foretells_and_its_run_goes_on(
+def test_a_distilled_head_has_a_predictor_and_its_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptance, "_LEAST", 4)
+    monkeypatch.setattr(acceptance_fit, "_MIN_NODES", 4)
     monkeypatch.setattr("sage_core.distill.run.TIMED", 1)
     target, pictures = distill_runs.save_data(tmp_path)
     output = tmp_path / "head"
     report, _ = distill_runs.train(target, pictures, output, kind="head")
-    assert report is not None and report.bias >= 4
+    assert report is not None and report.acceptance_nodes >= 4
     assert json.loads((output / CONFIG).read_text())["acceptance"] is True
     again, _ = distill_runs.train(target, pictures, output, kind="head", steps=6, resume=True)
     assert again is not None and again.steps == 6

@@ -112,7 +112,7 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
     inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.engine.drafting.HeadDrafter", Spy)
+    monkeypatch.setattr("sage_core.engine.session.HeadDrafter", Spy)
     text = inputs["input_ids"][0].tolist()
     accepted = 0
     checked = 0
@@ -141,10 +141,10 @@ def test_text_that_goes_on_reads_its_own_features(
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
     noted: list[tuple[tuple[int, ...], Tensor]] = []
     monkeypatch.setattr(Spy, "noted", noted, raising=False)
-    monkeypatch.setattr("sage_core.engine.drafting.HeadDrafter", Spy)
-    decoder, reading = SpeculativeDecoder(target, head, "static"), PrefixReuse()
+    monkeypatch.setattr("sage_core.engine.session.HeadDrafter", Spy)
+    decoder, reuse = SpeculativeDecoder(target, head, "static"), PrefixReuse()
     text = inputs["input_ids"][0].tolist()
-    for step in decoder.stream(reading=reading, **inputs, max_new_tokens=begun):
+    for step in decoder.stream(reuse=reuse, **inputs, max_new_tokens=begun):
         text += step.tokens
     turns = ((0, [30, 31, 32], 8), (4, [40, 41], 8), (0, [70], 1), (1, [60], 1), (0, [50], 8))
     for number, (cut, told, new) in enumerate(turns):
@@ -161,14 +161,14 @@ def test_text_that_goes_on_reads_its_own_features(
         noted.clear()
         wanted = target.generate(**whole, do_sample=False, max_new_tokens=new)
         first = None
-        for step in decoder.stream(reading=reading, **whole, max_new_tokens=new):
+        for step in decoder.stream(reuse=reuse, **whole, max_new_tokens=new):
             if first is None and noted:
                 first = noted[0][1]
                 plainly = plain(target, head, inputs, text, ())
                 torch.testing.assert_close(first, plainly, rtol=1e-3, atol=1e-3)
             text += step.tokens
         assert text == wanted[0].tolist() and (first is None) == (new == 1)
-        held = reading.reused > 0
+        held = reuse.reused > 0
         assert held == (begun > 1 or number > 0)
 
 

@@ -110,7 +110,7 @@ def test_tokens_of_a_picture_are_those_of_transformers_processor(
     reference.num_image_tokens = family.side**2
     reference.vision_aspect_ratio = "anyres_max_9"
     expected = reference._get_number_of_features(height, width, 32, 32)
-    assert family.picture_tokens((width, height), 1) == expected
+    assert family.image_tokens((width, height), 1) == expected
 
 
 def test_frames_are_resized_and_normalised_without_tiles(family: LlavaOnevision) -> None:
@@ -135,7 +135,7 @@ def test_a_shorter_clip_shows_frames_twice(family: LlavaOnevision) -> None:
 
 def test_order_and_counts_of_placeholders(family: LlavaOnevision) -> None:
     ids = family.prepare([clip(2), picture(), picture(seed=1)], "x")["input_ids"][0].tolist()
-    assert ids.count(VIDEO) == family.clip_tokens(2) == 2 * 4 + 1
+    assert ids.count(VIDEO) == family.video_tokens(2) == 2 * 4 + 1
     assert ids.count(IMAGE) == 2 * (16 + 1)
     assert ids.index(VIDEO) < ids.index(IMAGE)
 
@@ -150,7 +150,7 @@ def test_a_template_that_forgets_the_picture_is_refused(folder: Path, tmp_path: 
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = "{{ messages[0]['content'][-1]['text'] }}"
     blind = LlavaOnevision(folder, load_config(folder), tokenizer)
-    with pytest.raises(ModelError, match="asks for 0 pictures, not 1"):
+    with pytest.raises(ModelError, match="asks for 0 images, not 1"):
         blind.prepare([picture()], "x")
 
 
@@ -222,7 +222,7 @@ def test_text_only(folder: Path) -> None:
     family = find_family(config)(folder, config, tokenizer)
     ids = family.prepare([], "What is it?")["input_ids"]
     assert tokenizer.decode(ids[0]) == "user: What is it?"
-    with pytest.raises(InputError, match="picture 0: llama models see no pictures"):
+    with pytest.raises(InputError, match="picture 0: llama models do not support images"):
         family.prepare([picture()], "What is it?")
 
 

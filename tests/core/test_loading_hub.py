@@ -62,7 +62,7 @@ def test_an_unreachable_hub_answers_within_seconds(how: str, tmp_path: Path) -> 
         )
     reach = "the hub cannot be reached: connect once"
     if how == "asked to stay offline":
-        reach = "HF_HUB_OFFLINE keeps from asking the hub: unset it once"
+        reach = "HF_HUB_OFFLINE forbids network access: unset it once"
     assert done.stdout == (
         f"owner/name: not in the local cache, and {reach}, or give the path of a local copy\n"
     )
@@ -97,15 +97,15 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
             401,
             "GatedRepo",
             "",
-            "asks for consent: accept on the hub, then run: hf auth login (no to",
+            "a gated model: accept its terms on the hub, then run: hf auth login (no",
         ),
         (
             403,
             "GatedRepo",
             "hf_x",
-            "asks for consent: accept on the hub, then try again, or set another",
+            "a gated model: accept its terms on the hub, then set another token",
         ),
-        (403, "", "hf_x", "the hub denies access: try again, or set another token"),
+        (403, "", "hf_x", "the hub denies access: set another token"),
         (500, "", "", "refused the download (HTTP 500): try again later"),
     ],
 )
@@ -150,8 +150,11 @@ def test_a_pair_comes_from_the_hub_small_files_first(
     ("changed", "says"),
     [
         ({"tokenizer.json": b"zebra"}, "token 40 is "),
-        ({"config.json": b"placeholder"}, r"image_token_\w+ is 3 to the target and 4 to the draft"),
-        ({"config.json": b"tiles"}, "different tokens: image_size is 32 to the target and 64"),
+        (
+            {"config.json": b"placeholder"},
+            r"image_token_\w+ is 3 for the target and 4 for the draft",
+        ),
+        ({"config.json": b"tiles"}, "different tokens: image_size is 32 for the target and 64"),
     ],
     ids=["tokenizer", "placeholder", "tiles"],
 )
@@ -186,9 +189,9 @@ def test_a_revision_is_pinned(pair: Path, fake: FakeHub) -> None:
     assert whole.folder == pinned.folder
     assert whole.bytes == (pair / "draft" / "model.safetensors").stat().st_size == pinned.bytes
     assert hub.find("owner/name@v1").repo is None  # cached: nothing is left to fetch
-    with pytest.raises(ModelError, match="has no such revision"):
+    with pytest.raises(ModelError, match="no such revision"):
         hub.find("owner/name", "v2")
-    with pytest.raises(ModelError, match="one revision and --revision v2 for another"):
+    with pytest.raises(ModelError, match="one revision and --revision v2 another"):
         hub.find("owner/name@v1", "v2")
     with pytest.raises(ModelError, match="is a folder, which has no revisions"):
         hub.find(pair / "target", "v1")
@@ -200,7 +203,7 @@ def test_only_safetensors_are_fetched(pair: Path, fake: FakeHub) -> None:
     assert not [line for line in fake.asked if line.endswith((".bin", ".py"))]
     fake.add("owner/pickles", pair / "target", **{"pytorch_model.bin": b"x"})
     del fake.repos["owner/pickles"]["main"]["model.safetensors"]
-    with pytest.raises(ModelError, match="pickled weights only"):
+    with pytest.raises(ModelError, match="only pickled weights"):
         hub.find("owner/pickles")
     hub.find("owner/both", "main", code=True)
 

@@ -11,7 +11,9 @@ import torch
 import sage_core
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
-from sage_core.models.known_pairs import KNOWN, SERIES, drafts_for, smallest_of
+from sage_core.models.checkpoint import inspect
+from sage_core.models.draft_advice import suggest_draft
+from sage_core.models.known_pairs import KNOWN, SERIES, drafts_for, parameters_in, smaller_drafts
 from sage_core.models.pair_check import check_pair, check_same_tokenizer
 from sage_core.models.pair_names import find_pair
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
@@ -51,8 +53,64 @@ def test_the_table() -> None:
 def test_every_kind_of_target_has_a_family() -> None:
     known = {kind for series in SERIES for kind in series.model_types}
     assert known <= {*FAMILIES, "qwen3", "qwen3_moe"}
-    assert smallest_of("qwen2_5_vl") == ("Qwen/Qwen2.5-VL-3B-Instruct",)
-    assert smallest_of("martian") == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "drafts"),
+    [
+        (("qwen2_5_vl", 152_064, 7e9), ("Qwen/Qwen2.5-VL-3B-Instruct",)),
+        (("qwen2_5_vl", 151_936, 3e9), ()),  # no smaller one is published
+        (
+            ("llama", 128_256, 8e9),
+            ("meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B"),
+        ),
+        (("llama", 49_152, 135e6), ()),  # SmolLM2: another tokenizer, and smaller
+        (("llama", 49_152, 8e9), ()),
+        (("martian", 151_936, 7e9), ()),
+    ],
+    ids=str,
+)
+def test_published_drafts_for_other_targets(
+    target: tuple[str, int, int], drafts: tuple[str, ...]
+) -> None:
+    assert smaller_drafts(*target) == drafts
+
+
+def test_parameters_stated_in_names() -> None:
+    assert all(parameters_in(name) < 1e12 for pair in KNOWN.values() for name in pair.drafts)
+    assert parameters_in("Qwen/Qwen3-VL-235B-A22B-Instruct") == 235e9
+    assert parameters_in("mjbooo/lvlm160m-bf16") == 160e6
+    assert parameters_in("own/model-v2.5") == float("inf")
+
+
+def test_only_a_cached_draft_that_fits_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {
+        "target": (3, ()),
+        "own/other-tokenizer": (1, ("more",)),
+        "own/as-large": (3, ()),
+        "own/fits": (2, ()),
+    }
+    for name, (layers, extra) in made.items():
+        save(tmp_path / name, make_model(make_config(layers), 3), make_tokenizer(extra))
+    target = inspect(tmp_path / "target", "target", None, False)
+    architecture = "LlavaOnevisionForConditionalGeneration"
+    smaller = target.checkpoint.bytes - 1
+
+    def suggested(*cached: str, kind: str = architecture, size: int = smaller) -> str | None:
+        entries = [
+            catalog.ModelEntry(name, "cached", tmp_path / name, kind, size, None) for name in cached
+        ]
+        monkeypatch.setattr(catalog, "list_models", lambda: entries)
+        return suggest_draft(target)
+
+    assert suggested(*list(made)[1:]) == "own/fits"
+    assert suggested("own/other-tokenizer", "own/as-large", "own/missing") is None
+    assert suggested("own/fits", kind="LlamaForCausalLM") is None
+    assert suggested("own/fits", size=target.checkpoint.bytes) is None
+    (tmp_path / "own/fits/tokenizer.json").write_text("{", encoding="utf-8")
+    assert suggested("own/fits") is None
 
 
 def test_a_cached_draft_goes_before_a_better_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +151,9 @@ class Vocabulary:
 
 def test_the_first_difference_of_two_tokenizers_is_named() -> None:
     check_same_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b"))
-    with pytest.raises(ModelError, match="token 1 is 'b' to the target and 'x' to the draft"):
+    with pytest.raises(ModelError, match="token 1 is 'b' for the target and 'x' for the draft"):
         check_same_tokenizer(Vocabulary("a", "b", "c"), Vocabulary("a", "x", "y"))
-    with pytest.raises(ModelError, match="token 2 is nothing to the target and 'c' to the draft"):
+    with pytest.raises(ModelError, match="token 2 is nothing for the target and 'c' for the draft"):
         check_same_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b", "c"))
 
 
@@ -123,18 +181,18 @@ def test_drafts_that_fit(target: str, draft: str, changes: dict[str, Any], token
 
 
 NOT_FITTING = [
-    ("qwen2_5_vl", "llama", {}, "a llama draft does not read what a qwen2_5_vl target does"),
+    ("qwen2_5_vl", "llama", {}, "a llama draft does not fit a qwen2_5_vl target"),
     ("llava_onevision", "llava", {}, "choose a draft of the target's own family"),
-    ("qwen2_vl", "qwen2_vl", {"video_token_id": 9}, "video_token_id is 4 to the target and 9"),
-    ("qwen2_vl", "qwen2_vl", {"vision_config__patch_size": 8}, "patch_size is 4 to the target"),
-    ("llava", "llava", {"vision_config__image_size": 32}, "image_size is 16 to the target"),
+    ("qwen2_vl", "qwen2_vl", {"video_token_id": 9}, "video_token_id is 4 for the target and 9"),
+    ("qwen2_vl", "qwen2_vl", {"vision_config__patch_size": 8}, "patch_size is 4 for the target"),
+    ("llava", "llava", {"vision_config__image_size": 32}, "image_size is 16 for the target"),
     (
         "qwen2_vl",
         "qwen2_vl",
         {"text_config__vocab_size": 100},
-        "the draft has 100 tokens and cannot read token 100",
+        "the draft has 100 tokens and cannot embed token 100",
     ),
-    ("llava", "llava", {"text_config__vocab_size": 3}, "cannot read token 3"),
+    ("llava", "llava", {"text_config__vocab_size": 3}, "cannot embed token 3"),
 ]
 
 

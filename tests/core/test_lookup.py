@@ -348,15 +348,15 @@ def test_a_conversation_goes_on_with_lookups() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image", length=12)
     decoder = SpeculativeDecoder(target, draft, "chain", lookup=f"{EAGER},price=0")
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     for more in range(3):
-        stream = decoder.stream(reading=reading, **inputs, max_new_tokens=20)
+        stream = decoder.stream(reuse=reuse, **inputs, max_new_tokens=20)
         for _ in stream:
             pass
         got = stream.output().sequences
         expected = reference(target, inputs, max_new_tokens=20)
         assert torch.equal(got, expected)
-        assert bool(reading.reused) == (more > 0)
+        assert bool(reuse.reused) == (more > 0)
         asked = torch.tensor([[9 + more, 11, 12]])
         longer = torch.cat([got, asked], dim=1)
         inputs = inputs | {"input_ids": longer, "attention_mask": torch.ones_like(longer)}

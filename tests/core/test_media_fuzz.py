@@ -1,4 +1,4 @@
-"""The fuzz run sees what it is there to see: tracebacks, deaths, hangs and greed."""
+"""The fuzz benchmark detects tracebacks, killed processes, hangs and excessive memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def greedy() -> int:
         (greedy, "MemoryError"),
     ],
 )
-def test_each_way_to_end_is_told_apart(function: Any, says: str | None) -> None:
+def test_every_kind_of_fault_is_reported(function: Any, says: str | None) -> None:
     outcome = tried(function, seconds=1.0 if function is hung else 30.0, memory=_room())
     found = fault(outcome)
     assert (found is None) == (says is None)
@@ -62,7 +62,7 @@ def test_each_way_to_end_is_told_apart(function: Any, says: str | None) -> None:
 
 
 def _room() -> int:
-    """Half a gigabyte of addresses more than this process has by now."""
+    """Half a gigabyte of address space more than this process uses now."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + 2**29
 

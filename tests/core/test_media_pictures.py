@@ -1,4 +1,4 @@
-"""Pictures: every format and mode comes out as the same upright RGB picture, or one clear line."""
+"""Images: every format and mode gives the same upright RGB image, every defect one line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def grey_corners(*levels: int) -> list[tuple[int, ...]]:
 
 
 def deep_colour_png() -> bytes:
-    """The card with 16 bits a channel, which Pillow reads and does not write."""
+    """The card with 16 bits per channel, which Pillow reads but does not write."""
     pixels = np.asarray(card()).astype(">u2") * 257
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
@@ -117,9 +117,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_format_gives_the_same_picture(name: str, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_image(name: str, tmp_path: Path) -> None:
     data, wanted = CASES[name]
-    path = tmp_path / "picture.dat"  # the name says nothing
+    path = tmp_path / "picture.dat"  # the name does not matter
     path.write_bytes(data)
     from_path, from_bytes = open_media(path), open_media(data)
     assert near(corners(from_path), wanted), corners(from_path)
@@ -129,8 +129,8 @@ def test_every_format_gives_the_same_picture(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_rotation_is_honoured(orientation: int, kind: str) -> None:
-    """The file is stored turned; opened, it looks like the card again."""
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    """A file stored with each orientation opens as the upright card."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -149,7 +149,7 @@ def test_exif_rotation_is_honoured(orientation: int, kind: str) -> None:
     assert near(corners(opened), PLAIN, within=30)
 
 
-def test_a_pillow_image_and_an_open_file_are_inputs_too() -> None:
+def test_pillow_images_and_open_files_are_accepted() -> None:
     assert corners(open_media(card())) == PLAIN
     assert corners(open_media(io.BytesIO(encoded(card(), "PNG")))) == PLAIN
     already = open_media(card(), name="mine")
@@ -157,7 +157,7 @@ def test_a_pillow_image_and_an_open_file_are_inputs_too() -> None:
     assert already.name == "mine"
 
 
-def test_max_pixels_shrinks_and_keeps_the_shape() -> None:
+def test_max_pixels_keeps_the_aspect_ratio() -> None:
     small = open_media(card(400, 200), Sampling(max_pixels=20_000))
     assert small.size == (200, 100)
     assert open_media(card(400, 200), Sampling(max_pixels=80_000)).size == (400, 200)
@@ -189,15 +189,15 @@ def noisy(kind: str, **options: object) -> bytes:
     return encoded(Image.fromarray(noise), kind, **options)
 
 
-def absurd_png() -> bytes:
-    """A header that promises 100,000 by 100,000 pixels."""
+def huge_png() -> bytes:
+    """A header of 100,000 by 100,000 pixels."""
     data = bytearray(encoded(Image.new("RGB", (1, 1)), "PNG"))
     data[16:24] = (100_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
 
 
-def absurd_bmp() -> bytes:
+def huge_bmp() -> bytes:
     data = bytearray(encoded(Image.new("RGB", (1, 1)), "BMP"))
     data[18:26] = (60_000).to_bytes(4, "little") * 2
     return bytes(data)
@@ -211,26 +211,26 @@ def with_broken_chunk() -> bytes:
 
 BROKEN = {
     "empty": (b"", "empty"),
-    "truncated png": (noisy_png()[:3000], "damaged or cut off"),
-    "truncated jpeg": (noisy("JPEG")[:1500], "damaged or cut off"),
-    "truncated webp": (noisy("WEBP")[:1500], "damaged"),
-    "truncated bmp": (noisy("BMP")[:5000], "damaged or cut off"),
-    "truncated tiff": (noisy("TIFF")[:5000], "damaged"),
-    "truncated gif": (noisy("GIF")[:2000], "damaged or cut off"),
-    "png header only": (noisy_png()[:20], "damaged"),
-    "damaged png": (with_broken_chunk(), "damaged"),
-    "absurd png": (absurd_png(), "absurdly large"),
-    "absurd bmp": (absurd_bmp(), "absurdly large"),
-    "sliver": (encoded(Image.new("RGB", (5000, 3)), "PNG"), "sliver"),
+    "truncated png": (noisy_png()[:3000], "corrupt or truncated"),
+    "truncated jpeg": (noisy("JPEG")[:1500], "corrupt or truncated"),
+    "truncated webp": (noisy("WEBP")[:1500], "corrupt"),
+    "truncated bmp": (noisy("BMP")[:5000], "corrupt or truncated"),
+    "truncated tiff": (noisy("TIFF")[:5000], "corrupt"),
+    "truncated gif": (noisy("GIF")[:2000], "corrupt or truncated"),
+    "png header only": (noisy_png()[:20], "corrupt"),
+    "damaged png": (with_broken_chunk(), "corrupt"),
+    "huge png": (huge_png(), "exceeds 178 megapixels"),
+    "huge bmp": (huge_bmp(), "exceeds 178 megapixels"),
+    "aspect ratio": (encoded(Image.new("RGB", (5000, 3)), "PNG"), "aspect ratio exceeds 200:1"),
     "text": (b"just some words\nand more of them\n", "is text"),
     "umlauts": ("größer als gedacht".encode(), "is text"),
     "words that begin like a bitmap": (b"BMW is a car maker, not a picture", "is text"),
     "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "document"),
     "zip": (b"PK\x03\x04" + bytes(60), "archive"),
-    "mp3": (b"ID3\x04" + bytes(60), "sound only"),
-    "wav": (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(30), "sound only"),
-    "noise": (bytes(range(128, 256)) * 4, "no picture or video of a known kind"),
-    "zeros": (bytes(1000), "no picture or video of a known kind"),
+    "mp3": (b"ID3\x04" + bytes(60), "audio only"),
+    "wav": (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(30), "audio only"),
+    "noise": (bytes(range(128, 256)) * 4, "unsupported image or video format"),
+    "zeros": (bytes(1000), "unsupported image or video format"),
 }
 
 
@@ -259,12 +259,12 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
         open_media("a\0b.png")
     with pytest.raises(InputError, match="cannot be read"):
         open_media("x" * 5000)
-    with pytest.raises(InputError, match="is no input"):
+    with pytest.raises(InputError, match="unsupported input type float"):
         open_media(3.5)  # type: ignore[arg-type]
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated, as the superuser may read everything."""
+def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, as root can read every file."""
     path = tmp_path / "mine.png"
     path.write_bytes(encoded(card(), "PNG"))
 
@@ -272,7 +272,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match=r"mine\.png: not permitted"):
+    with pytest.raises(InputError, match=r"mine\.png: permission denied"):
         open_media(path)
 
 
@@ -293,6 +293,6 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
     ids=str,
 )
-def test_sampling_checks_itself(options: dict[str, object]) -> None:
+def test_invalid_sampling_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         Sampling(**options)  # type: ignore[arg-type]

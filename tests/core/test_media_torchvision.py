@@ -1,4 +1,4 @@
-"""Clips as transformers' own video processors make them; runs where torchvision imports."""
+"""Videos prepared as by transformers' video processors; skipped without torchvision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.video_processors import FAMILIES, compare, compare_sampling, fam
 def torchvision() -> None:
     try:
         import torchvision  # noqa: F401
-    except (ImportError, RuntimeError) as error:  # RuntimeError: beside another build of torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
         pytest.skip(f"torchvision does not import: {error}")
 
 

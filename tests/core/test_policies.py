@@ -75,7 +75,7 @@ def _grown(planner: TreePlanner, draft: Draft) -> tuple[list[RankPath], list[flo
         parents = [() if node == ROOT else paths[node] for node in frontier]
         probs = np.stack([draft(path)[: planner.branching] for path in parents])
         growth = planner.grow(Level(depth, frontier, probs, builder))
-        rows, ranks = growth.rows.tolist(), growth.ranks.tolist()
+        rows, ranks = growth.parents.tolist(), growth.ranks.tolist()
         paths += [(*parents[row], rank) for row, rank in zip(rows, ranks, strict=True)]
         numbers = range(len(builder), len(paths))
         above, own = [frontier[row] for row in rows], probs[rows, ranks].tolist()

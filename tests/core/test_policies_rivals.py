@@ -163,9 +163,9 @@ def test_optimal_static_is_the_best_tree_of_its_table(tmp_path: Path) -> None:
 def test_a_table_as_a_benchmark_s_calibration_has_it(tmp_path: Path) -> None:
     rates = {1: {0: 0.1, 9: 0.8}}
     file = tmp_path / "calibration.json"
-    held = {"best-static": {"tree": [[0]], "acceptance": optimal_static.plain(rates)}}
+    held = {"best-static": {"tree": [[0]], "acceptance": optimal_static.rates_to_json(rates)}}
     file.write_text(json.dumps({"assisted": {"setting": "x"}, **held}), encoding="utf-8")
-    assert optimal_static.read(file) == rates
+    assert optimal_static.read_rates(file) == rates
     assert parse(f"optimal-static:nodes=2,depth=1,table={file}").paths == ((0,), (9,))
 
 

@@ -12,15 +12,15 @@ import sage_core
 from sage_core.bench.oracle import check_steps, reference
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import DraftVocab
-from sage_core.engine.costs.calibration import key
+from sage_core.engine.costs.keys import pass_key
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.candidates import Candidates, Sampled
 from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
-from tests.core.tape import record
+from tests.core.replay_on_cpu import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
 from tests.tiny.tables import Picky, compare, draw, random_world, rows_of
@@ -33,11 +33,11 @@ NEW = {"max_new_tokens": 24}
 def assert_exact(
     decoder: SpeculativeDecoder,
     inputs: dict[str, Any],
-    reading: PrefixReuse | None = None,
+    reuse: PrefixReuse | None = None,
     **options: Any,
 ) -> Any:
     expected = reference(decoder.target, inputs, **options)
-    output = decoder.generate(**inputs, **options, reading=reading)
+    output = decoder.generate(**inputs, **options, reuse=reuse)
     assert torch.equal(output.sequences, expected)
     check_steps(output.steps, expected[0, inputs["input_ids"].shape[1] :].tolist())
     return output
@@ -234,9 +234,9 @@ def test_what_cannot_be_is_refused() -> None:
 def test_captured_passes_with_several_heads_in_turn() -> None:
     target, draft = build_pair("qwen2_5_vl")
     inputs = make_inputs(target, "qwen2_5_vl", "image")
-    runners = CudaGraphRunners(capture=record, kernel=False)
+    runners = CudaGraphBackend(capture=record, kernel=False)
     for vocab in (None, HALF, None, HALF[:30]):
-        decoder = SpeculativeDecoder(target, draft, "static", runner=runners, draft_vocab=vocab)
+        decoder = SpeculativeDecoder(target, draft, "static", backend=runners, draft_vocab=vocab)
         output = assert_exact(decoder, inputs, **NEW)
         assert vocab is None or drafted(output) <= {*vocab, EOS}
         captures = len(runners.records)
@@ -249,13 +249,13 @@ def test_texts_that_go_on_from_one_another_and_branches_that_are_looked_up() -> 
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image", length=12)
     decoder = SpeculativeDecoder(target, draft, "chain", lookup="ngram", draft_vocab=HALF)
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     for more in range(3):
-        output = assert_exact(decoder, inputs, reading=reading, max_new_tokens=16)
+        output = assert_exact(decoder, inputs, reuse=reuse, max_new_tokens=16)
         asked = torch.tensor([[9 + more, 11, 12]])
         longer = torch.cat([output.sequences, asked], dim=1)
         inputs = inputs | {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
-    assert reading.reused > 0
+    assert reuse.reused > 0
 
 
 def test_within_generate() -> None:
@@ -272,7 +272,7 @@ def test_costs_are_kept_apart() -> None:
     target, draft = build_pair("llama")
     runner = Runner(target)
     keys = {
-        key(SpeculativeDecoder(target, draft, draft_vocab=vocab), runner)
+        pass_key(SpeculativeDecoder(target, draft, draft_vocab=vocab).settings, runner)
         for vocab in (None, HALF, HALF[:9])
     }
     assert len(keys) == 3

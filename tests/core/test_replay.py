@@ -16,7 +16,7 @@ from sage_core.models.catalog import BUNDLED_DRAFT, BUNDLED_HEAD
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
-from sage_core.trees.policies.sage.networks import PARTS
+from sage_core.trees.policies.sage.networks import Weights
 from sage_core.trees.steps import Step
 
 COSTS = Costs.linear(1.0, 0.02, 0.12)
@@ -116,5 +116,5 @@ def test_networks_learn_what_is_accepted(recording: Recording) -> None:
     weights, loss = fit.train(samples[0], samples[1], seed=0, steps=200)
     share = samples[1].mean()
     constant = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-    assert set(weights) == set(PARTS)
+    assert set(weights) == set(Weights._fields)
     assert loss < 0.7 * constant

@@ -15,25 +15,24 @@ from benchmarks.replay.walk import Round, clairvoyant, reachable, walk, walk_aft
 from sage_core.errors import OptionError
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
-from sage_core.trees.policies.sage.confident_levels import SureLevels
-from sage_core.trees.policies.sage.fast_networks import (
-    CandidateNetwork,
-    Correction,
-    Node,
-    NodeNetwork,
-    Row,
-)
 from sage_core.trees.policies.sage.networks import (
-    BIASES,
-    candidate_features,
-    confidences,
-    fitted,
-    node_features,
+    ConfidentLevels,
+    Node,
+    Parent,
+    fitted_weights,
+    planner_networks,
 )
+from sage_core.trees.policies.sage.platt_scaling import PlattScaling
 from sage_core.trees.policies.sage.policy import worth_verifying
 from sage_core.trees.policies.sage_paper import confidence
-from sage_core.trees.policy import Growth, Level
+from sage_core.trees.policy import BIASES, Growth, Level
 from sage_core.trees.tree import ROOT, TreeBuilder
+from tests.core.reference_networks import (
+    candidate_features,
+    confidences,
+    logits_of,
+    node_features,
+)
 
 BEAM, RANKS = 10, 10
 
@@ -239,22 +238,24 @@ def test_what_the_text_reaches_is_counted_along_its_own_path() -> None:
 
 @pytest.mark.parametrize("start", [-3.0, 0.0, 3.0])
 def test_a_prediction_learns_what_happens(start: float) -> None:
-    correction, rng = Correction(), np.random.default_rng(0)
+    correction, rng = PlattScaling(), np.random.default_rng(0)
     for _ in range(600):
-        correction.learn([start], 0 if rng.random() < 0.3 else -1)
-    assert correction.chances([start])[0] == pytest.approx(0.3, abs=0.1)
+        correction.update([start], 0 if rng.random() < 0.3 else -1)
+    assert correction.probabilities([start])[0] == pytest.approx(0.3, abs=0.1)
 
 
 @given(st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 900))
 def test_what_another_text_taught_counts_for_less(scale: float, bias: float, seen: float) -> None:
-    correction, plain = Correction(), Correction()
+    correction, plain = PlattScaling(), PlattScaling()
     correction.recall({"scale": scale, "bias": bias, "seen": seen})
     found = correction.state
     assert abs(found["bias"]) <= 6 and 0.6 <= found["scale"] <= 1.6 and 0 <= found["seen"] <= 6
     assert abs(found["bias"]) <= abs(bias)
     for _ in range(40):
-        correction.doubt()
-    np.testing.assert_allclose(correction.chances([-2, 0.5]), plain.chances([-2, 0.5]), atol=1e-6)
+        correction.discount()
+    np.testing.assert_allclose(
+        correction.probabilities([-2, 0.5]), plain.probabilities([-2, 0.5]), atol=1e-6
+    )
 
 
 UNIT = st.floats(0, 1)
@@ -274,14 +275,14 @@ def test_candidates_are_judged_as_in_plain_form(
     probs = np.sort(np.array([row for row, _, _ in rows]), axis=1)[:, ::-1] / 6
     above = np.array([accepted for _, accepted, _ in rows])
     ranks = np.array([rank for _, _, rank in rows])
-    fast = CandidateNetwork(fitted()[0], 6)
-    parents = [Row(accepted, rank) for _, accepted, rank in rows]
+    fast = planner_networks(6)[0]
+    parents = [Parent(accepted, rank) for _, accepted, rank in rows]
     logits, alphas = fast(depth, probs.tolist(), parents, root, recent)
     plain = confidences(probs)
     held = probs.sum(axis=1) > 1e-3  # where nothing is likely, nothing is known of the entropy
     np.testing.assert_allclose(np.array(alphas)[held], plain[held], atol=1e-3)
     features = candidate_features(depth, probs, np.array(alphas), above, ranks, root, recent)
-    wanted = fitted()[0](features).reshape(probs.shape)
+    wanted = logits_of(fitted_weights()[0], features).reshape(probs.shape)
     np.testing.assert_allclose(logits, wanted, atol=1e-4)
 
 
@@ -299,10 +300,10 @@ def test_nodes_are_judged_as_in_plain_form(
     recent: float,
     lately: float,
 ) -> None:
-    fast = NodeNetwork(fitted()[1])(depth, [Node(*row) for row in rows], root, recent, lately)
+    fast = planner_networks(10)[1](depth, [Node(*row) for row in rows], root, recent, lately)
     probs, alphas, accepted, ranks = (np.array(column) for column in zip(*rows, strict=True))
     features = node_features(depth, probs, alphas, accepted, ranks, root, recent, lately)
-    np.testing.assert_allclose(fast, fitted()[1](features), atol=1e-4)
+    np.testing.assert_allclose(fast, logits_of(fitted_weights()[1], features), atol=1e-4)
 
 
 @given(
@@ -320,7 +321,7 @@ def test_sure_levels_are_judged_nearly_as_in_plain_form(
     def chance(logit: float) -> float:
         return 1 / (1 + math.exp(-logit))
 
-    sure = SureLevels(10)
+    sure = ConfidentLevels(*planner_networks(10), 10)
     sure.begin(root + recent, lately)
     for own, moved, close in [(0.995, 0.0, 1e-3), (prob, off, 0.1)]:
         probs = np.array([[own, *[(1 - own) / 9] * 9]])
@@ -328,10 +329,13 @@ def test_sure_levels_are_judged_nearly_as_in_plain_form(
         above = np.array([min(1.0, math.exp(-0.2 * far + moved))])
         features = candidate_features(depth, probs, alphas, above, rank, root, recent)
         accepted = sure.accepted(depth, float(above[0]))
-        assert abs(chance(accepted) - chance(float(fitted()[0](features)[0]))) < close
+        assert (
+            abs(chance(accepted) - chance(float(logits_of(fitted_weights()[0], features)[0])))
+            < close
+        )
         given_node = depth, probs[0, :1], alphas, above, rank, root, recent, lately
-        served = sure.serving(depth, float(above[0]))
-        wanted = float(fitted()[1](node_features(*given_node))[0])
+        served = sure.hits(depth, float(above[0]))
+        wanted = float(logits_of(fitted_weights()[1], node_features(*given_node))[0])
         assert abs(chance(served) - chance(wanted)) < close
 
 
@@ -343,7 +347,7 @@ def below(prob: float, told: float, node: float, dmax: int) -> Growth:
     probs = np.array([[0.9, *[0.1 / 9] * 9]], np.float32)
     tree = TreeBuilder.empty()
     growth = planner.grow(Level(1, [ROOT], probs, tree))
-    count = len(growth.rows)
+    count = len(growth.parents)
     new = tree.add([ROOT] * count, range(count), [0.5] * count, growth.ranks.tolist())
     frontier = [node for node, more in zip(new, growth.expand, strict=True) if more][:1]
     probs = np.array([[prob, *[(1 - prob) / 9] * 9]], np.float32)

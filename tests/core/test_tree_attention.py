@@ -23,7 +23,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.attention import TREE_ATTENTION, TreeMask, additive, attending, pack, why_not
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
 from sage_core.trees.tree import TokenTree
 from tests.core import reference_attention as plain
@@ -185,8 +185,8 @@ def test_a_pass_through_a_decoder_is_that_of_the_additive_mask(family: str, kind
 @needs_triton
 def test_a_static_pass_takes_the_kernel() -> None:
     model = copy.deepcopy(build_pair("qwen2_5_vl").target).to(DEVICE)
-    made = CudaGraphRunners(kernel=True)
-    runners = [made(model), Runner(model)]
+    made = CudaGraphBackend(kernel=True)
+    runners = [Runner(model, made.executor(model)), Runner(model)]
     for runner in runners:
         given = make_inputs(model, "qwen2_5_vl", "image", length=10)
         inputs = {name: value.to(DEVICE) for name, value in given.items()}
@@ -202,7 +202,7 @@ def test_a_static_pass_takes_the_kernel() -> None:
 def test_a_text_through_the_kernel_is_the_target_s_own() -> None:
     family = "qwen2_5_vl"
     pair = (copy.deepcopy(model).to(DEVICE) for model in build_pair(family))
-    decoder = SpeculativeDecoder(*pair, policy="chain", runner=CudaGraphRunners())
+    decoder = SpeculativeDecoder(*pair, policy="chain", backend=CudaGraphBackend())
     made = make_inputs(decoder.target, family, "image", length=10)
     inputs = {name: value.to(DEVICE) for name, value in made.items()}
     expected = reference(decoder.target, inputs, max_new_tokens=7)

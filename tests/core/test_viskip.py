@@ -9,9 +9,9 @@ import torch
 
 import sage_core
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.engine.viskip import VisualAttention
+from sage_core.engine.visual_attention import VisualAttention
 from sage_core.errors import OptionError, UnsupportedError
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from tests.tiny import FAMILIES, build_pair, make_inputs
 
 PICTURES = [family for family, spec in FAMILIES.items() if spec.kinds[-1] != "text"]
@@ -24,8 +24,8 @@ class Noted(list[float]):
         super().__init__()
         share = VisualAttention.share
 
-        def note(gaze: VisualAttention, row: int) -> float:
-            self.append(share(gaze, row))
+        def note(attention: VisualAttention) -> float:
+            self.append(share(attention))
             return self[-1]
 
         monkeypatch.setattr(VisualAttention, "share", note)
@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "more than all": ({"viskip": 1.2}, "above 0"),
     "no draft model": ({"viskip": 0.3, "draft": "ngram"}, "none drafts here"),
     "a policy without drafts": ({"viskip": 0.3, "policy": "autoregressive"}, "none drafts here"),
-    "captured passes": ({"viskip": 0.3, "runner": CudaGraphRunners()}, "eager passes"),
+    "captured passes": ({"viskip": 0.3, "backend": CudaGraphBackend()}, "eager passes"),
 }
 
 

@@ -1,11 +1,12 @@
-"""Writes clips of every kind: codecs, containers, clocks, rotations, sound and covers.
+"""Writes videos of many kinds: codecs, containers, frame times, rotations, audio and covers.
 
-Their frames tell which way is up, and which frame they are: see `painted`.
+Each frame shows its number and which side is up: see `painted`.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,17 +15,18 @@ from typing import Any
 import av
 import numpy as np
 
+from sage_core.media import Clip
+
 FRAMES = 12
 RATE = 8
-"""Frames a second of a clip with a steady clock."""
+"""Frames per second of a video with a constant frame rate."""
 CLOCK = Fraction(1, 1000)
 
 TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-"""The numbers a, b, c, d of a track's matrix, by the degrees that it turns clockwise."""
-
+"""The numbers a, b, c, d of a track's matrix, by the degrees of its clockwise rotation."""
 
 UNEVEN = (0.0, 0.1, 0.2, 0.9, 1.0, 1.1, 1.9, 2.0, 2.5, 2.6, 2.7, 3.3)
-"""A clock that hurries and waits, as of a phone in the dark or a recorded screen."""
+"""Times in seconds of a variable frame rate, as of a phone in the dark or a screen recording."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class Video:
     times: tuple[float, ...] | None = None
     """Seconds at which the frames appear; None is every 1 / `RATE`."""
     turn: int = 0
-    """Degrees clockwise that a player turns the frames by; stored turned back."""
+    """Degrees of clockwise rotation by a player; the stored frames are rotated back."""
     options: dict[str, str] = field(default_factory=dict)
     mux: dict[str, str] = field(default_factory=dict)
     sound: bool = False
     note: str = ""
-    """What is special about it."""
-    only_pyav: bool = False
-    """decord cannot open it, or must not."""
+    """What distinguishes it."""
+    by_pyav: bool = False
+    """PyAV decodes it: decord cannot, or would return wrong frames after a seek."""
 
 
 _GROUPS = {"g": "4", "bf": "2"}
@@ -60,56 +62,65 @@ _PIECES = {"movflags": "frag_keyframe+empty_moov"}
 KINDS = (
     Video("h264.mp4", options=_GROUPS),
     Video("h264.mov", options=_GROUPS),
-    Video("h264.mkv", options=_GROUPS),
-    Video("h264.avi", options={"g": "4", "bf": "0"}, only_pyav=True),
-    Video("h264-b.avi", options=_GROUPS, only_pyav=True, note="B-frames, without times"),
-    Video("h264.ts", container="mpegts", options=_GROUPS, only_pyav=True),
-    Video("h264.flv", options=_GROUPS, only_pyav=True),
-    Video("h264-open.mp4", options=_OPEN_264, note="open groups of pictures"),
-    Video("h264-pieces.mp4", options=_GROUPS, mux=_PIECES, note="fragmented"),
+    Video("h264.mkv", options=_GROUPS, by_pyav=True),
+    Video("h264.avi", options={"g": "4", "bf": "0"}, by_pyav=True),
+    Video("h264-b.avi", options=_GROUPS, by_pyav=True, note="B-frames, without times"),
+    Video("h264.ts", container="mpegts", options=_GROUPS, by_pyav=True),
+    Video("h264.flv", options=_GROUPS, by_pyav=True),
+    Video("h264-open.mp4", options=_OPEN_264, note="open GOPs", by_pyav=True),
+    Video("h264-pieces.mp4", options=_GROUPS, mux=_PIECES, note="fragmented", by_pyav=True),
     Video("h264-fields.mp4", options=_FIELDS, size=(64, 64), note="interlaced"),
     Video("h264-422.mp4", pixels="yuv422p"),
     Video("h264-444-odd.mp4", pixels="yuv444p", size=(65, 49), note="odd size"),
     Video("h264-10bit.mp4", pixels="yuv420p10le", note="10 bits"),
     Video("h264-full.mp4", pixels="yuvj420p", note="full range"),
-    Video("h264-sound.mp4", options=_GROUPS, sound=True, note="with sound"),
+    Video("h264-sound.mp4", options=_GROUPS, sound=True, note="with audio"),
     Video("h264-narrow.mp4", size=(48, 64), note="48 pixels wide"),
     Video("h264-one.mp4", frames=1, note="one frame"),
     Video("hevc.mp4", "libx265", options=_CLOSED_265),
-    Video("hevc.mkv", "libx265", options=_CLOSED_265),
-    Video("hevc-open.mp4", "libx265", options=_OPEN_265, note="open groups of pictures"),
-    Video("hevc-open.mkv", "libx265", options=_OPEN_265, note="open groups of pictures"),
+    Video("hevc.mkv", "libx265", options=_CLOSED_265, by_pyav=True),
+    Video("hevc-open.mp4", "libx265", options=_OPEN_265, note="open GOPs"),
+    Video("hevc-open.mkv", "libx265", options=_OPEN_265, note="open GOPs", by_pyav=True),
     Video("hevc-10bit.mp4", "libx265", pixels="yuv420p10le", options=_CLOSED_265, note="10 bits"),
     Video("vp8.webm", "libvpx", options={"g": "4"}),
     Video("vp9.webm", "libvpx-vp9", options={"g": "4"}),
     Video("vp9-odd.webm", "libvpx-vp9", size=(65, 49), note="odd size"),
     Video("vp9-alpha.webm", "libvpx-vp9", pixels="yuva420p", note="transparency, ignored"),
     Video("vp9-one.webm", "libvpx-vp9", frames=1, note="one frame"),
-    Video("av1.mp4", "libsvtav1", only_pyav=True),
-    Video("av1.mkv", "libsvtav1", only_pyav=True),
-    Video("av1.webm", "libsvtav1", only_pyav=True),
-    Video("mpeg4.mp4", "mpeg4", options=_GROUPS),
-    Video("mpeg4.avi", "mpeg4", options={"g": "4"}, only_pyav=True),
-    Video("mpeg4-b.avi", "mpeg4", options=_GROUPS, only_pyav=True, note="B-frames, without times"),
-    Video("mpeg2.mkv", "mpeg2video", options=_GROUPS, note="open groups of pictures"),
-    Video("mpeg2.ts", "mpeg2video", "mpegts", options=_GROUPS, only_pyav=True),
-    Video("mpeg2.mpg", "mpeg2video", "mpeg", options=_GROUPS, only_pyav=True),
+    Video("av1.mp4", "libsvtav1", by_pyav=True),
+    Video("av1.mkv", "libsvtav1", by_pyav=True),
+    Video("av1.webm", "libsvtav1", by_pyav=True),
+    Video("mpeg4.mp4", "mpeg4", options=_GROUPS, by_pyav=True),
+    Video("mpeg4.avi", "mpeg4", options={"g": "4"}, by_pyav=True),
+    Video("mpeg4-b.avi", "mpeg4", options=_GROUPS, by_pyav=True, note="B-frames, without times"),
+    Video("mpeg2.mkv", "mpeg2video", options=_GROUPS, note="open GOPs", by_pyav=True),
+    Video("mpeg2.ts", "mpeg2video", "mpegts", options=_GROUPS, by_pyav=True),
+    Video("mpeg2.mpg", "mpeg2video", "mpeg", options=_GROUPS, by_pyav=True),
     Video("h263.3gp", "h263", size=(176, 144)),
-    Video("mjpeg.avi", "mjpeg", pixels="yuvj420p", only_pyav=True),
+    Video("mjpeg.avi", "mjpeg", pixels="yuvj420p", by_pyav=True),
     Video("prores-alpha.mov", "prores_ks", pixels="yuva444p10le", note="transparency, ignored"),
     Video("qtrle-alpha.mov", "qtrle", pixels="argb", note="transparency, ignored"),
-    Video("ffv1-odd.mkv", "ffv1", pixels="yuv444p", size=(65, 49), note="odd size, lossless"),
-    Video("wmv2.wmv", "wmv2", options={"g": "4"}, only_pyav=True),
+    Video(
+        "ffv1-odd.mkv",
+        "ffv1",
+        pixels="yuv444p",
+        size=(65, 49),
+        note="odd size, lossless",
+        by_pyav=True,
+    ),
+    Video("wmv2.wmv", "wmv2", options={"g": "4"}, by_pyav=True),
     Video("uneven.mp4", times=UNEVEN, options=_GROUPS, note="variable frame rate"),
     Video("uneven.mov", times=UNEVEN, options=_GROUPS, note="variable frame rate"),
-    Video("uneven.mkv", times=UNEVEN, options=_GROUPS, note="variable frame rate"),
+    Video("uneven.mkv", times=UNEVEN, options=_GROUPS, note="variable frame rate", by_pyav=True),
     Video("uneven.webm", "libvpx-vp9", times=UNEVEN, note="variable frame rate"),
     Video("uneven-hevc.mp4", "libx265", times=UNEVEN, options=_CLOSED_265, note="the same"),
-    Video("turned-90.mp4", turn=90, options=_GROUPS, note="turned by 90 degrees"),
-    Video("turned-180.mov", turn=180, options=_GROUPS, note="turned by 180 degrees"),
-    Video("turned-270.mp4", "libx265", turn=270, options=_CLOSED_265, note="turned by 270 degrees"),
-    Video("turned-av1.mp4", "libsvtav1", turn=90, only_pyav=True, note="turned by 90 degrees"),
-    Video("turned-open.mp4", turn=90, options=_OPEN_264, note="turned, open groups"),
+    Video("turned-90.mp4", turn=90, options=_GROUPS, note="rotated by 90 degrees"),
+    Video("turned-180.mov", turn=180, options=_GROUPS, note="rotated by 180 degrees"),
+    Video(
+        "turned-270.mp4", "libx265", turn=270, options=_CLOSED_265, note="rotated by 270 degrees"
+    ),
+    Video("turned-av1.mp4", "libsvtav1", turn=90, by_pyav=True, note="rotated by 90 degrees"),
+    Video("turned-open.mp4", turn=90, options=_OPEN_264, note="rotated, open GOPs", by_pyav=True),
 )
 
 
@@ -141,6 +152,21 @@ def is_upright(frame: np.ndarray) -> bool:
     corners = (frame[0, 0], frame[0, -1], frame[-1, 0])
     assert height and width
     return [int(np.argmax(c)) for c in corners] == [0, 1, 2]
+
+
+def faults(clip: Clip, video: Video) -> set[str]:
+    """What is wrong with decoded frames of ``video``: their times, contents or orientation."""
+    times = np.array(video.times or [i / RATE for i in range(video.frames)])
+    found = set()
+    for frame, seconds in zip(clip.frames, clip.timestamps, strict=True):
+        index = int(np.argmin(np.abs(times - seconds)))
+        if abs(times[index] - seconds) > 2e-3:
+            found.add("wrong time")
+        if abs(index_of(frame, video.frames) - index) > 0.6:
+            found.add("wrong frame")
+        if not is_upright(frame):
+            found.add("not upright")
+    return found
 
 
 def write_video(video: Video, path: Path) -> Path:
@@ -192,7 +218,7 @@ def write_silence(out: Any, stream: Any, blocks: int) -> None:
 
 
 def turned(data: bytes, degrees: int) -> bytes:
-    """An MP4 or MOV whose tracks' matrix asks for a turn: `tkhd`, as phones write it."""
+    """An MP4 or MOV with a rotation in the matrix of its tracks (`tkhd`), as phones write it."""
     changed = bytearray(data)
     at = data.find(b"tkhd")
     assert at > 0
@@ -214,11 +240,11 @@ SOUNDS = {
     "sound.ts": "aac",
     "sound.flv": "aac",
 }
-"""Containers of video that hold sound only, with its codec."""
+"""Video containers that hold only audio, with its codec."""
 
 
 def write_sound_only(path: Path) -> Path:
-    """A second of silence in a container that could hold video."""
+    """A second of silence in a video container."""
     rate = 48000 if SOUNDS[path.name] == "libopus" else 16000
     with av.open(str(path), "w", format="mpegts" if path.suffix == ".ts" else None) as out:
         stream = out.add_stream(SOUNDS[path.name], rate=rate)
@@ -233,7 +259,7 @@ def write_sound_only(path: Path) -> Path:
 
 
 def write_cover(path: Path, with_video: bool) -> Path:
-    """An MP4 with sound and a cover, with or without video."""
+    """An MP4 with audio and a cover image, with or without video."""
     with av.open(str(path), "w") as out:
         sound = out.add_stream("aac", rate=16000)
         video = out.add_stream("libx264", rate=RATE) if with_video else None
@@ -262,4 +288,24 @@ def edited(data: bytes, start: int = 0, seconds: float | None = None) -> bytes:
     if seconds is not None:
         length = round(seconds * 1000)  # FFmpeg's units of a whole movie
     changed[at : at + 12] = struct.pack(">Iii", length, begin + start, rate)
+    return bytes(changed)
+
+
+def with_edits(data: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
+    """An MP4 with the edit list ``edits``: milliseconds shown, from which frame on (-1: none).
+
+    The index must come after the frames, whose offsets then stay.
+    """
+    at = data.index(b"elst") - 4
+    begin = struct.unpack_from(">Iii", data, at + 16)[1]
+    unit = int.from_bytes(data[(mdhd := data.index(b"mdhd")) + 16 : mdhd + 20], "big") // RATE
+    starts = [begin + frame * unit if frame >= 0 else -1 for _, frame in edits]
+    entries = [struct.pack(">Iii", e[0], s, 1 << 16) for e, s in zip(edits, starts, strict=True)]
+    box = struct.pack(">I4sII", 16 + 12 * len(edits), b"elst", 0, len(edits)) + b"".join(entries)
+    old = int.from_bytes(data[at : at + 4], "big")
+    changed = bytearray(data[:at] + box + data[at + old :])
+    for parent in (b"edts", b"trak", b"moov"):
+        size = data.index(parent) - 4
+        grown = int.from_bytes(data[size : size + 4], "big") + len(box) - old
+        changed[size : size + 4] = grown.to_bytes(4, "big")
     return bytes(changed)

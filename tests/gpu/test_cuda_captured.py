@@ -12,7 +12,7 @@ import torch
 from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cuda.runner import CudaGraphRunners
+from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
 from tests.core.test_captured import a_tree
 from tests.gpu.test_cuda_exactness import on_gpu
@@ -39,8 +39,8 @@ def plain_float32() -> Iterator[None]:
 def test_replayed_passes_are_eager_passes(family: str, kernel: bool) -> None:
     model = copy.deepcopy(build_pair(family).target).to("cuda")
     inputs = {k: v.to("cuda") for k, v in make_inputs(model, family, "text").items()}
-    made = CudaGraphRunners(kernel=kernel)
-    runners: list[Runner] = [made(model), Runner(model)]
+    made = CudaGraphBackend(kernel=kernel)
+    runners: list[Runner] = [Runner(model, made.executor(model)), Runner(model)]
     for runner in runners:
         runner.prefill(prepare(model, {**inputs, "max_new_tokens": 8}), room=70)
     for seed, nodes in enumerate((0, 2, 3, 12, 6, 64, 0, 31, 3)):
@@ -60,12 +60,12 @@ def test_replayed_passes_are_eager_passes(family: str, kernel: bool) -> None:
 
 def texts(family: str, dtype: torch.dtype) -> Iterator[Any]:
     """The first difference from `generate`, or None, of some policies on all kinds of input."""
-    made = CudaGraphRunners()
+    made = CudaGraphBackend()
     for kind in FAMILIES[family].kinds:
         target, draft, inputs = on_gpu(family, kind, dtype)
         expected = reference(target, inputs, max_new_tokens=NEW)
         for policy in ("autoregressive", "static", "sage"):
-            decoder = SpeculativeDecoder(target, draft, policy, runner=made)
+            decoder = SpeculativeDecoder(target, draft, policy, backend=made)
             output = decoder.generate(**inputs, max_new_tokens=NEW)
             prompt = inputs["input_ids"].shape[1]
             check_steps(output.steps, output.sequences[0, prompt:].tolist())

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -18,13 +19,16 @@ from torch import Tensor
 from sage_core.drafts.drafter import NoDrafter
 from sage_core.drafts.model_drafter import ModelDrafter
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
-from sage_core.engine.loop import decode
+from sage_core.engine.loop import Decoding, decode
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sequence import TokenSequence
 from sage_core.generation.speculative_sampling import SamplingStrategy
+from sage_core.runtime.passes import Passes, next_event
+from sage_core.runtime.runner import PromptOutputs
+from sage_core.runtime.tree_runner import Outputs, PassRequest
 from sage_core.trees import policies
 from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
-from sage_core.trees.steps import Shape
+from sage_core.trees.steps import Shape, Step
 
 PROMPT = (1, 2)
 Words = tuple[int, ...]
@@ -62,20 +66,22 @@ class TableRunner:
         """Hold this text and nothing else."""
         self._text, self._columns = list(tokens), []
 
-    def prefill(self, prepared: Prepared, room: int, positions: Any = None) -> Tensor:
+    def prefill(self, prepared: Prepared, room: int, features: bool = False) -> PromptOutputs:
         self.start(prepared.input_ids[0].tolist())
-        return self.extend([])
+        return self._outputs()
 
-    def extend(self, tokens: Sequence[int]) -> Tensor:
+    def extend(self, tokens: Sequence[int]) -> Passes[PromptOutputs]:
         self._text += tokens
-        return self._scored(self._table[self._text[-2], self._text[-1]][None])
+        return self._outputs()
+        yield
 
-    def forward(
-        self, tokens: Sequence[int], depths: Sequence[int], visible: np.ndarray, last: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        self._columns += tokens
+    def _outputs(self) -> PromptOutputs:
+        return PromptOutputs(self._scored(self._table[self._text[-2], self._text[-1]][None]))
+
+    def run(self, request: PassRequest) -> Outputs:
+        self._columns += request.tokens
         contexts = []
-        for row in visible:
+        for row in request.visible:
             path = [self._columns[column] for column in np.flatnonzero(row)]
             contexts.append((self._text[-1:] + path)[-2:])
         before, now = zip(*contexts, strict=True)
@@ -87,6 +93,13 @@ class TableRunner:
     def commit(self, columns: Sequence[int]) -> None:
         self._text += [self._columns[column] for column in columns]
         self._columns = []
+
+
+def steps_of(decoding: Decoding) -> Iterator[Step]:
+    """The steps of a text, its passes made one by one."""
+    with suppress(StopIteration):
+        while True:
+            yield next_event(decoding)
 
 
 def rows_of(vocabulary: int, ids: Sequence[int]) -> ReducedHead:
@@ -206,11 +219,13 @@ def draw(
             draft.start(PROMPT)
             nothing: Any = None
             size = target.vocab_size
-            drafter = ModelDrafter(draft, {}, size, 0, nothing, nothing, reduced)  # type: ignore[arg-type]
+            drafter = ModelDrafter(draft, {}, size, 0, nothing, nothing)  # type: ignore[arg-type]
+            if reduced is not None:
+                drafter.use_reduced_lm_head(reduced)
             drafter.candidates = choice.candidates
         words: list[int] = []
         text = TokenSequence(prepared)
-        for step in decode(
+        decoding = decode(
             target,  # type: ignore[arg-type]
             prepared,
             drafter,
@@ -218,7 +233,8 @@ def draw(
             text,
             room=0,
             accept=choice.accept,
-        ):
+        )
+        for step in steps_of(decoding):
             words += step.tokens
             accepted += len(step.accepted)
             steps += not step.is_prefill

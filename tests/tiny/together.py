@@ -23,8 +23,9 @@ from torch import Tensor
 
 from sage_core.drafts.drafter import NoDrafter
 from sage_core.drafts.model_drafter import ModelDrafter
-from sage_core.drafts.ngram import Ngram, NgramDrafter
-from sage_core.drafts.ngram_hybrid import OwnPart, Payoff, WithLookup
+from sage_core.drafts.ngram import Ngram
+from sage_core.drafts.ngram_drafter import NgramDrafter
+from sage_core.drafts.ngram_hybrid import HybridDrafter, Payoff
 from sage_core.engine.loop import decode
 from sage_core.generation.candidates import Sampled, TopK
 from sage_core.generation.sequence import TokenSequence
@@ -36,7 +37,7 @@ from sage_core.generation.speculative_sampling import (
 from sage_core.trees import policies
 from sage_core.trees.policy import Policy, TreePlanner
 from sage_core.trees.steps import Step
-from tests.tiny.tables import PROMPT, TableRunner, Words, World
+from tests.tiny.tables import PROMPT, TableRunner, Words, World, steps_of
 
 State = tuple[Words, tuple[Any, ...]]
 Path = tuple[int, ...]
@@ -214,7 +215,8 @@ class _Engine:
         planner, text = self._policy.planner(), TokenSequence(self._prepared)
         if self._lookup is not None:
             words = NgramDrafter(self._lookup, PROMPT, self._lookup.nodes)
-            drafter = WithLookup(drafter, words, Payoff(self._lookup.price))
-            planner = OwnPart(planner, drafter)
+            drafter = HybridDrafter(drafter, words, Payoff(self._lookup.price))
         accept: Callable[..., Any] = self._choice.accept
-        return decode(target, self._prepared, drafter, planner, text, room=0, accept=accept)
+        return steps_of(
+            decode(target, self._prepared, drafter, planner, text, room=0, accept=accept)
+        )

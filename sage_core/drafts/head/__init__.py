@@ -1,5 +1,6 @@
-"""Drafts that are one layer on top of their target: they read its hidden states, not its weights.
+"""Draft heads: one layer on top of their target, which reads its hidden states, not its weights.
 
-`config` says what a head is, `module` computes, `compress` shortens pictures, `making` begins a
-head for a target, `checkpoint` saves and loads it, `drafter` drafts with it.
+What belongs here: what a head is (`config`), computes (`module`, `compressor`) and begins as
+(`init`), how it is saved (`checkpoint`, `fingerprint`, `saved`), and how it drafts (`runner`,
+`drafter`). What does not: training, which is `distill`.
 """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sage_core.drafts.head.compressor import Compressor, Resampler
 from sage_core.drafts.head.config import HeadConfig
 from sage_core.errors import ModelError
-from sage_core.trees.policies.sage.networks import BIASES
+from sage_core.trees.policy import BIASES
 
 
 @dataclass(frozen=True, eq=False)

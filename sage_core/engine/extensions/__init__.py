@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from sage_core.engine.extensions.base import DecodingContext, DecodingExtension, DecodingParts
 from sage_core.errors import OptionError
+from sage_core.generation.sampling_params import check_candidates
+from sage_core.trees import policies
+from sage_core.trees.policy import Policy
 
-__all__ = ["DecodingContext", "DecodingExtension", "DecodingParts", "available", "parse"]
+__all__ = [
+    "DecodingContext",
+    "DecodingExtension",
+    "DecodingParts",
+    "available",
+    "parse",
+    "resolve",
+]
 
 
 @cache
@@ -58,3 +68,39 @@ def parse(options: Mapping[str, Any]) -> tuple[DecodingExtension, ...]:
         for name, kind in kinds.items()
         if options.get(name) is not None and options[name] is not False
     )
+
+
+def resolve(
+    policy: str | Policy | None,
+    candidates: str,
+    options: Mapping[str, Any],
+    extensions: Sequence[DecodingExtension] = (),
+    *,
+    draft: bool,
+) -> tuple[Policy, tuple[DecodingExtension, ...]]:
+    """The policy and the extensions of a request, checked to go together. Loads no model.
+
+    Args:
+        policy: a policy or its spec; None: ``sage`` with drafts and ``autoregressive`` without.
+        candidates: ``topk`` or ``drawn``.
+        options: as for `parse`.
+        extensions: further ones, as objects.
+        draft: whether there is a draft model or head.
+
+    Raises:
+        OptionError, UnsupportedError: a value that makes no sense, or values that do not go
+            together.
+    """
+    asked = sorted((*parse(options), *extensions), key=lambda one: one.order)
+    drafts = draft or any(one.drafts for one in asked)
+    if policy is None:
+        policy = "sage" if drafts else "autoregressive"
+    chosen = policies.parse(policy)
+    if chosen.drafts and not drafts:
+        raise OptionError(
+            f"policy {chosen.name} needs a draft model or n-gram lookup: use one, or autoregressive"
+        )
+    check_candidates(candidates, chosen)
+    for extension in asked:
+        extension.check(chosen, candidates, draft=draft)
+    return chosen, tuple(asked)

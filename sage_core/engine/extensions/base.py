@@ -55,6 +55,8 @@ class DecodingExtension(ABC):
     """The option, as an argument of `SpeculativeDecoder`."""
     option: ClassVar[str] = ""
     """The field of `sage_core.Options` that holds it, if it is not called ``name``."""
+    drafts: ClassVar[bool] = False
+    """Whether it brings a draft of its own, so that no draft model is needed."""
     lossless: ClassVar[bool] = True
     """Whether the text stays the target's own."""
     single_text: ClassVar[bool] = False

@@ -20,6 +20,7 @@ class Lookup(DecodingExtension):
 
     name: ClassVar[str] = "lookup"
     option: ClassVar[str] = "draft_lookup"
+    drafts: ClassVar[bool] = True
 
     @classmethod
     def parse(cls, value: Any) -> Self:

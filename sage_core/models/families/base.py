@@ -1,4 +1,4 @@
-"""What every family answers: how pictures, clips and a prompt become the inputs of its models."""
+"""The interface of model families: images, videos and a prompt become model inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Media = Picture | Clip
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What a user shows and says, and the answer that it got, if it got one."""
+    """One turn of a conversation: media and text of the user, and the answer if there is one."""
 
     media: tuple[Media, ...]
     text: str
@@ -49,52 +49,51 @@ class Family(ABC):
 
     @classmethod
     def matches(cls, config: Any) -> bool:
-        """True if this family prepares inputs for models of that configuration."""
+        """Whether this family prepares inputs for models with that configuration."""
         return config.model_type in cls.model_types
 
     @property
     def sampling(self) -> Sampling:
-        """How clips are sampled when the caller does not say."""
+        """Default sampling of video frames."""
         return Sampling(frames=8)
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """The tokens that stand for pictures and clips in a prompt."""
+        """The placeholder tokens of images and videos."""
         return ()
 
     @abstractmethod
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
-        """Media as keyword arguments of the model's forward; empty without media.
+        """Pixel inputs of the model's forward; empty without media.
 
-        The tensors are on the CPU, pixels in float32.
+        Tensors are on the CPU, pixels in float32.
 
         Raises:
-            InputError: the models of this family cannot look at such media.
+            InputError: media that models of this family do not support.
         """
 
     def expand_placeholders(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
     ) -> str:
-        """``text`` with each placeholder as often as its picture or clip has tokens.
+        """``text`` with each placeholder repeated to the token count of its image or video.
 
-        ``media_inputs`` is what `look` gave for ``media``, which come in the order of the placeholders.
+        ``media_inputs``: the result of `process_media` for ``media``, in placeholder order.
         """
         return text
 
     def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """``inputs`` with what else the model's forward wants to know of their ``input_ids``."""
+        """``inputs`` plus token type ids where the model's forward needs them."""
         return inputs
 
     def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
         """The keyword arguments of the model's forward for one user turn.
 
-        ``media`` is seen in the given order, before ``prompt``. The tensors are on the CPU, with
-        a batch of one: ``input_ids`` and ``attention_mask`` int64 of shape (1, prompt tokens),
-        and the family's own pixel inputs in float32.
+        ``media`` come in the given order before ``prompt``. Tensors are on the CPU, with batch size
+        1: ``input_ids`` and ``attention_mask`` int64 (1, prompt tokens), pixels in float32.
 
         Raises:
-            InputError: the models of this family cannot look at such media.
-            OptionError: the prompt holds a placeholder of the family's own.
+            InputError: media that models of this family do not support.
+            OptionError: the prompt contains a placeholder token.
         """
         self.refuse_placeholders(prompt)
         media_inputs = self.process_media(media)
@@ -103,13 +102,13 @@ class Family(ABC):
     def build_inputs(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
     ) -> dict[str, Any]:
-        """The keyword arguments of the model's forward for a rendered text with its media."""
+        """The keyword arguments of the model's forward for a rendered text and its media."""
         return self.add_token_types(
             self.encode(self.expand_placeholders(text, media, media_inputs)) | media_inputs
         )
 
     def render(self, turns: Sequence[Turn]) -> str:
-        """The checkpoint's chat template around ``turns``, ready for the next answer."""
+        """``turns`` in the checkpoint's chat template, up to the beginning of the next answer."""
         if self.chat_template is None:  # a base model: the text alone
             return "\n".join(turn.text + (turn.answer or "") for turn in turns)
         messages: list[dict[str, Any]] = []
@@ -127,14 +126,14 @@ class Family(ABC):
         )
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        """One message's content as the chat templates of this family take it."""
+        """The content of one message, in the form that chat templates of this family take."""
         kinds = [{"type": "image" if isinstance(m, Picture) else "video"} for m in media]
         return [*kinds, {"type": "text", "text": text}]
 
     def encode(self, text: str) -> dict[str, Any]:
-        """Token ids and mask, int64 of shape (1, tokens); special tokens as the template has them.
+        """Token ids and attention mask, int64 (1, tokens).
 
-        A template that writes the beginning-of-sequence token itself must not get a second one.
+        No second beginning-of-sequence token is added if the chat template writes it.
         """
         bos = self.tokenizer.bos_token
         plain = self.chat_template is None or not (bos and text.startswith(bos))
@@ -142,10 +141,9 @@ class Family(ABC):
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def encode_more(self, text: str) -> list[int]:
-        """Token ids of a text that stands behind other text.
+        """Token ids of a text that continues other text.
 
-        Encoded behind a letter, as some tokenizers put a space or a token before what they take
-        for a beginning.
+        Encoded after a letter, since some tokenizers add a space or token at the beginning.
         """
         letter = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         ids: list[int] = self.tokenizer("a" + text, add_special_tokens=False)["input_ids"]
@@ -154,7 +152,7 @@ class Family(ABC):
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode_more(self, ids: Sequence[int]) -> str:
-        """The text of token ids that stand behind other text, its leading space included."""
+        """The text of token ids that continue other text, with its leading space."""
         letter = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         text = self.tokenizer.decode(
             [*letter, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -162,14 +160,22 @@ class Family(ABC):
         return str(text).removeprefix("a")
 
     def refuse_placeholders(self, prompt: str) -> None:
-        """Refuse a prompt that would be taken for a picture where it only talks about one."""
+        """Refuse a prompt that contains a placeholder token.
+
+        Raises:
+            OptionError: names the placeholder.
+        """
         for placeholder in self.placeholders:
             if placeholder in prompt:
                 raise OptionError(f"the prompt may not contain {placeholder}: write it otherwise")
 
 
 def expand(text: str, placeholder: str, counts: Sequence[int], what: str) -> str:
-    """Repeat each ``placeholder`` in ``text`` as often as its picture has tokens."""
+    """Repeat the i-th ``placeholder`` in ``text`` ``counts[i]`` times.
+
+    Raises:
+        ModelError: the text has another number of placeholders; ``what`` names them.
+    """
     pieces = text.split(placeholder)
     if len(pieces) != len(counts) + 1:
         raise ModelError(
@@ -181,13 +187,13 @@ def expand(text: str, placeholder: str, counts: Sequence[int], what: str) -> str
 
 
 def load_image_processor(folder: Path) -> Any:
-    """The checkpoint's image processor in its Pillow form, which needs no torchvision.
+    """The checkpoint's image processor in its Pillow version, which needs no torchvision.
 
-    The class is looked up by name, as `AutoImageProcessor` itself asks for torchvision in some
-    versions of transformers.
+    The class is looked up by name, since `AutoImageProcessor` requires torchvision in some versions
+    of transformers.
 
     Raises:
-        ModelError: the checkpoint has none, or transformers does not know it.
+        ModelError: the checkpoint names none, or transformers does not have it.
     """
     import transformers
 
@@ -205,7 +211,7 @@ def load_image_processor(folder: Path) -> Any:
 
 
 def _image_processor_name(folder: Path) -> str:
-    """The class that the checkpoint names, without the backend that its name may end in."""
+    """The class name in the checkpoint, without its backend suffix."""
     for file, key in (
         ("preprocessor_config.json", None),
         ("processor_config.json", "image_processor"),
@@ -224,7 +230,7 @@ def _image_processor_name(folder: Path) -> str:
 
 
 def load_chat_template(folder: Path, tokenizer: Any) -> str | None:
-    """The processor's chat template, else the tokenizer's: older checkpoints keep two."""
+    """The processor's chat template, else the tokenizer's (older checkpoints have both)."""
     legacy = folder / "chat_template.json"
     if legacy.is_file():
         with reading_json(legacy):
@@ -236,10 +242,12 @@ def load_chat_template(folder: Path, tokenizer: Any) -> str | None:
 
 
 def find_family(config: Any) -> type[Family]:
-    """The family that prepares inputs for ``config``: every module beside this one is asked.
+    """The family for ``config`` among the modules of this package.
+
+    Families with ``model_types`` come before those without.
 
     Raises:
-        ModelError: none does.
+        ModelError: there is none.
     """
     package = importlib.import_module("sage_core.models.families")
     fallback: list[type[Family]] = []
@@ -260,21 +268,30 @@ def find_family(config: Any) -> type[Family]:
 
 
 def split_media(media: Sequence[Media]) -> tuple[list[Picture], list[Clip]]:
-    """Pictures and clips, each in their order."""
-    pictures = [item for item in media if isinstance(item, Picture)]
-    clips = [item for item in media if isinstance(item, Clip)]
-    return pictures, clips
+    """Images and videos, each in order."""
+    images = [item for item in media if isinstance(item, Picture)]
+    videos = [item for item in media if isinstance(item, Clip)]
+    return images, videos
 
 
 def images_of(media: Sequence[Media]) -> list[Any]:
-    """Pictures, and the frames of clips as pictures, in their order."""
+    """Images, and video frames as images, in order."""
     images: list[Any] = []
     for item in media:
         images.extend([item.image] if isinstance(item, Picture) else item.frames)
     return images
 
 
+def image_content(text: str, media: Sequence[Media]) -> Any:
+    """A message's content in which video frames are images."""
+    return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
+
+
 def refuse_media(media: Sequence[Media], reason: str) -> None:
-    """Refuse what a family cannot look at."""
+    """Refuse media that a family does not support.
+
+    Raises:
+        InputError: there are any.
+    """
     if media:
         raise InputError(f"{media[0].name}: {reason}")

@@ -1,4 +1,4 @@
-"""Any other model of pictures and text, through its own processor, if a tree pass fits it."""
+"""Other image-text models, through their own processor, if a tree pass is exact for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 from sage_core.errors import ModelError
 from sage_core.media.types import Sampling
 from sage_core.models.catalog import reading_json
-from sage_core.models.families.base import Family, Media, Turn, images_of, load_image_processor
+from sage_core.models.families.base import (
+    Family,
+    Media,
+    Turn,
+    image_content,
+    images_of,
+    load_image_processor,
+)
 from sage_core.models.quiet import quiet
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
@@ -20,14 +27,13 @@ TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
 class Generic(Family):
-    """Image-text-to-text models that transformers knows and no other family prepares inputs for.
+    """Image-text-to-text models of transformers without a family of their own.
 
-    The checkpoint's processor does the work, with its image processor in the Pillow form; a clip
-    is its frames, as pictures. Whether a tree pass is exact is not known in advance, so
-    `needs_tree_probe` asks for a trial before anything is decoded.
+    Inputs come from the checkpoint's processor with its image processor in the Pillow version;
+    video frames are passed as images. A loaded model must pass a trial of one tree.
 
     Raises:
-        ModelError: the checkpoint's processor is missing, or needs more than pictures and text.
+        ModelError: the checkpoint's processor is missing, or needs more than images and text.
     """
 
     needs_tree_probe = True
@@ -47,7 +53,7 @@ class Generic(Family):
         if not self.image_token:
             raise ModelError(
                 f"{folder}: models of type {config.model_type} are not supported: their processor "
-                "names no token for pictures"
+                "names no image token"
             )
 
     @property
@@ -62,25 +68,25 @@ class Generic(Family):
         images = images_of(media)
         if not images:
             return {}
-        # What stands for a picture in the text is the template's affair.
+        # The chat template writes the image placeholders.
         batch = self._process(self.render([Turn(tuple(media), "")]), images)
         return {name: batch[name] for name in batch if name not in TEXT_INPUTS + TOKEN_TYPES}
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
+        return image_content(text, media)
 
     def build_inputs(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
     ) -> dict[str, Any]:
-        """The processor repeats the placeholders, as it knows how many tokens a picture has."""
+        """The processor expands the placeholders, since it knows the token count of an image."""
         batch = self._process(text, images_of(media))
         return self.add_token_types({name: batch[name] for name in TEXT_INPUTS} | media_inputs)
 
     def add_token_types(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs["input_ids"]
-        pictures = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).long()
+        is_image = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).long()
         wanted = [name for name in TOKEN_TYPES if name in self.processor.model_input_names]
-        return inputs | dict.fromkeys(wanted, pictures)
+        return inputs | dict.fromkeys(wanted, is_image)
 
     def _process(self, text: str, images: Sequence[Any]) -> dict[str, Any]:
         bos = self.tokenizer.bos_token
@@ -102,9 +108,9 @@ class Generic(Family):
 
 
 def _load_processor(folder: Path, config: Any, tokenizer: Any) -> Any:
-    """The checkpoint's processor around its Pillow image processor, without a video processor.
+    """The checkpoint's processor with its Pillow image processor and without a video processor.
 
-    Made here and not by `AutoProcessor`, which asks for torchvision wherever video is known.
+    Not by `AutoProcessor`, which requires torchvision for processors with video.
     """
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -119,15 +125,15 @@ def _load_processor(folder: Path, config: Any, tokenizer: Any) -> Any:
     unsupported = f"{folder}: models of type {config.model_type} are not supported"
     if kind is None:
         raise ModelError(f"{unsupported}: transformers has no processor for them")
-    if hasattr(kind, "_backends"):  # what transformers has in place of a class it cannot import
+    if hasattr(kind, "_backends"):  # a placeholder for a class that cannot be imported
         missing = ", ".join(kind._backends)
         raise ModelError(f"{unsupported} here: their {name} needs {missing}")
     takes = set(inspect.signature(kind.__init__).parameters)
     if not takes >= {"image_processor", "tokenizer"}:
-        raise ModelError(f"{unsupported}: their {name} takes more than pictures and text")
+        raise ModelError(f"{unsupported}: their {name} takes more than images and text")
 
     class WithoutVideo(kind):  # type: ignore[misc, valid-type]
-        """The processor with the parts that need no torchvision."""
+        """The processor without the parts that need torchvision."""
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return type(argument)

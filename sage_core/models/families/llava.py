@@ -1,4 +1,4 @@
-"""LLaVA-1.5: one tile for every picture; a clip is its frames, as pictures."""
+"""LLaVA-1.5: one tile per image; video frames are passed as images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.media.types import Sampling
-from sage_core.models.families.base import Family, Media, expand, images_of, load_image_processor
+from sage_core.models.families.base import (
+    Family,
+    Media,
+    expand,
+    image_content,
+    images_of,
+    load_image_processor,
+)
 from sage_core.models.quiet import quiet
 
 
 class Llava(Family):
-    """LLaVA-1.5. Its context of 4,096 tokens holds few pictures, so clips give four frames."""
+    """LLaVA-1.5. Videos have four frames by default, since the context is 4,096 tokens."""
 
     model_types = ("llava",)
 
@@ -24,7 +31,7 @@ class Llava(Family):
         patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
         extra = 0 if vision.model_type == "siglip_vision_model" else 1  # CLIP's class token
         dropped = config.vision_feature_select_strategy == "default"
-        self.picture_tokens = patches + extra - int(dropped)
+        self.image_tokens = patches + extra - int(dropped)
 
     @property
     def sampling(self) -> Sampling:
@@ -41,13 +48,13 @@ class Llava(Family):
             return {}
         with quiet():
             batch = self.image_processor(images, return_tensors="pt")
-        return {"pixel_values": batch["pixel_values"]}  # (pictures, 3, side, side) float32
+        return {"pixel_values": batch["pixel_values"]}  # (images, 3, side, side) float32
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
+        return image_content(text, media)
 
     def expand_placeholders(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
     ) -> str:
-        counts = [self.picture_tokens] * len(images_of(media))
-        return expand(text, self.image_token, counts, "pictures")
+        counts = [self.image_tokens] * len(images_of(media))
+        return expand(text, self.image_token, counts, "images")

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: tiles for one picture, one tile each for several, pooled frames for clips."""
+"""LLaVA-OneVision: tiles for a single image, one tile each for several, pooled video frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sage_core.models.families.base import (
 from sage_core.models.quiet import quiet
 
 DECODE_FACTOR = 4
-"""Frames are decoded at up to this many times the side that the model sees."""
+"""Frames are decoded at up to this multiple of the model's image side."""
 
 
 class LlavaOnevision(Family):
@@ -46,28 +46,28 @@ class LlavaOnevision(Family):
         return (self.image_token, self.video_token)
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
-        pictures, clips = split_media(media)
-        media_inputs = self._pictures(pictures) if pictures else {}
-        if clips:
-            media_inputs["pixel_values_videos"] = self._clips(clips)
+        images, videos = split_media(media)
+        media_inputs = self._images(images) if images else {}
+        if videos:
+            media_inputs["pixel_values_videos"] = self._videos(videos)
         return media_inputs
 
     def expand_placeholders(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
     ) -> str:
-        pictures, clips = split_media(media)
-        image_tokens = [self.picture_tokens(p.size, len(pictures)) for p in pictures]
-        text = expand(text, self.image_token, image_tokens, "pictures")
-        frames = media_inputs["pixel_values_videos"].shape[1] if clips else 0
-        return expand(text, self.video_token, [self.clip_tokens(frames)] * len(clips), "clips")
+        images, videos = split_media(media)
+        image_tokens = [self.image_tokens(p.size, len(images)) for p in images]
+        text = expand(text, self.image_token, image_tokens, "images")
+        frames = media_inputs["pixel_values_videos"].shape[1] if videos else 0
+        return expand(text, self.video_token, [self.video_tokens(frames)] * len(videos), "videos")
 
-    def picture_tokens(self, size: tuple[int, int], pictures: int) -> int:
-        """Tokens of one of ``pictures`` pictures whose ``size`` is (width, height).
+    def image_tokens(self, size: tuple[int, int], images: int) -> int:
+        """Token count of one of ``images`` images; ``size`` is (width, height).
 
-        Follows `LlavaOnevisionModel.pack_image_features`: the base tile, then the tiles of the
-        best grid without their padding, shrunk if they are too many, with one newline a row.
+        As in `LlavaOnevisionModel.pack_image_features`: the base tile, then the tiles of the best
+        grid without padding, downscaled if too many, with a newline token per row of patches.
         """
-        if pictures > 1:
+        if images > 1:
             return self.side**2 + 1
         import torch
         from transformers.models.llava_onevision.modeling_llava_onevision import (
@@ -87,37 +87,37 @@ class LlavaOnevision(Family):
             height, width = int(height // ratio), int(width // ratio)
         return self.side**2 + height * width + height
 
-    def clip_tokens(self, frames: int) -> int:
-        """Tokens of a clip: every frame pooled by two in each direction, and one newline."""
+    def video_tokens(self, frames: int) -> int:
+        """Token count of a video: frames pooled 2 x 2, and one newline token."""
         return frames * math.ceil(self.side / 2) ** 2 + 1
 
-    def _pictures(self, pictures: Sequence[Picture]) -> dict[str, Any]:
-        """``pixel_values`` (pictures, tiles, 3, side, side), ``image_sizes``, and their number."""
+    def _images(self, images: Sequence[Picture]) -> dict[str, Any]:
+        """``pixel_values`` float32 (images, tiles, 3, side, side), sizes, number."""
         with quiet():
-            batch = self.image_processor([[p.image for p in pictures]], return_tensors="pt")
+            batch = self.image_processor([[p.image for p in images]], return_tensors="pt")
         return dict(batch)
 
-    def _clips(self, clips: Sequence[Clip]) -> Any:
-        """float32 of shape (clips, frames, 3, side, side).
+    def _videos(self, videos: Sequence[Clip]) -> Any:
+        """float32 (videos, frames, 3, side, side).
 
-        The models take clips of one length only, so shorter ones show some frames twice.
+        All videos of a batch have one length: frames of shorter ones are repeated.
         """
         import torch
 
-        length = max(len(clip.frames) for clip in clips)
-        return torch.stack([self._frames(clip, length) for clip in clips])
+        length = max(len(video.frames) for video in videos)
+        return torch.stack([self._frames(video, length) for video in videos])
 
-    def _frames(self, clip: Clip, length: int) -> Any:
-        """Frames through the image processor, without tiles: (length, 3, side, side) float32.
+    def _frames(self, video: Clip, length: int) -> Any:
+        """One video's frames, float32 (length, 3, side, side).
 
-        transformers' video processor needs torchvision. The base tile of a picture is the same
-        thing, a plain resize and normalisation, so a grid of that one tile is asked for.
+        The video processor of transformers needs torchvision. The base tile of the image processor
+        is the same resize and normalisation, so a grid of that single tile is requested.
         """
         import torch
 
         tiles = []
         with quiet():
-            for frame in clip.frames:
+            for frame in video.frames:
                 batch = self.image_processor(
                     frame,
                     image_grid_pinpoints=[[self.pixels, self.pixels]],

@@ -1,11 +1,11 @@
-"""Qwen3-VL, dense and mixture of experts: a clip is groups of frames, each behind its time."""
+"""Qwen3-VL, dense and mixture of experts: a video is groups of frames, each after its time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sage_core.media.types import Clip, Rate, Sampling
+from sage_core.media.types import Clip, FrameRate, Sampling
 from sage_core.models.families.base import expand
 from sage_core.models.families.qwen2_vl import Pixels, Qwen2VL
 
@@ -13,46 +13,46 @@ FRAME_PIXELS = 768 * 32**2
 
 
 class Qwen3VL(Qwen2VL):
-    """Qwen3-VL. Positions restart with every group of frames; its time is told in words."""
+    """Qwen3-VL. Positions restart with every group of frames; its time is written as text."""
 
     model_types = ("qwen3_vl", "qwen3_vl_moe")
     video_pixels: ClassVar[Pixels] = {"shortest_edge": 128 * 32**2, "longest_edge": FRAME_PIXELS}
 
     @property
     def sampling(self) -> Sampling:
-        """Two frames a second, the last one too; the checkpoint bounds the pixels of the clip."""
+        """Two frames per second including the last; the checkpoint limits the pixels of a video."""
         return Sampling(
-            rate=Rate(fps=2.0, least=4, most=768, ends=True),
+            rate=FrameRate(fps=2.0, min_frames=4, max_frames=768, endpoint=True),
             frame_pixels=FRAME_PIXELS,
             clip_pixels=self.clip_pixels["longest_edge"],
         )
 
-    def _expand_clips(self, text: str, clips: Sequence[Clip], inputs: dict[str, Any]) -> str:
-        """Each clip's placeholder becomes ``<0.5 seconds>`` and a group's tokens, group by group.
+    def _expand_videos(self, text: str, videos: Sequence[Clip], inputs: dict[str, Any]) -> str:
+        """Each placeholder becomes ``<0.5 seconds>`` and the tokens of a group, for every group.
 
-        As transformers' own processor has it, what the chat template wrote around the placeholder
-        stays around the whole clip.
+        As in the processor of transformers, the template's tokens around the placeholder stay
+        around the whole video.
         """
-        if not clips:
-            return expand(text, self.video_token, [], "clips")
-        pieces = expand(text, self.video_token, [1] * len(clips), "clips").split(self.video_token)
+        if not videos:
+            return expand(text, self.video_token, [], "videos")
+        pieces = expand(text, self.video_token, [1] * len(videos), "videos").split(self.video_token)
         names = self.tokenizer.convert_ids_to_tokens(
             [self.config.vision_start_token_id, self.config.vision_end_token_id]
         )
         whole = pieces[0]
-        for clip, grid, rest in zip(clips, inputs["video_grid_thw"], pieces[1:], strict=True):
+        for video, grid, rest in zip(videos, inputs["video_grid_thw"], pieces[1:], strict=True):
             tokens = self.video_token * (self._tokens(grid) // int(grid[0]))
-            for seconds in self._times(clip, int(grid[0])):
+            for seconds in self._times(video, int(grid[0])):
                 whole += f"<{seconds:.1f} seconds>{names[0]}{tokens}{names[1]}"
             whole += rest
         return whole
 
-    def _times(self, clip: Clip, groups: int) -> list[float]:
-        """Seconds of each group: the mean of its first and its last frame."""
-        times = clip.timestamps.tolist()
+    def _times(self, video: Clip, groups: int) -> list[float]:
+        """Seconds of each group: the mean of its first and last frame."""
+        times = video.timestamps.tolist()
         times += [times[-1]] * (groups * self.pair - len(times))
         return [(times[i] + times[i + self.pair - 1]) / 2 for i in range(0, len(times), self.pair)]
 
     def _frame_pixels(self, frames: int) -> Pixels:
-        """The bounds of Qwen3-VL hold for the clip as a whole: a frame has its even share."""
+        """The limits of Qwen3-VL apply to the whole video: a frame gets an equal share."""
         return {edge: max(1, pixels // frames) for edge, pixels in self.clip_pixels.items()}

@@ -1,4 +1,4 @@
-"""Language models without eyes: the prompt alone."""
+"""Text-only language models."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from sage_core.models.families.base import Family, Media, refuse_media
 
 
 class TextOnly(Family):
-    """Any causal language model; chosen when no other family is and there is no vision part."""
+    """Any causal language model without a vision part."""
 
     @classmethod
     def matches(cls, config: Any) -> bool:
         return not hasattr(config, "vision_config")
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
-        refuse_media(media, f"{self.config.model_type} models see no pictures: choose a VLM")
+        refuse_media(
+            media, f"{self.config.model_type} models do not support images or videos: choose a VLM"
+        )
         return {}
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        """Templates of language models take a plain string, not a list of parts."""
+        """Chat templates of language models take a string, not a list of parts."""
         return text

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Calls of attention, observed while a model's own forward runs."""
 
 from __future__ import annotations
 

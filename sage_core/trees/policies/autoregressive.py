@@ -1,4 +1,4 @@
-"""No draft: one token a step, the baseline of every comparison."""
+"""No draft: one token per step, the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sage_core.trees.steps import Shape
 
 @dataclass(frozen=True)
 class Autoregressive(Policy):
-    """Decode without a draft, one token a target pass."""
+    """Decode without a draft, one token per target pass."""
 
     name: ClassVar[str] = "autoregressive"
     drafts: ClassVar[bool] = False
 
     def planner(self) -> TreePlanner:
-        return _Nothing()
+        return _EmptyPlanner()
 
     @property
     def max_nodes(self) -> int:
         return 0
 
 
-class _Nothing(TreePlanner):
+class _EmptyPlanner(TreePlanner):
     def plan(self) -> Shape:
         return Shape()
 

@@ -1,4 +1,4 @@
-"""A single path of the draft's likeliest tokens: classic speculative decoding."""
+"""A single path of the draft's likeliest tokens: standard speculative decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_core.trees.policy import Policy, TreePlanner
 
 @dataclass(frozen=True)
 class Chain(Policy):
-    """A single path of ``length`` likeliest tokens (Leviathan et al., arXiv 2211.17192)."""
+    """A chain of the draft's ``length`` likeliest tokens (Leviathan et al., arXiv 2211.17192)."""
 
     length: int = 5
 

@@ -1,4 +1,4 @@
-"""EAGLE-2's tree: expand the likeliest nodes of each level, keep the likeliest of all."""
+"""EAGLE-2: expand the likeliest nodes of each level, verify the likeliest of all."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Eagle2(Policy):
     """EAGLE-2's dynamic tree (Li et al., arXiv 2406.16858) with the settings of SpecVLM (Huang et
     al., arXiv 2509.11815).
 
-    ``depth`` levels are drafted; of each level the ``beam`` nodes of greatest cumulative
-    probability get their ``k`` likeliest children; of all nodes the ``nodes`` of greatest
-    cumulative probability are verified.
+    ``depth`` levels are drafted; the ``beam`` nodes of each level with the greatest cumulative
+    probability get their ``k`` likeliest children; the ``nodes`` nodes of the whole tree with the
+    greatest cumulative probability are verified.
     """
 
     depth: int = 7
@@ -41,39 +41,38 @@ class Eagle2(Policy):
 
 
 class Eagle2Planner(TreePlanner):
-    """Grows only what the final ranking can still keep; `prune` is that ranking.
+    """Drafts only nodes that the final ranking can keep; `prune` is that ranking.
 
-    Cumulative probabilities never rise along a path. A candidate that is not among the ``nodes``
-    best seen so far will therefore not be among the best of all, and nor will anything below it:
-    it is left out at once. What is verified is the same, with fewer nodes to carry, and drafting
-    ends where no deeper node could be kept.
+    Cumulative probabilities never rise along a path. A candidate outside the ``nodes`` best so far
+    cannot be among the best of all, nor can its descendants, so it is dropped at once. The verified
+    tree is the published one, and drafting ends where no deeper node could be kept.
     """
 
     def __init__(self, options: Eagle2) -> None:
         self._o = options
         self.branching = options.k
         self._scores = np.zeros(0)
-        """(nodes so far,) cumulative probability of every node added, in node order."""
+        """Cumulative probability of every node so far, (nodes,), in node order."""
 
     def plan(self) -> Shape:
         self._scores = np.zeros(0)
         return Shape(depth=self._o.depth, width=float(self._o.k))
 
     def grow(self, level: Level) -> Growth:
-        o, held = self._o, len(self._scores)
-        above = self._scores[level.frontier] if held else np.ones(1)
+        o, known = self._o, len(self._scores)
+        above = self._scores[level.frontier] if known else np.ones(1)
         # A rounded softmax may exceed 1 in the last bit; no child may outrank its parent.
         probs = np.minimum(level.probs[:, : o.k].astype(np.float64), 1.0)
         cumulative = (above[:, None] * probs).ravel()
         best = _best(np.concatenate([self._scores, cumulative]), o.nodes)
-        found = np.sort(best[best >= held]) - held
+        found = np.sort(best[best >= known]) - known
         found = found[cumulative[found] > 0]
         self._scores = np.concatenate([self._scores, cumulative[found]])
-        rows, ranks = np.divmod(found, probs.shape[1])
+        parents, ranks = np.divmod(found, probs.shape[1])
         expand = np.zeros(len(found), dtype=bool)
         if level.depth < o.depth:
             expand[_best(cumulative[found], o.beam)] = True
-        return Growth(rows, ranks, expand)
+        return Growth(parents, ranks, expand)
 
     def prune(self, tree: TokenTree) -> TokenTree:
         if len(tree) <= self._o.nodes:
@@ -82,5 +81,5 @@ class Eagle2Planner(TreePlanner):
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the ``count`` greatest scores; of equal ones the first, so parents win."""
+    """Indices of the ``count`` greatest scores; ties go to the first, hence to parents."""
     return np.argsort(-scores, kind="stable")[:count]

@@ -1,4 +1,4 @@
-"""SAGE as published (arXiv 2602.00523): depth and width follow the draft's entropy."""
+"""SAGE as published (arXiv 2602.00523): depth and width from the entropy of the draft."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sage_core.trees.steps import Shape
 
 
 def confidence(probs: np.ndarray) -> float:
-    """α in [0, 1] from the draft's k largest probabilities (Eq. 7-9).
+    """α in [0, 1] from the draft's k largest probabilities, float (k,) (Eq. 7-9).
 
-    They are renormalised to P̃ (Eq. 7); H = -Σ P̃ log P̃ (Eq. 8); α = 1 - H / log k (Eq. 9). What
-    holds of it is p₁ ≥ exp(-H) = k^(α-1), not the bound of the paper's Lemma 4.3.
+    P̃: renormalised probabilities (Eq. 7); H = -Σ P̃ log P̃ (Eq. 8); α = 1 - H / log k (Eq. 9). It
+    satisfies p₁ ≥ exp(-H) = k^(α-1), not the bound of the paper's Lemma 4.3.
     """
     k = len(probs)
     if k < 2:
@@ -36,12 +36,11 @@ class SagePaper(Policy):
     """SAGE as published (arXiv 2602.00523, Eq. 7-12), every number an option.
 
     ``dmin``/``dmax`` and ``wmin``/``wmax``: ranges of depth and width; ``k``: probabilities that
-    α is read from; ``nmax``: node limit; ``theta``: slope of the path threshold θ_l;
-    ``history``: how many accepted lengths are averaged (0: no history), below ``low`` the depth
-    limit falls by one, above ``high`` it rises by one, up to ``dmax + raise_by``; ``lookahead``:
-    α of the last step shapes this one (as published) rather than this step's own;
-    ``scale_width``: Eq. 12 on or off; ``parent``: P_parent is the parent's ``own`` or its
-    ``cumulative`` probability.
+    α is computed from; ``nmax``: node limit; ``theta``: slope of the path threshold θ_l;
+    ``history``: number of accepted lengths averaged (0: no history): below ``low`` the depth limit
+    falls by one, above ``high`` it rises by one, up to ``dmax + raise_by``; ``lookahead``: use α of
+    the previous step (as published) instead of this step's own; ``scale_width``: Eq. 12 on or off;
+    ``parent``: P_parent is the parent's ``own`` or ``cumulative`` probability.
     """
 
     dmin: int = 3
@@ -90,16 +89,16 @@ class SagePaper(Policy):
 
 
 class SagePaperPlanner(TreePlanner):
-    """The state that shapes one text's trees: α of the last root, recent lengths, depth limit."""
+    """State of one text: α of the last root, recent accepted lengths, the depth limit."""
 
     def __init__(self, options: SagePaper) -> None:
         self._o = options
-        # The static tree of the first step sees ranks 0 to 3; α sees k; the widest level wmax.
+        # The static first tree needs ranks 0 to 3, α needs k, the widest level wmax.
         self.branching = max(options.k, int(np.ceil(options.wmax)), 4)
         self._alpha = 0.5
         self._dmax = options.dmax
         self._lengths: deque[int] = deque(maxlen=max(1, options.history))
-        # The first tree, before any α is known, is the static one; it still obeys the node limit.
+        # Before any α is known the tree is the static one, within the node limit.
         paths = tree_from_text(SPECVLM_25)[: options.nmax]
         self._first: StaticPlanner | None = StaticPlanner(paths)
         self._next_alpha = self._alpha
@@ -112,7 +111,7 @@ class SagePaperPlanner(TreePlanner):
             first = self._first.plan()
             return Shape(first.depth, first.width, self._alpha, "first tree: static")
         if not self._o.lookahead:
-            # The depth is known only once the root's own distribution is: allow the deepest.
+            # The depth is known only after the root's distribution: allow the maximum.
             return Shape(self._dmax, self._o.wmax, None, "α of this step's own root")
         return Shape(int(self._depth), self._width, self._alpha, self._note())
 
@@ -127,7 +126,7 @@ class SagePaperPlanner(TreePlanner):
 
     def grow(self, level: Level) -> Growth:
         if level.depth == 1:
-            # α is read from the root's distribution: it is there whatever the tree's shape.
+            # The root's distribution exists whatever the shape of the tree.
             self._next_alpha = confidence(level.probs[0, : self._o.k].astype(np.float64))
             if not self._o.lookahead:
                 self._set_limits(self._next_alpha)
@@ -147,14 +146,14 @@ class SagePaperPlanner(TreePlanner):
         cumulative = level.cumulative[:, None] * level.probs
         threshold = o.theta * depth / self._depth  # θ_l
         kept = (ranks[None, :] < width[:, None]) & (cumulative > threshold)
-        rows, chosen = np.nonzero(kept)
+        parents, chosen = np.nonzero(kept)
         room = o.nmax - level.nodes
-        if len(rows) > room:
-            # At the node limit the likeliest paths of the level stay, in their old order.
-            best = np.sort(np.argsort(-cumulative[rows, chosen], kind="stable")[:room])
-            rows, chosen = rows[best], chosen[best]
-        full = level.nodes + len(rows) >= o.nmax or depth + 1 > self._depth
-        return Growth(rows, chosen, np.full(len(rows), not full))
+        if len(parents) > room:
+            # At the node limit the likeliest nodes of the level are kept, in their order.
+            best = np.sort(np.argsort(-cumulative[parents, chosen], kind="stable")[:room])
+            parents, chosen = parents[best], chosen[best]
+        full = level.nodes + len(parents) >= o.nmax or depth + 1 > self._depth
+        return Growth(parents, chosen, np.full(len(parents), not full))
 
     def observe(self, tree: object, nodes: Sequence[int], tokens: Sequence[int]) -> None:
         self._first = None

@@ -1,4 +1,4 @@
-"""Spec-LLaVA's tree: branches grow while the draft is confident of them."""
+"""Spec-LLaVA: branches grow while their cumulative draft probability is high."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sage_core.trees.steps import Shape
 class SpecLlava(Policy):
     """Spec-LLaVA's dynamic tree (Huo et al., arXiv 2509.11961).
 
-    A branch grows, by its ``k`` likeliest tokens, while its cumulative draft probability is at
-    least ``grow``; a node below ``prune`` is cut; at most ``nodes`` are verified, which is 127 in
-    the paper, and ``depth`` levels drafted. The other numbers are ours.
+    A node gets its ``k`` likeliest children while its cumulative draft probability is at least
+    ``grow``; nodes below ``prune`` are cut; at most ``depth`` levels are drafted and at most
+    ``nodes`` nodes verified (127 in the paper; the other defaults are ours).
     """
 
     grow: float = 0.1
@@ -49,7 +49,7 @@ class SpecLlava(Policy):
 
 
 class SpecLlavaPlanner(TreePlanner):
-    """Nothing is carried from step to step: the draft's probabilities alone shape a tree."""
+    """Stateless between steps: the draft's probabilities alone shape a tree."""
 
     def __init__(self, options: SpecLlava) -> None:
         self._o = options
@@ -64,8 +64,8 @@ class SpecLlavaPlanner(TreePlanner):
         kept = np.nonzero(cumulative >= o.prune)[0]
         room = o.nodes - level.nodes
         if len(kept) > room:
-            # At the node limit the likeliest paths of the level stay, in their old order.
+            # At the node limit the likeliest nodes of the level are kept, in their order.
             kept = np.sort(kept[np.argsort(-cumulative[kept], kind="stable")[:room]])
-        rows, ranks = np.divmod(kept, min(o.k, level.probs.shape[1]))
+        parents, ranks = np.divmod(kept, min(o.k, level.probs.shape[1]))
         more = level.depth < o.depth and level.nodes + len(kept) < o.nodes
-        return Growth(rows, ranks, (cumulative[kept] >= o.grow) & more)
+        return Growth(parents, ranks, (cumulative[kept] >= o.grow) & more)

@@ -1,4 +1,4 @@
-"""Fixed trees: the same shape every step, whatever the draft's confidence."""
+"""Fixed trees: the same shape in every step, independent of the draft's confidence."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sage_core.trees.steps import Shape
 from sage_core.trees.tree import ROOT
 
 RankPath = tuple[int, ...]
+"""A node as the ranks of the nodes on its path from the root."""
 
 SPECVLM_25 = (
     "0 1 2 3 00 01 02 10 11 20 21 30 000 001 002 010 011 020 021 100 0000 0001 0002 00000 00001"
@@ -24,7 +25,11 @@ SPECVLM_25 = (
 
 
 def tree_from_text(text: str) -> tuple[RankPath, ...]:
-    """Rank paths from words such as ``0 1 00 01``; ranks above 9 are written ``0.12.3``."""
+    """Rank paths from words such as ``0 1 00 01``; ranks above 9 are written ``0.12.3``.
+
+    Raises:
+        OptionError: a word that is no path, or see `checked_tree`.
+    """
     paths = []
     for word in text.split():
         parts = word.split(".") if "." in word else list(word)
@@ -35,7 +40,11 @@ def tree_from_text(text: str) -> tuple[RankPath, ...]:
 
 
 def checked_tree(paths: list[RankPath]) -> tuple[RankPath, ...]:
-    """The paths in level order, refused when empty, doubled or without their parents."""
+    """The paths in level order.
+
+    Raises:
+        OptionError: no paths, a path named twice, or one without its parent.
+    """
     known = set(paths)
     if not known:
         raise OptionError("a static tree needs at least one path")
@@ -53,8 +62,8 @@ def checked_tree(paths: list[RankPath]) -> tuple[RankPath, ...]:
 class Static(Policy):
     """A fixed tree: SpecVLM's 25 nodes (arXiv 2508.16201), or any tree from a file.
 
-    ``tree`` names a text file of rank paths (``0 1 00 01``) or a JSON list of lists; ``nodes``
-    keeps only the first so many nodes in level order (0: all).
+    ``tree`` names a text file of rank paths (``0 1 00 01``) or a JSON list of lists. ``nodes``
+    keeps only the first nodes in level order (0: all).
     """
 
     tree: str = ""
@@ -65,16 +74,16 @@ class Static(Policy):
     def __post_init__(self) -> None:
         if self.nodes < 0:
             raise OptionError(f"static: nodes must not be negative, not {self.nodes}")
-        held = len(self._whole)
-        if self.nodes > held:
+        available = len(self._whole)
+        if self.nodes > available:
             raise OptionError(
-                f"static: the tree has {held} nodes, not {self.nodes}: give tree=FILE, "
+                f"static: the tree has {available} nodes, not {self.nodes}: give tree=FILE, "
                 f"or take optimal-static:nodes={self.nodes}"
             )
 
     @cached_property
     def paths(self) -> tuple[RankPath, ...]:
-        """The tree's nodes as paths of ranks from the root, in level order."""
+        """The tree's nodes as rank paths from the root, in level order."""
         return self._whole[: self.nodes] if self.nodes else self._whole
 
     @cached_property
@@ -103,7 +112,7 @@ def _read_tree(file: str) -> tuple[RankPath, ...]:
 
 
 class StaticPlanner(TreePlanner):
-    """Adds to each node the children that a fixed list of rank paths names."""
+    """Gives each node the children that a fixed list of rank paths names."""
 
     def __init__(self, paths: tuple[RankPath, ...]) -> None:
         self._depth = max(len(path) for path in paths)
@@ -118,15 +127,18 @@ class StaticPlanner(TreePlanner):
         return Shape(depth=self._depth, width=float(len(self._children[()])))
 
     def grow(self, level: Level) -> Growth:
-        rows: list[int] = []
+        parents: list[int] = []
         ranks: list[int] = []
-        for row, parent in enumerate(level.frontier):
+        expand: list[bool] = []
+        for index, parent in enumerate(level.frontier):
             above = () if parent == ROOT else self._placed[parent]
             for rank in self._children.get(above, ()):
-                if rank < level.probs.shape[1] and level.probs[row, rank] > 0:
-                    rows.append(row)
+                if rank < level.probs.shape[1] and level.probs[index, rank] > 0:
+                    path = (*above, rank)
+                    self._placed.append(path)
+                    parents.append(index)
                     ranks.append(rank)
-                    self._placed.append((*above, rank))
-        new = self._placed[len(self._placed) - len(rows) :]
-        expand = np.array([path in self._children for path in new], dtype=bool)
-        return Growth(np.array(rows, dtype=np.int64), np.array(ranks, dtype=np.int64), expand)
+                    expand.append(path in self._children)
+        return Growth(
+            np.array(parents, np.int64), np.array(ranks, np.int64), np.array(expand, bool)
+        )

@@ -1,153 +1,246 @@
-"""What the target will accept of a draft, predicted by two small networks that go on learning.
+"""Two small networks that predict what the target accepts of a draft, evaluated per tree level.
 
 A draft's probabilities are not acceptance probabilities: a draft that is wrong is usually
-confidently wrong, and the accepted token is then often its second or third choice. The first
-network predicts whether a candidate is accepted given that its parent is, the second, before a
-node's own candidates are drafted, whether they will hold the accepted token. Both have one hidden
-layer; they come fitted (`benchmarks.replay.fit`) and are corrected on line by a scale and a bias.
-Here they are in plain form, as they are fitted; `planning` runs them.
+confidently wrong, and the accepted token is then often its second or third candidate. The first
+network predicts whether a candidate is accepted where its parent is. The second predicts, before a
+node is expanded, whether its candidates will hit: whether the accepted token is among the first
+`HIT_RANKS`. Both have one hidden layer with tanh. `benchmarks.replay.fit` trains them;
+`tests.core.reference_networks` has the features in plain form.
+
+A level usually has one or two parents, so that numpy calls cost more than arithmetic. Feature
+scaling is therefore folded into the first layer, and what remains for so few numbers is plain
+Python.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import as_file, files
+from math import log
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 
+from sage_core.trees.policy import BIASES
+
 HIDDEN = 32
-"""Units of the hidden layer."""
-CANDIDATE_FEATURES = 9
-NODE_FEATURES = 8
-SERVED = 4
-"""A node's candidates hold the accepted token when it is among so many likeliest."""
-BIASES = 4
-"""What a draft may foretell of a node's candidates: of the first, second, third, and later ones."""
-PARTS = ("w1", "b1", "w2", "b2")
-FLOOR = 1e-6
-"""A smaller probability counts as this one."""
-CERTAIN = 6.0
-"""No logit is further from 0: what a network has never seen may come."""
+HIT_RANKS = 4
+MIN_PROB = 1e-6
+"""Smaller draft probabilities count as this one."""
+_LOG_MIN = log(MIN_PROB)
+MIN_CHANCE = 1e-4
+"""Smaller chances of acceptance count as this one."""
+MAX_LOGIT = 6.0
+"""Bound of all logits, since inputs may be unlike anything seen in training."""
+MAX_DEPTH, MAX_GAP, MAX_RANK = 12, 8.0, 4
+"""Bounds of three inputs: level, nats between the first candidate and this one, parent's rank."""
+CONFIDENT = 0.97
+"""Least probability of the first candidate at a confident level."""
+_CONFIDENT_PROB = 0.995  # the tables are exact for this one, within a few hundredths for others
+_CHANCES, _NATS = 10, 0.2
+"""Chances of reaching a level in the tables: how many, and their distance in nats, from 1 down."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """One hidden layer: ``w1`` (features, HIDDEN), ``b1``, ``w2`` (HIDDEN,), ``b2`` (1,)."""
+class Weights(NamedTuple):
+    """One network, float32: ``w1`` (features, HIDDEN), ``b1`` and ``w2`` (HIDDEN,), ``b2`` (1,)."""
 
     w1: np.ndarray
     b1: np.ndarray
     w2: np.ndarray
     b2: np.ndarray
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(n, features) float32 to (n,) logits."""
-        hidden = features @ self.w1
-        hidden += self.b1
-        np.tanh(hidden, out=hidden)
-        logits = hidden @ self.w2
-        logits += self.b2
-        return np.minimum(np.maximum(logits, -CERTAIN), CERTAIN)
+
+class Parent(NamedTuple):
+    """A parent of a level: its chance of acceptance and its rank; the defaults are the root's."""
+
+    accepted: float = 1.0
+    rank: int = 0
+
+
+class Node(NamedTuple):
+    """A node that may be expanded: draft probability, α of the distribution that it was chosen
+    from, chance of acceptance, rank."""
+
+    prob: float
+    alpha: float
+    accepted: float
+    rank: int
 
 
 @cache
-def fitted() -> tuple[Network, Network]:
-    """The networks that come with the package: for candidates, and for nodes to be drafted."""
+def fitted_weights() -> tuple[Weights, Weights]:
+    """The weights that come with the package: of the candidate and of the node network."""
     from safetensors.numpy import load_file
 
     with as_file(files("sage_core") / "assets" / "planner.safetensors") as path:
-        weights = load_file(path)
+        stored = load_file(path)
+    candidate, node = (
+        Weights(*(stored[f"{name}.{part}"] for part in Weights._fields))
+        for name in ("candidate", "node")
+    )
+    return candidate, node
 
-    def network(name: str) -> Network:
-        return Network(*(weights[f"{name}.{part}"] for part in PARTS))
 
-    return network("candidate"), network("node")
+class CandidateNetwork:
+    """Logits of candidates being accepted where their parents are, of ``k`` candidates a parent."""
+
+    def __init__(self, weights: Weights, k: int) -> None:
+        w = weights.w1.astype(np.float64)
+        ranks = np.arange(k)
+        self._log_k = log(k) if k > 1 else 1.0
+        # (k, HIDDEN): what depends on the rank alone.
+        by_rank = np.outer(ranks == 0, w[3]) + np.outer(np.log1p(ranks) / 1.2 - 1, w[4])
+        self.by_rank = by_rank.astype(np.float32)
+        self.by_rank += w[0] - w[2] - w[5] + 0.5 * w[6] - 0.5 * w[7] - w[8] + weights.b1
+        # Inputs: log p, gap to the first, α, log chance of the parent, its rank, level, pace.
+        folded = [0.25 * w[0], 0.25 * w[1], 2 * w[2], w[6] / 3, w[7] / 2, w[5] / 6, w[8]]
+        self.w1 = np.stack(folded).astype(np.float32)
+        self.w2, self.b2 = weights.w2, weights.b2
+        self._bias_columns = np.minimum(np.arange(k), BIASES - 1)
+
+    def __call__(
+        self,
+        depth: int,
+        probs: Sequence[Sequence[float]],
+        parents: Sequence[Parent],
+        root_alpha: float | None,
+        recent: float,
+        bias: np.ndarray | None = None,
+    ) -> tuple[list[list[float]], list[float]]:
+        """Logits ``[parent][rank]`` of one level, and α of each parent's distribution.
+
+        Args:
+            depth: the level that the candidates would form.
+            probs: ``[parent][rank]``, the draft's probabilities in descending order.
+            parents: their parents.
+            root_alpha: α of the step's root; None where the candidates are the root's own.
+            recent: moving hit rate of the levels that were reached, 0 to 1.
+            bias: `Level.acceptance`, added to the logits.
+        """
+        logs = [[log(p) if p > MIN_PROB else _LOG_MIN for p in row] for row in probs]
+        alphas = [self.alpha(*pair) for pair in zip(probs, logs, strict=True)]
+        pace = (alphas[0] if root_alpha is None else root_alpha) + recent
+        inputs = []
+        for row, alpha, parent in zip(logs, alphas, parents, strict=True):
+            chance, rank = log(max(parent.accepted, MIN_CHANCE)), min(parent.rank, MAX_RANK)
+            shared = alpha, chance, rank, min(depth, MAX_DEPTH), pace
+            inputs += [(x, min(row[0] - x, MAX_GAP), *shared) for x in row]
+        hidden = np.array(inputs, np.float32) @ self.w1
+        hidden = hidden.reshape(len(parents), -1, HIDDEN) + self.by_rank[: len(logs[0])]
+        np.tanh(hidden, out=hidden)
+        logits = hidden @ self.w2
+        if bias is not None:
+            wide = len(logs[0])
+            logits += bias if wide == BIASES else bias[:, self._bias_columns[:wide]]
+        return [_bounded(row, float(self.b2[0])) for row in logits.tolist()], alphas
+
+    def alpha(self, probs: Sequence[float], logs: Sequence[float]) -> float:
+        """1 - H / log k of renormalised probabilities: α of SAGE (arXiv 2602.00523, Eq. 7-9)."""
+        total = sum(probs)
+        if len(probs) < 2 or total <= MIN_PROB:
+            return 1.0
+        along = sum(map(mul, probs, logs))
+        return min(1.0, max(0.0, 1 + (along / total - log(total)) / self._log_k))
 
 
-def confidences(probs: np.ndarray) -> np.ndarray:
-    """(n,) 1 - H / log k of each row's (n, k) renormalised probabilities: α of SAGE (Eq. 7-9)."""
-    k = probs.shape[1]
-    if k < 2:
-        return np.ones(len(probs))
-    p = probs / np.maximum(probs.sum(axis=1, keepdims=True), FLOOR)
-    terms = p * np.log(np.maximum(p, 1e-12))
-    alpha: np.ndarray = 1.0 + terms.sum(axis=1) / np.log(k)
-    return np.minimum(np.maximum(alpha, 0.0), 1.0)
+class NodeNetwork:
+    """Logits of nodes' candidates hitting, from before they are drafted."""
+
+    def __init__(self, weights: Weights) -> None:
+        w = weights.w1.astype(np.float64)
+        # Inputs: log p, α, log chance, rank, level, is the root, pace, root hit rate, 1.
+        folded = [w[0] / 3, 2 * w[1], w[2] / 3, w[5] / 2, w[3] / 6, w[4], w[6], 2 * w[7]]
+        rest = 0.5 * w[0] - w[1] + 0.5 * w[2] - w[3] - 0.5 * w[5] - w[6] - w[7] + weights.b1
+        self.w1 = np.stack([*folded, rest]).astype(np.float32)
+        self.w2, self.b2 = weights.w2, weights.b2
+
+    def __call__(
+        self, depth: int, nodes: Sequence[Node], root_alpha: float, recent: float, lately: float
+    ) -> list[float]:
+        """A logit for each of a level's ``nodes``.
+
+        Args:
+            depth: the nodes' own level; 0 for the root.
+            nodes: of one level.
+            root_alpha: α of the step's root; of the previous step's for the root itself.
+            recent: moving hit rate of the levels that were reached, 0 to 1.
+            lately: moving hit rate of the roots, 0 to 1.
+        """
+        shared = min(depth, MAX_DEPTH), float(depth == 0), root_alpha + recent, lately, 1.0
+        inputs = [
+            (log(max(p, MIN_PROB)), alpha, log(max(a, MIN_CHANCE)), min(rank, MAX_RANK), *shared)
+            for p, alpha, a, rank in nodes
+        ]
+        hidden = np.array(inputs, np.float32) @ self.w1
+        np.tanh(hidden, out=hidden)
+        return _bounded((hidden @ self.w2).tolist(), float(self.b2[0]))
+
+
+class ConfidentLevels:
+    """Both networks' logits at confident levels, looked up in tables made once per step.
+
+    At such a level a single parent's first candidate has nearly all of the probability. The logits
+    then depend on the level, on the chance of reaching it, and on values that are the same in the
+    whole step. About two levels of three are of this kind, and one network call takes longer than a
+    tenth of a draft pass of a small head.
+
+    Args:
+        k: candidates per node.
+    """
+
+    def __init__(self, candidate: CandidateNetwork, node: NodeNetwork, k: int) -> None:
+        self._networks = candidate, node
+        others = [(1 - _CONFIDENT_PROB) / max(1, k - 1)] * (k - 1)
+        probs = [_CONFIDENT_PROB, *others]
+        logs = [log(p) for p in probs]
+        alpha = candidate.alpha(probs, logs)
+        places = [(d, -_NATS * i) for d in range(1, MAX_DEPTH + 1) for i in range(_CHANCES)]
+        first = [(logs[0], 0.0, alpha, chance, 0, depth, 0.0) for depth, chance in places]
+        own = [(logs[0], alpha, chance, 0, depth, 0.0, 0.0, 0.0, 1.0) for depth, chance in places]
+        # (places, HIDDEN), without what differs from step to step.
+        self._candidate_hidden = np.array(first, np.float32) @ candidate.w1 + candidate.by_rank[0]
+        self._node_hidden = np.array(own, np.float32) @ node.w1
+        self._accepted: list[float] = []
+        self._hits: list[float] = []
+
+    def begin(self, pace: float, lately: float) -> None:
+        """Compute the tables of one step.
+
+        Args:
+            pace: α of the step's root plus the moving hit rate of levels.
+            lately: moving hit rate of the roots.
+        """
+        candidate, node = self._networks
+        self._accepted = _logits(candidate, self._candidate_hidden + pace * candidate.w1[6])
+        self._hits = _logits(node, self._node_hidden + (pace * node.w1[6] + lately * node.w1[7]))
+
+    def accepted(self, depth: int, above: float) -> float:
+        """Logit of the first candidate at level ``depth``, below a node of chance ``above``."""
+        return self._accepted[_place(depth, above)]
+
+    def hits(self, depth: int, accepted: float) -> float:
+        """Logit of that candidate's own candidates hitting, its chance being ``accepted``."""
+        return self._hits[_place(depth, accepted)]
 
 
 @cache
-def ordinals(k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) each: a rank as a feature, and whether it is the first."""
-    ranks = np.arange(k)
-    return np.log1p(ranks) / 1.2 - 1, ranks == 0
+def planner_networks(k: int) -> tuple[CandidateNetwork, NodeNetwork]:
+    """Both networks with the fitted weights, for ``k`` candidates per node."""
+    candidate, node = fitted_weights()
+    return CandidateNetwork(candidate, k), NodeNetwork(node)
 
 
-def candidate_features(
-    depth: int,
-    probs: np.ndarray,
-    alphas: np.ndarray,
-    above: np.ndarray,
-    ranks: np.ndarray,
-    root: float,
-    recent: float,
-) -> np.ndarray:
-    """(rows · k, CANDIDATE_FEATURES) float32 for all candidates of one level, row by row.
-
-    Args:
-        depth: the level that they would form.
-        probs: (rows, k) the draft's probabilities, in falling order.
-        alphas: (rows,) of `confidences`.
-        above: (rows,) predicted acceptance of the parents, 1 for the root.
-        ranks: (rows,) the parents' own ranks.
-        root: α of the step's root.
-        recent: how often levels that were reached held the accepted token of late, 0 to 1.
-    """
-    rows, k = probs.shape
-    logs = np.log(np.maximum(probs, FLOOR))
-    order, first = ordinals(k)
-    out = np.empty((rows, k, CANDIDATE_FEATURES), np.float32)
-    out[..., 0] = logs * 0.25 + 1
-    out[..., 1] = np.minimum(logs[:, :1] - logs, 8) * 0.25
-    out[..., 2] = alphas[:, None] * 2 - 1
-    out[..., 3] = first
-    out[..., 4] = order
-    out[..., 5] = min(depth, 12) / 6 - 1
-    out[..., 6] = np.log(np.maximum(above, 1e-4))[:, None] / 3 + 0.5
-    out[..., 7] = np.minimum(ranks, 4)[:, None] / 2 - 0.5
-    out[..., 8] = root + recent - 1
-    return out.reshape(rows * k, CANDIDATE_FEATURES)
+def _logits(network: CandidateNetwork | NodeNetwork, hidden: np.ndarray) -> list[float]:
+    logits: list[float] = (np.tanh(hidden) @ network.w2 + network.b2).tolist()
+    return logits
 
 
-def node_features(
-    depth: int,
-    probs: np.ndarray,
-    alphas: np.ndarray,
-    accepted: np.ndarray,
-    ranks: np.ndarray,
-    root: float,
-    recent: float,
-    lately: float,
-) -> np.ndarray:
-    """(nodes, NODE_FEATURES) float32 for nodes of one level that may be expanded.
+def _place(depth: int, chance: float) -> int:
+    column = int(0.5 - log(chance) / _NATS) if chance > 0.01 else _CHANCES
+    return _CHANCES * (min(depth, MAX_DEPTH) - 1) + min(column, _CHANCES - 1)
 
-    Args:
-        depth: the nodes' own level; 0 for the root, whose ``probs`` and ``accepted`` are 1.
-        probs: (nodes,) the draft's probability of each given its parent.
-        alphas: (nodes,) α of the distribution that each was chosen from; of the last step's root
-            for the root.
-        accepted: (nodes,) predicted acceptance.
-        ranks: (nodes,) each node's rank.
-        root: α of the step's root, of the last one's for the root.
-        recent: how often levels that were reached held the accepted token of late, 0 to 1.
-        lately: how often the root's own candidates held the accepted token of late, 0 to 1.
-    """
-    out = np.empty((len(probs), NODE_FEATURES), np.float32)
-    out[:, 0] = np.log(np.maximum(probs, FLOOR)) / 3 + 0.5
-    out[:, 1] = alphas * 2 - 1
-    out[:, 2] = np.log(np.maximum(accepted, 1e-4)) / 3 + 0.5
-    out[:, 3] = min(depth, 12) / 6 - 1
-    out[:, 4] = float(depth == 0)
-    out[:, 5] = np.minimum(ranks, 4) / 2 - 0.5
-    out[:, 6] = root + recent - 1
-    out[:, 7] = lately * 2 - 1
-    return out
+
+def _bounded(sums: Sequence[float], bias: float) -> list[float]:
+    return [min(MAX_LOGIT, max(-MAX_LOGIT, x + bias)) for x in sums]

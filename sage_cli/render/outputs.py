@@ -1,10 +1,9 @@
-"""Where results go: standard output, or a file that is replaced only when it is complete."""
+"""Where results are written: standard output, or a file that is replaced when complete."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,24 +13,25 @@ from typing import TextIO
 
 from sage_cli.console import display_name
 from sage_core.errors import OptionError
+from sage_core.models.atomic_write import replace_file, write_atomically
 
 __all__ = [
     "AtomicFile",
     "check_not_input",
     "check_writable",
     "stdout_writer",
-    "write_atomically",
+    "write_output",
 ]
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<process>\d+)))/fd/(?P<number>\d+)")
-_MOST_LINKS = 40  # followed from one name, as systems do
+_MOST_LINKS = 40  # followed from one name, the limit of Linux
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Refuse, before any work is done, a path that cannot be written in the end.
+    """Refuse a path that cannot be written, before any work is done.
 
     Raises:
-        OptionError: it is a folder, its folder is missing, or permission is.
+        OptionError: it is a folder, its folder does not exist, or there is no permission.
     """
     shown = display_name(str(path))
     number = _descriptor(path)
@@ -39,7 +39,7 @@ def check_writable(path: Path, option: str) -> None:
         try:
             os.fstat(number)
         except OSError as error:
-            raise OptionError(f"{option} {shown}: is not open") from error
+            raise OptionError(f"{option} {shown}: not an open file descriptor") from error
         return
     folder = path.resolve().parent
     if path.is_dir():
@@ -52,7 +52,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def check_not_input(path: Path, option: str, inputs: Sequence[str]) -> None:
-    """Refuse to write over a file that is read, under whatever name; ``-`` is standard input.
+    """Refuse to overwrite an input file, by whatever name; ``-`` is standard input.
 
     Raises:
         OptionError: ``path`` is one of ``inputs``.
@@ -61,12 +61,12 @@ def check_not_input(path: Path, option: str, inputs: Sequence[str]) -> None:
         return
     for name in inputs:
         if _is_same(path, name):
-            shown = "standard input" if name == "-" else display_name(name)
-            raise OptionError(f"{option} {display_name(str(path))}: would write over {shown}")
+            shown = "standard input" if name == "-" else f"the input {display_name(name)}"
+            raise OptionError(f"{option} {display_name(str(path))}: would overwrite {shown}")
 
 
 def _is_same(path: Path, name: str) -> bool:
-    """Whether an input is the file ``path``; what cannot be looked at is another one."""
+    """Whether an input is the file ``path``; one that cannot be opened is not."""
     try:
         other = os.fstat(sys.stdin.fileno()) if name == "-" else Path(name).stat()
         return os.path.samestat(path.stat(), other)
@@ -75,10 +75,10 @@ def _is_same(path: Path, name: str) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of the open file that a name stands for, such as ``/dev/stdout``, else None.
+    """The file descriptor that a name such as ``/dev/stdout`` stands for, else None.
 
-    Links are followed one by one: behind the last of them is the file that the shell opened, and
-    nothing would say any more that its earlier text is to be kept.
+    Links are followed one by one: the last one leads to the file that the shell opened, which must
+    not be replaced, since it may hold earlier text.
     """
     for _ in range(_MOST_LINKS):
         path = Path(os.path.abspath(path))  # noqa: PTH100, resolve() follows links
@@ -92,8 +92,13 @@ def _descriptor(path: Path) -> int | None:
     return None
 
 
+def _is_direct(path: Path) -> bool:
+    """Whether ``path`` is a device, a pipe or an open file, which cannot be replaced."""
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
 def _open_new(path: Path) -> tuple[Path, TextIO]:
-    """``FILE.partial``, or ``FILE.partial.2`` and so on where another run's is there already."""
+    """``FILE.partial``, or ``FILE.partial.2`` and so on if that exists, from another run."""
     first = path.with_name(path.name + ".partial")
     for number in count(1):
         name = first if number == 1 else first.with_name(f"{first.name}.{number}")
@@ -103,23 +108,22 @@ def _open_new(path: Path) -> tuple[Path, TextIO]:
 
 
 class AtomicFile:
-    """A text file that grows beside its final place and takes it on `commit`.
+    """A text file that grows beside its final path and is moved there by `commit`.
 
-    Until then the text is in ``FILE.partial``, written through at each `write`, so that neither
-    an older FILE nor what was finished of the new one is lost on failure. That name is this run's
-    own: where it is taken, a number is added. Devices and pipes (``/dev/null``, a FIFO) and what
-    the shell has opened (``/dev/stdout``, ``/dev/fd/3``) cannot be replaced and are written
-    directly.
+    Until then the text is in ``FILE.partial``, flushed at each `write`, so that neither an older
+    FILE nor the finished part of the new one is lost on failure. A number is added if that name
+    exists. Devices and pipes (``/dev/null``, a FIFO) and open file descriptors (``/dev/stdout``,
+    ``/dev/fd/3``) cannot be replaced and are written directly.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         number = _descriptor(path)
-        self._direct = number is not None or (path.exists() and not path.is_file())
+        self._direct = _is_direct(path)
         self._file: TextIO
         if self._direct:
             self.partial = path
-            # Through a copy of the descriptor, text follows what is in the file already.
+            # Through a copy of the descriptor, text is appended to what is in the file.
             target = path if number is None else os.dup(number)
             self._file = open(  # noqa: SIM115, PTH123, kept open; a number is no path
                 target, "w", encoding="utf-8", errors="surrogateescape"
@@ -134,17 +138,15 @@ class AtomicFile:
         self._empty = self._empty and not text
 
     def commit(self) -> None:
-        """Make it the file."""
+        """Replace FILE."""
         self._file.close()
         if not self._direct:
-            if self._path.exists():
-                shutil.copymode(self._path, self.partial)
-            self.partial.replace(self._path)
+            replace_file(self.partial, self._path)
 
     def abandon(self) -> Path | None:
-        """Leave FILE as it was; returns where the unfinished text is, None if there is none."""
+        """Leave FILE as it was; returns the path of the unfinished text, None if there is none."""
         if self._direct:
-            with suppress(OSError):  # what could not be written is what ended the run
+            with suppress(OSError):  # the failed write has been reported
                 self._file.close()
             return None
         self._file.close()
@@ -154,17 +156,16 @@ class AtomicFile:
         return self.partial
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` with ``text`` in one move."""
-    file = AtomicFile(path)
-    try:
-        file.write(text)
-    except BaseException:
-        left = file.abandon()
-        if left is not None:
-            left.unlink(missing_ok=True)
-        raise
-    file.commit()
+def write_output(path: Path, text: str) -> None:
+    """Replace ``path`` with ``text`` at once; devices and open files are written directly."""
+    if _is_direct(path):
+        file = AtomicFile(path)
+        try:
+            file.write(text)
+        finally:
+            file.commit()
+    else:
+        write_atomically(path, text)
 
 
 def stdout_writer() -> Callable[[str], None]:

@@ -32,10 +32,10 @@ def going_on(inputs: dict[str, Any], ids: torch.Tensor, words: int, seed: int) -
 
 
 def turn(
-    decoder: SpeculativeDecoder, reading: PrefixReuse, inputs: dict[str, Any], **options: Any
+    decoder: SpeculativeDecoder, reuse: PrefixReuse, inputs: dict[str, Any], **options: Any
 ) -> Any:
     """One text under the same reading, compared with the oracle on the whole of it."""
-    stream = decoder.stream(reading=reading, **inputs, **options)
+    stream = decoder.stream(reuse=reuse, **inputs, **options)
     for _ in stream:
         pass
     expected = reference(decoder.target, inputs, **options)
@@ -55,12 +55,12 @@ CASES = [  # every family with every policy, and every kind of input
 def test_every_turn_is_the_target_s_own(family: str, kind: str, policy: str) -> None:
     target, draft = build_pair(family)
     decoder = SpeculativeDecoder(target, draft, policy)
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     inputs = first = make_inputs(target, family, kind, length=9)
     held = 0
     for number, words in enumerate((7, 1, 30)):
-        ids = turn(decoder, reading, inputs, max_new_tokens=NEW)
-        assert reading.reused == held
+        ids = turn(decoder, reuse, inputs, max_new_tokens=NEW)
+        assert reuse.reused == held
         held = ids.shape[1] - 1
         inputs = going_on(first, ids, words, seed=number)
 
@@ -70,10 +70,10 @@ def test_the_draft_goes_on_from_the_same_text(family: str) -> None:
     """A draft that is the target's twin is right in every turn, if it has read the same."""
     target, _ = build_pair(family)
     decoder = SpeculativeDecoder(target, perfect_draft(target), "chain:length=4")
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     inputs = first = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
     for number in range(3):
-        stream = decoder.stream(reading=reading, **inputs, max_new_tokens=16)
+        stream = decoder.stream(reuse=reuse, **inputs, max_new_tokens=16)
         accepted = [len(step.accepted) for step in stream]
         assert accepted == [0, 4, 4, 4]
         inputs = going_on(first, stream.output().sequences, 6, seed=number)
@@ -84,13 +84,13 @@ def test_ends_and_penalties_are_those_of_the_whole_text() -> None:
     target, draft = build_pair("qwen2_5_vl")
     first = make_inputs(target, "qwen2_5_vl", "mixed", length=9)
     plain = reference(target, first, max_new_tokens=40)[0, first["input_ids"].shape[1] :].tolist()
-    reading, inputs = PrefixReuse(), first
+    reuse, inputs = PrefixReuse(), first
     decoder = SpeculativeDecoder(target, draft, "sage")
     for number, end in enumerate((plain[6], plain[9], plain[2])):
         options = {"eos_token_id": end, "repetition_penalty": 1.2, "max_new_tokens": 30}
-        ids = turn(decoder, reading, inputs, **options)
+        ids = turn(decoder, reuse, inputs, **options)
         inputs = going_on(first, ids, 5, seed=number)
-        assert number == 0 or reading.reused > first["input_ids"].shape[1]
+        assert number == 0 or reuse.reused > first["input_ids"].shape[1]
 
 
 @pytest.mark.parametrize("first_turn", [True, False])
@@ -98,55 +98,55 @@ def test_a_text_of_one_token(first_turn: bool) -> None:
     """The draft has not read the prompt of a text that ends at once; the next turn sees to it."""
     target, draft = build_pair("qwen3_vl")
     first = make_inputs(target, "qwen3_vl", "video", length=9)
-    reading, inputs = PrefixReuse(), first
+    reuse, inputs = PrefixReuse(), first
     decoder = SpeculativeDecoder(target, draft, "sage")
     for number in range(4):
         new = 1 if number == (0 if first_turn else 1) else 20
-        ids = turn(decoder, reading, inputs, max_new_tokens=new)
+        ids = turn(decoder, reuse, inputs, max_new_tokens=new)
         inputs = going_on(first, ids, 3, seed=number)
-    assert reading.reused > first["input_ids"].shape[1]
+    assert reuse.reused > first["input_ids"].shape[1]
 
 
 def test_what_differs_is_read_again() -> None:
     """Other words late in the text: from there. Other pictures, or words before them: all."""
     target, draft = build_pair("llava_onevision")
     decoder = SpeculativeDecoder(target, draft, "sage")
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     first = make_inputs(target, "llava_onevision", "image", length=9)
     prompt = first["input_ids"].shape[1]
-    ids = turn(decoder, reading, first, max_new_tokens=NEW)
-    turn(decoder, reading, going_on(first, ids[:, : prompt + 4], 6, 1), max_new_tokens=NEW)
-    assert reading.reused == prompt + 4
+    ids = turn(decoder, reuse, first, max_new_tokens=NEW)
+    turn(decoder, reuse, going_on(first, ids[:, : prompt + 4], 6, 1), max_new_tokens=NEW)
+    assert reuse.reused == prompt + 4
     shorter = going_on(first, ids[:, : prompt - 2], 1, 2)
-    turn(decoder, reading, shorter, max_new_tokens=NEW)
-    assert reading.reused == prompt - 2
+    turn(decoder, reuse, shorter, max_new_tokens=NEW)
+    assert reuse.reused == prompt - 2
     other = first | {"input_ids": first["input_ids"].clone()}
     other["input_ids"][0, 1] = FIRST_WORD + (int(first["input_ids"][0, 1]) == FIRST_WORD)
-    turn(decoder, reading, other, max_new_tokens=NEW)
-    assert reading.reused == 0
+    turn(decoder, reuse, other, max_new_tokens=NEW)
+    assert reuse.reused == 0
     bright = other | {"pixel_values": other["pixel_values"] + 1}
-    turn(decoder, reading, bright, max_new_tokens=NEW)
-    assert reading.reused == 0
-    turn(decoder, reading, make_inputs(target, "llava_onevision", "text"), max_new_tokens=NEW)
-    assert reading.reused == 0
+    turn(decoder, reuse, bright, max_new_tokens=NEW)
+    assert reuse.reused == 0
+    turn(decoder, reuse, make_inputs(target, "llava_onevision", "text"), max_new_tokens=NEW)
+    assert reuse.reused == 0
     same = first | {"pixel_values": first["pixel_values"].clone()}
-    ids = turn(decoder, reading, same, max_new_tokens=NEW)
-    turn(decoder, reading, going_on(first, ids, 2, 3), max_new_tokens=NEW)
-    assert reading.reused == prompt + NEW - 1
+    ids = turn(decoder, reuse, same, max_new_tokens=NEW)
+    turn(decoder, reuse, going_on(first, ids, 2, 3), max_new_tokens=NEW)
+    assert reuse.reused == prompt + NEW - 1
 
 
 @pytest.mark.parametrize("place", ["between steps", "in the target", "in the draft"])
 def test_a_text_that_breaks_off_does_no_harm(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, draft = build_pair("qwen2_vl")
     decoder = SpeculativeDecoder(target, draft, "sage")
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     first = make_inputs(target, "qwen2_vl", "image", length=9)
-    stream = decoder.stream(reading=reading, **first, max_new_tokens=40)
+    stream = decoder.stream(reuse=reuse, **first, max_new_tokens=40)
     for _ in range(3):
         next(stream)
     if place != "between steps":
-        assert reading.drafter is not None
-        runner = stream._target if place == "in the target" else reading.drafter._runner
+        assert reuse.drafter is not None
+        runner = stream._target if place == "in the target" else reuse.drafter._runner
 
         def fail(*_: object) -> None:
             raise KeyboardInterrupt
@@ -155,18 +155,18 @@ def test_a_text_that_breaks_off_does_no_harm(place: str, monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt):
             next(stream)
     ids = stream.output().sequences
-    turn(decoder, reading, going_on(first, ids, 4, 0), max_new_tokens=NEW)
-    assert (reading.reused > 0) == (place == "between steps")
+    turn(decoder, reuse, going_on(first, ids, 4, 0), max_new_tokens=NEW)
+    assert (reuse.reused > 0) == (place == "between steps")
 
 
 def test_a_text_under_way_ends_when_the_next_begins() -> None:
     target, draft = build_pair("llama")
     decoder = SpeculativeDecoder(target, draft, "chain")
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     first = make_inputs(target, "llama", "text", length=9)
-    old = decoder.stream(reading=reading, **first, max_new_tokens=40)
+    old = decoder.stream(reuse=reuse, **first, max_new_tokens=40)
     next(old)
-    turn(decoder, reading, first, max_new_tokens=NEW)
+    turn(decoder, reuse, first, max_new_tokens=NEW)
     with pytest.raises(RuntimeError, match="another text has been started"):
         next(old)
 
@@ -174,19 +174,19 @@ def test_a_text_under_way_ends_when_the_next_begins() -> None:
 def test_another_draft_begins_anew() -> None:
     target, draft = build_pair("llama")
     first = make_inputs(target, "llama", "text", length=9)
-    reading = PrefixReuse()
-    turn(SpeculativeDecoder(target, draft, "chain"), reading, first, max_new_tokens=NEW)
-    turn(SpeculativeDecoder(target, None, "autoregressive"), reading, first, max_new_tokens=NEW)
-    assert reading.reused == 0
+    reuse = PrefixReuse()
+    turn(SpeculativeDecoder(target, draft, "chain"), reuse, first, max_new_tokens=NEW)
+    turn(SpeculativeDecoder(target, None, "autoregressive"), reuse, first, max_new_tokens=NEW)
+    assert reuse.reused == 0
 
 
 @pytest.mark.parametrize("method", ["verifier", "uniform"])
 def test_a_draft_that_sees_less(method: str) -> None:
     target, draft = build_pair("qwen2_5_vl")
     decoder = SpeculativeDecoder(target, draft, "sage", Pruning(0.5, method))
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     inputs = first = make_inputs(target, "qwen2_5_vl", "mixed", length=9)
     for number in range(3):
-        ids = turn(decoder, reading, inputs, max_new_tokens=NEW)
+        ids = turn(decoder, reuse, inputs, max_new_tokens=NEW)
         inputs = going_on(first, ids[:, :-3] if number == 1 else ids, 5, number)
-    assert reading.reused > first["input_ids"].shape[1]
+    assert reuse.reused > first["input_ids"].shape[1]

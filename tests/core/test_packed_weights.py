@@ -14,8 +14,9 @@ from torch import nn
 
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
+from sage_core.runtime.backend import EagerBackend
+from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.runtime.cpu.packed_weights import PackedWeights
-from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
 from sage_core.runtime.cpu.weight_layouts import (
     LAYOUTS,
     Forward,
@@ -72,11 +73,11 @@ def test_a_packed_layer_multiplies_as_the_layer(
 def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
     target, _ = pair
     results = []
-    for make in (Runner, CpuRunners(choose=always)):
-        runner = make(target)
+    for backend in (EagerBackend(), CpuBackend(choose=always)):
+        runner = Runner(target, backend.executor(target))
         runner.prefill(prepare(target, {**inputs(), "max_new_tokens": 4}), 16)
         results.append(runner.forward([3, 4, 5, 6, 7, 8], range(6), CHAIN))
-    assert isinstance(runner, CpuRunner) and runner.backend == "packed, taped"
+    assert runner.executor.name == "packed weights, traced"
     for plain, packed in zip(*results, strict=True):
         torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
 
@@ -182,9 +183,9 @@ def test_each_shape_is_judged_by_itself() -> None:
 
 def test_a_model_over_the_limit_runs_without_copies(pair: tuple[Any, Any]) -> None:
     target, draft = pair
-    assert CpuRunners(limit=100, choose=always)(target).backend == "taped"
+    assert CpuBackend(100, always).executor(target).name == "traced"
     wanted = target.generate(**inputs(), max_new_tokens=12, do_sample=False)
-    for runner in (Runner, CpuRunners(limit=100), CpuRunners(choose=always)):
-        decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
+    for backend in (EagerBackend(), CpuBackend(100), CpuBackend(choose=always)):
+        decoder = SpeculativeDecoder(target, draft, "static", backend=backend)
         output = decoder.generate(**inputs(), max_new_tokens=12, do_sample=False)
         assert torch.equal(output.sequences, wanted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,17 @@ Line = tuple[Sequence[float], Sequence[float], Sequence[Sequence[float]] | None]
 """x, y, and an interval for each y, if there are any."""
 
 
-def save(part: Any, data: Mapping[str, Any], stem: Path) -> bool:
-    """Draw a part's figure as STEM.png and STEM.svg; False where matplotlib is not installed."""
+def save(draw: Callable[[Any], Any], data: Any, stem: Path) -> None:
+    """Write ``draw(data)`` as STEM.png and STEM.svg; only a remark without matplotlib."""
     try:
         import matplotlib
     except ImportError:
-        return False
+        print("no plot: pip install 'sage-vlm[plots]'", file=sys.stderr)
+        return
     with matplotlib.rc_context(_LOOK):
-        figure = part.draw(data)
+        figure = draw(data)
         figure.savefig(stem.with_suffix(".png"), dpi=130)
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    return True
 
 
 def _figure(width: float, height: float) -> Any:
@@ -60,12 +61,17 @@ def bars(
 
 
 def panels(
-    charts: Sequence[tuple[str, str, Mapping[str, Line]]], *, logarithmic: bool = False
+    charts: Sequence[tuple[str, str, Mapping[str, Line]]],
+    *,
+    logarithmic: bool = False,
+    columns: int | None = None,
 ) -> Any:
-    """Charts side by side: title, label of x, lines by name."""
-    figure = _figure(4.2 * len(charts), 3.2)
+    """Charts side by side, or ``columns`` to a line: title, label of x, lines by name."""
+    columns = columns or len(charts)
+    lines_of_charts = -(-len(charts) // columns)
+    figure = _figure(4.2 * columns, 3.2 * lines_of_charts)
     for place, (title, label, lines) in enumerate(charts, 1):
-        axes = figure.add_subplot(1, len(charts), place)
+        axes = figure.add_subplot(lines_of_charts, columns, place)
         for colour, (name, (x, y, spans)) in zip(_COLOURS, lines.items(), strict=False):
             axes.plot(x, y, marker="o", markersize=3.5, color=colour, label=name)
             if spans:

@@ -19,11 +19,12 @@ from sage_core.drafts.head.module import HeadPrompt
 from sage_core.drafts.head.runner import HeadRunner
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.runner import CpuRunner, CpuRunners
+from sage_core.runtime.cpu.executor import CpuBackend, CpuExecutor
 from sage_core.runtime.cpu.traced_pass import TracedPasses
 from sage_core.runtime.cpu.weight_layouts import Layout, by_columns, by_onednn
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.runner import Runner
+from sage_core.runtime.tree_runner import PassRequest, TreeRunner
 from tests.tiny.families import FAMILIES
 from tests.tiny.heads import head_for
 from tests.tiny.inputs import make_inputs
@@ -31,14 +32,6 @@ from tests.tiny.pairs import build_pair
 
 EXPERTS = [name for name in FAMILIES if "moe" in name]
 PLAIN = [name for name in FAMILIES if name not in EXPERTS]
-
-
-class Untaped(CpuRunner):
-    """The reference: packed weights, and the model's own modules in every pass."""
-
-    def __init__(self, runner: CpuRunner) -> None:
-        super().__init__(runner.model, runner._packs, TracedPasses(runner.decoder.config))
-        self.watch()
 
 
 def passes(seed: int, count: int) -> Iterator[tuple[list[int], list[int], np.ndarray, list[int]]]:
@@ -62,11 +55,11 @@ def target_in(family: str, dtype: torch.dtype) -> Any:
     return target if dtype == target.dtype else copy.deepcopy(target).to(dtype)
 
 
-def both(family: str, make: CpuRunners, dtype: torch.dtype = torch.float32) -> list[Runner]:
+def both(family: str, backend: CpuBackend, dtype: torch.dtype = torch.float32) -> list[Runner]:
+    """Traced passes, and the reference: packed weights and the model's own modules."""
     target = target_in(family, dtype)
-    runner = make(target)
-    assert isinstance(runner, CpuRunner)
-    runners = [runner, Untaped(runner)]
+    executor = backend.executor(target)
+    runners = [Runner(target, executor), Runner(target, executor.observable())]
     for one in runners:
         kind = "image" if "image" in FAMILIES[family].kinds else "text"
         inputs = make_inputs(target, family, kind, length=7)
@@ -74,6 +67,11 @@ def both(family: str, make: CpuRunners, dtype: torch.dtype = torch.float32) -> l
             inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
         one.prefill(prepare(target, {**inputs, "max_new_tokens": 4}), 8)
     return runners
+
+
+def traced_by(runner: TreeRunner) -> TracedPasses:
+    assert isinstance(runner.executor, CpuExecutor) and runner.executor.traced is not None
+    return runner.executor.traced
 
 
 @pytest.mark.parametrize("family", PLAIN)
@@ -90,7 +88,7 @@ def both(family: str, make: CpuRunners, dtype: torch.dtype = torch.float32) -> l
 def test_taped_passes_are_the_models_own_to_the_last_bit(
     family: str, layout: Layout | None, dtype: torch.dtype
 ) -> None:
-    make = CpuRunners(choose=lambda _: layout)
+    make = CpuBackend(choose=lambda _: layout)
     for seed in range(2):  # what was taped in one text serves the next
         taped, plain = both(family, make, dtype)
         for tokens, depths, visible, path in passes(seed, 14):
@@ -100,26 +98,26 @@ def test_taped_passes_are_the_models_own_to_the_last_bit(
                 assert torch.equal(mine, theirs)
             taped.commit(path)
             plain.commit(path)
-    assert isinstance(taped, CpuRunner) and taped._tapes is not None
-    assert {one for one, *_ in taped._tapes._repeat} == {True, False}, taped._tapes.why
+    traced = traced_by(taped)
+    assert {one for one, *_ in traced._repeat} == {True, False}, traced.why
 
 
 @pytest.mark.parametrize("family", EXPERTS)
 def test_passes_that_depend_on_what_is_in_a_tensor_are_never_taped(family: str) -> None:
-    taped, plain = both(family, CpuRunners())
+    taped, plain = both(family, CpuBackend())
     for tokens, depths, visible, path in passes(0, 12):
         found, wanted = (one.forward(tokens, depths, visible) for one in (taped, plain))
         assert torch.equal(found[0], wanted[0])
         taped.commit(path)
         plain.commit(path)
-    assert isinstance(taped, CpuRunner) and taped._tapes is not None
-    assert not taped._tapes._repeat and "may depend on what is in a tensor" in taped._tapes.why
+    traced = traced_by(taped)
+    assert not traced._repeat and "may depend on what is in a tensor" in traced.why
 
 
 @pytest.mark.parametrize("kind", ["head", "vispec"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen3_vl"])
 def test_taped_passes_of_a_head_are_its_own_to_the_last_bit(family: str, kind: str) -> None:
-    make, target, head = CpuRunners(), build_pair(family).target, head_for(family, kind)
+    make, target, head = CpuBackend(), build_pair(family).target, head_for(family, kind)
     size = head.config.hidden_size
     for seed in range(2):
         torch.manual_seed(seed)
@@ -127,19 +125,20 @@ def test_taped_passes_of_a_head_are_its_own_to_the_last_bit(family: str, kind: s
         rows = torch.randn(1, 7, size)
         reading = HeadPrompt(rows, torch.arange(7)[None], joined, torch.arange(7), 0)
         taped, plain = (HeadRunner(head, target, make) for _ in range(2))
-        plain._tapes = None
+        plain.observe_layers()
         for runner in (taped, plain):
             runner.prefill(reading, 7, 8)
         for tokens, depths, visible, path in passes(seed, 14):
             features = torch.randn(len(tokens), size)
-            found = taped.forward(features, tokens, depths, visible)
-            for mine, theirs in zip(
-                found, plain.forward(features, tokens, depths, visible), strict=True
-            ):
+            found, wanted = (
+                PassRequest(one, tokens, depths, visible, features=features).run()
+                for one in (taped, plain)
+            )
+            for mine, theirs in zip(found, wanted, strict=True):
                 assert torch.equal(mine, theirs)
             taped.commit(path[:1])
             plain.commit(path[:1])
-    assert taped._tapes is not None and len(taped._tapes._repeat) == 2, taped._tapes
+    assert len(traced_by(taped)._repeat) == 2
 
 
 def test_hooks_that_transformers_leaves_behind_do_no_harm() -> None:
@@ -148,27 +147,27 @@ def test_hooks_that_transformers_leaves_behind_do_no_harm() -> None:
     with torch.inference_mode():
         target(**inputs, output_hidden_states=True)
     assert any(module._forward_hooks for module in target.get_decoder().modules())
-    decoder = SpeculativeDecoder(target, None, "autoregressive", runner=(make := CpuRunners()))
+    decoder = SpeculativeDecoder(target, None, "autoregressive", backend=(make := CpuBackend()))
     decoder.generate(**inputs, max_new_tokens=8)
-    tapes = make.tapes(target, make.packs(target))
-    assert tapes._repeat and not tapes.why
+    traced = traced_by(Runner(target, make.executor(target)))
+    assert traced._repeat and not traced.why
 
 
 class Small(nn.Module):
-    """A decoder of one layer; ``backend`` says what it does besides."""
+    """A decoder of one layer; ``way`` says what it does besides."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
         self.config = build_pair("qwen2").target.config
         self.linear = nn.Linear(4, 4)
         self.own = nn.Buffer(torch.randn(4))
-        self.backend = way
+        self.way = way
         self.eval()
 
     def forward(self, x: Tensor, cache: TreeCache, foreign: Tensor, **_more: Any) -> Tensor:
         keys, _ = cache.update(x[:, None], x[:, None], 0)
         x = F.silu(self.linear(x)) + self.own
-        match self.backend:
+        match self.way:
             case "item":
                 x = x * x.sum().item()
             case "branch":
@@ -310,7 +309,7 @@ def test_autocast_is_left_to_the_model() -> None:
 
 def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None:
     pair = build_pair("qwen2")
-    runner = CpuRunners()(pair.target)
+    runner = Runner(pair.target, CpuBackend().executor(pair.target))
     runner.prefill(
         prepare(pair.target, {"input_ids": torch.tensor([[5, 6]]), "max_new_tokens": 4}), 8
     )
@@ -324,16 +323,15 @@ def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None
 
 
 def test_tapes_do_not_keep_a_model_alive() -> None:
-    make = CpuRunners()
+    make = CpuBackend()
     target = build_pair("llava").target
     head = head_for.__wrapped__("llava", "head")
-    decoder = SpeculativeDecoder(target, head, "chain", runner=make)
+    decoder = SpeculativeDecoder(target, head, "chain", backend=make)
     inputs = make_inputs(target, "llava", "image", length=7)
     decoder.generate(**inputs, max_new_tokens=24)
-    packs = make.packs(head, [head.decoder, head.fuse, target.get_output_embeddings()])
-    assert make.tapes(head, packs)._repeat
+    assert traced_by(HeadRunner(head, target, make))._repeat
     gone = weakref.ref(head)
-    del head, decoder, packs
+    del head, decoder
     gc.collect()
     assert gone() is None
 

@@ -11,23 +11,24 @@ import torch
 from sage_core.bench.oracle import check_steps, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cuda import runner as captured
+from sage_core.runtime.cuda import graphs as captured
+from sage_core.runtime.cuda.executor import CudaGraphBackend, CudaGraphExecutor
 from sage_core.runtime.cuda.graphs import Pass, PassInputs
-from sage_core.runtime.cuda.runner import CudaGraphRunner, CudaGraphRunners
 from sage_core.runtime.cuda.static_cache import StaticCache
+from sage_core.runtime.passes import run_passes
 from sage_core.runtime.runner import Runner
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.tree import TokenTree
-from tests.core.tape import record
+from tests.core.replay_on_cpu import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import FIRST_WORD
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def taped() -> CudaGraphRunners:
+def taped() -> CudaGraphBackend:
     """Recorded on the CPU; the kernel's interpreter is not a torch operation."""
-    return CudaGraphRunners(capture=record, kernel=False)
+    return CudaGraphBackend(capture=record, kernel=False)
 
 
 def prefilled(runner: Runner, family: str, length: int = 10) -> Runner:
@@ -55,7 +56,10 @@ def test_repeated_passes_are_eager_passes(family: str) -> None:
     """The same few recordings serve every tree and every length of the text."""
     model = build_pair(family).target
     made = taped()
-    runner, eager = prefilled(made(model), family), prefilled(Runner(model), family)
+    runner, eager = (
+        prefilled(Runner(model, made.executor(model)), family),
+        prefilled(Runner(model), family),
+    )
     for seed, nodes in enumerate((0, 2, 3, 7, 6, 2, 0, 12, 20, 33, 64, 3)):
         tree = a_tree(nodes, seed)
         for got, expected in zip(passed(runner, tree), passed(eager, tree), strict=True):
@@ -73,7 +77,10 @@ def test_repeated_passes_are_eager_passes(family: str) -> None:
 def test_levels_of_a_tree_passed_one_by_one(family: str) -> None:
     """As a drafter does it: a level sees columns of the passes before."""
     model = build_pair(family).draft
-    runner, eager = prefilled(taped()(model), family), prefilled(Runner(model), family)
+    runner, eager = (
+        prefilled(Runner(model, taped().executor(model)), family),
+        prefilled(Runner(model), family),
+    )
     tree = TokenTree((10, 11, 12, 13, 14), (-1, -1, 0, 1, 1), (0.5,) * 5, (0, 1, 0, 0, 1))
     rows = tree.visibility
     for one in (runner, eager):
@@ -101,7 +108,7 @@ def test_texts_one_after_another_are_the_target_s_own(family: str, policy: str) 
     target, draft = build_pair(family)
     made = taped()
     costs = Costs.linear(1.0, 0.001, 0.05)
-    decoder = SpeculativeDecoder(target, draft, policy, costs=costs, runner=made)
+    decoder = SpeculativeDecoder(target, draft, policy, costs=costs, backend=made)
     captures = 0
     for length, kind in ((20, FAMILIES[family].kinds[-1]), (9, "text"), (14, "text")):
         inputs = make_inputs(target, family, kind, length=length)
@@ -113,8 +120,8 @@ def test_texts_one_after_another_are_the_target_s_own(family: str, policy: str) 
         gc.collect()
         captures = captures or len(made.records)
     # The later texts are shorter: storage stays, and what a row count has recorded with it.
-    engines = 1 if policy == "autoregressive" else 2
-    assert len(made._engines) == len(made._free) == engines
+    caches = 1 if policy == "autoregressive" else 2
+    assert len(made._all) == len(made._free) == caches
     rows = [(record.model, record.rows) for record in made.records]
     assert len(rows) == len(set(rows)) >= captures
 
@@ -126,8 +133,8 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so() -> None:
 
     target, draft = build_pair("qwen2")
     inputs = make_inputs(target, "qwen2", "text")
-    made = CudaGraphRunners(capture=refuse, kernel=False)
-    output = SpeculativeDecoder(target, draft, "static", runner=made).generate(
+    made = CudaGraphBackend(capture=refuse, kernel=False)
+    output = SpeculativeDecoder(target, draft, "static", backend=made).generate(
         **inputs, max_new_tokens=12
     )
     expected = reference(target, inputs, max_new_tokens=12)
@@ -138,7 +145,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so() -> None:
 
 def test_two_texts_at_once_do_not_share_storage() -> None:
     target, draft = build_pair("qwen2")
-    decoder = SpeculativeDecoder(target, draft, "chain", runner=taped())
+    decoder = SpeculativeDecoder(target, draft, "chain", backend=taped())
     prompts = [make_inputs(target, "qwen2", "text", length=n) for n in (8, 13)]
     streams = [decoder.stream(**inputs, max_new_tokens=16) for inputs in prompts]
     live = list(streams)
@@ -152,7 +159,10 @@ def test_two_texts_at_once_do_not_share_storage() -> None:
 def test_more_columns_than_bits_are_passed_eagerly() -> None:
     model = build_pair("qwen2").target
     made = taped()
-    runner, eager = prefilled(made(model), "qwen2"), prefilled(Runner(model), "qwen2")
+    runner, eager = (
+        prefilled(Runner(model, made.executor(model)), "qwen2"),
+        prefilled(Runner(model), "qwen2"),
+    )
     tree = a_tree(70, 0)
     torch.testing.assert_close(passed(runner, tree), passed(eager, tree), **CLOSE)
     assert made.records == ()
@@ -162,7 +172,7 @@ def test_more_columns_than_bits_are_passed_eagerly() -> None:
 def test_storage_that_grows_is_recorded_anew() -> None:
     model = build_pair("qwen2").target
     made = taped()
-    runner, eager = made(model), Runner(model)
+    runner, eager = Runner(model, made.executor(model)), Runner(model)
     for one in (runner, eager):
         inputs = make_inputs(model, "qwen2", "text", length=6)
         one.prefill(prepare(model, {**inputs, "max_new_tokens": 8}), room=1)
@@ -172,14 +182,14 @@ def test_storage_that_grows_is_recorded_anew() -> None:
         torch.testing.assert_close(passed(runner, tree), passed(eager, tree), **CLOSE)
         for one in (runner, eager):
             one.commit([])
-            one.extend([FIRST_WORD + i for i in range(20)])
+            run_passes(one.extend([FIRST_WORD + i for i in range(20)]))
     assert runner.cache.capacity > storage
     assert len(made.records) > len({record.rows for record in made.records})
 
 
 def test_without_cuda_a_pass_is_static_but_not_captured() -> None:
-    made = CudaGraphRunners(kernel=False)
-    runner = prefilled(made(build_pair("qwen2").target), "qwen2")
+    made = CudaGraphBackend(kernel=False)
+    runner = prefilled(Runner(model := build_pair("qwen2").target, made.executor(model)), "qwen2")
     passed(runner, a_tree(3, 0))
     assert [(record.rows, record.captured) for record in made.records] == [(4, False)]
     assert ["CUDA graphs need a CUDA device" in note for note in made.notes] == [True]
@@ -188,11 +198,13 @@ def test_without_cuda_a_pass_is_static_but_not_captured() -> None:
 @pytest.mark.parametrize("counts", [(0, 4), (4, 4), (8, 4), (1, 66)])
 def test_row_counts_are_checked(counts: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="ascending row counts"):
-        CudaGraphRunners(counts)
+        CudaGraphBackend(counts)
 
 
 def test_what_a_pass_gave_outlives_the_next() -> None:
-    runner = prefilled(taped()(build_pair("qwen2").target), "qwen2")
+    runner = prefilled(
+        Runner(model := build_pair("qwen2").target, taped().executor(model)), "qwen2"
+    )
     first, _ = runner.forward((9,), (0,), TokenTree().visibility)
     before = first.clone()
     runner.commit([0])
@@ -206,7 +218,7 @@ def test_sampling_is_that_of_eager_passes() -> None:
     inputs = make_inputs(target, "qwen2_5_vl", "image")
     texts = []
     for runner in (None, taped()):
-        decoder = SpeculativeDecoder(target, draft, "static", runner=runner)
+        decoder = SpeculativeDecoder(target, draft, "static", backend=runner)
         torch.manual_seed(3)
         output = decoder.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.8)
         texts.append(output.sequences.tolist())
@@ -218,8 +230,10 @@ def test_padding_changes_nothing() -> None:
     model = build_pair("qwen2_5_vl").target
     outputs = []
     for counts in ((1,), (64,)):
-        made = CudaGraphRunners(counts, record, kernel=False)
-        outputs.append(passed(prefilled(made(model), "qwen2_5_vl"), TokenTree()))
+        made = CudaGraphBackend(counts, record, kernel=False)
+        outputs.append(
+            passed(prefilled(Runner(model, made.executor(model)), "qwen2_5_vl"), TokenTree())
+        )
     torch.testing.assert_close(outputs[0], outputs[1], **CLOSE)
 
 
@@ -240,8 +254,11 @@ def test_a_recording_that_froze_the_length_would_be_seen(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(captured, "static_pass", frozen)
     model = build_pair("qwen2").target
-    runner, eager = prefilled(taped()(model), "qwen2"), prefilled(Runner(model), "qwen2")
-    assert isinstance(runner, CudaGraphRunner)
+    runner, eager = (
+        prefilled(Runner(model, taped().executor(model)), "qwen2"),
+        prefilled(Runner(model), "qwen2"),
+    )
+    assert isinstance(runner.executor, CudaGraphExecutor)
     seen = []
     for seed in range(2):
         tree = a_tree(3, seed)
