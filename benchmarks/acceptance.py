@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.bench.calibration import FixedTree
-from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.pipeline import Options
 from sage_core.trees.policies import optimal_static
 from sage_core.trees.steps import Step
+from training.bench_items import CALIBRATION_SEED, held_out
 
 SEED = CALIBRATION_SEED + 1
 """Neither what a comparison measures nor what it chooses settings on."""
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="the target (default: the bundled pair)")
     parser.add_argument("--draft", default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--items", type=int, default=HELD_OUT)
+    parser.add_argument("--items", type=int, default=60)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--output", type=Path, help="write JSON here instead of standard output")
