@@ -17,11 +17,11 @@ from typing import Any
 from benchmarks import harness
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.engine import PairEngine
-from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
+from sage_core.options import Options
 from sage_core.pair_loading import LoadedPair
-from sage_core.pipeline import Options
 from sage_core.trees.policies import optimal_static
 from sage_core.trees.steps import Step
+from training.bench_items import CALIBRATION_SEED, held_out
 
 SEED = CALIBRATION_SEED + 1
 """Neither what a comparison measures nor what it chooses settings on."""
@@ -51,7 +51,7 @@ def as_json(data: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = harness.options(
-        __doc__, items=HELD_OUT, seed=SEED, max_new_tokens=256, files="JSON to this file"
+        __doc__, items=60, seed=SEED, max_new_tokens=256, files="JSON to this file"
     )
     arguments = parser.parse_args(argv)
     pair = harness.load(arguments)

@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks import environment, harness
 from benchmarks.harness import LEAST, Decoded, Tally, percent
-from sage_core.bench.items import Rendered
 from sage_core.media import Sampling
 from sage_core.pipeline import Pipeline
+from training.bench_items import Rendered
 from training.world.answers import right
 from training.world.facts import score
 from training.world.heldout import HeldOutItem

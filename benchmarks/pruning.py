@@ -130,7 +130,7 @@ def cost(visual: int, repeats: int) -> dict[str, Any]:
     positions = torch.arange(visual)
 
     def prefill(scores: Callable[..., Any] | None, _: None) -> float:
-        gathering = scores(positions, length).watching(model) if scores else nullcontext()
+        gathering = scores(positions, length).observing(model) if scores else nullcontext()
         started = perf_counter()
         with torch.inference_mode(), gathering:
             model(inputs_embeds=hidden, use_cache=False)

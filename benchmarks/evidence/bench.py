@@ -14,7 +14,7 @@ from benchmarks.harness import REFERENCE, progress
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine
 from sage_core.bench.engine import PairEngine
-from sage_core.bench.items import CALIBRATION_SEED, Item, Rendered
+from sage_core.bench.items import Item
 from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan, Stopwatch
 from sage_core.bench.methods import BestStaticTree
 from sage_core.bench.summary import summary
@@ -24,6 +24,7 @@ from sage_core.pair_loading import LoadedPair
 from sage_core.pipeline import Options
 from sage_core.trees.policies import Policy, parse
 from sage_core.trees.steps import Step
+from training.bench_items import CALIBRATION_SEED, Rendered
 from training.world.heldout import CATEGORIES
 
 __all__ = ["CLOCKS", "LEAST", "REFERENCE", "Bench", "Part", "descriptions"]
@@ -92,7 +93,7 @@ class Bench:
     ) -> ByEngine:
         """A policy of the engine; by default the draft sees all visual tokens."""
         name = name or (policy if isinstance(policy, str) else policy.name)
-        return ByEngine(name, self.pair, parse(policy), pruning or self.whole)
+        return self.engine().by_engine(name, parse(policy), pruning or self.whole)
 
     def best_static(self, nodes: int) -> tuple[ByEngine, dict[str, Any]]:
         """The best fixed tree of so many nodes, found as `sage bench` does on other texts."""

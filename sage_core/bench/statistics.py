@@ -13,15 +13,15 @@ RESAMPLES = 2000
 
 
 def median(values: Sequence[float]) -> float | None:
-    """The median; None of nothing."""
+    """The median; None if there are no values."""
     return float(np.median(values)) if len(values) else None
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """The median of ``ours`` over the median of ``theirs``: a ratio of paired medians.
+    """The median of ``ours`` divided by the median of ``theirs``; None if there are no values.
 
-    Both hold one value an item, the same items in the same order. It is the ratio of two typical
-    speeds, which a mean of ratios is not: there, one item of few tokens can outweigh the rest.
+    Both have one value per item, in the same order. Unlike a mean of ratios it is not dominated by
+    a few short texts.
     """
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} values cannot be paired with {len(theirs)}")
@@ -29,7 +29,7 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of the median over items, `LEVEL` of it."""
+    """The percentile bootstrap interval of the median over items, at `LEVEL`."""
     if not len(values):
         return None
     drawn = np.asarray(values)[_resamples(len(values), seed)]
@@ -39,7 +39,7 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | No
 def paired_interval(
     ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 ) -> tuple[float, float] | None:
-    """The same of `paired_ratio`: items are drawn with both their values, so that pairs stay."""
+    """The interval of `paired_ratio`: an item is resampled with both its values."""
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} values cannot be paired with {len(theirs)}")
     if not len(ours):
@@ -50,7 +50,7 @@ def paired_interval(
 
 
 def _resamples(items: int, seed: int) -> np.ndarray:
-    """(RESAMPLES, items) int: which items each resample drew, with replacement."""
+    """(RESAMPLES, items) int: the items of each resample, drawn with replacement."""
     return np.random.default_rng(seed).integers(0, items, (RESAMPLES, items))
 
 
