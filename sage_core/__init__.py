@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sage_core.conversation import Conversation
-    from sage_core.custom_generate import custom_generate
+    from sage_core.generate import custom_generate
     from sage_core.engine.decoder import SpeculativeDecoder
     from sage_core.engine.results import DecodeOutput, Stats
     from sage_core.errors import (
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from sage_core.media import Clip, Picture, Sampling, open_media
-    from sage_core.pipeline import Options, Pipeline, load
+    from sage_core.options import Options
+    from sage_core.pipeline import Pipeline, load
     from sage_core.stream import Result, Stream
     from sage_core.trees.steps import PhaseSeconds, Shape, Step
     from sage_core.trees.tree import TokenTree
@@ -68,7 +69,7 @@ _HOMES = {
         "SageError",
         "UnsupportedError",
     ),
-    "sage_core.custom_generate": ("custom_generate",),
+    "sage_core.generate": ("custom_generate",),
     "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
     "sage_core.options": ("Options",),
     "sage_core.pipeline": ("Pipeline", "load"),

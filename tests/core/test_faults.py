@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.custom_generate import CustomGenerate
+from sage_core.generate import CustomGenerate
 from sage_core.engine.costs import calibration
 from sage_core.engine.costs.calibration import MIN_SECONDS, SHARE, PassTimer
 from sage_core.engine.costs.store import CostStore
