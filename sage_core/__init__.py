@@ -73,9 +73,8 @@ _HOMES = {
     "sage_core.options": ("Options",),
     "sage_core.pipeline": ("Pipeline", "load"),
     "sage_core.stream": ("Result", "Stream"),
-    "sage_core.engine.output": ("DecodeOutput",),
     "sage_core.engine.decoder": ("SpeculativeDecoder",),
-    "sage_core.engine.results": ("Stats",),
+    "sage_core.engine.results": ("DecodeOutput", "Stats"),
     "sage_core.trees.steps": ("PhaseSeconds", "Shape", "Step"),
     "sage_core.trees.tree": ("TokenTree",),
 }
