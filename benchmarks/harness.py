@@ -53,14 +53,16 @@ def options(
 ) -> argparse.ArgumentParser:
     """The parser of a script: ``--output``, the pair's options, and one for each default.
 
-    A default is a number, a string or a tuple; a tuple is given as items between commas.
+    A default is a number, a string or a tuple of these; a tuple is given between commas, and an
+    empty one is of strings.
     """
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     if pair:
         pair_arguments(parser)
     for name, default in defaults.items():
         flag = f"--{name.replace('_', '-')}"
-        parse = listed(type(default[0])) if isinstance(default, tuple) else type(default)
+        kind = type((*default, "")[0] if isinstance(default, tuple) else default)
+        parse = listed(kind) if isinstance(default, tuple) else kind
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parser.add_argument(
             flag, type=parse, default=default, help=f"{HELP.get(name, '')} (default: {shown})"
