@@ -62,7 +62,8 @@ def run(
         sampled=sampled,
     )
     chosen = asked.methods
-    if models.draft == "none" and (needing := methods.with_draft(chosen.values())):
+    needing = [name for name, method in chosen.items() if method.drafts]
+    if models.draft == "none" and needing:
         raise OptionError(f"{', '.join(needing)}: needs a draft: leave out --draft none")
     reference = next(iter(chosen))
     methods.check_lossy(models.lossy, chosen[reference], sampled=sampled)

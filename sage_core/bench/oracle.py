@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -34,7 +34,7 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 def first_mismatch(
     target: Any,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
     expected: Tensor,
     got: Tensor,
     seed: int | None = None,
@@ -42,23 +42,38 @@ def first_mismatch(
 ) -> Mismatch | None:
     """The first difference of two sequences of shape (1, prompt + new); None if they are equal.
 
-    Args:
-        target: the model whose scores give the margin.
-        inputs: of both sequences; the prompt is ``input_ids``.
-        expected: the output of `generate`.
-        got: that of the other decoder.
-        seed: of sampling; None for greedy decoding.
-        options: further arguments of `generate`.
+    ``expected`` is the output of `generate`; the other arguments are those of `mismatch`.
     """
     if got.shape == expected.shape and torch.equal(got, expected):
         return None
     prompt = inputs["input_ids"].shape[1]
     wanted, found = expected[0, prompt:].tolist(), got[0, prompt:].tolist()
-    position, want, have = first_difference(wanted, found)
+    return mismatch(target, inputs, wanted, found, seed, options)
+
+
+def mismatch(
+    target: Any,
+    inputs: Mapping[str, Any],
+    expected: Sequence[int],
+    got: Sequence[int],
+    seed: int | None,
+    options: Mapping[str, Any],
+) -> Mismatch:
+    """The first difference of two texts that are not equal, given as new tokens.
+
+    Args:
+        target: the model whose scores give the margin.
+        inputs: of both texts; the prompt is ``input_ids``.
+        expected: what `generate` writes.
+        got: what the other decoder writes.
+        seed: of sampling; None for greedy decoding.
+        options: further arguments of `generate`.
+    """
+    position, want, have = first_difference(expected, got)
     if want is None or have is None:
         return Mismatch(position, want, have)
     with seeded(seed, target.device):
-        scores = _scores(target, inputs, position, wanted[:position], options)
+        scores = _scores(target, inputs, list(expected[:position]), options)
     if scores is not None and seed is not None:
         scores = scores + gumbel_noise(seed, position, scores)
         if int(scores.argmax()) != want:  # not drawn as `torch.multinomial` draws
@@ -71,11 +86,11 @@ def first_mismatch(
 
 
 def _scores(
-    target: Any, inputs: dict[str, Any], position: int, before: list[int], options: dict[str, Any]
+    target: Any, inputs: Mapping[str, Any], before: list[int], options: Mapping[str, Any]
 ) -> Tensor | None:
-    """(vocabulary,) processed scores that `generate` chose the new token at ``position`` from.
+    """(vocabulary,) processed scores that `generate` chose the token behind ``before`` from.
 
-    None if `generate` does not write the tokens ``before`` it.
+    None if `generate` itself writes other tokens, or ends before.
     """
     output = target.generate(
         **inputs,
@@ -83,12 +98,10 @@ def _scores(
         output_scores=True,
         return_dict_in_generate=True,
     )
-    prompt = inputs["input_ids"].shape[1]
+    prompt, position = inputs["input_ids"].shape[1], len(before)
     if output.sequences[0, prompt : prompt + position].tolist() != before:
         return None
-    if position >= len(output.scores):
-        return None
-    return output.scores[position][0].float()
+    return output.scores[position][0].float() if position < len(output.scores) else None
 
 
 def gumbel_noise(seed: int, position: int, like: Tensor) -> Tensor:
