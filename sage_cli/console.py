@@ -11,7 +11,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from sage_cli.exit_codes import ExitCode, code_of
 from sage_core.errors import SageError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "Progress",
     "clean",
     "complain",
     "display_name",
@@ -29,7 +30,20 @@ __all__ = [
     "say",
     "set_verbosity",
     "wants_live",
+    "with_progress",
 ]
+
+
+Progress = Callable[[str, float], None]
+"""Takes a message and the share done, from 0 to 1."""
+
+
+class _Noted(Protocol):
+    @property
+    def note(self) -> str: ...
+
+
+Loaded = TypeVar("Loaded", bound=_Noted)
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -126,7 +140,7 @@ def not_collecting() -> Iterator[None]:
 
 
 @contextmanager
-def loading_progress(enabled: bool) -> Iterator[Callable[[str, float], None]]:
+def loading_progress(enabled: bool) -> Iterator[Progress]:
     """A progress bar on standard error, removed when done; yields ``report(message, share)``.
 
     To be used around imports of the libraries and loading of weights: see `not_collecting`.
@@ -135,20 +149,32 @@ def loading_progress(enabled: bool) -> Iterator[Callable[[str, float], None]]:
         yield report
 
 
+def with_progress(load: Callable[[Progress], Loaded], *, quiet: bool) -> Loaded:
+    """What ``load(progress)`` returns, with progress on a terminal; prints its note."""
+    with loading_progress(is_terminal(sys.stderr) and not quiet) as progress:
+        # The imports of ``load`` take seconds.
+        progress("starting", 0.0)
+        loaded = load(progress)
+    if loaded.note and not quiet:
+        say(loaded.note)
+    return loaded
+
+
 @contextmanager
-def _progress_bar(enabled: bool) -> Iterator[Callable[[str, float], None]]:
+def _progress_bar(enabled: bool) -> Iterator[Progress]:
     if not enabled:
         yield lambda message, fraction: None
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
 
     console = error_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("loading", total=1.0)
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading", total=1.0)
 
         def report(message: str, fraction: float) -> None:
-            progress.update(task, description=clean(message, keep=""), completed=fraction)
+            bar.update(task, description=clean(message, keep=""), completed=fraction)
 
         yield report
 

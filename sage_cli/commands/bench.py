@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
-from sage_cli.options.bench import BenchOptions, ModelOptions, as_run_options
+from sage_cli.options.bench import BenchOptions, SharedOptions, as_run_options
+from sage_cli.options.flags import argument
 from sage_cli.options.shared import PROMPT
 from sage_cli.options.takes_options import takes_options
 
 __all__ = ["bench"]
 
 
-@takes_options(ModelOptions, "models")
+@takes_options(SharedOptions, "models")
 @takes_options(BenchOptions)
 def bench(
     data: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="DATA",
-            help="Images, videos, folders of them, MMSpec folders, or JSONL lists; or 'diff A B' "
+        argument(
+            "DATA",
+            "Images, videos, folders of them, MMSpec folders, or JSONL lists; or 'diff A B' "
             "to compare the results of two runs.",
             show_default="the bundled items",
         ),

@@ -20,7 +20,7 @@ from sage_cli.console import (
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.bench_loading import load_engine, sampling_asked
-from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions
+from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions, decoding_settings
 from sage_cli.options.check import check_decoding
 from sage_cli.options.shared import RunOptions
 from sage_core.errors import OptionError
@@ -291,15 +291,8 @@ class _Job:
                 "repeats": self._options.repeats,
                 "node_budget": self._options.node_budget,
                 "least": self._options.least,
-                "max_new_tokens": self._models.max_new_tokens,
-                "repetition_penalty": self._models.repetition_penalty,
-                "draft_lookup": self._models.draft_lookup,
-                "draft_vocab": self._models.draft_vocab,
-                "lossy": self._models.lossy,
-                "viskip": self._models.viskip,
+                **decoding_settings(self._models),
                 "sampling": sampling_asked(self._models),
-                "draft_pruning": self._models.draft_pruning,
-                "seed": self._models.seed,
             },
             "calibration": self._calibration,
             "problems": self._problems,

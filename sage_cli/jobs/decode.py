@@ -8,13 +8,14 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sage_cli.console import (
+    Progress,
     clean,
     complain,
     is_terminal,
-    loading_progress,
     say,
     set_verbosity,
     wants_live,
+    with_progress,
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.batching import batch_size, in_order
@@ -62,17 +63,17 @@ def run(
 
 def load(options: RunOptions) -> Pipeline:
     """The pipeline, with progress on a terminal and one line on the device and dtype chosen."""
-    with loading_progress(is_terminal(sys.stderr) and not options.quiet) as progress:
-        # Imported under the progress bar: it takes seconds by itself.
-        progress("starting", 0.0)
+
+    def load(progress: Progress) -> Pipeline:
         import sage_core
         from sage_core.engine.costs.store import default_path
 
-        pipeline: Pipeline = sage_core.load(
+        loaded: Pipeline = sage_core.load(
             **options.loading(), costs=default_path(), progress=progress
         )
-    if pipeline.note and not options.quiet:
-        say(pipeline.note)
+        return loaded
+
+    pipeline = with_progress(load, quiet=options.quiet)
     if options.lossy is not None and not options.quiet:
         say(f"lossy rule {options.lossy}: the text may differ from the model's own")
     return pipeline

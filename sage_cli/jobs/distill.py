@@ -9,7 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sage_cli import version
-from sage_cli.console import clean, error_console, is_terminal, loading_progress, say, set_verbosity
+from sage_cli.console import (
+    Progress,
+    clean,
+    error_console,
+    is_terminal,
+    say,
+    set_verbosity,
+    with_progress,
+)
 from sage_cli.exit_codes import ExitCode
 from sage_cli.options.distill import DistillFlags, distill_options
 
@@ -46,8 +54,6 @@ def run(options: DistillFlags, training: Any, shared: Any) -> ExitCode:
         check_output(options.output)
     samples = read_samples(options.data, say if main else lambda note: None)
     pair = _load(options, shared)
-    if pair.note and not shared.quiet:
-        say(pair.note)
     if options.dry_run:
         from sage_core.distill.dry_run import dry_run
 
@@ -76,8 +82,8 @@ def run(options: DistillFlags, training: Any, shared: Any) -> ExitCode:
 
 def _load(options: DistillFlags, shared: Any) -> LoadedPair:
     """The target with its previous draft."""
-    with loading_progress(is_terminal(sys.stderr) and not shared.quiet) as progress:
-        progress("starting", 0.0)
+
+    def load(progress: Progress) -> LoadedPair:
         from sage_core.pair_loading import load_pair
 
         return load_pair(
@@ -92,6 +98,8 @@ def _load(options: DistillFlags, shared: Any) -> LoadedPair:
             trust_remote_code=shared.trust_remote_code,
         )
 
+    return with_progress(load, quiet=shared.quiet)
+
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[OnEvent]:
@@ -102,10 +110,11 @@ def _progress(*, quiet: bool) -> Iterator[OnEvent]:
     if not is_terminal(sys.stderr):
         yield _Lines()
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=error_console(), transient=True) as bar:
+    with Bar(*columns, console=error_console(), transient=True) as bar:
         task = bar.add_task("training", total=1.0)
         tau = ""
 

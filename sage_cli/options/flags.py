@@ -31,9 +31,9 @@ def once(panel: str, help: str, *flags: str, **more: Any) -> Any:
     return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
 
 
-def argument(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str, show_default: str | bool = False) -> Any:
     """A positional argument."""
-    return typer.Argument(metavar=metavar, help=help, show_default=False)
+    return typer.Argument(metavar=metavar, help=help, show_default=show_default)
 
 
 def named(name: str, annotation: Any) -> Any:
