@@ -29,7 +29,7 @@ from sage_core.generation.speculative_sampling import sampling_fields, sampling_
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
 from sage_core.runtime.device import peak_memory, reset_peak_memory
-from sage_core.runtime.passes import Passes, next_event, passes_until_event
+from sage_core.runtime.passes import Passes, passes_until_event, run_passes
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step
 
@@ -72,10 +72,9 @@ class DecodingSession(Iterator[Step]):
         self._wall = 0.0
 
     def __next__(self) -> Step:
-        begun = perf_counter()
-        step = next_event(self._decoding)
-        self._wall += perf_counter() - begun
-        self._steps.append(step)
+        step = run_passes(self.next_step())
+        if step is None:
+            raise StopIteration
         return step
 
     def passes(self) -> Passes[DecodeOutput]:
