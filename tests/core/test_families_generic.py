@@ -159,7 +159,7 @@ def save(folder: Path, other: Other, layers: int, seed: int) -> Path:
 FOLLOWED = {"idefics3": _idefics3, "llava_next": _llava_next, "internvl": _internvl}
 REFUSED = {
     "gemma3": (_gemma3, "sliding_attention"),
-    "paligemma": (_paligemma, "depends on more than the text before a token"),
+    "paligemma": (_paligemma, "not plain causal attention"),
 }
 VARIED = {"no_repeat_ngram_size": 2}
 """Some random models would repeat one token for ever."""
