@@ -191,7 +191,7 @@ def test_a_model_with_the_common_interface(name: str, tmp_path: Path) -> None:
     conversation = pipeline.chat([picture()], max_new_tokens=12)
     for _ in range(3):
         result = conversation.ask("What is this?")
-        prompt = torch.tensor([conversation._under_way.prompt])
+        prompt = torch.tensor([conversation._pending.prompt])
         inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
         inputs = family.add_token_types(inputs | conversation._media_inputs)
         whole = target.generate(**inputs, do_sample=False, max_new_tokens=12)
