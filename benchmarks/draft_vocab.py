@@ -173,12 +173,12 @@ def report(data: dict[str, Any]) -> str:
         f"measured on {data['items']} items; covered: share of their answers' tokens in the list",
         "the planner of `sage` gets the same costs with every list: 8 ms, 0.15 ms a further node, "
         "1.5 ms a draft pass",
-        f"tokens/s: median over answers of at least {LEAST} tokens, after the first; ratio: "
+        f"tokens/s: median over answers of at least {LEAST} tokens, after the first; speed-up: "
         f"median of the answers' own ratios to the whole vocabulary; {harness.TAU}",
     ]
     columns = [
         ("covered", lambda row: percent(row["covered"], 2)),
-        *(harness.ACCEPTED, harness.NODES, harness.SPEED, harness.RATIO, harness.EXACT),
+        *(harness.ACCEPTED, harness.NODES, harness.SPEED, harness.SPEEDUP, harness.EXACT),
     ]
     rows = {f"{row['policy']}, {row['tokens']:,} tokens": row for row in pair["results"]}
     blocks.append(["## The pair", "", *harness.methods_table(rows, columns)])

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import sage_core
 from sage_core.bench import environment
 
 
 def describe(module: str) -> dict[str, Any]:
     """Date, command, machine and versions, as plain data. ``module`` is what was run."""
-    return environment.describe(shlex.join(["python", "-m", module, *sys.argv[1:]]))
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return environment.describe(command, sage_core.__version__)
 
 
 def as_markdown(environment: dict[str, Any]) -> list[str]:

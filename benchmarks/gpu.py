@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment
+from benchmarks import environment, harness
 from benchmarks.expansion import (
     PAIRS,
     Floor,
@@ -40,23 +40,24 @@ from benchmarks.expansion import (
     floors_table,
 )
 from benchmarks.gpu_measure import (
-    MAKERS,
-    Decoded,
+    EXECUTORS,
+    GRAPHS,
+    Method,
     Passes,
     PassTime,
+    TextResults,
     Texts,
-    Way,
     bandwidth,
     decode_all,
     pass_times,
     with_models,
 )
+from benchmarks.harness import number
 from benchmarks.pairs import measured_pair
 from sage_core.pair_loading import LoadedPair
-from sage_core.trees.policies import available
 
 TESTS = ("tests/gpu/test_cuda_captured.py", "tests/core/test_tree_attention.py", "tests/gpu")
-"""The new paths first, for the case that time runs out."""
+"""Kernels and graphs first, for the case that time runs out."""
 SMALL = (
     Shape("small target", 18, 512, 8, 4, 128, 1024, 2048, False),
     Shape("small draft", 3, 384, 8, 4, 64, 1024, 2048, True),
@@ -68,7 +69,7 @@ TINY = (
 )
 """For the dry run."""
 POLICIES = ("chain", "static", "sage-paper", "eagle2", "sage")
-"""Captured, where they exist; the speed of speculation is that of the best of them."""
+"""With CUDA graphs; the speed of speculation is that of the best of them."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,20 @@ class Plan:
     texts: Texts
     exact_texts: Texts
     tests: tuple[str, ...]
-    ways: tuple[Way, ...]
+    methods: tuple[Method, ...]
     copy_bytes: int
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
     """The plan for an H200, or a small one for any CPU."""
     if arguments.dry_run:
-        ways = (Way("autoregressive", "captured"), Way("static", "captured"))
+        methods: tuple[Method, ...] = (("autoregressive", GRAPHS), ("static", GRAPHS))
         passes, texts = Passes((1, 4), (24, 48), 1), Texts(1, 6)
         pairs = {"tiny": TINY}
-        return Plan(pairs, "cpu", torch.float32, passes, texts, texts, (), ways, 2**20)
-    policies = [policy for policy in POLICIES if policy in available()]
-    ways = (
-        Way("autoregressive", "captured"),
-        *(Way(policy, "captured") for policy in policies),
-        Way("autoregressive", "eager"),
-        Way("static", "eager"),
+        return Plan(pairs, "cpu", torch.float32, passes, texts, texts, (), methods, 2**20)
+    methods = (
+        *((policy, GRAPHS) for policy in ("autoregressive", *POLICIES)),
+        *((policy, "eager") for policy in ("autoregressive", "static")),
     )
     return Plan(
         pairs={name: PAIRS[name] for name in arguments.pairs},
@@ -108,7 +106,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         texts=Texts(3, 160),
         exact_texts=Texts(4, 96),
         tests=TESTS,
-        ways=ways,
+        methods=methods,
         copy_bytes=4 * 2**30,
     )
 
@@ -167,9 +165,9 @@ def run(plan: Plan, report: Report) -> None:
     if plan.tests:
         report.part("Tests", lambda: run_tests(report, plan.tests))
     report.part("Exactness in float32", lambda: exactness(report, plan, bundled), 20)
-    for number, (name, shapes) in enumerate(plan.pairs.items()):
+    for place, (name, shapes) in enumerate(plan.pairs.items()):
         # A later pair may have what is left; the first must leave something for it.
-        share = (report.until - perf_counter()) / (len(plan.pairs) - number)
+        share = (report.until - perf_counter()) / (len(plan.pairs) - place)
         until = perf_counter() + share
         work = partial(whole_pair, report, plan, bundled, name, shapes, speeds[0], until)
         report.part(name, work, 45)
@@ -200,13 +198,13 @@ def exactness(report: Report, plan: Plan, bundled: LoadedPair) -> list[str]:
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         pair = _built(bundled, SMALL if plan.tests else TINY, plan.device, torch.float32)
-        decoded = decode_all(pair, plan.ways, plan.exact_texts, report.until)
+        results = decode_all(pair, plan.methods, plan.exact_texts, report.until)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-    report.data["exactness"] = _decoded_data(decoded)
-    if any(not mismatch["near_tie"] for mismatch in decoded.mismatches):
+    report.data["exactness"] = _text_data(results)
+    if any(not mismatch["near_tie"] for mismatch in results.mismatches):
         report.failed.append("exactness in float32")
-    return texts_table(decoded)
+    return texts_table(results)
 
 
 def whole_pair(
@@ -235,10 +233,10 @@ def whole_pair(
         times = list(_all_passes(pair, floors, plan, speed, until))
         data["passes"] = [time.as_dict() for time in times]
         lines += passes_table(times)
-        decoded = decode_all(pair, plan.ways, plan.texts, until)
-        data |= _decoded_data(decoded)
-        lines += ["", *texts_table(decoded), "", *bars(times, data["texts"])]
-        if any(not mismatch["near_tie"] for mismatch in decoded.mismatches):
+        results = decode_all(pair, plan.methods, plan.texts, until)
+        data |= _text_data(results)
+        lines += ["", *texts_table(results), "", *requirements(times, data["texts"])]
+        if any(not mismatch["near_tie"] for mismatch in results.mismatches):
             report.failed.append(f"exactness of {name}")
     finally:
         del pair
@@ -251,12 +249,12 @@ def _all_passes(
 ) -> Any:
     """At most half of the time that is left."""
     until = perf_counter() + (until - perf_counter()) / 2
-    for way in ("captured", "eager", *MAKERS[2:]):
+    for executor in (GRAPHS, "eager", *EXECUTORS[2:]):
         for role, model, floor in zip(
             ("target", "draft"), (pair.target, pair.draft), floors, strict=True
         ):
             if perf_counter() < until:
-                yield from pass_times(role, model, way, floor, plan.passes, speed)
+                yield from pass_times(role, model, executor, floor, plan.passes, speed)
                 _free(plan.device)
 
 
@@ -281,95 +279,79 @@ def _floor_data(found: tuple[str, Floor, Floor]) -> dict[str, Any]:
     return {"pair": found[0], "target": asdict(found[1]), "draft": asdict(found[2])}
 
 
-def _decoded_data(decoded: Decoded) -> dict[str, Any]:
+def _text_data(results: TextResults) -> dict[str, Any]:
     return {
-        "texts": decoded.rows(),
-        "mismatches": decoded.mismatches,
-        "notes": decoded.notes,
-        "captures": decoded.captures,
+        "texts": results.figures(),
+        "mismatches": results.mismatches,
+        "notes": results.notes,
+        "captures": results.captures,
     }
 
 
 def passes_table(times: Sequence[PassTime]) -> list[str]:
-    """Floor, prediction and result, a line for each row count."""
-    lines = [
-        "| pass | rows | context | floor ms | predicted ms | ms | over the floor |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for time in times:
-        lines.append(
-            f"| {time.role}, {time.way} | {time.rows} | {time.context:,} "
-            f"| {time.floor:.2f} | {time.predicted:.2f} | {time.milliseconds:.2f} "
-            f"| {time.ratio:.2f} |"
-        )
-    return lines
+    """Floor, prediction and result, a line for each number of tokens."""
+    head = ["pass", "tokens", "context", "floor ms", "predicted ms", "ms", "over the floor"]
+    return harness.table(
+        head,
+        (
+            [f"{t.role}, {t.executor}", t.tokens, f"{t.context:,}"]
+            + [number(value) for value in (t.floor, t.predicted, t.milliseconds, t.ratio)]
+            for t in times
+        ),
+    )
 
 
-def texts_table(decoded: Decoded) -> list[str]:
+def texts_table(results: TextResults) -> list[str]:
     """Speed and exactness by method, then what was noted and captured."""
-    lines = [
-        "| method | tokens/s | over generate | over autoregressive | tau | equal | near ties "
-        "| different |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    columns = [
+        harness.SPEED,
+        ("over generate", lambda row: number(row["over_generate"])),
+        ("over autoregressive", lambda row: number(row["speedup"])),
+        *(harness.ACCEPTED, harness.EXACT),
+        ("near ties", lambda row: str(row["near_ties"])),
+        ("different", lambda row: str(row["different"])),
     ]
-    for row in decoded.rows():
-        tau = "" if row["mean_accepted"] is None else f"{row['mean_accepted']:.2f}"
-        lines.append(
-            f"| {row['name']} | {row['tokens_per_second']:.1f} "
-            f"| {row['speedup_over_generate']:.2f} "
-            f"| {row['speedup_over_autoregressive']:.2f} | {tau} "
-            f"| {row['exact']} of {row['items']} | {row['near_ties']} | {row['different']} |"
-        )
-    if decoded.captures:
-        seconds = sum(capture["seconds"] for capture in decoded.captures)
-        held = sum(capture["bytes"] for capture in decoded.captures) / 2**20
-        count = sum(capture["captured"] for capture in decoded.captures)
+    lines = harness.methods_table({row["name"]: row for row in results.figures()}, columns)
+    if results.captures:
+        seconds = sum(capture["seconds"] for capture in results.captures)
+        held = sum(capture["bytes"] for capture in results.captures) / 2**20
+        count = sum(capture["captured"] for capture in results.captures)
         lines += ["", f"{count} captures took {seconds:.1f} s and {held:.0f} MiB in all."]
-    return [*lines, *([""] if decoded.notes else []), *(f"- {note}" for note in decoded.notes)]
+    return [*lines, *([""] if results.notes else []), *(f"- {note}" for note in results.notes)]
 
 
-def bars(times: Sequence[PassTime], texts: Sequence[dict[str, Any]]) -> list[str]:
-    """What was asked for, beside what was measured; a bar without its measurement is left out."""
-    lines = ["| bar | asked | measured |", "|---|---:|---:|"]
-    verify = [t for t in times if (t.role, t.backend, t.context) == ("target", "captured", 4096)]
+def requirements(times: Sequence[PassTime], texts: Sequence[dict[str, Any]]) -> list[str]:
+    """Requirements beside what was measured; one without its measurement is left out."""
+    found: list[tuple[str, str, float]] = []
+    graphs = [t for t in times if t.executor == GRAPHS]
+    verify = [t.ratio for t in graphs if (t.role, t.context) == ("target", 4096)]
     if verify:
-        worst = max(t.ratio for t in verify)
-        lines.append(f"| verification over its floor, 64 nodes at 4k | 1.25 | {worst:.2f} |")
-    level = [t for t in times if (t.role, t.backend, t.context) == ("draft", "captured", 1024)]
+        found.append(("verification over its floor, 64 nodes at 4k", "1.25", max(verify)))
+    level = [t for t in graphs if (t.role, t.context) == ("draft", 1024)]
     if level:
-        worst_level = max(level, key=lambda t: t.milliseconds)
-        asked = max(0.6, 2 * worst_level.floor)
-        lines.append(f"| a draft level, ms | {asked:.2f} | {worst_level.milliseconds:.2f} |")
-    by_context = {
-        t.context: t.milliseconds
-        for t in times
-        if (t.role, t.backend, t.rows) == ("draft", "captured", 8)
-    }
-    if {1024, 4096} <= by_context.keys():
-        grown = by_context[4096] / by_context[1024]
-        lines.append(
-            f"| a draft level at 4k (a tenth of 40k) over one at 1k | 1.20 | {grown:.2f} |"
-        )
-    drafted = [row for row in texts if row["mean_accepted"] and ", captured" in row["name"]]
+        worst = max(level, key=lambda t: t.milliseconds)
+        required = number(max(0.6, 2 * worst.floor))
+        found.append(("a draft level, ms", required, worst.milliseconds))
+    eight = {t.context: t.milliseconds for t in graphs if (t.role, t.tokens) == ("draft", 8)}
+    if {1024, 4096} <= eight.keys():
+        title = "a draft level at 4k (a tenth of 40k) over one at 1k"
+        found.append((title, "1.20", eight[4096] / eight[1024]))
+    drafted = [row for row in texts if row["mean_accepted"] and row["name"].endswith(GRAPHS)]
     if drafted:
         best = max(drafted, key=lambda row: row["tokens_per_second"])
-        lines += [
-            f"| over `generate`, by {best['name']} | 12 (7B) "
-            f"| {best['speedup_over_generate']:.2f} |",
-            f"| over our captured autoregressive | 3 (7B), 4 (32B) "
-            f"| {best['speedup_over_autoregressive']:.2f} |",
-        ]
-    return lines
+        name = f"over `generate`, by {best['name']}"
+        found.append((name, "12 (7B)", best["over_generate"]))
+        found.append(("over our autoregressive loop", "3 (7B), 4 (32B)", best["speedup"]))
+    return harness.table(
+        ["requirement", "required", "measured"], [(a, b, number(c)) for a, b, c in found]
+    )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = harness.options(__doc__, pair=False, pairs=("qwen-7b", "qwen-32b"), minutes=7.5)
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
-    parser.add_argument("--pairs", default="qwen-7b,qwen-32b", help="names between commas")
-    parser.add_argument("--minutes", type=float, default=7.5, help="nothing begins after this")
-    parser.add_argument("--output", default="benchmarks/results/gpu/report", help="without suffix")
+    parser.set_defaults(output="benchmarks/results/gpu/report")
     arguments = parser.parse_args(argv)
-    arguments.pairs = arguments.pairs.split(",")
     unknown = [name for name in arguments.pairs if name not in PAIRS]
     if unknown:
         parser.error(f"no pair {unknown[0]!r}: {', '.join(PAIRS)}")
@@ -386,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     report.data["environment"] = described
     report.lines = ["# On a GPU", "", *environment.as_markdown(described)]
     if arguments.dry_run:
-        report.lines += ["", "A dry run on the CPU: the figures mean nothing."]
+        report.lines += ["", "A dry run on the CPU: its figures say nothing about a GPU."]
     run(plan_of(arguments), report)
     if report.failed:
         report.lines += ["", f"Failed: {', '.join(report.failed)}."]

@@ -1,8 +1,8 @@
 """What the benchmarks share: options, methods in rotated order, one tally and one report.
 
-A script declares its texts, its methods by name and the columns of its table. A method takes a text
-and returns a `Decoded`; `tallied` decodes every text by every method and counts; `methods_table` and
-`report` write the Markdown, `benchmarks.environment` the files.
+A script declares its texts, its methods by name and the columns of its table. A method takes a
+text and returns a `Decoded`; `tallied` decodes every text by every method and counts;
+`methods_table` and `report` write the Markdown, `benchmarks.environment` the files.
 """
 
 from __future__ import annotations
@@ -53,14 +53,16 @@ def options(
 ) -> argparse.ArgumentParser:
     """The parser of a script: ``--output``, the pair's options, and one for each default.
 
-    A default is a number, a string or a tuple; a tuple is given as items between commas.
+    A default is a number, a string or a tuple of these; a tuple is given between commas, and an
+    empty one is of strings.
     """
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     if pair:
         pair_arguments(parser)
     for name, default in defaults.items():
         flag = f"--{name.replace('_', '-')}"
-        parse = listed(type(default[0])) if isinstance(default, tuple) else type(default)
+        kind = type((*default, "")[0] if isinstance(default, tuple) else default)
+        parse = listed(kind) if isinstance(default, tuple) else kind
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parser.add_argument(
             flag, type=parse, default=default, help=f"{HELP.get(name, '')} (default: {shown})"
@@ -87,14 +89,18 @@ def load(arguments: argparse.Namespace) -> LoadedPair:
 
 def prepared(pair: LoadedPair, item: Item) -> dict[str, Any]:
     """An item as inputs of the target, on its device and in its number format."""
-    target = pair.target
+    return on(pair.family.prepare(item.media, item.prompt), pair.target)
+
+
+def on(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs on the model's device; pixels in its number format."""
 
     def moved(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        return value.to(target.device, target.dtype if value.is_floating_point() else None)
+        return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
-    return {name: moved(v) for name, v in pair.family.prepare(item.media, item.prompt).items()}
+    return {name: moved(value) for name, value in inputs.items()}
 
 
 # One text by one method
@@ -234,7 +240,7 @@ class Tally:
         timed = len(first.tokens) >= max(2, least)
         self.rates.append(median(d.rate for d in repeats) if timed else None)
         exact = all(tuple(d.tokens) == tuple(expected) for d in repeats)
-        self.counts.update(texts=1, exact=exact, new_tokens=len(first.tokens))
+        self.counts.update(texts=1, exact=int(exact), new_tokens=len(first.tokens))
         self.counts.update(more)
         if first.stats is not None:
             self.count(first.stats)
@@ -260,13 +266,13 @@ class Tally:
         return self.counts[name] / steps if steps else None
 
     def figures(self, base: Tally) -> dict[str, Any]:
-        """Plain data. A ratio is the median over texts of the text's own ratio to ``base``."""
+        """Plain data. The speed-up is the median over texts of the text's own over ``base``."""
         ratios, rates = self.ratios(base), [rate for rate in self.rates if rate]
         tau = self.per_step("accepted")
         return {
             "tokens_per_second": median(rates) if rates else None,
-            "ratio": median(ratios) if ratios else None,
-            "worst_ratio": min(ratios, default=None),
+            "speedup": median(ratios) if ratios else None,
+            "worst_speedup": min(ratios, default=None),
             "mean_accepted": tau,
             "mean_acceptance_length": None if tau is None else tau + 1,
             "nodes_per_step": self.per_step("nodes"),
@@ -293,7 +299,7 @@ def tallied(
 
 
 def figures(tallies: Mapping[str, Tally], base: str | None = None) -> dict[str, dict[str, Any]]:
-    """The figures of each method; ratios are to ``base``, by default the first."""
+    """The figures of each method; speed-ups are over ``base``, by default the first."""
     reference = tallies[base] if base else next(iter(tallies.values()))
     return {name: tally.figures(reference) for name, tally in tallies.items()}
 
@@ -336,8 +342,8 @@ def _tau(row: dict[str, Any]) -> str:
 
 
 SPEED: Column = ("tokens/s", lambda row: number(row["tokens_per_second"], 1))
-RATIO: Column = ("ratio", lambda row: number(row["ratio"]))
-WORST: Column = ("worst text", lambda row: number(row["worst_ratio"]))
+SPEEDUP: Column = ("speed-up", lambda row: number(row["speedup"]))
+WORST: Column = ("worst text", lambda row: number(row["worst_speedup"]))
 ACCEPTED: Column = ("τ", _tau)
 NODES: Column = ("nodes/step", lambda row: number(row["nodes_per_step"], 1))
 PASSES: Column = ("draft passes/step", lambda row: number(row["draft_passes_per_step"]))
@@ -355,7 +361,7 @@ def methods_table(
 def report(title: str, data: Mapping[str, Any], notes: Sequence[str], *blocks: list[str]) -> str:
     """Markdown: what it ran on, notes, then the blocks with an empty line before each."""
     lines = [f"# {title}", "", *environment.as_markdown(data["environment"])]
-    if "target" in data:
+    if "device" in data:
         pair = f"{data['target']} with {data['draft']}; {data['device']}, {data['dtype']}"
         lines.append(f"- pair: {pair}")
     lines += [f"- {note}" for note in notes if note]
@@ -368,9 +374,9 @@ def described(
     module: str, arguments: argparse.Namespace, pair: LoadedPair | None = None
 ) -> dict[str, Any]:
     """What a result file begins with: environment, pair and the options of the run."""
-    data: dict[str, Any] = {"environment": environment.describe(module)}
+    data: dict[str, Any] = {"environment": environment.describe(module), **vars(arguments)}
+    del data["output"]
     if pair is not None:
         data |= {"target": pair.target_id, "draft": pair.draft_id}
         data |= {"device": pair.device, "dtype": pair.dtype}
-    left_out = ("output", "pair", "draft", "device", "dtype")
-    return data | {k: v for k, v in vars(arguments).items() if k not in left_out}
+    return data

@@ -2,24 +2,23 @@
 
 A checkpoint of random weights is written, and a process of its own loads it and reports its peak.
 Weights are mapped from their file, so pages of the file count as resident until the system takes
-them back; memory of the process's own (anonymous) is what a second copy would show in.
+them back; a second copy would show in the process's own (anonymous) memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.environment import as_markdown, describe, write
+from benchmarks import environment, harness
 
 MIB = 2**20
-
+CASES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"))
+"""Number format of the file, and of the loaded weights."""
 CHILD = """
 import json, sys, threading
 from pathlib import Path
@@ -54,22 +53,11 @@ print(json.dumps({
     "own": max(peak[0], after["RssAnon"]) - before["RssAnon"],
 }))
 """
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Bytes above what the process held before it began to load."""
-
-    file: int
-    weights: int
-    """In the number format that was loaded."""
-    resident: int
-    """Own memory and mapped pages of the file."""
-    own: int
+"""Prints bytes: weights as loaded, and the peaks above what the process held before."""
 
 
 def save_checkpoint(folder: Path, layers: int, dtype: str) -> int:
-    """Write a random Llama of about 34 million parameters a layer; gives the bytes of its file."""
+    """Write a Llama of about 34 million parameters a layer; returns the bytes of its file."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -90,50 +78,39 @@ def save_checkpoint(folder: Path, layers: int, dtype: str) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def measure(folder: Path, file: int, dtype: str) -> Peak:
-    """Load a checkpoint in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), dtype],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return Peak(file=file, **json.loads(done.stdout.splitlines()[-1]))
+def measure(stored: str, loaded: str, layers: int) -> dict[str, Any]:
+    """Load a checkpoint in a process of its own: number formats, bytes of file, weights, peaks."""
+    with TemporaryDirectory() as folder:
+        size = save_checkpoint(Path(folder), layers, stored)
+        command = [sys.executable, "-c", CHILD, folder, loaded]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"stored": stored, "loaded": loaded, "file": size, **found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=7, help="34 million parameters each")
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
-    options = parser.parse_args()
-    environment = describe("benchmarks.loading")
-    peaks: list[dict[str, Any]] = []
+def report(data: dict[str, Any]) -> str:
     rows = [
-        "# Host memory while a checkpoint is loaded",
-        "",
-        *as_markdown(environment),
-        "",
-        "Above what the process held before. Weights are mapped from their file: its pages count",
-        "as resident until the system takes them back. A second copy shows in the last column.",
-        "",
-        "| file | loaded as | file, MiB | weights, MiB | peak resident, MiB | of it own, MiB |",
-        "|---|---|---|---|---|---|",
+        [p["stored"], p["loaded"], *(f"{p[n] / MIB:.0f}" for n in ("file", "weights"))]
+        + [f"{p[n] / MIB:.0f}" for n in ("resident", "own")]
+        for p in data["peaks"]
     ]
-    for stored, loaded in (
-        ("float32", "float32"),
-        ("bfloat16", "bfloat16"),
-        ("bfloat16", "float32"),
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            file = save_checkpoint(Path(folder), options.layers, stored)
-            peak = measure(Path(folder), file, loaded)
-        counts = (peak.file, peak.weights, peak.resident, peak.own)
-        rows.append(
-            f"| {stored} | {loaded} | " + " | ".join(f"{n / MIB:.0f}" for n in counts) + " |"
-        )
-        peaks.append({"stored": stored, "loaded": loaded, **asdict(peak)})
-    write(options.output, {"environment": environment, "peaks": peaks}, "\n".join(rows))
+    head = ["file", "loaded as", "file, MiB", "weights, MiB", "peak resident, MiB", "own, MiB"]
+    note = (
+        "above what the process held before; mapped pages of the file count as resident; a second "
+        "copy would show in the last column"
+    )
+    return harness.report(
+        "Host memory while a checkpoint is loaded", data, [note], harness.table(head, rows)
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = harness.options(__doc__, pair=False, layers=7).parse_args(argv)
+    data = harness.described("benchmarks.loading", arguments)
+    data["peaks"] = [measure(*case, arguments.layers) for case in CASES]
+    environment.write(arguments.output, data, report(data))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
     python -m benchmarks.long_run --output benchmarks/results/long-run
 
-Each family writes 1,024 tokens about a picture and a clip (or what it takes) with the default
+Each family writes 1,024 tokens about an image and a video (or what it takes) with the default
 policy. The text is compared with `generate`'s. At the end the caches must hold as many tokens as
 the text has, in the buffer that was reserved at the start, and the logits of one more pass over
 them are compared with those of transformers' own forward over the whole text at once: positions
@@ -11,13 +11,13 @@ or slots that had drifted would show there.
 
 from __future__ import annotations
 
-import argparse
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.environment import as_markdown, describe, write
+from benchmarks import environment, harness
 from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
@@ -32,31 +32,31 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
     target, draft = build_pair(family)
     kind = FAMILIES[family].kinds[-1]
     inputs = make_inputs(target, family, kind, length=20)
-    reading = PrefixReuse()
+    reuse = PrefixReuse()
     decoder = SpeculativeDecoder(target, draft, policy)
-    stream = decoder.stream(reading=reading, **inputs, max_new_tokens=new)
+    stream = decoder.stream(reuse=reuse, **inputs, max_new_tokens=new)
     memory, buffer = 0, None
     for step in stream:
         if step.is_prefill:
             memory = peak_memory(torch.device("cpu"))
-            buffer = _buffer(reading.runner(target, draft, decoder.runner))
+            buffer = _buffer(reuse.runner(decoder.settings))
     grown = peak_memory(torch.device("cpu")) - memory
-    ids = stream.output().sequences
-    runner = reading.runner(target, draft, decoder.runner)
+    ids, stats = stream.output().sequences, stream.stats()
+    runner = reuse.runner(decoder.settings)
     expected = reference(target, inputs, max_new_tokens=new)
     mismatch = first_mismatch(target, inputs, expected, ids, max_new_tokens=new)
-    assert reading.drafter is not None
+    assert reuse.drafter is not None
     if runner.committed == ids.shape[1]:  # the text ended on an accepted path
         runner.truncate(1)
     return {
         "family": family,
         "media": kind,
-        "prompt_tokens": stream.stats().prompt_tokens,
-        "new_tokens": stream.stats().new_tokens,
+        "prompt_tokens": stats.prompt_tokens,
+        "new_tokens": stats.new_tokens,
         "distinct_tokens": len(set(ids[0].tolist())),
-        "mean_accepted": stream.stats().mean_accepted,
+        "mean_accepted": stats.mean_accepted,
         "difference": None if mismatch is None else str(mismatch),
-        "cache_is_the_text": runner.committed + 1 == ids.shape[1] == reading.drafter.length,
+        "cache_is_the_text": runner.committed + 1 == ids.shape[1] == reuse.drafter.length,
         "buffer_stayed": _buffer(runner) == buffer,
         "logit_drift": drift(target, runner, inputs, ids),
         "memory_grown": grown,
@@ -77,46 +77,47 @@ def drift(target: Any, runner: Runner, inputs: dict[str, Any], ids: torch.Tensor
         types = torch.zeros_like(ids, dtype=torch.int32)
         types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
         whole["mm_token_type_ids"] = types
-    theirs = Runner(target).prefill(prepare(target, whole | {"max_new_tokens": 1}), 0)
+    theirs = Runner(target).prefill(prepare(target, whole, {"max_new_tokens": 1}), 0).logits
     return float((mine - theirs).abs().max())
 
 
-def report(rows: list[dict[str, Any]], environment: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "# Long texts",
-        "",
-        "Tiny random models, float32. Exact: the ids of `generate`. Cache: those of both models "
-        "hold the text, in the buffer reserved at the start. Drift: greatest difference of the "
-        "logits behind the text from those of one forward over all of it. Memory: peak of the "
-        "process after the prefill.",
-        "",
-        *as_markdown(environment),
-        "",
-        "| family | media | prompt | new tokens | distinct | τ | exact | cache | drift | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+def right(row: dict[str, Any]) -> bool:
+    """Whether text and caches are as they should be."""
+    return row["difference"] is None and row["cache_is_the_text"] and row["buffer_stayed"]
+
+
+def report(data: dict[str, Any]) -> str:
+    head = ["family", "media", "prompt", "new tokens", "distinct", "τ", "exact", "cache", "drift"]
+    rows = [
+        [
+            *(row[n] for n in ("family", "media", "prompt_tokens", "new_tokens")),
+            *(row["distinct_tokens"], harness.number(row["mean_accepted"])),
+            row["difference"] or "yes",
+            "yes" if row["cache_is_the_text"] and row["buffer_stayed"] else "NO",
+            *(f"{row['logit_drift']:.1e}", f"+{row['memory_grown'] / 2**20:.0f} MiB"),
+        ]
+        for row in data["runs"]
     ]
-    for row in rows:
-        cache = "yes" if row["cache_is_the_text"] and row["buffer_stayed"] else "NO"
-        lines.append(
-            f"| {row['family']} | {row['media']} | {row['prompt_tokens']} | {row['new_tokens']} "
-            f"| {row['distinct_tokens']} | {row['mean_accepted']:.2f} "
-            f"| {row['difference'] or 'yes'} | {cache} | {row['logit_drift']:.1e} "
-            f"| +{row['memory_grown'] / 2**20:.0f} MiB |"
-        )
-    return "\n".join(lines)
+    notes = [
+        "tiny random models, float32; exact: the ids of `generate`; cache: those of both models "
+        "hold the text, in the buffer reserved at the start; drift: greatest difference of the "
+        "logits after the text from those of one forward over all of it; memory: peak of the "
+        f"process after the prefill; {harness.TAU.partition(' (')[0]}"
+    ]
+    return harness.report("Long texts", data, notes, harness.table([*head, "memory"], rows))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--new-tokens", type=int, default=1024)
-    parser.add_argument("--policy", default="sage")
-    parser.add_argument("--output", help="write OUTPUT.json and OUTPUT.md")
-    options = parser.parse_args()
-    rows = [run(family, options.new_tokens, options.policy) for family in FAMILIES]
-    environment = describe("benchmarks.long_run")
-    write(options.output, {"environment": environment, "runs": rows}, report(rows, environment))
+def main(argv: list[str] | None = None) -> int:
+    """Run, report; returns 1 if a text differs or a cache is not as it should be."""
+    parser = harness.options(
+        __doc__, pair=False, new_tokens=1024, policy="sage", families=tuple(FAMILIES)
+    )
+    arguments = parser.parse_args(argv)
+    data = harness.described("benchmarks.long_run", arguments)
+    data["runs"] = [run(one, arguments.new_tokens, arguments.policy) for one in arguments.families]
+    environment.write(arguments.output, data, report(data))
+    return int(not all(right(row) for row in data["runs"]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks import environment, harness
 from benchmarks.harness import LEAST, REFERENCE, Decoded, Tally
-from sage_core.bench.items import Rendered
 from sage_core.drafts.ngram import Ngram
 from sage_core.media import Sampling
 from sage_core.pair_loading import LoadedPair
 from sage_core.pipeline import Pipeline
+from training.bench_items import Rendered
 from training.world import heldout
 from training.world.questions import ask
 
@@ -84,7 +84,7 @@ def measure(pair: LoadedPair, arguments: Namespace) -> dict[str, dict[str, Tally
 def report(data: dict[str, Any]) -> str:
     columns = [
         harness.SPEED,
-        ("× autoregressive", harness.RATIO[1]),
+        ("× autoregressive", harness.SPEEDUP[1]),
         *(harness.ACCEPTED, harness.NODES, harness.PASSES, harness.EXACT),
     ]
     notes = [

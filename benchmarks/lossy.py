@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks import environment, harness
 from benchmarks.harness import LEAST, Decoded, Tally, percent
-from sage_core.bench.items import Rendered
 from sage_core.media import Sampling
 from sage_core.pipeline import Pipeline
+from training.bench_items import Rendered
 from training.world.answers import right
 from training.world.facts import score
 from training.world.heldout import HeldOutItem
@@ -102,14 +102,14 @@ def _share(name: str, row: dict[str, Any]) -> str:
 
 def report(data: dict[str, Any]) -> str:
     columns = [
-        *(harness.SPEED, harness.RATIO, harness.ACCEPTED),
+        *(harness.SPEED, harness.SPEEDUP, harness.ACCEPTED),
         ("differ", lambda row: percent(1 - row["exact"] / row["texts"], 0)),
         ("facts", partial(_share, "facts")),
         ("answers", partial(_share, "answers")),
     ]
     notes = [
         f"policy static; seed {data['seed']}; tokens/s: median over texts of at least {LEAST} "
-        f"tokens; ratio: median of the texts' own ratios to the exact rule; {harness.TAU}",
+        f"tokens; speed-up: median of the texts' own ratios to the exact rule; {harness.TAU}",
         "differ: texts that are not the exact rule's; facts, answers: share that is right",
     ]
     blocks = [

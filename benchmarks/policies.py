@@ -56,7 +56,7 @@ def summaries(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
     """The figures of each method, with its speed-up over the engine's loop and over `generate`."""
     to_generate = harness.figures(tallies, GENERATE)
     return {
-        name: row | {"over_generate": to_generate[name]["ratio"]}
+        name: row | {"over_generate": to_generate[name]["speedup"]}
         for name, row in harness.figures(tallies, REFERENCE).items()
     }
 
@@ -65,7 +65,7 @@ def report(data: dict[str, Any]) -> str:
     rows = data["methods"]
     columns = [
         harness.SPEED,
-        ("× autoregressive", lambda row: harness.number(row["ratio"])),
+        ("× autoregressive", lambda row: harness.number(row["speedup"])),
         harness.WORST,
         ("× generate", lambda row: harness.number(row["over_generate"])),
         harness.ACCEPTED,

@@ -98,7 +98,7 @@ def edge_share(pair: LoadedPair, inputs: dict[str, Any], pruning: Pruning, frame
     prepared = prepare(pair.target, {**inputs, "max_new_tokens": 1})
     prompt = DraftPrompt(pruning, pair.target.config, prepared)
     runner = Runner(pair.target)
-    with prompt.watching(runner.decoder):
+    with prompt.observing(runner.decoder):
         runner.prefill(prepared, 1)
     visual = visual_mask(pair.target.config, prepared.input_ids[0]).nonzero()[:, 0].tolist()
     frame = len(visual) // frames
@@ -130,7 +130,7 @@ def cost(visual: int, repeats: int) -> dict[str, Any]:
     positions = torch.arange(visual)
 
     def prefill(scores: Callable[..., Any] | None, _: None) -> float:
-        gathering = scores(positions, length).watching(model) if scores else nullcontext()
+        gathering = scores(positions, length).observing(model) if scores else nullcontext()
         started = perf_counter()
         with torch.inference_mode(), gathering:
             model(inputs_embeds=hidden, use_cache=False)
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cost", type=int, metavar="TOKENS", help="time gathering instead")
     arguments = parser.parse_args(argv)
     if arguments.cost:
-        data = harness.described("benchmarks.pruning", arguments)
+        data = {"environment": environment.describe("benchmarks.pruning")}
         data["cost"] = cost(arguments.cost, arguments.repeats)
         environment.write(arguments.output, data, report(data))
         return 0

@@ -1,21 +1,24 @@
-"""Is a change faster or slower than the commit before it? Both in one run, in turns.
+"""Is a change faster or slower than its base? Both in one run, in turns.
 
     python -m benchmarks.regression                      # the working tree against HEAD
     python -m benchmarks.regression --base HEAD~1 --policies sage,chain --rounds 5
+    python -m benchmarks.regression --base DIR           # against another checkout
+    python -m benchmarks.regression --target "$(python -m benchmarks.real_weights)" --text \
+        --draft ngram --policies chain,sage              # on a model of 135 M parameters
 
-The base is checked out beside the working tree, and each decodes the same pictures in processes of
-its own that take turns, so that what slows the machine slows both. For each picture the best time
-of all rounds counts, since others' work only ever adds to it; the ratio of a policy is the median
-over the pictures.
+The base is checked out beside the working tree, and each answers the same prompts in processes of
+its own that take turns, so that what slows the machine slows both. They use only the documented
+Python API, so that modules may have moved in between. For each prompt the best time of all rounds
+counts, since other work only adds to it; a ratio is the median over prompts of the prompt's own.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,148 +26,194 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import environment
+from benchmarks import environment, harness
+from benchmarks.harness import REFERENCE, number
 from training.world.inputs import items
 
 ROOT = Path(__file__).resolve().parents[1]
+QUESTIONS = (
+    "What is a prime number?",
+    "Write a short story about a lighthouse.",
+    "Explain how rain forms.",
+    "List five uses of a paper clip.",
+    "Write a Python function that reverses a list.",
+    "What should I pack for a week by the sea?",
+    "Summarise the plot of Romeo and Juliet.",
+    "How do I bake bread?",
+)
+"""Prompts without an image."""
 CHILD = """
 import json, sys, time
-import sage_core
 asked = json.loads(sys.argv[1])
-if asked["cpu_clock"]:  # of the whole process: what others do on the machine does not count
-    import sage_core.engine.loop, sage_core.drafts.drafter
-    sage_core.engine.loop.perf_counter = sage_core.drafts.drafter.perf_counter = time.process_time
-pipeline = sage_core.load()
+if asked["clock"] == "cpu":  # time of the process, which other work on the machine does not add to
+    time.perf_counter = time.process_time  # before anything imports it by name
+import sage_core
+pipeline = sage_core.load(**asked["load"])
 out = {}
 for policy in asked["policies"]:
-    for image, prompt in [asked["items"][0], *asked["items"]]:  # the first one warms up
-        result = pipeline.ask(image, prompt, policy=policy, max_new_tokens=asked["new"])
-        s = result.stats.seconds
-        spent = s.draft + s.plan + s.verify + s.accept + s.commit
-        out[f"{policy} {image}"] = [spent, len(result.tokens) - 1, result.text]
+    for number, (files, prompt) in enumerate([asked["prompts"][0], *asked["prompts"]]):
+        started, first = time.perf_counter(), None
+        stream = pipeline.stream(files, prompt, policy=policy, max_new_tokens=asked["limit"])
+        for step in stream:
+            first = first or time.perf_counter() - started
+        result = stream.result()
+        token = result.stats.decode_seconds / max(1, len(result.tokens) - 1)
+        out[f"{policy} {number}"] = [token, first, result.text]
 print(json.dumps(out))
 """
+"""Prints for each policy and prompt: seconds a token, seconds to the first token, the text. The
+prompt 0 is the first one once more: it warms up, and its first token includes calibration."""
+Round = dict[str, Any]
 
 
 @contextmanager
-def checkout(revision: str) -> Iterator[Path]:
-    """A working tree of ``revision``, removed afterwards."""
+def checkout(base: str) -> Iterator[Path]:
+    """The folder ``base``, or a working tree of that revision, removed afterwards."""
+    if Path(base).is_dir():
+        yield Path(base).resolve()
+        return
     with TemporaryDirectory() as folder:
         tree = Path(folder) / "base"
-        git("worktree", "add", "--detach", "--quiet", str(tree), revision)
+        git("worktree", "add", "--detach", "--quiet", str(tree), base)
         try:
             yield tree
         finally:
             git("worktree", "remove", "--force", str(tree))
 
 
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+def git(*arguments: str, folder: Path = ROOT) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(
+        command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
-def measure(tree: Path, asked: dict[str, Any], costs: Path) -> dict[str, Any]:
-    """One round of one version: by policy and picture, seconds of decoding, tokens and text."""
-    where = {"PYTHONPATH": str(tree), "SAGE_COSTS": str(costs)}
+def commit(folder: Path) -> str:
+    """The commit of a checkout, and whether more has changed."""
+    changed = " and uncommitted changes" if git("status", "--porcelain", folder=folder) else ""
+    return git("rev-parse", "--short", "HEAD", folder=folder) + changed
+
+
+def measure(tree: Path, asked: dict[str, Any], costs: Path) -> Round:
+    """One round of one version, with a cost file of its own."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(asked)],
         cwd=tree,
-        env={**os.environ, **where},
+        env={**os.environ, "PYTHONPATH": str(tree), "SAGE_COSTS": str(costs)},
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: Round = json.loads(done.stdout)
     return found
 
 
 def rows(
-    policies: Sequence[str], base: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
+    policies: Sequence[str], base: Sequence[Round], change: Sequence[Round]
 ) -> list[dict[str, Any]]:
-    """By policy: tokens per second of both versions, their ratio, and whether texts agree."""
+    """By policy: speed and time to the first token, [base, change], ratios, and equal texts."""
     table = []
     for policy in policies:
-        names = [name for name in base[0] if name.startswith(f"{policy} ")]
-        before = [min(one[name][0] / max(1, one[name][1]) for one in base) for name in names]
-        after = [min(one[name][0] / max(1, one[name][1]) for one in new) for name in names]
+        cold, *names = [name for name in base[0] if name.startswith(f"{policy} ")]
+        token, first = (
+            [[min(one[name][k] for one in rounds) for name in names] for rounds in (base, change)]
+            for k in (0, 1)
+        )
         table.append(
             {
                 "policy": policy,
-                "base": 1 / median(before),
-                "change": 1 / median(after),
-                "ratio": median(b / a for b, a in zip(before, after, strict=True)),
-                "same_text": all(base[0][name][2] == new[0][name][2] for name in names),
+                "tokens_per_second": [1 / median(each) for each in token],
+                "ratio": median(b / c for b, c in zip(*token, strict=True)),
+                "first_token": [median(each) for each in first],
+                "first_token_ratio": median(c / b for b, c in zip(*first, strict=True)),
+                "cold_first_token": [base[0][cold][1], change[0][cold][1]],
+                "same_text": all(base[0][name][2] == change[0][name][2] for name in names),
             }
         )
     return table
 
 
 def report(data: dict[str, Any]) -> str:
-    lines = [
-        "# A change's speed beside its base",
-        "",
-        *environment.as_markdown(data["environment"]),
-        f"- base {data['base']}; change {data['change']}; {data['items']} pictures, "
-        f"{data['rounds']} rounds, {data['clock']} time",
-        "",
-        "| policy | base tokens/s | change tokens/s | ratio | same text |",
-        "|---|---|---|---|---|",
+    head = ["policy", "tokens/s", "ratio", "first token, ms", "ratio", "cold first token, ms"]
+
+    def both(values: Sequence[float], unit: float = 1.0) -> str:
+        return " → ".join(number(value * unit, 1) for value in values)
+
+    cells = [
+        [
+            *(row["policy"], both(row["tokens_per_second"]), number(row["ratio"], 3)),
+            *(both(row["first_token"], 1e3), number(row["first_token_ratio"], 3)),
+            *(both(row["cold_first_token"], 1e3), "yes" if row["same_text"] else "NO"),
+        ]
+        for row in data["rows"]
     ]
-    for row in data["rows"]:
-        lines.append(
-            f"| {row['policy']} | {row['base']:.1f} | {row['change']:.1f} | {row['ratio']:.3f} "
-            f"| {'yes' if row['same_text'] else 'NO'} |"
-        )
-    return "\n".join(lines)
+    notes = [
+        f"{data['target'] or 'the bundled target'}, {data['draft'] or 'its own draft'}",
+        f"base {data['base']} → change {data['change']}; {data['prompts']} prompts, "
+        f"{data['rounds']} rounds, {data['clock']} time",
+        "ratios are change over base: of tokens/s, where more is faster, and of the time from the "
+        "prompt to the first token, where less is sooner; cold: of the first prompt of a process "
+        "without a cost file, calibration included",
+    ]
+    table = harness.table([*head, "same text"], cells)
+    return harness.report("A change's speed beside its base", data, notes, table)
+
+
+def prompts(arguments: Namespace, folder: Path) -> list[tuple[list[str], str]]:
+    """Files and a question each; images are written to ``folder``."""
+    if arguments.text:
+        return [([], question) for question in QUESTIONS[: arguments.items]]
+    found = []
+    for item in items(3 * arguments.items):
+        if item.kind == "image":
+            path = folder / f"{len(found)}.png"
+            item.media[0].image.save(path)  # type: ignore[union-attr]
+            found.append(([str(path)], item.prompt))
+    return found
+
+
+def compare(arguments: Namespace) -> dict[str, Any]:
+    """The base's commit, how many prompts, and a row a policy."""
+    with checkout(arguments.base) as tree, TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        load = {"target": arguments.target, "draft": arguments.draft}
+        asked = {
+            "load": {name: value for name, value in load.items() if value},
+            "policies": arguments.policies,
+            "prompts": prompts(arguments, folder),
+            "limit": arguments.max_new_tokens,
+            "clock": arguments.clock,
+        }
+        base, change = [], []
+        for done in range(1, arguments.rounds + 1):
+            base.append(measure(tree, asked, folder / "base.json"))
+            change.append(measure(ROOT, asked, folder / "change.json"))
+            harness.progress(f"{done} of {arguments.rounds} rounds")
+        table = rows(arguments.policies, base, change)
+        return {"base": commit(tree), "prompts": len(asked["prompts"]), "rows": table}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure both; returns 1 if a policy is slower than ``--worst`` times the base."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
-    parser.add_argument("--base", default="HEAD", help="a commit (HEAD)")
-    parser.add_argument("--policies", default="autoregressive,chain,sage")
-    parser.add_argument("--items", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--worst", type=float, default=0.95, help="ratio that passes (0.95)")
+    parser = harness.options(
+        __doc__,
+        pair=False,
+        policies=(REFERENCE, "chain", "sage"),
+        items=6,
+        rounds=3,
+        max_new_tokens=96,
+        worst=0.95,
+    )
+    parser.add_argument("--base", default="HEAD", help="a commit (HEAD), or another checkout")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
-    chosen = parser.parse_args(argv)
-    policies = chosen.policies.split(",")
-    with checkout(chosen.base) as tree, TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        pictures = []
-        for item in items(3 * chosen.items):
-            if item.kind == "image":
-                path = folder / f"{len(pictures)}.png"
-                item.media[0].image.save(path)
-                pictures.append((str(path), item.prompt))
-        asked = {
-            "policies": policies,
-            "items": pictures,
-            "new": chosen.max_new_tokens,
-            "cpu_clock": chosen.clock == "cpu",
-        }
-        base, new = [], []
-        for _ in range(chosen.rounds):
-            base.append(measure(tree, asked, folder / "base.json"))
-            new.append(measure(ROOT, asked, folder / "new.json"))
-    changed = " and what is not committed" if git("status", "--porcelain") else ""
-    data = {
-        "environment": environment.describe("benchmarks.regression"),
-        "base": git("rev-parse", "--short", chosen.base),
-        "change": git("rev-parse", "--short", "HEAD") + changed,
-        "items": len(pictures),
-        "rounds": chosen.rounds,
-        "clock": chosen.clock,
-        "rows": rows(policies, base, new),
-    }
-    environment.write(chosen.output, data, report(data))
-    return int(any(row["ratio"] < chosen.worst for row in data["rows"]))
-
-
-class _Plain(argparse.RawDescriptionHelpFormatter):
-    pass
+    parser.add_argument("--target", help="another target than the bundled one")
+    parser.add_argument("--draft", help="another draft than the target's own")
+    parser.add_argument("--text", action="store_true", help="questions without an image")
+    arguments = parser.parse_args(argv)
+    data = harness.described("benchmarks.regression", arguments) | compare(arguments)
+    data["change"] = commit(ROOT)
+    environment.write(arguments.output, data, report(data))
+    return int(any(row["ratio"] < arguments.worst for row in data["rows"]))
 
 
 if __name__ == "__main__":

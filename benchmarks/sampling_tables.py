@@ -1,6 +1,6 @@
-"""Texts drawn from tables beside exact enumeration: a row for every way to draw them.
+"""Texts drawn from tables beside exact enumeration, for every way to draw them.
 
-`benchmarks.sampling` runs and reports them.
+`benchmarks.sampling` runs and reports the comparisons.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import transformers as tf
 
-from sage_core.bench import modifiers as modifiers
 from sage_core.drafts.ngram import Ngram
 from sage_core.errors import UnsupportedError
 from sage_core.generation.candidates import Sampled, TopK
@@ -30,7 +29,7 @@ from tests.tiny.tables import Picky, World, chi2_p_value, compare, draw, random_
 from tests.tiny.together import draw_together
 from tests.tiny.wrong_rules import WRONG, wrong_choice
 
-FOUND_OUT = 1e-6
+DETECTED = 1e-6
 """A p-value below which a rule is wrong."""
 PLAUSIBLE = 1e-4
 """One above which it may be right; among some thirty tests few fall below 0.01 by chance."""
@@ -42,7 +41,7 @@ SMALL = {
 }
 """Policies with drawn candidates have trees of six nodes: each node's own candidates can come in
 six orders, which multiply."""
-HYBRID = ("static+ngram", "sage+ngram")
+HYBRID = {"static+ngram": "static", "sage+ngram": "sage"}
 """Policies whose trees are joined by branches that are looked up in the text."""
 WRONG_SEED = 960
 ONE_BY_ONE: tuple[str | Policy, ...] = ("static", Picky())
@@ -51,7 +50,7 @@ VOCABULARY = {"topk": 5, "drawn": 3}
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One comparison."""
 
     part: str
@@ -68,7 +67,7 @@ class Row:
 
     @property
     def as_it_should_be(self) -> bool:
-        return self.p_value < FOUND_OUT if self.must_fail else self.p_value > PLAUSIBLE
+        return self.p_value < DETECTED if self.must_fail else self.p_value > PLAUSIBLE
 
 
 def _name(policy: str | Policy) -> str:
@@ -124,56 +123,36 @@ def _allowed(candidates: str, policy: str) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A row of tables: right candidates, a policy (with lookups, perhaps), a warper, a seed."""
-
-    candidates: str
-    policy: str | Policy
-    kind: str
-    seed: int
-
-
-def cells() -> list[Cell]:
-    """Every way to choose candidates with every policy that allows it and every warper.
-
-    Then the trees that looked-up branches join.
-    """
-    both = [(c, p) for c in VOCABULARY for p in _policies(c)] + [("topk", p) for p in HYBRID]
-    return [
-        Cell(*pair, kind, 10 * number)
-        for number, (pair, kind) in enumerate(product(both, _warpers(5)), 1)
-    ]
-
-
-def tables(draws: int, only: Sequence[str] = ()) -> Iterator[Row]:
+def tables(draws: int, only: Sequence[str] = ()) -> Iterator[Comparison]:
     """Right rules under every policy and warper, then wrong ones, against enumeration.
 
-    ``only``: the policies whose rows are wanted; none: all rows.
+    Every way to choose candidates goes with every policy that allows it, and then with the trees
+    that looked-up branches join. ``only``: the policies that are wanted, without the wrong rules;
+    none: everything.
     """
-    for cell in cells():
-        name = _name(cell.policy)
+    both = [(c, p) for c in VOCABULARY for p in _policies(c)] + [("topk", p) for p in HYBRID]
+    for number, ((candidates, policy), kind) in enumerate(product(both, _warpers(5)), 1):
+        name, seed = _name(policy), 10 * number
         if only and name not in only:
             continue
-        world = _world(cell.candidates, cell.seed, cell.kind)
-        choice = _choice(cell.candidates, cell.seed)
-        hybrid = modifiers.parse(name) if name in HYBRID else None
-        policy, lookup = (hybrid.policy, hybrid.get(Ngram)) if hybrid else (cell.policy, None)
-        texts, accepted = draw_together(world, policy, choice, draws, cell.seed, lookup)
+        world, choice = _world(candidates, seed, kind), _choice(candidates, seed)
+        lookup = Ngram() if name in HYBRID else None
+        texts, accepted = draw_together(
+            world, HYBRID.get(name, policy), choice, draws, seed, lookup
+        )
         result = asdict(compare(texts, world.exact()))
-        what = f"{cell.candidates}, {cell.kind}"
-        yield Row("tables", what, name, accepted=accepted, **result)
+        yield Comparison("tables", f"{candidates}, {kind}", name, accepted=accepted, **result)
     for wrong in () if only else WRONG:
         policy = Picky(0.3, k=1) if "policy" in wrong else "static"
         world = random_world(3, 3)
         texts, accepted = draw_together(world, policy, wrong_choice(wrong), draws, WRONG_SEED)
         result = asdict(compare(texts, world.exact()))
-        yield Row(
+        yield Comparison(
             "wrong on purpose", wrong, _name(policy), accepted=accepted, must_fail=True, **result
         )
 
 
-def singles(draws: int) -> Iterator[Row]:
+def singles(draws: int) -> Iterator[Comparison]:
     """Texts drawn one by one, each with its own numbers from torch's generators."""
     for number, candidates in enumerate(VOCABULARY):
         for policy in ONE_BY_ONE:
@@ -181,32 +160,17 @@ def singles(draws: int) -> Iterator[Row]:
             texts, accepted = draw(world, policy, _choice(candidates, 10 * number), draws)
             result = asdict(compare(texts, world.exact()))
             what = f"{candidates}, all, and a penalty"
-            yield Row("one by one", what, _name(policy), accepted=accepted, **result)
+            yield Comparison("one by one", what, _name(policy), accepted=accepted, **result)
 
 
-def renewed(data: dict[str, Any], rows: list[Row]) -> list[Row]:
-    """The rows of an earlier report, with new ``rows`` of tables in their places."""
-    old = [Row(**row) for row in data["rows"]]
-    own = {(r.what, r.policy): r for r in (*old, *rows) if r.part == "tables"}
-    order = [(f"{cell.candidates}, {cell.kind}", _name(cell.policy)) for cell in cells()]
-    right = [own[place] for place in order if place in own]
-    wrong = [r for r in old if r.part == "wrong on purpose"]
-    rest = [r for r in old if r.part not in ("tables", "wrong on purpose", "together")]
-    return [*right, *wrong, *together(right), *rest]
-
-
-def together(rows: list[Row]) -> list[Row]:
-    """Each right rule over all of its rows of tables: χ² and degrees of freedom add up."""
-    found = []
+def together(rows: list[Comparison]) -> list[Comparison]:
+    """Each right rule over all of its tables: χ² and degrees of freedom add up."""
+    sums = []
     for candidates in VOCABULARY:
         own = [r for r in rows if r.part == "tables" and r.what.startswith(candidates)]
-        if not own:
-            continue
-        chi2, freedom = sum(r.chi2 for r in own), sum(r.freedom for r in own)
-        draws = sum(r.draws for r in own)
-        tau = float(np.mean([r.accepted for r in own]))
-        p_value = chi2_p_value(chi2, freedom)
-        found.append(
-            Row("together", candidates, "all", draws, chi2, freedom, p_value, None, None, tau)
-        )
-    return found
+        if own:
+            chi2, freedom = sum(r.chi2 for r in own), sum(r.freedom for r in own)
+            tau = float(np.mean([r.accepted for r in own]))
+            counted = sum(r.draws for r in own), chi2, freedom, chi2_p_value(chi2, freedom)
+            sums.append(Comparison("together", candidates, "all", *counted, None, None, tau))
+    return sums

@@ -3,9 +3,9 @@
     python -m benchmarks.viskip --output benchmarks/results/viskip
 
 Held-out items, one text each, by every policy and threshold. Thresholds are the published one and
-those above which a tenth, a quarter and half of the steps of these texts lie, since models differ in
-their shares. First the premise: accepted length by that share. All texts are compared with those
-for which nothing is skipped.
+those above which a tenth, a quarter and half of the steps of these texts lie, since models differ
+in their shares. First the premise: accepted length by that share. All texts are compared with
+those for which nothing is skipped.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, Any]:
 
 def report(data: dict[str, Any]) -> str:
     columns = [
-        *(harness.SPEED, harness.RATIO),
+        *(harness.SPEED, harness.SPEEDUP),
         ("skipped", lambda row: percent(row["skipped"] / row["steps"], 0)),
         *(harness.ACCEPTED, harness.EXACT),
     ]
@@ -93,7 +93,7 @@ def report(data: dict[str, Any]) -> str:
     ]
     notes = [
         f"{data['items']} held-out items; tokens/s: median over texts of at least {LEAST} tokens; "
-        f"ratio: median of the texts' own ratios to never skipping; {harness.TAU}"
+        f"speed-up: median of the texts' own ratios to never skipping; {harness.TAU}"
     ]
     title = "## Accepted length by attention on visual tokens, policy static, nothing skipped"
     return harness.report(

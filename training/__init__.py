@@ -1,1 +1,1 @@
-"""Data, training and evaluation of the bundled pair sage-tiny."""
+"""Data, training and evaluation of the bundled pair; not part of the installed package."""

@@ -1,4 +1,4 @@
-"""Packed rows: one picture or clip, then several conversations that see it and themselves only."""
+"""Packed rows: one image or video, then conversations that attend to it and to themselves only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from sage_core.models.visual_tokens import visual_mask
+from training.auxiliary import token_labels
 from training.drills import drill
-from training.pair import tower_features
 from training.tokens import drill_ids, prefix_ids, talk_ids
 from training.vision import picture_batch
-from training.witness import lessons
 from training.world.dialogue import captioned, conversations, random_scene
 from training.world.render import PATCHES, draw, patch_targets, pixel_values, placed_at
 from training.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
@@ -26,7 +25,7 @@ from training.world.scenes import CLIP_FRAMES, Clip, Pair, Scene, choose
 LEARNT: Mapping[str, float] = MappingProxyType(
     {"color": 0.6, "shape": 0.4, "place": 0.4, "value": 0.4, "motion": 0.5, "describe": 0.4}
 )
-"""Questions that are answered well early, and the share of them that goes on being asked."""
+"""Kinds of questions that are learned early, and the share of them that is kept."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class BatchConfig:
     rows: int = 5
     length: int = 320
     short: float = 2.5  # weight of answers of fewer than 40 tokens
-    drills: int = 3  # conclusions without a picture
-    extra: int = 4  # pictures for the tower and the projector alone
+    drills: int = 3  # conclusions without an image
+    extra: int = 4  # images for the tower and the projector only
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,13 @@ class Batch:
     ids: np.ndarray  # (rows, length)
     segments: np.ndarray  # (rows, length)
     positions: np.ndarray  # (rows, length)
-    said: np.ndarray  # (rows, length), whether the token is the model's to say
-    weights: np.ndarray  # (rows, length), how much the token counts
-    pixels: np.ndarray  # (pictures, 3, 96, 96)
-    targets: np.ndarray  # (pictures, 36, targets)
-    kinds: tuple[tuple[str, int], ...]  # per row: "image", "images" or "video", and its pictures
-    witness: np.ndarray  # (visual tokens of all rows, lessons)
-    extra: int = 0  # how many of the last pictures belong to no row
+    trained: np.ndarray  # (rows, length), whether the token is part of an answer
+    weights: np.ndarray  # (rows, length), of the loss
+    pixels: np.ndarray  # (images, 3, 96, 96)
+    targets: np.ndarray  # (images, 36, targets)
+    kinds: tuple[tuple[str, int], ...]  # of each row: its kind and number of images
+    token_labels: np.ndarray  # (visual tokens of all rows, labels)
+    extra: int = 0  # the number of last images that belong to no row
 
 
 def scene_pictures(scene: Scene, frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,18 +73,18 @@ def scene_kind(scene: Scene) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """What one row shows and the conversations offered to it."""
+    """The scene of one row and its conversations, of which it holds as many as fit."""
 
     scene: Scene
     frames: int
-    talks: Sequence[tuple[list[int], list[bool]]]  # ids after the prefix, and which are said
-    witness: np.ndarray  # (visual tokens, lessons)
+    talks: Sequence[tuple[list[int], list[bool]]]  # ids, and whether each is trained
+    token_labels: np.ndarray  # (visual tokens, labels)
 
 
 def make_batch(
     rng: np.random.Generator, tokenizer: Tokenizer, config: BatchConfig, easy: bool = False
 ) -> Batch:
-    """Rows of random scenes, and pictures for the tower alone."""
+    """Rows of random scenes, and images for the tower only."""
     rows = []
     for _ in range(config.rows):
         scene = random_scene(rng, easy)
@@ -95,7 +94,7 @@ def make_batch(
         offered = conversations(rng, scene, captioned(rng, scene), 24, LEARNT)
         talks = [talk_ids(tokenizer, talk) for talk in offered]
         talks[1:1] = [drill_ids(tokenizer, drill(rng)) for _ in range(config.drills)]
-        rows.append(Row(scene, frames, talks, lessons(scene, frames)))
+        rows.append(Row(scene, frames, talks, token_labels(scene, frames)))
     extra = picture_batch(rng, config.extra, words=0.55, charts=0.3) if config.extra else None
     return pack(rows, tokenizer, config, extra)
 
@@ -109,16 +108,16 @@ def pack(
     """Fill every row with as many of its conversations as fit."""
     shape = (len(rows), config.length)
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    segments, said = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    segments, trained = np.full(shape, -1, np.int64), np.zeros(shape, bool)
     weights = np.ones(shape, np.float32)
-    pixels, targets, kinds, witness = [], [], [], []
+    pixels, targets, kinds, token_labels = [], [], [], []
     for row, given in enumerate(rows):
         scene, frames = given.scene, given.frames
         shown, facts = scene_pictures(scene, frames)
         pixels.append(shown)
         targets.append(facts)
         kinds.append((scene_kind(scene), len(shown)))
-        witness.append(given.witness)
+        token_labels.append(given.token_labels)
         prefix = prefix_ids(tokenizer, scene, frames)
         fill = start = len(prefix)
         ids[row, :fill], segments[row, :fill], positions[row, :fill] = prefix, 0, np.arange(fill)
@@ -128,7 +127,7 @@ def pack(
             if end > config.length:
                 continue
             segment += 1
-            ids[row, fill:end], said[row, fill:end] = new, answer
+            ids[row, fill:end], trained[row, fill:end] = new, answer
             segments[row, fill:end] = segment
             weights[row, fill:end] = config.short if sum(answer) < 40 else 1.0
             positions[row, fill:end] = np.arange(start, start + len(new))
@@ -140,18 +139,18 @@ def pack(
         ids,
         segments,
         positions,
-        said,
+        trained,
         weights,
         np.concatenate(pixels),
         np.concatenate(targets),
         tuple(kinds),
-        np.concatenate(witness),
+        np.concatenate(token_labels),
         0 if extra is None else len(extra[0]),
     )
 
 
 def block_mask(segments: torch.Tensor) -> torch.Tensor:
-    """(rows, 1, length, length): what each token may see, as an additive mask."""
+    """(rows, 1, length, length) additive mask: a token attends to the prefix and its segment."""
     length = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
     prefix = (segments[:, None, :] == 0) & (segments[:, :, None] >= 0)
@@ -193,27 +192,17 @@ def _pool(frames: torch.Tensor) -> torch.Tensor:
     return small.permute(0, 2, 3, 1).reshape(count, -1, hidden)
 
 
-def visual(model: LlavaOnevisionForConditionalGeneration, ids: torch.Tensor) -> torch.Tensor:
-    """(rows, length) bool: which tokens stand for pictures."""
-    return visual_mask(model.config, ids)
-
-
 def embed(
     model: LlavaOnevisionForConditionalGeneration,
     ids: torch.Tensor,
     features: torch.Tensor,
     kinds: tuple[tuple[str, int], ...],
 ) -> torch.Tensor:
-    """(rows, length, hidden) input embeddings with the visual tokens in their places."""
+    """(rows, length, hidden) input embeddings, those of visual tokens from ``features``."""
     embedded = model.get_input_embeddings()(ids)
     tokens = visual_tokens(model, features, kinds).to(embedded.dtype)
-    return embedded.masked_scatter(visual(model, ids)[..., None].expand_as(embedded), tokens)
-
-
-def encode_pictures(
-    model: LlavaOnevisionForConditionalGeneration, pixels: torch.Tensor
-) -> torch.Tensor:
-    return tower_features(model, pixels)
+    mask = visual_mask(model.config, ids)[..., None]
+    return embedded.masked_scatter(mask.expand_as(embedded), tokens)
 
 
 def _work(
@@ -230,7 +219,7 @@ def _work(
 def batches(
     tokenizer: Tokenizer, config: BatchConfig, key: list[int], easy: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches from a background process; the last number of the key is the first step."""
+    """Batches without end from a background process; ``key`` ends with the first step."""
     context = mp.get_context("fork")
     queue = context.Queue(maxsize=4)
     process = context.Process(target=_work, args=(queue, tokenizer, config, key, easy), daemon=True)

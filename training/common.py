@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What the training stages share: tensors of a batch, the learning-rate schedule, the log."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Tensors:
     ids: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
-    labels: torch.Tensor  # (rows, length), -100 where nothing is to be learnt
+    labels: torch.Tensor  # (rows, length), -100 where a token is not trained
     weights: torch.Tensor  # (rows, length), of the labels
     pixels: torch.Tensor
     targets: torch.Tensor
-    witness: torch.Tensor  # (visual tokens, lessons)
+    token_labels: torch.Tensor  # (visual tokens, labels)
     kinds: tuple[tuple[str, int], ...]
     extra: int
 
 
 def to_device(batch: Batch, device: torch.device) -> Tensors:
     ids = torch.from_numpy(batch.ids)
-    said = torch.from_numpy(batch.said)
+    trained = torch.from_numpy(batch.trained)
     labels = torch.full_like(ids, -100)
-    labels[:, :-1] = ids[:, 1:].masked_fill(~said[:, 1:], -100)
+    labels[:, :-1] = ids[:, 1:].masked_fill(~trained[:, 1:], -100)
     weights = torch.from_numpy(batch.weights).roll(-1, dims=1)
     return Tensors(
         ids.to(device),
@@ -43,14 +43,14 @@ def to_device(batch: Batch, device: torch.device) -> Tensors:
         weights.to(device),
         torch.from_numpy(batch.pixels).to(device),
         torch.from_numpy(batch.targets).to(device),
-        torch.from_numpy(batch.witness).to(device),
+        torch.from_numpy(batch.token_labels).to(device),
         batch.kinds,
         batch.extra,
     )
 
 
 def factor(done: float, warm: float = 0.015) -> float:
-    """Learning-rate factor at a fraction of the time: short warm-up, plateau, linear to zero."""
+    """The learning-rate factor at a fraction of the time: warm-up, plateau, linear to zero."""
     return min(1.0, done / warm + 0.05, 1.6 * (1.0 - done) + 0.005)
 
 
@@ -70,7 +70,7 @@ def hidden_states(
 
 
 class Log:
-    """Lines to the screen and a text file, numbers to a CSV file."""
+    """Prints lines and writes them to ``train.log``; writes numbers to ``train.csv``."""
 
     def __init__(self, folder: Path, quiet: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Reference decoding with plain forward passes: batched greedy text and chains of a draft."""
+"""Reference decoding with plain forward passes: batched greedy decoding, and chain drafts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
 
-from training.batches import embed, encode_pictures, scene_kind
-from training.pair import SPECIAL
+from training.batches import embed, scene_kind
+from training.pair import SPECIAL, tower_features
 from training.tokens import prompt_ids
 from training.world.render import draw, pixel_values
 from training.world.scenes import CLIP_FRAMES, Scene
@@ -21,7 +21,7 @@ PAD, END = SPECIAL.index("<|endoftext|>"), SPECIAL.index("<|im_end|>")
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt about a scene; `pixels` is (pictures, 3, 96, 96)."""
+    """A prompt about a scene; ``pixels`` is (images, 3, 96, 96)."""
 
     scene: Scene
     ids: tuple[int, ...]
@@ -44,7 +44,7 @@ def _embedded(
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[PAD] * (longest - len(row)) + list(row) for row in rows])
     pixels = torch.from_numpy(np.concatenate([r.pixels for r in requests]))
-    features = encode_pictures(model, pixels.to(model.dtype))
+    features = tower_features(model, pixels.to(model.dtype))
     return embed(model, ids, features, tuple((r.kind, len(r.pixels)) for r in requests))
 
 
@@ -64,7 +64,7 @@ def _mask(pads: torch.Tensor, queries: int, length: int, dtype: torch.dtype) -> 
 def greedy(
     model: LlavaOnevisionForConditionalGeneration, requests: Sequence[Request], limit: int
 ) -> list[list[int]]:
-    """New tokens of each request up to and with the end token."""
+    """New tokens of each request, including the end token."""
     embedded = _embedded(model, [r.ids for r in requests], requests)
     count, length = embedded.shape[:2]
     pads = torch.tensor([length - len(r.ids) for r in requests])
@@ -120,9 +120,13 @@ def agreement(
 def chain_lengths(agrees: np.ndarray, depth: int = 5) -> list[int]:
     """Accepted length of each step of a greedy chain.
 
-    A chain's token is accepted only if all before it were, so the draft's context is always the
-    target's own text and one pass over that text tells what every step accepts. The first token
-    comes from the target's prefill; each step adds the target's own token.
+    A token of a chain is accepted only if all before it are, so the draft's context is always the
+    target's text, and one pass over that text gives every step's accepted length. The first token
+    comes from the target's prefill; each step adds a bonus token.
+
+    Args:
+        agrees: (tokens,) bool, whether the draft's greedy token is the target's.
+        depth: drafted tokens of a step.
     """
     lengths, at = [], 1
     while at < len(agrees):

@@ -1,4 +1,4 @@
-"""Stage 3: the draft learns the target's distributions."""
+"""Stage 3: distillation of the draft from the target."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.batches import BatchConfig, batches, encode_pictures
+from training.batches import BatchConfig, batches
 from training.common import Log, Tensors, factor, hidden_states, mean_values, to_device
 from training.optim import Optimizer, Rates
+from training.pair import tower_features
 from training.parallel import Group
 
 
@@ -32,11 +33,11 @@ class DraftConfig:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A batch with what the target says at each learnt position."""
+class Example:
+    """A batch with the target's distribution at each trained position."""
 
     data: Tensors
-    features: torch.Tensor  # (pictures, 36, vision hidden)
+    features: torch.Tensor  # (images, 36, vision hidden)
     wanted: torch.Tensor  # (n, vocabulary) log-probabilities of the target
 
 
@@ -58,22 +59,22 @@ def logits_at(
     data: Tensors,
     features: torch.Tensor,
 ) -> torch.Tensor:
-    """(n, vocabulary) float32 logits at the learnt positions."""
+    """(n, vocabulary) float32 logits at the trained positions."""
     hidden = hidden_states(model, data, features)[-1]
     return model.lm_head(hidden[data.labels >= 0]).float()
 
 
 @torch.no_grad()
-def lesson(target: LlavaOnevisionForConditionalGeneration, data: Tensors) -> Lesson:
-    features = encode_pictures(target, data.pixels)
+def make_example(target: LlavaOnevisionForConditionalGeneration, data: Tensors) -> Example:
+    features = tower_features(target, data.pixels)
     wanted = F.log_softmax(logits_at(target, data, features), dim=-1)
-    return Lesson(data, features, wanted)
+    return Example(data, features, wanted)
 
 
 def draft_loss(
-    draft: LlavaOnevisionForConditionalGeneration, item: Lesson, truth: float
+    draft: LlavaOnevisionForConditionalGeneration, item: Example, truth: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Divergence from the target plus a little cross-entropy; and what to log."""
+    """KL divergence from the target plus ``truth`` times cross-entropy; and values to log."""
     logits = logits_at(draft, item.data, item.features)
     ours = F.log_softmax(logits, dim=-1)
     divergence = F.kl_div(ours, item.wanted, log_target=True, reduction="batchmean")
@@ -84,14 +85,14 @@ def draft_loss(
     return loss, {"divergence": float(divergence.detach()), "agree": float(agree)}
 
 
-def lessons(
+def examples(
     target: LlavaOnevisionForConditionalGeneration,
     stream: Iterator[object],
     device: torch.device,
-) -> Iterator[Lesson]:
+) -> Iterator[Example]:
     for batch in stream:
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            yield lesson(target, to_device(batch, device))  # type: ignore[arg-type]
+            yield make_example(target, to_device(batch, device))  # type: ignore[arg-type]
 
 
 def train_draft(
@@ -105,7 +106,7 @@ def train_draft(
     log: Log,
     group: Group,
 ) -> None:
-    """Distil by wall clock; resumes from OUT/draft.pt."""
+    """Distil for a time; resumes from OUT/draft.pt."""
     target.eval().requires_grad_(False)
     copy_start(target, draft)
     spent, step, path = 0.0, 0, out / "draft.pt"
@@ -119,12 +120,12 @@ def train_draft(
     begin, saved = time.time() - spent, time.time()
     stream = batches(tokenizer, config.batch, [seed, 17, group.rank, step])
     history: list[dict[str, float]] = []
-    kept: list[Lesson] = []
+    kept: list[Example] = []
     rng = np.random.default_rng([seed, 19, group.rank])
     draft.train()
     while (done := group.agree((time.time() - begin) / (60 * config.minutes))) < 1:
         if step % config.passes == 0 or not kept:
-            kept = [*kept[-15:], next(lessons(target, stream, device))]
+            kept = [*kept[-15:], next(examples(target, stream, device))]
             item = kept[-1]
         else:
             item = kept[int(rng.integers(len(kept)))]

@@ -1,7 +1,7 @@
-"""The last step of an explained answer alone: sums, relations and comparisons, without a picture.
+"""Drills: only the conclusion of an explained answer is trained, without an image.
 
-The scene of a drill is never drawn. Question and findings are given, and only what follows from
-the findings is learnt, so nothing is taught that the picture in the same row does not show.
+Sums, relations and comparisons. The scene of a drill is never drawn: question and findings are
+given in the prompt, so that nothing is trained that depends on an image that is not there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _KINDS: tuple[tuple[float, str, Callable[[np.random.Generator], Scene]], ...] = 
     (0.80, "relation", random_shapes),
     (1.00, "pair", random_pair),
 )
-"""Up to which draw, the kind of question, and its scenes."""
+"""Cumulative probability, kind of question, and its scenes."""
 
 
 @dataclass(frozen=True)
 class Drill:
-    """A question, the findings that are given, and the conclusion to be learnt."""
+    """A question, the given findings, and the conclusion, which is trained."""
 
     question: str
     given: str
@@ -33,7 +33,7 @@ class Drill:
 
 
 def drill(rng: np.random.Generator) -> Drill:
-    """One of them; scenes are drawn until one has a question of the kind."""
+    """A random drill; scenes are made until one has a question of the kind."""
     draw = rng.random()
     _, kind, make = next(row for row in _KINDS if draw < row[0])
     while True:

@@ -1,4 +1,4 @@
-"""Score a pair on unseen scenes: `python -m training.evaluate --pair DIR --scenes 500`."""
+"""Evaluate a pair on unseen scenes: `python -m training.evaluate --pair DIR --scenes 500`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training.world.scenes import (
     random_words,
 )
 
-_REALM = 80_021  # keeps these seeds apart from those of training
+_REALM = 80_021  # keeps these seeds separate from those of training
 _MAKERS = (random_shapes, random_clip, random_chart, random_shapes, random_clip, random_words)
 
 
@@ -45,7 +45,7 @@ def in_batches(
     limit: int,
     size: int = 40,
 ) -> list[list[int]]:
-    """Greedy tokens of all requests, those of like length together."""
+    """Greedy tokens of all requests, in batches of similar length."""
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].ids))
     out: list[list[int]] = [[] for _ in requests]
     for start in range(0, len(order), size):
@@ -57,8 +57,8 @@ def in_batches(
     return out
 
 
-def remembered(path: Path | None, compute: Callable[[], list[list[int]]]) -> list[list[int]]:
-    """The tokens in a file, or those computed, then written there."""
+def cached(path: Path | None, compute: Callable[[], list[list[int]]]) -> list[list[int]]:
+    """The tokens in a file; computed and written there if it does not exist."""
     if path and path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     tokens = compute()
@@ -79,10 +79,10 @@ def captions_report(
     scenes: Sequence[Scene],
     cache: Path | None = None,
 ) -> dict[str, object]:
-    """Facts right by kind of scene and slot, accepted lengths, and some texts."""
+    """Correct facts by kind of scene, accepted lengths, and some texts."""
     prompts = [VIDEO_PROMPT if isinstance(s, Clip) else IMAGE_PROMPT for s in scenes]
     requests = [Request.make(tokenizer, s, p) for s, p in zip(scenes, prompts, strict=True)]
-    texts = remembered(cache, lambda: in_batches(target, requests, 320))
+    texts = cached(cache, lambda: in_batches(target, requests, 320))
     right_by: dict[str, int] = defaultdict(int)
     all_by: dict[str, int] = defaultdict(int)
     errors: list[str] = []
@@ -132,9 +132,9 @@ def answers_report(
     asked: Sequence[tuple[Scene, Answered]],
     cache: Path | None = None,
 ) -> dict[str, object]:
-    """Answers right by kind of question."""
+    """Correct answers by kind of question."""
     requests = [Request.make(tokenizer, scene, item.question) for scene, item in asked]
-    texts = remembered(cache, lambda: in_batches(target, requests, 120))
+    texts = cached(cache, lambda: in_batches(target, requests, 120))
     verdicts: dict[str, list[bool]] = defaultdict(list)
     errors = []
     for (_, item), tokens in zip(asked, texts, strict=True):
@@ -155,7 +155,7 @@ def answers_report(
 
 @torch.inference_mode()
 def pass_milliseconds(model: LlavaOnevisionForConditionalGeneration, prefix: int = 200) -> float:
-    """Median time of one pass over one token after a prefix."""
+    """Median time in milliseconds of a pass over one token behind ``prefix`` tokens."""
     hidden = int(model.lm_head.in_features)
     cache, times = DynamicCache(), []
     language = model.model.language_model
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("training/results"))
-    parser.add_argument("--cache", type=Path, help="folder that keeps the target's tokens")
+    parser.add_argument("--cache", type=Path, help="folder for the target's tokens")
     arguments = parser.parse_args()
     report = evaluate(arguments.pair, arguments.scenes, arguments.seed, arguments.cache)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Example pictures and clips: `python -m training.examples --out examples --seed 7`."""
+"""Example images and videos: `python -m training.examples --out examples --seed 7`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def write_clip(path: Path, clip: Clip, pixels: int = PIXELS, frames: int = FRAME
 
 
 def write_examples(out: Path, seed: int | None = None) -> list[Path]:
-    """The committed examples, or with a seed a random picture and clip of each kind."""
+    """The committed examples, or with a seed random images and a video."""
     out.mkdir(parents=True, exist_ok=True)
     pictures, clips = dict(PICTURES), dict(CLIPS)
     if seed is not None:
@@ -111,7 +111,9 @@ def write_examples(out: Path, seed: int | None = None) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("examples"))
-    parser.add_argument("--seed", type=int, help="random ones with this seed, not the committed")
+    parser.add_argument(
+        "--seed", type=int, help="random scenes with this seed instead of the committed examples"
+    )
     arguments = parser.parse_args()
     for path in write_examples(arguments.out, arguments.seed):
         print(path)

@@ -1,10 +1,10 @@
 """The bundled head: `python -m training.head answers --out OUT`, then `train`, then `acceptance`.
 
-One layer on the target's own features, trained on scenes of every sort that the pair knows. Some
-are in the target's words: what it would say, and for a share of them what it might have said. They
-are too few, and soon known by heart; the others are new at every step, in the words that the
-target was trained on. Both stages go on from what is in the folder. Last, the head learns from
-texts of other scenes what the target accepts of it.
+One layer on the target's features, trained on scenes of every category. Some have answers of the
+target, most of them greedy, some sampled; they are few, so the head would overfit to them alone.
+The others are new at every step, with the texts that the target was trained on. Both stages resume
+from what is in the folder. Finally the acceptance bias of the head is fitted on texts of other
+scenes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from sage_core.bench.items import Rendered
 from sage_core.distill.acceptance_fit import fit_acceptance
 from sage_core.distill.data import Sample
 from sage_core.distill.logs import Log
@@ -34,27 +33,28 @@ from sage_core.drafts.head.checkpoint import load_head, save_head
 from sage_core.media import Sampling
 from sage_core.models.families.base import Turn
 from sage_core.pair_loading import LoadedPair, load_pair
+from training.bench_items import Rendered
 from training.world.heldout import CATEGORIES
 from training.world.inputs import items as mixed_items
 
 SEEDS = {"train": 7_000_013, "held": 8_000_003, "fresh": 9_000_011, "acceptance": 10_000_019}
 LEAST, LONGEST = 4, 160
-"""Tokens of an answer that is taken; longer ones end there."""
+"""Tokens of an answer: shorter ones are skipped, longer ones are cut."""
 DRAWN, TEMPERATURE = 5, 0.8
-"""Of training, one text of so many is drawn at this temperature; the others are greedy."""
+"""One training text of so many is sampled at this temperature; the others are greedy."""
 LONG = ("captions", "charts", "text", "motion", "turns")
 AGAIN = 4
-"""How often each scene with an answer of the target's own comes in `FRESH` new ones."""
+"""How often each scene with an answer of the target is used for `FRESH` new scenes."""
 FRESH = 30_000
 NODES = 100_000
-"""That what the head foretells is fitted to."""
+"""Tree nodes that the acceptance bias is fitted to."""
 ROOM = 6 * 1024**3
 Scene = list[Turn]
-"""A conversation whose last turn is to be answered; media are in the first."""
+"""A conversation whose last turn has no answer yet; media are in the first turn."""
 
 
 def scenes(seed: int) -> Iterator[Scene]:
-    """Without end: the categories of `heldout` in turn, then a picture, several and a clip."""
+    """Scenes without end: the categories of `heldout` in turn, then an image, several, a video."""
     mixed = mixed_items(1 << 30, seed)
     index = 0
     while True:
@@ -76,7 +76,7 @@ def _conversation(source: Rendered) -> Scene:
 
 
 class SceneTeacher(Teacher):
-    """A teacher whose samples are conversations in memory; those behind them are new scenes."""
+    """A teacher with conversations in memory, followed by ``fresh`` new scenes."""
 
     def __init__(
         self, pair: LoadedPair, given: list[Scene], options: DistillOptions, fresh: int = 0
@@ -97,7 +97,7 @@ class SceneTeacher(Teacher):
 
     def _fresh(self, index: int) -> Rendered:
         number, category = divmod(index - len(self._given), len(LONG))
-        # With an even number the prompt asks for a description, as a rule, and not for a word.
+        # Prompts with even numbers usually ask for a description, others for a short answer.
         return Rendered(LONG[category], 2 * number, SEEDS["fresh"])
 
     def _answer(self, index: int, inputs: dict[str, Any]) -> torch.Tensor:
@@ -109,17 +109,17 @@ class SceneTeacher(Teacher):
         return super().example(index) if index < len(self._given) else self._example(index)
 
     def _example(self, index: int) -> Example:
-        # A head reads no pixels; without them ten times as many lessons fit into memory.
+        # A head reads no pixels; without them ten times as many examples fit into memory.
         return replace(super()._example(index), inputs={})
 
-    def told(self, answers: list[list[int]]) -> SceneTeacher:
-        """With these answers, in order."""
+    def with_answers(self, answers: list[list[int]]) -> SceneTeacher:
+        """This teacher with given answers, in order."""
         self._answers = {number: torch.tensor(ids) for number, ids in enumerate(answers)}
         return self
 
 
 def write_answers(out: Path, counts: dict[str, int]) -> None:
-    """Append what is missing of each file: a line for each scene, [number, [token ids]]."""
+    """Complete each file: a line for each scene, [number, [token ids]]."""
     out.mkdir(parents=True, exist_ok=True)
     pair = load_pair(draft="sage-tiny-head")
     greedy = DistillOptions(steps=1, max_new_tokens=LONGEST)
@@ -157,22 +157,24 @@ def _read(out: Path, name: str) -> tuple[list[Scene], list[list[int]]]:
 
 
 def train(out: Path, start: Path | None, options: DistillOptions) -> None:
-    """Train the head; the best by held-out τ is in ``out / "head"``."""
+    """Train the head; the best one by held-out τ is written to ``out / "head"``."""
     given, answers = _read(out, "train")
     held_given, held_answers = _read(out, "held")
     pair = load_pair(draft=None)
     known = len(given) + len(held_given)
-    teacher = SceneTeacher(pair, given + held_given, options, FRESH).told(answers + held_answers)
+    teacher = SceneTeacher(pair, given + held_given, options, FRESH).with_answers(
+        answers + held_answers
+    )
     rest = [*range(len(given))] * AGAIN + [*range(known, known + FRESH)]
     held = list(range(len(given), known))
     folder = out / "head"
     student = new_student(teacher, options)
     if start is not None:
         weights = load_head(start, pair.target).state_dict()
-        student.module.load_state_dict(weights, strict=False)  # what it foretells comes last
-    crew = ProcessGroup(torch.device(pair.device))
+        student.module.load_state_dict(weights, strict=False)  # without the acceptance bias
+    group = ProcessGroup(torch.device(pair.device))
     plan = {"kind": "bundled head", "batch": options.batch}
-    trainer = Trainer(student, teacher, rest, held, options, folder, plan, crew, _tell)
+    trainer = Trainer(student, teacher, rest, held, options, folder, plan, group, _report)
     if (state := load_state(folder, plan)) is not None:
         trainer.resume(state)
     log = Log(folder, trainer.step)
@@ -181,7 +183,7 @@ def train(out: Path, start: Path | None, options: DistillOptions) -> None:
 
 
 def accept(out: Path) -> None:
-    """Fit what the head in ``out / "head"`` foretells, on scenes that it was not trained on."""
+    """Fit the acceptance bias of the head in ``out / "head"`` on scenes it was not trained on."""
     pair = load_pair(draft=None)
     head = load_head(out / "head", pair.target)
     options = DistillOptions(steps=1, max_new_tokens=LONGEST)
@@ -193,7 +195,7 @@ def accept(out: Path) -> None:
     print(f"fitted to {count} nodes")
 
 
-def _tell(event: Event) -> None:
+def _report(event: Event) -> None:
     if "tau" in event.values or event.note:
         values = " ".join(f"{name} {value:.3f}" for name, value in event.values.items())
         print(f"step {event.step}, {event.seconds:.0f} s: {values}{event.note}", flush=True)
@@ -205,10 +207,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--held", type=int, default=54)
-    parser.add_argument("--start", type=Path, help="a head to go on from")
+    parser.add_argument("--start", type=Path, help="a head to start from")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--every", type=int, default=250, help="steps between looks at τ")
+    parser.add_argument("--every", type=int, default=250, help="steps between evaluations of τ")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--depths", type=int, default=3)
     parser.add_argument("--lr", type=float)

@@ -1,9 +1,9 @@
-"""A pair for clips of many frames: `python -m training.long_clips target --out OUT`, then `draft`.
+"""A pair for videos of many frames: `python -m training.long_clips target --out OUT`, then `draft`.
 
-The bundled pair never saw more than ten frames. Here copies of its target and of its small draft go
-on with clips of 16 to 48 frames whose texts name what comes after what (`training.world.parade`),
-the tower frozen. Both stages are counted in steps and go on from what is in the folder, in which
-`load_pair` then finds `target/` and `draft/`.
+The bundled pair was trained on at most ten frames. Copies of its target and of its small draft are
+trained further on videos of 16 to 48 frames whose texts name things in order
+(`training.world.parade`); the vision tower is frozen. Both stages are counted in steps and resume
+from what is in the folder, in which `load_pair` then finds `target/` and `draft/`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from training.auxiliary import CELLS, AuxiliaryHead
 from training.batches import Batch, BatchConfig, Row, pack
 from training.common import Log, factor, mean_values, to_device
-from training.distil import Lesson, draft_loss, lesson
+from training.distil import Example, draft_loss, make_example
 from training.optim import Optimizer, Rates
 from training.pair import PairConfig, save_model, wrap_tokenizer
 from training.tokens import fact_weights, name_tokens, talk_ids, visual_count
 from training.train import Heads, TargetConfig, target_loss
-from training.witness import CELLS, Witness
 from training.world.dialogue import VIDEO_PROMPT
 from training.world.dialogue import Turn as Said
 from training.world.parade import MOST, parade, parade_caption
@@ -36,9 +36,9 @@ from training.world.scenes import COLORS, SHAPES, Clip, choose
 
 BUNDLED = Path(__file__).parents[1] / "sage_core" / "assets" / "sage-tiny"
 FEWEST, FIRST, LONGEST = 16, 20, 48
-"""Frames: of the shortest clip, of the longest in the beginning, and of the longest of all."""
-TAUGHT = {"number": MOST + 1, "color before": len(COLORS), "shape before": len(SHAPES)}
-"""Lessons at the visual token of a thing: the how manieth it is, and what it comes after."""
+"""Frames: the fewest, the most at the beginning, the most at the end."""
+LABELS = {"number": MOST + 1, "color before": len(COLORS), "shape before": len(SHAPES)}
+"""Labels at the visual token of a thing: its number, and the thing before it."""
 ROWS, TEXT, CAPTIONS = 4, 232, 4
 PASSES, KEPT, TRUTH = 3, 12, 0.1
 EVERY, SAVED = 20, 50
@@ -46,26 +46,26 @@ Model = LlavaOnevisionForConditionalGeneration
 
 
 def frames_at(rng: np.random.Generator, done: float) -> int:
-    """Frames of a step's clips; the longest come once half of the steps are done."""
+    """Frames of a step's videos; the most from half of the steps on."""
     most = FIRST + (LONGEST - FIRST) * min(1.0, 0.1 + 2 * done)
     return int(rng.integers(FEWEST, int(most) + 1))
 
 
 def before(clip: Clip, frames: int) -> np.ndarray:
-    """(visual tokens, lessons): what is known of a thing once it is seen; -1 elsewhere."""
-    out = np.full((frames, CELLS, len(TAUGHT)), -1, np.int64)
+    """(visual tokens, labels) at the tokens of visible things; -1 elsewhere."""
+    out = np.full((frames, CELLS, len(LABELS)), -1, np.int64)
     for frame in range(frames):
         for thing, _, _ in placed_at(clip, frame / (frames - 1)):
             who = clip.things.index(thing)
             last = clip.things[who - 1] if who else None
             color = COLORS.index(last.color) if last else -1
             out[frame, thing.cell] = who, color, SHAPES.index(last.shape) if last else -1
-    gap = np.full((1, len(TAUGHT)), -1, np.int64)  # the newline behind the last frame
-    return np.concatenate([out.reshape(-1, len(TAUGHT)), gap])
+    gap = np.full((1, len(LABELS)), -1, np.int64)  # the newline behind the last frame
+    return np.concatenate([out.reshape(-1, len(LABELS)), gap])
 
 
 def make_batch(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Batch:
-    """The batch of a step: clips of one number of frames, each with several captions."""
+    """The batch of a step: videos of one number of frames, each with several captions."""
     rng = np.random.default_rng([seed, 43, step])
     frames = frames_at(rng, step / steps)
     rows = []
@@ -82,13 +82,13 @@ def make_batch(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Batch:
 
 def load(folder: Path) -> Model:
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    model.set_attn_implementation("eager")  # the plain attention is faster backwards on a CPU
+    model.set_attn_implementation("eager")  # faster in the backward pass on a CPU
     model.model.vision_tower.requires_grad_(False)
     return model
 
 
 def deepen(model: Model, layers: int) -> Model:
-    """The same model with more layers behind its own, which change nothing before they learn."""
+    """The model with more layers at the end, initialized to change nothing."""
     config = model.config.__class__.from_dict(model.config.to_dict())
     config.text_config.num_hidden_layers = layers
     config.text_config.layer_types = ["full_attention"] * layers
@@ -104,7 +104,7 @@ def deepen(model: Model, layers: int) -> Model:
 
 
 class Stage:
-    """A run over numbered steps with its state in ``out / NAME.pt`` and the model in its folder."""
+    """A run over numbered steps; its state is in ``out / NAME.pt``."""
 
     def __init__(self, name: str, out: Path, trained: torch.nn.Module, rates: Rates) -> None:
         self.name, self.out, self.trained = name, out, trained
@@ -156,29 +156,31 @@ def keep(model: Model, folder: Path) -> None:
 
 
 def train_target(out: Path, steps: int, seed: int) -> None:
-    """All but the tower, on answers; with lessons on what comes after what."""
+    """Train all but the tower on answers, with auxiliary labels of what comes after what."""
     torch.manual_seed(seed)
     tokenizer, model, heads = words(), load(BUNDLED / "target"), Heads(PairConfig())
-    heads.witness = Witness(PairConfig().hidden, TAUGHT, "color before")
+    heads.auxiliary = AuxiliaryHead(PairConfig().hidden, LABELS, "color before")
     heads.patches.requires_grad_(False)
     model.train()
     stage = Stage("target", out, torch.nn.ModuleList([model, heads]), Rates(0.8e-3, 0.6e-3))
-    config = TargetConfig(0.0, patches=0.0, witness=0.3)
+    config = TargetConfig(0.0, patches=0.0, auxiliary=0.3)
     facts = torch.from_numpy(fact_weights(tokenizer, config.facts))
     names = {name: torch.from_numpy(ids) for name, ids in name_tokens(tokenizer).items()}
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         data = to_device(make_batch(seed, step, steps, tokenizer), torch.device("cpu"))
         loss, shown = target_loss(model, heads, data, facts, names, config)
-        told = {"loss", "right", "facts", "facts_right", "witness", "witness_did"}
-        return loss, {k: v for k, v in shown.items() if k in told} | {"tokens": data.ids.numel()}
+        reported = {"loss", "right", "facts", "facts_right", "auxiliary", "auxiliary_did"}
+        return loss, {k: v for k, v in shown.items() if k in reported} | {
+            "tokens": data.ids.numel()
+        }
 
     stage.run(steps, loss_at)
     keep(model, out / "target")
 
 
 def train_draft(out: Path, steps: int, seed: int, layers: int) -> None:
-    """The target's distributions on texts of the same kind; a lesson serves several steps."""
+    """Distil from the target on texts of the same kind; an example is used in several steps."""
     torch.manual_seed(seed)
     tokenizer, target = words(), load(out / "target")
     target.eval().requires_grad_(False)
@@ -186,12 +188,12 @@ def train_draft(out: Path, steps: int, seed: int, layers: int) -> None:
     draft.model.vision_tower.load_state_dict(target.model.vision_tower.state_dict())
     draft.train()
     stage = Stage("draft", out, draft, Rates(2e-3, 1.2e-3))
-    kept: list[Lesson] = []
+    kept: list[Example] = []
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         if step % PASSES == 0 or not kept:
             batch = make_batch(seed + 1, step, steps, tokenizer)
-            kept.append(lesson(target, to_device(batch, torch.device("cpu"))))
+            kept.append(make_example(target, to_device(batch, torch.device("cpu"))))
             del kept[:-KEPT]
             item = kept[-1]
         else:

@@ -1,4 +1,4 @@
-"""Muon for hidden matrices and AdamW for the rest, with one learning-rate factor."""
+"""Muon for hidden matrices and AdamW for other parameters, with one learning-rate factor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Optimizer:
     ) -> None:
         """Each group is a factor on the rates and its named parameters.
 
-        Matrices are shared out among the processes: each steps its own and sends them round.
+        Matrices are divided among the processes: each updates its own and broadcasts them.
         """
         self._among = among or Group()
         self._matrices: list[nn.Parameter] = []
@@ -64,7 +64,11 @@ class Optimizer:
         ]
 
     def step(self, factor: float, clip: float = 1.0) -> float:
-        """Clip, step with every rate at `factor` of its peak, and clear; the gradient's norm."""
+        """Clip gradients, step with rates at ``factor`` of their peak, and clear the gradients.
+
+        Returns:
+            The norm of the gradients before clipping.
+        """
         self._among.mean_gradients(self._parameters)
         norm = float(nn.utils.clip_grad_norm_(self._parameters, clip))
         for optimizer in self._all:
@@ -80,7 +84,7 @@ class Optimizer:
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up the moments again; the rates stay this optimizer's own."""
+        """Load the moments; the peak rates stay those of this optimizer."""
         for optimizer, state in zip(self._all, states, strict=True):
             peaks = [group["peak"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state)

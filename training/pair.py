@@ -1,4 +1,4 @@
-"""The two models of the pair: configurations, chat template, saving for transformers."""
+"""The two models of the pair: configurations, chat template, checkpoints for transformers."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def build_draft(
 def tower_features(
     model: LlavaOnevisionForConditionalGeneration, pixels: torch.Tensor
 ) -> torch.Tensor:
-    """(pictures, 3, 96, 96) to (pictures, 36, vision hidden), before the projector."""
+    """(images, 3, 96, 96) to (images, 36, vision hidden), before the projector."""
     out = model.model.vision_tower(pixels, output_hidden_states=True)
     return out.hidden_states[-1]
 
@@ -136,7 +136,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
 ) -> None:
-    """Write a complete checkpoint in bfloat16, replacing what was there."""
+    """Write a complete checkpoint in bfloat16, replacing an older one."""
     scratch = folder.with_name(folder.name + ".new")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

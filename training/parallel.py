@@ -1,4 +1,4 @@
-"""Single-threaded processes that average gradients once a step: steady on a busy machine."""
+"""Data parallelism over single-threaded processes that average gradients in each step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Group:
-    """This process among `size` equal ones; with one, every method does nothing."""
+    """This process among ``size``; with one process, methods do nothing."""
 
     rank: int = 0
     size: int = 1
 
     @staticmethod
     def join(rank: int, size: int, meeting: Path) -> Group:
-        """Wait for the others at a file, with one thread each."""
+        """Initialize the process group through a file, with one thread per process."""
         if size > 1:
             torch.set_num_threads(1)
             dist.init_process_group(
@@ -32,7 +32,7 @@ class Group:
         return self.rank == 0
 
     def agree(self, value: float) -> float:
-        """The first process's value."""
+        """The value of the first process."""
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)
@@ -55,7 +55,7 @@ class Group:
 
     @torch.no_grad()
     def share(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Send every owner's parameters to the others."""
+        """Broadcast the parameters that each process owns."""
         if self.size == 1:
             return
         for owner in range(self.size):

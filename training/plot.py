@@ -16,7 +16,7 @@ Curves = dict[tuple[str, str], tuple[list[float], list[float]]]
 
 
 def read_curves(path: Path) -> Curves:
-    """(stage, name) to minutes and values."""
+    """Minutes and values by (stage, name)."""
     out: Curves = defaultdict(lambda: ([], []))
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):

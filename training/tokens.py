@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer and conversations as token ids."""
+"""The byte-level BPE tokenizer, and conversations as token ids."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from training.drills import Drill
 from training.pair import SPECIAL
-from training.world.dialogue import (
-    IMAGE_PROMPT,
-    VIDEO_PROMPT,
-    Conversation,
-    conversations,
-    random_scene,
-)
+from training.world.dialogue import Conversation, conversations, random_scene
 from training.world.render import PATCHES
 from training.world.scenes import (
     CLIP_FRAMES,
@@ -35,7 +29,7 @@ ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 def corpus(seed: int, scenes: int) -> Iterator[str]:
-    """Texts of the kind trained on, and every word of the lexicon with and without a space."""
+    """Training texts, and every word of the lexicon with and without a space."""
     rng = np.random.default_rng([seed, 7])
     for _ in range(scenes):
         for talk in conversations(rng, random_scene(rng), 1, 3):
@@ -60,7 +54,7 @@ def train_tokenizer(seed: int, scenes: int = 4000, size: int = 1408) -> Tokenize
 
 
 def visual_count(scene: Scene, frames: int = CLIP_FRAMES) -> int:
-    """How many placeholder tokens the processor puts for a scene."""
+    """The number of placeholder tokens that the processor inserts for a scene."""
     if isinstance(scene, Clip):
         return frames * ((PATCHES + 1) // 2) ** 2 + 1
     if isinstance(scene, Pair):
@@ -76,9 +70,9 @@ def prefix_ids(tokenizer: Tokenizer, scene: Scene, frames: int = CLIP_FRAMES) ->
 
 
 def talk_ids(tokenizer: Tokenizer, talk: Conversation) -> tuple[list[int], list[bool]]:
-    """Ids after the prefix, and which of them the model must learn to say."""
+    """Token ids after the prefix, and whether each is trained."""
     ids: list[int] = []
-    said: list[bool] = []
+    trained: list[bool] = []
     for i, turn in enumerate(talk):
         opening = "" if i == 0 else f"\n{HEAD}"
         for text, answer in (
@@ -87,12 +81,12 @@ def talk_ids(tokenizer: Tokenizer, talk: Conversation) -> tuple[list[int], list[
         ):
             new = tokenizer.encode(text).ids
             ids += new
-            said += [answer] * len(new)
-    return ids, said
+            trained += [answer] * len(new)
+    return ids, trained
 
 
 def drill_ids(tokenizer: Tokenizer, item: Drill) -> tuple[list[int], list[bool]]:
-    """As `talk_ids`, with only the conclusion to be learnt."""
+    """As `talk_ids`; only the conclusion is trained."""
     given = tokenizer.encode(f"\n{item.question}{ASSISTANT}{item.given}").ids
     last = tokenizer.encode(f"{item.conclusion}<|im_end|>").ids
     return given + last, [False] * len(given) + [True] * len(last)
@@ -101,12 +95,12 @@ def drill_ids(tokenizer: Tokenizer, item: Drill) -> tuple[list[int], list[bool]]
 def prompt_ids(
     tokenizer: Tokenizer, scene: Scene, user: str, frames: int = CLIP_FRAMES
 ) -> list[int]:
-    """What inference feeds for a single question."""
+    """The prompt of a single question, as in inference."""
     return prefix_ids(tokenizer, scene, frames) + tokenizer.encode(f"\n{user}{ASSISTANT}").ids
 
 
 def fact_weights(tokenizer: Tokenizer, weight: float) -> np.ndarray:
-    """A loss weight per token: facts count more than the wording around them."""
+    """(vocabulary,) loss weights: ``weight`` for tokens that state facts, 1 for others."""
     facts = {*COLORS, *SHAPES, "top", "middle", "bottom", "left", "right", "center"}
     facts |= {"upper", "lower", "small", "large", "big", "tiny", "little", "up", "down"}
     facts |= {"one", "two", "three", "four", "five", "six", "appears", "leaves", "moves"}
@@ -125,7 +119,7 @@ def fact_weights(tokenizer: Tokenizer, weight: float) -> np.ndarray:
 
 
 def name_tokens(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Per patch target, the token that names each class (-1 where no single token does)."""
+    """For each patch target, the token that names each class; -1 if no single token does."""
     classes: dict[str, list[str]] = {
         "shape": [f" {shape}" for shape in SHAPES],
         "color": [f" {color}" for color in COLORS],
@@ -139,6 +133,3 @@ def name_tokens(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
         ids = [tokenizer.encode(text).ids for text in texts]
         out[name] = np.array([i[0] if len(i) == 1 else -1 for i in ids])
     return out
-
-
-__all__ = ["IMAGE_PROMPT", "VIDEO_PROMPT", "corpus", "prompt_ids", "talk_ids", "train_tokenizer"]

@@ -13,21 +13,30 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.batches import BatchConfig, batches, encode_pictures, visual
+from sage_core.models.visual_tokens import visual_mask
+from training.auxiliary import AuxiliaryHead
+from training.batches import BatchConfig, batches
 from training.common import Log, Tensors, factor, hidden_states, mean_values, to_device
+from training.distil import DraftConfig, train_draft
 from training.optim import Optimizer, Rates
-from training.pair import PairConfig, build_draft, build_target, save_model, wrap_tokenizer
+from training.pair import (
+    PairConfig,
+    build_draft,
+    build_target,
+    save_model,
+    tower_features,
+    wrap_tokenizer,
+)
 from training.parallel import Group
 from training.tokens import fact_weights, name_tokens, train_tokenizer
 from training.vision import PatchHead, VisionConfig, align_loss, train_vision
-from training.witness import Witness
 
 SHARES = {"vision": 0.105, "target": 0.79, "draft": 0.092}
 
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """How the target is trained."""
+    """How the target is trained: weights of the auxiliary losses, learning rates, duration."""
 
     minutes: float
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -36,7 +45,7 @@ class TargetConfig:
     facts: float = 2.0
     patches: float = 0.1
     aligned: float = 0.1
-    witness: float = 0.1
+    auxiliary: float = 0.1
     easy_steps: int = 80
     save_minutes: float = 4.0
 
@@ -49,8 +58,8 @@ def target_loss(
     names: dict[str, torch.Tensor],
     config: TargetConfig,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weighted cross-entropy on answers plus the losses on patches; and what to log."""
-    features = encode_pictures(model, data.pixels)
+    """Weighted cross-entropy on answers plus auxiliary losses; and values to log."""
+    features = tower_features(model, data.pixels)
     inside = features[: len(features) - data.extra]
     layers = hidden_states(model, data, inside)
     hidden, middle = layers[-1], layers[len(layers) // 2]
@@ -61,14 +70,18 @@ def target_loss(
     weight = weights[wanted] * data.weights[known]
     loss = (each * weight).sum() / weight.sum()
     patches = heads.patches.loss(features, data.targets)
-    witness, seen = heads.witness.loss(middle[visual(model, data.ids)], data.witness)
+    auxiliary, seen = heads.auxiliary.loss(
+        middle[visual_mask(model.config, data.ids)], data.token_labels
+    )
     aligned = align_loss(model, features, data.targets, names)
-    total = loss + config.patches * patches + config.aligned * aligned + config.witness * witness
+    total = (
+        loss + config.patches * patches + config.aligned * aligned + config.auxiliary * auxiliary
+    )
     with torch.no_grad():
         right = (logits.argmax(-1) == wanted).float()
         facts = weights[wanted] > 1
         shown = {"patches": float(patches.detach()), "aligned": float(aligned.detach())}
-        shown |= {"witness": float(witness.detach()), "witness_did": seen}
+        shown |= {"auxiliary": float(auxiliary.detach()), "auxiliary_did": seen}
         shown |= {"loss": float(each.mean()), "right": float(right.mean())}
         if facts.any():
             shown |= {"facts": float(each[facts].mean()), "facts_right": float(right[facts].mean())}
@@ -76,12 +89,12 @@ def target_loss(
 
 
 class Heads(torch.nn.Module):
-    """What is trained along and not saved with the pair."""
+    """Heads of the auxiliary losses, which are not saved with the pair."""
 
     def __init__(self, sizes: PairConfig) -> None:
         super().__init__()
         self.patches = PatchHead(sizes.vision_hidden)
-        self.witness = Witness(sizes.hidden)
+        self.auxiliary = AuxiliaryHead(sizes.hidden)
 
 
 def train_target(
@@ -95,10 +108,10 @@ def train_target(
     log: Log,
     group: Group,
 ) -> None:
-    """Train by wall clock; resumes from OUT/target.pt, which it writes every few minutes."""
+    """Train for a time; resumes from OUT/target.pt, which is written every few minutes."""
     tower = [*model.model.vision_tower.named_parameters(), *heads.patches.named_parameters()]
     inside = {id(p) for _, p in tower}
-    both = [*model.named_parameters(), *heads.witness.named_parameters()]
+    both = [*model.named_parameters(), *heads.auxiliary.named_parameters()]
     rest = [(name, p) for name, p in both if id(p) not in inside]
     optimizer = Optimizer([(1.0, rest), (config.tower_scale, tower)], config.rates, group)
     spent, step, tokens = 0.0, 0, 0
@@ -148,7 +161,7 @@ def _save_state(
     step: int,
     tokens: int,
 ) -> None:
-    """Write beside, then rename, so that a crash leaves the last good state."""
+    """Write to another file, then rename it: a crash leaves the last state."""
     state = {
         "model": model.state_dict(),
         "heads": heads.state_dict(),
@@ -162,7 +175,7 @@ def _save_state(
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Stage 1, in one process: the tokenizer and the vision tower; skipped where they exist."""
+    """Stage 1, in one process: tokenizer and vision tower; each is skipped if it exists."""
     out: Path = arguments.out
     log = Log(out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -190,15 +203,13 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def _load_start(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> None:
-    """Continue from a saved model."""
+    """Load the weights of a saved model."""
     saved = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.load_state_dict(saved.state_dict())
 
 
 def stages(rank: int, arguments: argparse.Namespace) -> None:
     """Stages 2 and 3 in one of the processes."""
-    from training.distil import DraftConfig, train_draft
-
     out: Path = arguments.out
     group = Group.join(rank, arguments.processes, out.resolve() / "meeting")
     log = Log(out, quiet=not group.first)
@@ -211,7 +222,7 @@ def stages(rank: int, arguments: argparse.Namespace) -> None:
     heads = Heads(sizes)
     for module in (target, draft, heads):
         torch.nn.Module.to(module, device)
-    if device.type == "cpu":  # the plain attention is faster there, backwards above all
+    if device.type == "cpu":  # faster on a CPU, above all in the backward pass
         for model in (target, draft):
             model.set_attn_implementation("eager")
     state = torch.load(out / "vision.pt", map_location=device, weights_only=True)
@@ -231,7 +242,7 @@ def stages(rank: int, arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All stages; each is skipped or resumed when its result is already in the folder."""
+    """All stages; each is skipped or resumed if its result is in the folder."""
     prepare(arguments)
     (arguments.out.resolve() / "meeting").unlink(missing_ok=True)
     if arguments.processes == 1:

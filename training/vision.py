@@ -1,4 +1,4 @@
-"""Stage 1: the vision tower learns what stands in each patch."""
+"""Stage 1: the vision tower is trained to classify each patch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Batch = tuple[np.ndarray, np.ndarray]  # (n, 3, 96, 96) in [-1, 1] and (n, 36, t
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """How the tower is pre-trained."""
+    """How the tower is trained."""
 
     minutes: float = 7.0
     batch: int = 64
@@ -80,9 +80,9 @@ def align_loss(
     targets: torch.Tensor,
     names: dict[str, torch.Tensor],
 ) -> torch.Tensor:
-    """Cross-entropy that turns each projected patch towards the embeddings of what it shows.
+    """Cross-entropy that aligns each projected patch with the embeddings of the tokens it shows.
 
-    The language model then copies a rare word or number as it copies a common one.
+    Rare words and numbers are then copied as well as common ones.
     """
     projected = F.normalize(model.model.multi_modal_projector(features).float(), dim=-1)
     table = F.normalize(model.lm_head.weight.detach().float(), dim=-1)
@@ -99,7 +99,7 @@ def align_loss(
 
 
 def _picture(rng: np.random.Generator, kind: float, words: float, charts: float) -> Picture:
-    """A picture of words, a chart, or shapes, by where `kind` falls in [0, 1)."""
+    """An image of words, a chart, or shapes, by where ``kind`` falls in [0, 1)."""
     if kind >= 1 - words:
         return random_words(rng)
     return random_chart(rng) if kind >= 1 - words - charts else random_shapes(rng)
@@ -108,7 +108,7 @@ def _picture(rng: np.random.Generator, kind: float, words: float, charts: float)
 def picture_batch(
     rng: np.random.Generator, count: int, words: float = 0.35, charts: float = 0.25
 ) -> Batch:
-    """Pictures of all kinds, and single frames of clips."""
+    """Images of all kinds, and single frames of videos."""
     pixels, targets = [], []
     for _ in range(count):
         kind = rng.random()
@@ -132,7 +132,7 @@ def _work(queue: mp.Queue[Batch], seed: int, worker: int, count: int) -> None:
 
 
 def picture_batches(seed: int, count: int, workers: int) -> Iterator[Batch]:
-    """Endless batches, rendered by background processes if there are any."""
+    """Batches without end, rendered by ``workers`` background processes."""
     if not workers:
         rng = np.random.default_rng([seed, 11, 0])
         while True:
@@ -162,7 +162,7 @@ def train_vision(
     device: torch.device,
     log: Path,
 ) -> None:
-    """Train the tower and the head by wall clock; logs a line every fifty steps."""
+    """Train the tower and the head for a time; logs a line every fifty steps."""
     tower = model.model.vision_tower
     named = [*tower.named_parameters(), *head.named_parameters()]
     optimizer = Optimizer([(1.0, named)], config.rates)

@@ -1,8 +1,7 @@
-"""What all parts share: the loaded pair, the texts they decode, and how methods are measured."""
+"""What all parts share: the loaded pair, the texts, and how methods are measured."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness import REFERENCE, progress
 from sage_core.bench.calibration import FixedTree
 from sage_core.bench.decoders import ByEngine
 from sage_core.bench.engine import PairEngine
-from sage_core.bench.items import CALIBRATION_SEED, Item, Rendered
+from sage_core.bench.items import Item
 from sage_core.bench.measure import Decoded, Input, Measurement, Method, Plan, Stopwatch
 from sage_core.bench.methods import BestStaticTree
 from sage_core.bench.summary import summary
@@ -24,16 +24,26 @@ from sage_core.pair_loading import LoadedPair
 from sage_core.pipeline import Options
 from sage_core.trees.policies import Policy, parse
 from sage_core.trees.steps import Step
+from training.bench_items import CALIBRATION_SEED, Rendered
 from training.world.heldout import CATEGORIES
 
-__all__ = ["CLOCKS", "LEAST", "REFERENCE", "Bench", "descriptions"]
+__all__ = ["CLOCKS", "LEAST", "REFERENCE", "Bench", "Part", "descriptions"]
 
 LEAST = 16
 """Shorter texts are compared but not timed."""
-REFERENCE = "autoregressive"
 CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 _CALIBRATION = 4  # texts that fixed trees are chosen on
 _CALIBRATION_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table or figure: `run` measures, `page` writes Markdown, `draw` makes a figure."""
+
+    title: str
+    run: Callable[[Bench], dict[str, Any]]
+    page: Callable[[dict[str, Any]], list[str]]
+    draw: Callable[[dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,8 @@ class Bench:
     """A loaded pair and how much is measured.
 
     ``items`` and ``repeats`` are None for each part's own; ``limit`` is the greatest number of new
-    tokens. ``clock`` is ``wall``, or ``cpu`` for the processor's own time, which other work on the
-    same machine disturbs less; it needs one thread.
+    tokens. ``clock`` is ``wall``, or ``cpu`` for processor time, which other work on the same
+    machine disturbs less; it needs one thread.
     """
 
     pair: LoadedPair
@@ -75,26 +85,26 @@ class Bench:
         engine = engine or self.engine()
         wanted = self.items or items
         for number, item in enumerate(islice(descriptions(self.seed), wanted), 1):
-            self.tell(f"text {number} of {wanted}")
+            progress(f"text {number} of {wanted}")
             yield engine.prepare(item.request(0, ()))
 
     def method(
         self, policy: str | Policy, name: str = "", pruning: Pruning | None = None
     ) -> ByEngine:
-        """A policy of the engine, under its own spec or ``name``; the draft sees all by default."""
+        """A policy of the engine; by default the draft sees all visual tokens."""
         name = name or (policy if isinstance(policy, str) else policy.name)
-        return ByEngine(name, self.pair, parse(policy), pruning or self.whole)
+        return self.engine().by_engine(name, parse(policy), pruning or self.whole)
 
     def best_static(self, nodes: int) -> tuple[ByEngine, dict[str, Any]]:
         """The best fixed tree of so many nodes, found as `sage bench` does on other texts."""
-        self.tell(f"the best fixed tree of {nodes} nodes")
+        progress(f"the best fixed tree of {nodes} nodes")
         engine = self.engine()
         found = engine.calibrate(BestStaticTree(nodes), list(self.others(engine)))
         tree = FixedTree(tuple(tuple(path) for path in found["tree"]))
         return self.method(tree, f"best-static:nodes={nodes}"), found
 
     def others(self, engine: PairEngine) -> Iterator[Input]:
-        """Texts that no part measures, for settings to be chosen on."""
+        """Texts that no part measures, on which settings are chosen."""
         for item in islice(descriptions(CALIBRATION_SEED), _CALIBRATION):
             yield engine.prepare(item.request(0, ())).limited(_CALIBRATION_TOKENS)
 
@@ -107,14 +117,14 @@ class Bench:
     ) -> dict[str, Any]:
         """Every text by every method in rotated order, as `sage bench` reports it.
 
-        The first method is the reference. ``items`` and ``repeats`` give way to the command's.
+        The first method is the reference; ``items`` and ``repeats`` yield to the command's.
         """
         measured = tuple(islice(descriptions(self.seed), self.items or items))
         reference = methods[0].name
         plan = Plan(measured, tuple(methods), reference, self.repeats or repeats)
         measurement = Measurement(plan, engine or self.engine())
         for number, _ in enumerate(measurement.lines(), 1):
-            self.tell(f"{number} lines, {plan.total} decodings in all")
+            progress(f"{number} lines, {plan.total} decodings in all")
         names = [method.name for method in methods]
         found = summary(measurement.results, names, reference, least=LEAST)
         settings: dict[str, Any] = {"items": len(measured), "repeats": plan.repeats}
@@ -133,11 +143,6 @@ class Bench:
             times.append(CLOCKS[self.clock]())
         return steps, [time - times[0] for time in times]
 
-    def tell(self, text: str) -> None:
-        """Where a part is, on one line of a terminal."""
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
 
 class _Engine(PairEngine):
     """The pair as `sage bench` has it, read by the given clock."""
@@ -151,7 +156,7 @@ class _Engine(PairEngine):
 
 
 def descriptions(seed: int) -> Iterator[Item]:
-    """Held-out items whose prompt asks for a description: pictures, charts, words and clips.
+    """Held-out items whose prompt asks for a description: images, charts, words and videos.
 
     Answers to questions are a few tokens long and leave a tree little to do; `sage bench` has
     both.

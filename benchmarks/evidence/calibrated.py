@@ -1,4 +1,9 @@
-"""How far the draft's confidence can be believed, and what its bounds promise."""
+"""Calibration of the draft's confidence, and the bounds on its first choice.
+
+Confidence is α = 1 - H / log k over the k largest draft probabilities, renormalised. Lemma 4.3 of
+SAGE (arXiv 2602.00523) says p₁ >= 1/k + α(k-1)/k, which is false; p₁ >= exp(-H) = k^(α-1) holds,
+since the greatest of any probabilities is at least exp of their negative entropy.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,46 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.bins import Bin, binned, calibration_error
-from benchmarks.evidence.bounds import confidence_needed, confidence_published, corrected, lemma
-from benchmarks.evidence.drawing import reliability
-from benchmarks.evidence.page import number, percent, span, table
+from benchmarks import plots
+from benchmarks.evidence.bench import Bench, Part
 from benchmarks.evidence.recording import K, Recording, record
-from benchmarks.evidence.series import ratio_of_sums
+from benchmarks.evidence.series import Bin, binned, calibration_error, ratio_of_sums
+from benchmarks.harness import number, percent, span, table
 
-TITLE = "Calibration of the draft's confidence, and the bounds on it"
 ITEMS = 40
 ALPHA = tuple(i / 10 for i in range(11))
 PROBABILITY = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0001)
 EPSILON = 0.05
 FIRST = 0.5 + 2 * EPSILON
-"""The first choice that both confidences are meant to promise: 0.6 for ε = 0.05."""
+"""The probability of a first choice that both confidences should guarantee: 0.6 for ε = 0.05."""
 
 Pair = tuple[np.ndarray, np.ndarray]
+
+
+def lemma(alpha: np.ndarray | float, k: int) -> np.ndarray:
+    """Lemma 4.3's lower bound on the greatest of k probabilities, as published."""
+    return 1 / k + np.asarray(alpha) * (k - 1) / k
+
+
+def corrected(alpha: np.ndarray | float, k: int) -> np.ndarray:
+    """The lower bound that holds: k^(α-1)."""
+    return np.asarray(k ** (np.asarray(alpha, dtype=np.float64) - 1))
+
+
+def confidence_published(first: float, k: int) -> float:
+    """The confidence from which Lemma 4.3 guarantees a first choice of probability ``first``."""
+    return (first - 1 / k) * k / (k - 1)
+
+
+def confidence_needed(first: float, k: int) -> float:
+    """The confidence from which the first choice surely has probability ``first``.
+
+    Raises:
+        ValueError: ``first`` is no probability above 1/k.
+    """
+    if not 1 / k <= first <= 1:
+        raise ValueError(f"a first choice of k = {k} has a probability from 1/k to 1, not {first}")
+    return 1 - float(np.log(1 / first) / np.log(k))
 
 
 def run(bench: Bench) -> dict[str, Any]:
@@ -64,7 +92,7 @@ def _nodes(one: Recording) -> Pair:
 
 
 def ranks(found: Sequence[Recording]) -> list[dict[str, Any]]:
-    """How often the target's token is the draft's choice of each rank, and what the draft said."""
+    """How often the target's token has each rank in the draft, and the draft's probability."""
     hits = np.array([[(one.ranks == r).sum() for r in range(K)] for one in found])
     counts = np.array([[len(one.ranks)] * K for one in found])
     rate, low, high = ratio_of_sums(hits, counts)
@@ -94,7 +122,7 @@ def bounds(found: Sequence[Recording]) -> dict[str, Any]:
         "close": float((gaps <= EPSILON).mean()),
         "thresholds": [
             {"name": name, "alpha": threshold}
-            | promised(alpha >= threshold, first, whole[:, 0], right, gaps)
+            | observed(alpha >= threshold, first, whole[:, 0], right, gaps)
             for name, threshold in _thresholds()
         ],
     }
@@ -105,10 +133,10 @@ def _thresholds() -> Iterator[tuple[str, float]]:
     yield "corrected", confidence_needed(FIRST, K)
 
 
-def promised(
+def observed(
     taken: np.ndarray, first: np.ndarray, whole: np.ndarray, right: np.ndarray, gaps: np.ndarray
 ) -> dict[str, Any]:
-    """What is seen at the places that are confident enough.
+    """Figures of the places that are confident enough.
 
     Args:
         taken: bool (n,), which places those are.
@@ -135,7 +163,7 @@ def promised(
 
 
 def counterexample() -> dict[str, float]:
-    """Two tokens at a half each, of ten: what the lemma says of the greater, and what it is."""
+    """Two tokens at a half each, of ten: the lemma's bound on the greater, and its value."""
     alpha = 1 - float(np.log(2) / np.log(K))
     return {
         "alpha": alpha,
@@ -157,8 +185,8 @@ def page(data: dict[str, Any]) -> list[str]:
     lines = [
         f"{data['texts']} texts, {data['places']} places along the target's own text, and "
         f"{data['nodes']} nodes of the trees of `sage-paper`. Accepted: the target chose it. 95%: "
-        "over texts. The calibration error is the mean distance between what was said and what "
-        "came, weighted by count.",
+        "over texts. The calibration error is the mean distance between predicted and observed "
+        "rate, weighted by count.",
     ]
     titles = {
         "alpha": ("By confidence α, the first choice", "places"),
@@ -218,10 +246,11 @@ def _bounds_page(b: dict[str, Any]) -> list[str]:
         "",
         "## The bounds",
         "",
-        f"Lemma 4.3 promises a first choice of at least 1/k + α(k−1)/k. Two tokens at a half: α = "
-        f"{c['alpha']:.3f}, promised {c['lemma']:.3f}, and it is {c['first']:.1f}; k^(α−1) gives "
-        f"{c['corrected']:.3f}. Of the places here {percent(b['lemma_broken'])} break the lemma, "
-        f"the worst by {b['lemma_worst']:.3f}, and {percent(b['corrected_broken'])} break "
+        "Lemma 4.3 guarantees a first choice of at least 1/k + α(k−1)/k. For two tokens at a half, "
+        f"α = {c['alpha']:.3f}, that is {c['lemma']:.3f} where the value is {c['first']:.1f}; "
+        f"k^(α−1) gives {c['corrected']:.3f}. Of the places here {percent(b['lemma_broken'])} "
+        f"violate the lemma, the worst by {b['lemma_worst']:.3f}, and "
+        f"{percent(b['corrected_broken'])} violate "
         "k^(α−1).",
         "",
         f"Theorem 4.4 in our reading: where no token's probability differs by more than "
@@ -245,4 +274,7 @@ def draw(data: dict[str, Any]) -> Any:
     }
     titles = {"first": "first choice", "candidates": "candidates", "cumulative": "paths of nodes"}
     said = {title: data["bins"][name] for name, title in titles.items()}
-    return reliability(said, data["bins"]["alpha"], data["points"], alpha.tolist(), curves)
+    return plots.reliability(said, data["bins"]["alpha"], data["points"], alpha.tolist(), curves)
+
+
+PART = Part("Calibration of the draft's confidence, and the bounds on it", run, page, draw)

@@ -1,4 +1,4 @@
-"""Figure 2: does the draft's entropy remember, and does it say how far the draft will be right?"""
+"""Figure 2: autocorrelation of the draft's entropy, and whether it predicts accepted length."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.drawing import lags as drawn_lags
-from benchmarks.evidence.page import number, span, table
+from benchmarks import plots
+from benchmarks.evidence.bench import Bench, Part
 from benchmarks.evidence.recording import Recording, record
 from benchmarks.evidence.series import autocorrelation, correlation
+from benchmarks.harness import number, span, table
 
-TITLE = "Autocorrelation of the draft's entropy (Figure 2)"
 ITEMS = 40
 LAGS = {"token": 24, "step": 8}
 AHEAD = 10
@@ -121,4 +120,7 @@ def page(data: dict[str, Any]) -> list[str]:
 
 def draw(data: dict[str, Any]) -> Any:
     titles = {"token": "lag in tokens", "step": "lag in steps"}
-    return drawn_lags([(titles[k], v) for k, v in data["autocorrelation"].items()])
+    return plots.lags([(titles[k], v) for k, v in data["autocorrelation"].items()])
+
+
+PART = Part("Autocorrelation of the draft's entropy (Figure 2)", run, page, draw)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.bench import REFERENCE, Bench
-from benchmarks.evidence.drawing import panels
-from benchmarks.evidence.page import TIME, number, percent, table
+from benchmarks import plots
+from benchmarks.evidence.bench import REFERENCE, Bench, Part
+from benchmarks.evidence.speed import TIME
+from benchmarks.harness import number, percent, rotated, table
 from sage_core.trees.steps import Step
 
-TITLE = "Accepted length and speed against the length of the text (Figure 3)"
 ITEMS = 2
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 METHODS = (REFERENCE, "static", "sage-paper", "sage")
@@ -73,10 +73,9 @@ def run(bench: Bench) -> dict[str, Any]:
     engine = bench.engine(longest, min_new_tokens=longest)  # no end of text before that
     texts: list[dict[str, Any]] = []
     for place, item in enumerate(bench.inputs(ITEMS, engine)):
-        turn = place % len(METHODS)
         found: dict[str, Any] = {"item": item.id, "methods": {}, "exact": True}
         tokens: tuple[int, ...] = ()
-        for name in METHODS[turn:] + METHODS[:turn]:
+        for name in rotated(METHODS, place):
             steps, times = bench.clocked(name, item)
             written = tuple(token for step in steps for token in step.tokens)
             tokens = tokens or written
@@ -156,7 +155,10 @@ def draw(data: dict[str, Any]) -> Any:
         ratios = [row["rate"] / b["rate"] for row, b in zip(found, base, strict=True)]
         speed[name] = (x, ratios, None)
     label = "new tokens, each point the stretch since the one before"
-    return panels(
+    return plots.panels(
         [("accepted length τ", label, tau), ("speed-up over autoregressive", label, speed)],
         logarithmic=True,
     )
+
+
+PART = Part("Accepted length and speed against the length of the text (Figure 3)", run, page, draw)

@@ -1,4 +1,4 @@
-"""One pass over held-out texts that writes down what draft and target thought at every place."""
+"""Distributions of draft and target at every place of held-out texts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["POLICY", "K", "Recording", "record"]
 
 K = 10
 POLICY = "sage-paper"
-"""Whose trees are written down."""
+"""The policy whose trees are recorded."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     """A text of n + 1 tokens: n places, each with the draft's distribution of the next token.
 
-    The text's first token is the prefill's own and is never drafted: place j tells of token j + 1.
+    The first token comes with the prefill and is never drafted: place j is about token j + 1.
     """
 
     item: str
@@ -35,7 +35,7 @@ class Recording:
     probs: np.ndarray
     """(n, K) the draft's greatest probabilities, falling."""
     ranks: np.ndarray
-    """(n,) how many tokens the draft likes better than the one that the target chose."""
+    """(n,) how many tokens the draft gives more probability than the one that the target chose."""
     gaps: np.ndarray
     """(n,) the greatest difference of draft and target in the probability of any token."""
     steps: tuple[Step, ...]

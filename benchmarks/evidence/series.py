@@ -1,4 +1,4 @@
-"""Autocorrelation and correlation over several texts, with bootstrap intervals over the texts."""
+"""Autocorrelation, correlation and calibration bins, with bootstrap intervals over texts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ import numpy as np
 
 from sage_core.bench.statistics import LEVEL, RESAMPLES
 
-__all__ = ["Lag", "autocorrelation", "correlation", "ratio_of_sums"]
+__all__ = [
+    "Bin",
+    "Lag",
+    "autocorrelation",
+    "binned",
+    "calibration_error",
+    "correlation",
+    "ratio_of_sums",
+]
 
 _SHUFFLES = 200
 
 
 @dataclass(frozen=True)
 class Lag:
-    """The autocorrelation at one lag: its 95% interval over texts, and what chance gives.
+    """The autocorrelation at one lag, with its 95% interval over texts.
 
     ``chance`` is the 95% range of the same figure when every text's values are shuffled.
     """
@@ -32,12 +40,12 @@ class Lag:
 def autocorrelation(
     series: Sequence[np.ndarray], lags: int, seed: int = 0, *, own_means: bool = True
 ) -> list[Lag]:
-    """How like its value ``lag`` places on a value is, for lags 1 to ``lags``.
+    """The autocorrelation at lags 1 to ``lags``.
 
-    With ``own_means`` each text's own mean is taken off first, so that texts which are hard
-    throughout do not count as memory; otherwise the mean of all. The covariance at a lag is the
-    mean over all pairs of all texts, divided by the mean square. With short texts that leans
-    below zero by about one over their length; the range of chance leans as much.
+    With ``own_means`` each text's own mean is subtracted first, so that texts which are hard
+    throughout do not count as correlated; otherwise the mean of all. The covariance at a lag is
+    the mean over all pairs of all texts, divided by the mean square. For short texts it is biased
+    below zero by about one over their length; the range of chance has the same bias.
 
     Args:
         series: one array (n,) for each text; texts of one value are left out.
@@ -80,9 +88,9 @@ def autocorrelation(
 def _products(texts: Sequence[np.ndarray], lags: int) -> np.ndarray:
     """(texts, lags, 2): each text's sum of products at each lag, and how many there are."""
     found = np.zeros((len(texts), lags, 2))
-    for row, x in enumerate(texts):
+    for text, x in enumerate(texts):
         for k in range(1, min(lags, len(x) - 1) + 1):
-            found[row, k - 1] = x[:-k] @ x[k:], len(x) - k
+            found[text, k - 1] = x[:-k] @ x[k:], len(x) - k
     return found
 
 
@@ -144,9 +152,79 @@ def ratio_of_sums(
 
 
 def _range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The middle `LEVEL` of the first axis, what is not a number left out."""
+    """The middle `LEVEL` of the first axis, without NaNs."""
     rest = 50 * (1 - LEVEL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column without any number
         low, high = np.nanpercentile(values, (rest, 100 - rest), axis=0)
     return low, high
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Values from ``low`` to below ``high``: how many, their mean, and how often it happened.
+
+    ``interval`` is the 95% bootstrap interval of the rate over texts.
+    """
+
+    low: float
+    high: float
+    count: int
+    mean: float
+    rate: float
+    interval: tuple[float, float]
+
+
+def binned(
+    texts: Sequence[tuple[np.ndarray, np.ndarray]], edges: Sequence[float], seed: int = 0
+) -> list[Bin]:
+    """The bins between ``edges`` that hold something; the last one has its upper end too.
+
+    Args:
+        texts: for each text the values (n,) and whether it happened, bool (n,).
+        edges: ascending.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: edges out of order, arrays of two lengths, or a value outside the edges.
+    """
+    steps = np.asarray(edges, dtype=np.float64)
+    if len(steps) < 2 or not (np.diff(steps) > 0).all():
+        raise ValueError("edges must be at least two, ascending")
+    bins = len(steps) - 1
+    counts, hits, sums = (np.zeros((len(texts), bins)) for _ in range(3))
+    for text, (values, happened) in enumerate(texts):
+        if len(values) != len(happened):
+            raise ValueError(f"{len(values)} values and {len(happened)} outcomes")
+        if len(values) and not steps[0] <= np.min(values) <= np.max(values) <= steps[-1]:
+            raise ValueError(f"a value lies outside {steps[0]} to {steps[-1]}")
+        place = np.minimum(np.searchsorted(steps, values, side="right") - 1, bins - 1)
+        counts[text] = np.bincount(place, minlength=bins)
+        hits[text] = np.bincount(place, weights=happened, minlength=bins)
+        sums[text] = np.bincount(place, weights=values, minlength=bins)
+    rate, low, high = ratio_of_sums(hits, counts, seed)
+    total = counts.sum(axis=0)
+    return [
+        Bin(
+            float(steps[b]),
+            float(steps[b + 1]),
+            int(total[b]),
+            float(sums[:, b].sum() / total[b]),
+            float(rate[b]),
+            (float(low[b]), float(high[b])),
+        )
+        for b in range(bins)
+        if total[b]
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """The expected calibration error: mean distance of rate and mean value, by count.
+
+    Raises:
+        ValueError: nothing was counted.
+    """
+    count = sum(b.count for b in bins)
+    if not count:
+        raise ValueError("nothing was counted")
+    return sum(b.count * abs(b.rate - b.mean) for b in bins) / count

@@ -21,7 +21,6 @@ from typing import ClassVar
 import numpy as np
 
 from sage_core.bench.engine import PairEngine
-from sage_core.bench.items import held_out
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.models.catalog import BUNDLED_DRAFT
 from sage_core.pair_loading import LoadedPair, load_pair
@@ -29,6 +28,7 @@ from sage_core.pipeline import Options
 from sage_core.trees.policy import BIASES, Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import TokenTree
+from training.bench_items import held_out
 
 LEVELS, BEAM, RANKS = 24, 12, 10
 

@@ -1,8 +1,8 @@
 """An option that changes drafting in one file: no drafts right after a tree was rejected.
 
 As a module of `sage_core/engine/extensions/` it is found by its name, and one line in
-`sage_core/options.py` (``pause: int | None = None``) makes it an option of `Pipeline`. From elsewhere
-it is passed as an object: ``SpeculativeDecoder(..., extensions=[Pause(2)])``.
+`sage_core/options.py` (``pause: int | None = None``) makes it an option of `Pipeline`. From
+elsewhere it is passed as an object: ``SpeculativeDecoder(..., extensions=[Pause(2)])``.
 """
 
 from __future__ import annotations

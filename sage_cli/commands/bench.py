@@ -1,4 +1,4 @@
-"""``sage bench``: which method is fastest on this pair, this machine and this data."""
+"""``sage bench``: compare decoding methods on a pair, this machine and data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="DATA",
-            help="Pictures, clips, folders of them, MMSpec folders, or lists in JSONL; or 'diff A "
-            "B' to compare the results of two runs.",
-            show_default="60 rendered scenes and clips",
+            help="Images, videos, folders of them, MMSpec folders, or JSONL lists; or 'diff A B' "
+            "to compare the results of two runs.",
+            show_default="the bundled items",
         ),
     ] = None,
     prompt: Annotated[str | None, PROMPT] = None,
@@ -30,7 +30,7 @@ def bench(
     options: BenchOptions,
     models: Any = None,
 ) -> int:
-    """Measure which method decodes fastest, all in one run on the same models and inputs."""
+    """Compare decoding methods on this machine, with the same loaded models and inputs."""
     from sage_cli.jobs.bench import diff, run
 
     names = data or []

@@ -1,4 +1,4 @@
-"""From options to a report: data, models, measurement, and everything that is written down."""
+"""`sage bench`: data, models, measurement, report."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from sage_core.bench.engine import PairEngine
     from sage_core.bench.items import Item, Problem
     from sage_core.bench.measure import Input, Measurement, Method
-    from sage_core.bench.methods import Chosen, Spec
+    from sage_core.bench.methods import Chosen, MethodSpec
     from sage_core.bench.records import Failure
     from sage_core.bench.store import Store
 
 __all__ = ["diff", "load_engine", "read", "run"]
 
-_DEFAULT_ITEMS = 18  # of the bundled ones: an answer within minutes on two cores
-_CALIBRATION = 4  # items that settings are chosen on
-_CALIBRATION_TOKENS = 96  # new tokens of each at most: many settings are tried
+_DEFAULT_ITEMS = 18  # of the bundled ones: a result within minutes on two cores
+_CALIBRATION_ITEMS = 4
+_CALIBRATION_TOKENS = 96  # new tokens of each at most, because many settings are tried
 
 
 def run(
     names: Sequence[str], prompt: str | None, options: BenchOptions, models: RunOptions
 ) -> ExitCode:
-    """Measure and report; the worst exit code of what failed.
+    """Measure and report; returns the worst exit code of what failed.
 
     Raises:
-        SageError: something that concerns the whole run, such as an option or the model.
+        SageError: an error of the whole run, such as an invalid option or a missing model.
     """
     from sage_cli.render.bench_trees import TreeKeeper, chosen_ids
     from sage_core.bench import methods
@@ -62,14 +62,13 @@ def run(
         sampled=sampled,
     )
     chosen = asked.methods
-    if models.draft == "none" and (needing := methods.with_draft(chosen.values())):
-        raise OptionError(
-            f"{', '.join(needing)}: cannot decode without a draft: leave out --draft none"
-        )
+    needing = [name for name, method in chosen.items() if method.drafts]
+    if models.draft == "none" and needing:
+        raise OptionError(f"{', '.join(needing)}: needs a draft: leave out --draft none")
     reference = next(iter(chosen))
     methods.check_lossy(models.lossy, chosen[reference], sampled=sampled)
-    lend = any(getattr(method, "calibrates", False) for method in chosen.values())
-    items, others, problems = read(names, prompt, options.items, lend=lend)
+    calibrates = any(getattr(method, "calibrates", False) for method in chosen.values())
+    items, others, problems = read(names, prompt, options.items, calibrates=calibrates)
     shown = chosen_ids(options.trees, [name for item in items for name in item.ids])
     set_verbosity(models.verbose)
     store = _store(options, models, list(chosen), reference, items)
@@ -88,32 +87,31 @@ def _check(options: BenchOptions, models: RunOptions) -> None:
 
 
 def read(
-    names: Sequence[str], prompt: str | None, count: int | None, *, lend: bool
+    names: Sequence[str], prompt: str | None, count: int | None, *, calibrates: bool
 ) -> tuple[list[Item], list[Item], list[Problem]]:
-    """What is measured, what settings are chosen on, and what of the data cannot be used.
+    """The items to measure, those to choose settings on, and the data that cannot be used.
 
-    Settings are chosen on rendered items of another seed. With ``lend``, own data lend items
-    instead: those that ``count`` leaves, or a quarter, the last ones, which are then not measured.
-    Fewer than four items lend none.
+    Settings are chosen on bundled items that are never measured. If own data is named, they are
+    chosen on those of its items that ``count`` leaves out, or else on the last quarter, at most
+    four, which are then not measured; fewer than four items are all measured.
+
+    Args:
+        calibrates: whether settings are chosen at all.
     """
-    from sage_core.bench.data import read_data
-    from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, held_out
+    from sage_core.bench.data import bundled_items, calibration_items, read_data
 
-    rendered = list(held_out(_CALIBRATION, CALIBRATION_SEED)) if lend else []
+    bundled = calibration_items() if calibrates else []
     if not names:
-        wanted = count or _DEFAULT_ITEMS
-        if wanted > HELD_OUT:
-            raise OptionError(f"--items: there are {HELD_OUT} bundled items, not {wanted}")
-        return list(held_out(wanted)), rendered, []
+        return bundled_items(count or _DEFAULT_ITEMS), bundled, []
     items, problems = read_data(names, prompt)
     measured = items[:count]
-    if not lend:
+    if not calibrates:
         return measured, [], problems
-    left = items[len(measured) :][:_CALIBRATION]
-    if not left and len(items) >= 4:
-        lent = min(_CALIBRATION, len(items) // 4)
-        measured, left = measured[:-lent], measured[-lent:]
-    return measured, left or rendered, problems
+    others = items[len(measured) :][:_CALIBRATION_ITEMS]
+    if not others and len(items) >= 4:
+        held_back = min(_CALIBRATION_ITEMS, len(items) // 4)
+        measured, others = measured[:-held_back], measured[-held_back:]
+    return measured, others or bundled, problems
 
 
 def _store(
@@ -142,12 +140,12 @@ def _store(
     }
     store = Store(options.output, plan)
     if store.resumed and not models.quiet:
-        say(f"going on with the run in {display_name(str(options.output))}")
+        say(f"resuming the run in {display_name(str(options.output))}")
     return store
 
 
 class _Job:
-    """One benchmark: what stays the same while it runs."""
+    """One benchmark, with what stays the same while it runs."""
 
     def __init__(
         self,
@@ -163,11 +161,11 @@ class _Job:
         self._models = models
         self._engine = engine
         self._chosen = dict(asked.methods)
-        self._offered = asked.offered
+        self._optional = asked.optional
         self._reference = next(iter(self._chosen))
         self._store = store
         self._calibration: dict[str, Any] = store.calibration if store is not None else {}
-        self._environment = describe(shlex.join(["sage", *sys.argv[1:]]))
+        self._environment = describe(shlex.join(["sage", *sys.argv[1:]]), version())
         self._problems: list[dict[str, str]] = []
         self._codes: list[ExitCode] = []
         self._others: list[Input] = []
@@ -183,7 +181,7 @@ class _Job:
         problems: list[Problem],
         trees: TreeKeeper,
     ) -> None:
-        """Measure; report what there is, whatever ends the run."""
+        """Measure and report; after an exception, report what there is."""
         from sage_core.bench.measure import Measurement, Plan
 
         self._problems = [asdict(problem) for problem in problems]
@@ -191,11 +189,11 @@ class _Job:
             say(f"{display_name(problem.where)}: {problem.message}")
             self._codes.append(ExitCode.INPUT)
         if not items:
-            raise OptionError("there is nothing to measure")
+            raise OptionError("no items to measure")
         methods = self._methods(others)
         plan = Plan(tuple(items), methods, self._reference, self._options.repeats)
         results = self._store.results if self._store is not None else None
-        measurement = Measurement(plan, self._engine, results, watching=trees.watch)
+        measurement = Measurement(plan, self._engine, results, on_record=trees.add)
         try:
             self._measure(measurement, plan.total)
         finally:
@@ -205,20 +203,20 @@ class _Job:
                 self._store.close()
 
     def _methods(self, others: list[Item]) -> tuple[Method, ...]:
-        """The methods, those that calibrate with what they chose.
+        """The methods, with the settings that were chosen for them.
 
-        One that cannot choose is told and left out, unless it is the reference. So is one that
-        nobody asked for by name and that the pair cannot run.
+        A method whose setting cannot be chosen is reported and left out, unless it is the
+        reference; so is an optional one that the pair cannot run.
         """
-        made: list[Method] = []
+        methods: list[Method] = []
         for name, method in list(self._chosen.items()):
             try:
                 self._engine.check(name)
                 if getattr(method, "calibrates", False) and name not in self._calibration:
                     self._calibrate(name, method, others)
-                made.append(self._engine.method(name, self._calibration.get(name)))
+                methods.append(self._engine.method(name, self._calibration.get(name)))
             except OptionError as error:
-                if name not in self._offered:
+                if name not in self._optional:
                     raise
                 del self._chosen[name]
                 say(f"left out: {error}")
@@ -229,9 +227,9 @@ class _Job:
                 message = " ".join(str(error).split())
                 self._problems.append({"where": name, "message": message})
                 self._codes.append(code_of(error))
-        return tuple(made)
+        return tuple(methods)
 
-    def _calibrate(self, name: str, method: Spec, others: list[Item]) -> None:
+    def _calibrate(self, name: str, method: MethodSpec, others: list[Item]) -> None:
         if not self._models.quiet:
             say(f"{name}: choosing its setting on {len(others)} other items")
         if not self._others:
@@ -252,7 +250,7 @@ class _Job:
                 if self._store is not None:
                     self._store.add(line)
                 if isinstance(line, Failure):
-                    progress.say(_told(line))
+                    progress.say(_failed(line))
                 progress.line(line, measurement.results)
         self._codes += [ExitCode[f.kind.upper()] for f in measurement.results.failures]
 
@@ -309,7 +307,7 @@ class _Job:
         }
 
     def _write(self, folder: Path, report: dict[str, Any], trees: TreeKeeper) -> None:
-        """Everything that the folder holds besides the lines."""
+        """Write everything that the folder holds besides the lines."""
         from sage_cli.render import bench as show
         from sage_cli.render.bench_html import write_html
         from sage_cli.render.bench_plots import write_plots
@@ -323,15 +321,15 @@ class _Job:
             say(f"results in {display_name(str(folder))}: open report.html")
 
 
-def _told(failure: Failure) -> str:
-    """One line on a failure: the method, and the item where the message does not name it."""
+def _failed(failure: Failure) -> str:
+    """One line on a failure: the method, the item unless the message names it, the message."""
     item = display_name(failure.item)
     names = [failure.method, "" if item in failure.message else item, failure.message]
     return ": ".join(name for name in names if name)
 
 
 def diff(names: Sequence[str], *, as_json: bool) -> ExitCode:
-    """Compare two results, each a file or the folder that holds it.
+    """Compare two results, each a ``results.json`` or its folder.
 
     Raises:
         OptionError: not two of them, or they have nothing in common.

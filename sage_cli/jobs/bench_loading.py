@@ -1,4 +1,4 @@
-"""What a benchmark's options come to: how tokens are chosen, and the loaded pair."""
+"""The sampling parameters and the loaded pair of `sage bench`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["load_engine", "sampling_asked", "sampling_params"]
 
 
 def sampling_params(models: RunOptions) -> SamplingParams:
-    """How each token is chosen."""
+    """The sampling parameters of a run."""
     from sage_core.generation.sampling_params import SamplingParams
 
     names = ("sample", "temperature", "top_p", "top_k", "min_p")
@@ -26,18 +26,18 @@ def sampling_params(models: RunOptions) -> SamplingParams:
 
 
 def sampling_asked(models: RunOptions) -> dict[str, Any] | None:
-    """What was asked of sampling, by the names of `GenerationConfig`; None: greedy."""
+    """The sampling parameters by their names in `GenerationConfig`; None: greedy decoding."""
     fields = sampling_params(models).generation_fields()
     return fields if fields.pop("do_sample", False) else None
 
 
 def load_engine(models: RunOptions) -> PairEngine:
-    """The loaded pair, with progress on a terminal and one line on what was chosen."""
+    """Load the pair, with progress on a terminal and one line on device and dtype."""
     with loading_progress(is_terminal(sys.stderr) and not models.quiet) as progress:
         progress("starting", 0.0)
         from sage_core.bench.engine import PairEngine
+        from sage_core.options import Options
         from sage_core.pair_loading import load_pair
-        from sage_core.pipeline import Options
 
         generation: Mapping[str, Any] = {}
         if models.repetition_penalty is not None:

@@ -1,4 +1,4 @@
-"""The options of ``sage bench``: its own, and those of caption that concern models and decoding."""
+"""The options of ``sage bench``: its own, and those of ``caption`` for models and decoding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_COMPARE = "static,transformers,transformers-assisted"
 
 
 def _option(flag: str, help: str, panel: str, **more: Any) -> Any:
-    """An option of one benchmark, which neither the settings file nor the environment sets."""
+    """An option of one benchmark, which the settings file and the environment do not set."""
     return typer.Option(flag, help=help, rich_help_panel=panel, **more)
 
 
@@ -30,8 +30,8 @@ class BenchOptions:
         str | None,
         _option(
             "--compare",
-            "Methods to compare sage with, between commas: policies, perhaps with additions as in "
-            "sage+ngram, +viskip, +vocab, +drawn or a lossy rule; ngram, transformers, "
+            "Methods to compare sage with, between commas: policies, perhaps with modifiers "
+            "(sage+ngram, +viskip, +vocab, +drawn, a lossy rule); ngram, transformers, "
             "transformers-assisted, transformers-assisted-best, transformers-lookup, best-static, "
             "or all.",
             _WHAT,
@@ -43,7 +43,7 @@ class BenchOptions:
         str,
         _option(
             "--reference",
-            "The method that speeds and texts are held against.",
+            "The method that speeds and texts are compared with.",
             _WHAT,
             metavar="METHOD",
         ),
@@ -56,7 +56,7 @@ class BenchOptions:
             _WHAT,
             min=1,
             metavar="N",
-            show_default="18 of the bundled 60; all of your own",
+            show_default="18 of the 36 bundled items; all of your own",
         ),
     ] = None
     repeats: Annotated[
@@ -67,18 +67,18 @@ class BenchOptions:
         int | None,
         _option(
             "--node-budget",
-            "Give every tree N nodes: fixed trees as many, adaptive ones at most.",
+            "Nodes of a tree: exactly N for fixed trees, at most N for adaptive ones.",
             _WHAT,
             min=1,
             metavar="N",
-            show_default="each policy's own",
+            show_default="each policy's own limit",
         ),
     ] = None
     least: Annotated[
         int,
         _option(
             "--least",
-            "Texts of fewer tokens are compared but have no speed.",
+            "Texts of fewer tokens are compared but not timed.",
             _WHAT,
             min=2,
             metavar="N",
@@ -91,8 +91,8 @@ class BenchOptions:
         Path | None,
         _option(
             "--output",
-            "Keep everything in folder DIR: results, lines by item, plots, an HTML report. A run "
-            "that broke off goes on from there.",
+            "Write everything to the folder DIR: results, a line for each decoding, plots, an "
+            "HTML report. An interrupted run is resumed from it.",
             _OUTPUT,
             metavar="DIR",
         ),
@@ -101,8 +101,8 @@ class BenchOptions:
         str,
         _option(
             "--trees",
-            "Whose trees the HTML report shows: ids between commas, or how many of the first "
-            "items.",
+            "Items whose trees the HTML report shows: ids between commas, or the number of the "
+            "first items.",
             _OUTPUT,
             metavar="IDS",
         ),
@@ -149,9 +149,9 @@ ModelOptions = make_dataclass(
     [(f.name, _KINDS[f.name], f) for f in fields(RunOptions) if f.name in _SHARED],
     frozen=True,
 )
-"""Those of `RunOptions` that a benchmark takes too, with the same names, help and defaults."""
+"""The options of `RunOptions` that a benchmark has too, with the same help and defaults."""
 
 
 def as_run_options(options: Any) -> RunOptions:
-    """`ModelOptions` as the `RunOptions` that the rest of the command line works with."""
+    """`ModelOptions` as `RunOptions`, which the rest of the command line takes."""
     return RunOptions(**{name: getattr(options, name) for name in _SHARED})

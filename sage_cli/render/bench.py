@@ -1,4 +1,4 @@
-"""A benchmark's results as a table, as CSV and as files; and what changed between two of them."""
+"""The results of a benchmark as a table, CSV and files, and the comparison of two results."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ TITLES = (
     "worst",
     "slower",
     "τ",
+    "τ+1",
     "nodes",
     "drafts",
     "exact",
 )
-"""Of the table: tokens/s and speed-up each with its interval; nodes and draft passes a step."""
+"""Of the table: tokens/s and speed-up each with its interval; nodes and draft passes per step."""
 
 _CSV = (
     "name",
@@ -60,11 +61,12 @@ _CSV = (
     "worst_item_speedup",
     "steps",
     "mean_accepted",
+    "mean_acceptance_length",
     "nodes_per_step",
     "draft_passes_per_step",
     "peak_memory",
 )
-_SHOWN = 8  # differences and failures named below the table; all are in the JSON
+_SHOWN = 8  # differences and failures below the table; all are in the JSON
 
 
 def cells(method: Mapping[str, Any]) -> list[str]:
@@ -79,6 +81,7 @@ def cells(method: Mapping[str, Any]) -> list[str]:
         _number(method["worst_item_speedup"], 2),
         "–" if slower is None else f"{100 * slower:.0f}%",
         _number(method["mean_accepted"], 2),
+        _number(method["mean_acceptance_length"], 2),
         _number(method["nodes_per_step"], 1),
         _number(method["draft_passes_per_step"], 1),
         f"{method['exact']}/{method['compared']}" if method.get("comparable", True) else "–",
@@ -94,7 +97,7 @@ def _range(interval: Sequence[float] | None, digits: int) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader must know to read the table, then what failed and what differs."""
+    """How to read the table, then failures and differences."""
     models = report["models"]
     pair = models["target"] + (f" with {models['draft']}" if models["draft"] else "")
     settings = report["settings"]
@@ -105,13 +108,14 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
         f"{most} of at least {settings['least']} tokens timed, {times}{_sampled(settings)}"
     )
     yield (
-        f"speed-up: median tokens/s over that of {report['reference']}, same items; worst: the "
-        "item with the least of its own; slower: share of items below 1; intervals: 95%, items "
-        "resampled"
+        f"speed-up: median tokens/s over that of {report['reference']} on the same items; worst: "
+        "the lowest speed-up of an item; slower: share of items below 1; intervals: 95%, bootstrap "
+        "over items; prefill and media are not included"
     )
     yield (
-        f"exact: texts equal to {report['reference']}'s id by id; nodes and draft passes a step; "
-        "decoding only, prompts and media left out"
+        "τ: accepted draft tokens per step, the bonus token not counted; τ+1: mean acceptance "
+        "length with it, as in vLLM; nodes and draft passes per step; exact: texts with the same "
+        f"tokens as {report['reference']}'s"
     )
     yield from _not_compared(report["methods"])
     yield from _failures(report)
@@ -124,16 +128,16 @@ def _sampled(settings: Mapping[str, Any]) -> str:
     if fields is None:
         return ""
     given = ", ".join(f"{name} {value}" for name, value in fields.items())
-    return f"; sampled with {given or 'the figures of the model'}, seed {settings['seed']}"
+    return f"; sampled with {given or 'the defaults of the model'}, seed {settings['seed']}"
 
 
 def _not_compared(methods: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Why some texts have no verdict: they are others, and that is no mistake."""
+    """Why some texts are not compared."""
     names = [m["name"] for m in methods if not m.get("comparable", True)]
     if names:
         yield (
-            f"not comparable under sampling: {', '.join(names)}: one seed gives other texts there; "
-            "so tokens are not held against the reference's, and speeds are of other texts"
+            f"not comparable under sampling: {', '.join(names)}: one seed gives other texts there, "
+            "so tokens are not compared with the reference's, and speeds are those of other texts"
         )
 
 
@@ -165,7 +169,7 @@ def _differences(method: Mapping[str, Any]) -> Iterator[str]:
 
 
 def print_table(report: Mapping[str, Any]) -> None:
-    """The table and its notes on standard output; intervals only where there is room for them."""
+    """Print the table and its notes; a narrow terminal gets no intervals."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -189,18 +193,18 @@ def print_table(report: Mapping[str, Any]) -> None:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """The whole report as JSON."""
+    """Print the whole report as JSON."""
     print_json(report)
 
 
 def print_csv(report: Mapping[str, Any]) -> None:
-    """One line a method."""
+    """Print one line per method."""
     sys.stdout.write(as_csv(report))
     sys.stdout.flush()
 
 
 def as_csv(report: Mapping[str, Any]) -> str:
-    """The methods as CSV; phases in columns ``seconds_PHASE``, intervals as their two ends."""
+    """The methods as CSV; phases in columns ``seconds_PHASE``, intervals in two columns."""
     phases = list(dict.fromkeys(p for m in report["methods"] for p in m["seconds"]))
     ends = ("tokens_per_second_interval", "speedup_interval")
     names = [*_CSV, *(f"{end}_{side}" for end in ends for side in ("low", "high"))]
@@ -225,11 +229,11 @@ def write_files(folder: Path, report: Mapping[str, Any]) -> None:
 
 
 def print_diff(found: Mapping[str, Any], names: Sequence[str]) -> None:
-    """What changed between two runs, as a table."""
+    """Print what changed between two runs."""
     rows = []
     for change in found["changes"]:
         low, high = change["interval"]
-        verdict = "as before"
+        verdict = "no change"
         if change["changed"]:
             verdict = "more" if change["ratio"] > 1 else "less"
         rows.append(
@@ -247,8 +251,8 @@ def print_diff(found: Mapping[str, Any], names: Sequence[str]) -> None:
     plain_table(titles, rows, empty="the runs have no figure in common")
     lines = [
         f"before: {names[0]}, after: {names[1]}; {found['items']} items in both, paired by id",
-        "more and less: the interval of the ratio leaves out 1. Tokens per second also move with "
-        f"the machine; a speed-up is over {found['reference']} in the same run.",
+        "more, less: the interval of the ratio excludes 1. Tokens per second also depend on the "
+        f"state of the machine; a speed-up is over {found['reference']} in the same run.",
     ]
     for change in found["texts"]:
         what = "now equal to" if change["after"] else "no longer equal to"

@@ -22,7 +22,7 @@ def write_html(
     plots: Mapping[str, str],
     views: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the report: table and notes, plots (SVG by title), items, trees to step through."""
+    """Write the report: table, notes, ``plots`` (SVG by title), items, trees (``views``)."""
     write_atomically(path, html(report, plots, views))
 
 
@@ -85,7 +85,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _items(report: Mapping[str, Any]) -> str:
-    """Every item's tokens and speed-ups; a text that is not the reference's has a mark."""
+    """Each item's tokens and speed-ups; texts that differ from the reference's are marked."""
     names = [method["name"] for method in report["methods"]]
     rows = []
     for item in report["items"]:
@@ -100,10 +100,10 @@ def _items(report: Mapping[str, Any]) -> str:
 
 
 def _plot(title: str, svg: str) -> str:
-    """The SVG in the page, without its XML head."""
+    """An SVG in the page, without its XML declaration."""
     return f"<figure><figcaption>{escape(title)}</figcaption>{svg[svg.index('<svg') :]}</figure>"
 
 
 def _inline(data: Any) -> str:
-    """JSON that can stand in a script: "<" is escaped so that no text can end it."""
+    """JSON inside a script element: "<" is escaped, so that no text can end the script."""
     return json.dumps(data).replace("<", "\\u003c")

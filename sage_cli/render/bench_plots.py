@@ -1,4 +1,4 @@
-"""Plots of a benchmark, as PNG and SVG, through matplotlib where it is installed."""
+"""Plots of a benchmark as PNG and SVG, with matplotlib if it is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["write_plots"]
 
 _INK, _OURS, _OTHER, _REFERENCE = "#1f2328", "#0969da", "#8c959f", "#57606a"
 _LINES = ("#bf8700", "#1a7f37", "#8250df", "#cf222e", "#6e7781", "#bf3989", "#0a7e8c", "#953800")
-"""Of methods other than `sage`, where lines must be told apart."""
+"""Of lines of methods other than `sage`."""
 _PHASES = {
     "draft": "#54aeff",
     "plan": "#b6e3ff",
@@ -22,13 +22,13 @@ _PHASES = {
     "commit": "#eac54f",
     "decode": "#8c959f",
 }
-"""Colours by phase; a method without phases of its own has its decoding in one."""
+"""Colours by phase; ``decode`` is for methods that report no phases."""
 
 
 def write_plots(folder: Path, report: Mapping[str, Any]) -> dict[str, str] | None:
-    """``NAME.png`` and ``NAME.svg`` of every plot; their SVG by title.
+    """Write ``NAME.png`` and ``NAME.svg`` of every plot; returns their SVG by title.
 
-    None where matplotlib is not installed.
+    None if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -51,7 +51,7 @@ def write_plots(folder: Path, report: Mapping[str, Any]) -> dict[str, str] | Non
 
 
 def _figure(rows: int, *, height: float = 0.34) -> tuple[Any, Any]:
-    """A figure for horizontal rows, with no window and nothing global."""
+    """A figure for horizontal rows, without pyplot's global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 1.1 + height * rows), layout="constrained")
@@ -72,7 +72,7 @@ def _rows(axes: Any, names: list[str]) -> None:
 
 
 def _speed(report: Mapping[str, Any]) -> Any:
-    """Tokens a second with the interval of the median."""
+    """Tokens per second with the interval of the median."""
     methods = [m for m in report["methods"] if m["tokens_per_second"] is not None]
     if not methods:
         return None
@@ -88,7 +88,7 @@ def _speed(report: Mapping[str, Any]) -> Any:
 
 
 def _items(report: Mapping[str, Any]) -> Any:
-    """Every item's own speed-up, one dot each, and the method's."""
+    """The speed-up of each item, one dot each, and of the method."""
     reference = report["reference"]
     methods = [m for m in report["methods"] if m["speedup"] is not None and m["name"] != reference]
     if not methods:
@@ -109,7 +109,7 @@ def _items(report: Mapping[str, Any]) -> Any:
 
 
 def _line(axes: Any, place: int, name: str, label: str, points: list[tuple[int, float]]) -> None:
-    """One method's line; `sage` in its own colour and wider."""
+    """One method's line; that of `sage` in its own colour and wider."""
     ours = name.partition(":")[0] == "sage"
     axes.plot(
         [x for x, _ in points],
@@ -123,7 +123,7 @@ def _line(axes: Any, place: int, name: str, label: str, points: list[tuple[int, 
 
 
 def _accepted(report: Mapping[str, Any]) -> Any:
-    """The share of steps by accepted length."""
+    """The share of steps by accepted length, without the bonus token."""
     methods = [m for m in report["methods"] if any(int(k) for k in m["accepted_histogram"])]
     if not methods:
         return None
@@ -132,14 +132,14 @@ def _accepted(report: Mapping[str, Any]) -> Any:
         histogram = {int(k): v for k, v in m["accepted_histogram"].items()}
         shares = [(k, 100 * histogram.get(k, 0) / m["steps"]) for k in range(max(histogram) + 1)]
         _line(axes, place, m["name"], f"{m['name']}, τ {m['mean_accepted']:.2f}", shares)
-    axes.set_xlabel("accepted length")
+    axes.set_xlabel("accepted length, the bonus token not counted")
     axes.set_ylabel("% of steps")
     axes.legend(frameon=False)
     return figure
 
 
 def _depths(report: Mapping[str, Any]) -> Any:
-    """Of the trees that reach a depth, how many were accepted so far."""
+    """Of the trees that reach a depth, the share that is accepted to that depth."""
     methods = [m for m in report["methods"] if m["acceptance_by_depth"]]
     if not methods:
         return None
@@ -155,7 +155,7 @@ def _depths(report: Mapping[str, Any]) -> Any:
 
 
 def _time(report: Mapping[str, Any]) -> Any:
-    """Milliseconds a token by phase, decoding only."""
+    """Milliseconds per token by phase, without the prefill."""
     methods = [m for m in report["methods"] if m["seconds"] and m["new_tokens"]]
     if not methods:
         return None
@@ -171,7 +171,7 @@ def _time(report: Mapping[str, Any]) -> Any:
             axes.barh(row, width, left=left, color=_PHASES[phase], height=0.62, label=label)
             left += width
     _rows(axes, [m["name"] for m in methods])
-    axes.set_xlabel("milliseconds of decoding a token, by phase")
+    axes.set_xlabel("milliseconds per token by phase, without the prefill")
     axes.legend(frameon=False, ncols=6, loc="upper center", bbox_to_anchor=(0.4, -0.28))
     return figure
 

@@ -1,4 +1,4 @@
-"""The progress of a benchmark on standard error, drawn between decodings and never during one."""
+"""The progress of a benchmark on standard error, drawn between decodings, not during one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Says how far a benchmark is: item, method, running speed-up, time left.
+    """Shows progress: item, method, speed-up so far, time left.
 
-    Nothing is drawn by a thread: that would take time from what is measured.
+    It is not drawn by a thread, which would take time from what is measured.
     """
 
     def __init__(self, enabled: bool, total: int, done: int, reference: str, least: int) -> None:
@@ -51,7 +51,7 @@ class Progress:
             self._bar.stop()
 
     def say(self, message: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._bar is None:
             say(message)
         else:
@@ -60,7 +60,7 @@ class Progress:
             self._bar.console.print(Text(f"sage: {message}"))
 
     def line(self, line: Line, results: Results) -> None:
-        """Something has happened."""
+        """Count a finished decoding."""
         if isinstance(line, Failure) and not line.method:
             return
         if not isinstance(line, Record | Failure):
@@ -74,7 +74,7 @@ class Progress:
         self._bar.refresh()
 
     def _note(self, record: Record, results: Results) -> None:
-        """The running speed-up of the record's method: the median of its items' own ratios."""
+        """Update the speed-up of the record's method: the median of its items' ratios."""
         ours = [r.rate for r in results.of(record.item, record.method) if r.rate]
         theirs = [r.rate for r in results.of(record.item, self._reference) if r.rate]
         if ours and theirs and len(record.tokens) >= self._least:
@@ -82,7 +82,7 @@ class Progress:
             self._ratios.setdefault(record.method, {})[record.item] = ratio
 
     def _text(self, line: Record | Failure) -> str:
-        """One line for the bar."""
+        """The text beside the bar."""
         ratio = median(list(self._ratios.get(line.method, {}).values()))
         speed = f" {ratio:.2f}×" if ratio else ""
         return (
@@ -90,6 +90,6 @@ class Progress:
         )
 
     def _left(self) -> str:
-        made = max(1, self._done - self._before)
-        seconds = (monotonic() - self._started) / made * max(0, self._total - self._done)
+        finished = max(1, self._done - self._before)
+        seconds = (monotonic() - self._started) / finished * max(0, self._total - self._done)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,4 +1,4 @@
-"""The trees of chosen items, kept while a benchmark runs, for its HTML report."""
+"""The trees of selected items, kept while a benchmark runs, for its HTML report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILE = "trees.jsonl"
 
 
 def chosen_ids(wanted: str, ids: Sequence[str]) -> frozenset[str]:
-    """What ``--trees`` names: ids between commas, or how many of the first.
+    """The ids that ``--trees`` selects: ids between commas, or the number of the first ones.
 
     Raises:
         OptionError: an id that is not among ``ids``.
@@ -34,7 +34,7 @@ def chosen_ids(wanted: str, ids: Sequence[str]) -> frozenset[str]:
 
 
 class Texts(Protocol):
-    """What turns ids into text."""
+    """Converts token ids to text."""
 
     def words(self) -> Any: ...
 
@@ -42,12 +42,12 @@ class Texts(Protocol):
 
 
 class TreeKeeper:
-    """Keeps each method's first run over the chosen items, step by step.
+    """Keeps the steps of each method's first repeat on the selected items.
 
     Args:
-        texts: what turns ids into text.
+        texts: converts token ids to text.
         chosen: ids of the items.
-        folder: where they are kept, also for a run that goes on later; None keeps nothing.
+        folder: where steps are kept, also for a resumed run; None keeps nothing.
     """
 
     def __init__(self, texts: Texts, chosen: frozenset[str], folder: Path | None) -> None:
@@ -55,8 +55,8 @@ class TreeKeeper:
         self._chosen = chosen
         self._path = folder / _FILE if folder is not None else None
 
-    def watch(self, record: Record, decoded: Decoded) -> None:
-        """A decoding has finished."""
+    def add(self, record: Record, decoded: Decoded) -> None:
+        """Keep the steps of a finished decoding, if it is a selected one."""
         if self._path is None or record.repeat or record.item not in self._chosen:
             return
         if not decoded.steps:
@@ -75,15 +75,14 @@ class TreeKeeper:
             file.write(json.dumps(line) + "\n")
 
     def views(self) -> list[dict[str, Any]]:
-        """What was kept: ``item``, ``method`` and ``steps`` of each, the latest where there are
-        several."""
+        """``item``, ``method`` and ``steps`` of each; the latest if there are several."""
         if self._path is None or not self._path.exists():
             return []
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 data = json.loads(line)
-            except ValueError:  # broken off while it was written
+            except ValueError:  # was being written when the run was interrupted
                 continue
             found[data["item"], data["method"]] = data
         return list(found.values())

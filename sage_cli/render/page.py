@@ -72,8 +72,10 @@ class SavedView:
         for line in lines:
             console.print(line, no_wrap=True, crop=True)
         picture = console.export_svg(title=f"sage: {self._history.title}")
-        # Without rich's web fonts, so that viewing it loads nothing from the network.
-        return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+        # Without rich's web fonts, so that viewing it loads nothing from the network; and with
+        # leading spaces, which some renderers strip.
+        picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+        return picture.replace("<svg ", '<svg xml:space="preserve" ', 1)
 
     def _page(self, models: str, watched: Watched) -> str:
         names: dict[int, str] = {}

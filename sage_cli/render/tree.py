@@ -179,7 +179,7 @@ def _sideways(
                 line.append(" " + glyphs.flat * filler, LINE)
             place(child, line, [*trunk, not last])
 
-    first = Text(_fit(root, columns[0], glyphs) + " ", style="bold", no_wrap=True)
+    first = Text(no_wrap=True).append(_fit(root, columns[0], glyphs) + " ", "bold")
     lines.append(first)
     place(ROOT, first, [])
     lines = lines[:rows]

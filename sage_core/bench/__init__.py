@@ -1,5 +1,6 @@
-"""Measuring which method decodes fastest on a pair, a machine and data: what `sage bench` runs.
+"""Comparison of decoding methods on a pair, a machine and data: what `sage bench` runs.
 
-`measure` decodes every item by every method and yields a record of each; `summary` makes the
-figures of them; `compare` says what changed between two runs. Nothing here prints.
+What belongs here: items, methods, the measurement (`measure`), its figures (`summary`), and the
+comparison of two runs (`compare`). Nothing prints or draws; that is `sage_cli`. What does not:
+decoding itself, and the renderer of training scenes (`training.world`).
 """

@@ -1,28 +1,27 @@
-"""What is chosen on items that are not measured: the best fixed tree, the best assisted setting.
+"""Settings of baselines that are chosen on other items: the best fixed tree, assisted generation.
 
-Both are rivals. A rival deserves its best setting, and a setting chosen on the measured items
-would be flattered by them.
+A baseline should have its best setting, but one chosen on the measured items would be biased.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
 from sage_core.bench.measure import Input, Method, Stopwatch
-from sage_core.bench.methods import Assisted, spec
+from sage_core.bench.methods import Assisted
 from sage_core.trees.policies.optimal_static import DEEPEST
 from sage_core.trees.policies.static import RankPath, StaticPlanner
 from sage_core.trees.policy import Policy, TreePlanner
 
-__all__ = ["DEPTHS", "GRID", "FixedTree", "fastest", "grid"]
+__all__ = ["DEPTHS", "GRID", "FixedTree", "fastest"]
 
 DEPTHS = (1, 2, 3, 4, 6, 8, DEEPEST)
-"""Depth limits of the fixed trees that are tried; a deep tree costs draft passes."""
-_WARM = 32  # tokens
+"""Depth limits of the fixed trees that are tried; each level costs a draft pass."""
+_WARM_UP_TOKENS = 32
 
 GRID: tuple[Assisted, ...] = (
     *(
@@ -36,7 +35,7 @@ GRID: tuple[Assisted, ...] = (
 
 @dataclass(frozen=True)
 class FixedTree(Policy):
-    """The same tree every step, given as rank paths."""
+    """The same tree in every step, given as rank paths."""
 
     paths: tuple[RankPath, ...]
 
@@ -51,28 +50,22 @@ class FixedTree(Policy):
 
 
 def fastest(
-    methods: Sequence[Method], items: Sequence[Input], watch: Callable[[], Stopwatch]
+    methods: Sequence[Method], items: Sequence[Input], stopwatch: Callable[[], Stopwatch]
 ) -> tuple[Method, dict[str, float]]:
-    """The method with the most tokens a second over all items, and what each reached.
+    """The method with the most tokens per second over all items, and the rate of each.
 
-    Methods take turns on every item, once untimed on the first.
+    Methods take turns on every item, after a warm-up on the first.
     """
     tokens: Counter[str] = Counter()
     seconds: dict[str, float] = defaultdict(float)
     for method in methods:
-        method.decode(items[0].limited(_WARM), watch())
+        method.decode(items[0].limited(_WARM_UP_TOKENS), stopwatch())
     for index, item in enumerate(items):
         turn = index % len(methods)
         for method in (*methods[turn:], *methods[:turn]):
-            clock = watch()
-            decoded = method.decode(item, clock)
-            tokens[method.name] += len(decoded.tokens) - clock.first_tokens
-            seconds[method.name] += clock.decode
+            timed = stopwatch()
+            decoded = method.decode(item, timed)
+            tokens[method.name] += len(decoded.tokens) - timed.first_tokens
+            seconds[method.name] += timed.decode
     rates = {m.name: tokens[m.name] / seconds[m.name] for m in methods if seconds[m.name] > 0}
     return max(methods, key=lambda method: rates.get(method.name, 0.0)), rates
-
-
-def grid() -> Iterator[tuple[str, Assisted]]:
-    """The settings that are tried, by name."""
-    for setting in GRID:
-        yield spec(setting), setting

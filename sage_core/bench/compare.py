@@ -1,4 +1,4 @@
-"""What changed between two runs beyond noise: items paired by id, intervals by bootstrap."""
+"""What changed between two runs: items paired by id, intervals by bootstrap."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ __all__ = ["Change", "compare"]
 class Change:
     """One figure of one method in both runs, over the items that both runs have.
 
-    ``ratio`` is the second over the first, a ratio of paired medians, with its interval;
-    ``changed`` says whether the interval leaves out 1.
+    ``ratio`` is that of paired medians, the second run's over the first's, with its interval.
     """
 
     method: str
@@ -32,23 +31,23 @@ class Change:
 
     @property
     def changed(self) -> bool:
+        """Whether the interval excludes 1."""
         return not self.interval[0] <= 1 <= self.interval[1]
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     """Compare two reports.
 
-    Figures: ``tokens_per_second``, ``speedup`` over each run's own reference (which leaves out
-    what the whole machine did between the runs) and ``mean_accepted``. Also which texts are equal
-    to the reference's in one run and not in the other.
+    Figures: ``tokens_per_second``, ``speedup`` over each run's own reference (not affected by
+    changes of the machine's speed), ``mean_accepted``; and the texts whose exactness changed.
 
     Raises:
-        InputError: one of them is no report.
+        InputError: one of them is not a report.
         OptionError: they share no method or no item, or have different references.
     """
     for report in (before, after):
         if not isinstance(report.get("methods"), list) or not isinstance(report.get("items"), list):
-            raise InputError("this is no report of sage bench: it has no methods and items")
+            raise InputError("not a report of sage bench: it has no methods and items")
     if before.get("reference") != after.get("reference"):
         raise OptionError(
             f"the runs have different references: {before.get('reference')} and "
@@ -85,7 +84,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], seed: int = 0) 
 
 
 def _changes(name: str, both: list[tuple[Any, Any]], seed: int) -> list[Change]:
-    """The figures of one method; one that an item lacks in either run leaves the item out."""
+    """The figures of one method; items that lack a figure in one run are left out."""
     changes = []
     for figure, key in (
         ("tokens_per_second", "rate"),

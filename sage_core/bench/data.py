@@ -1,40 +1,70 @@
-"""Reading what the command names: pictures, clips, folders, MMSpec's format and a JSONL of ours."""
+"""Items from files: images, videos, folders, MMSpec's format, a JSONL list, the bundled items."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from sage_core.bench.items import Files, Item, Problem
-from sage_core.errors import InputError
+from sage_core.errors import InputError, OptionError
 from sage_core.media.sniff import HEAD, kind_of
 
-__all__ = ["MMSPEC", "read_data"]
+__all__ = ["BUNDLED", "BUNDLED_ITEMS", "MMSPEC", "bundled_items", "calibration_items", "read_data"]
 
 MMSPEC = "mmspec.jsonl"
-_ENDING = ".jsonl"
+BUNDLED = Path(str(resources.files("sage_core"))) / "assets" / "bench"
+"""The bundled items: two JSONL lists with the files beside them, by `training.bench_items`."""
+BUNDLED_ITEMS = 36
+"""Six of each of six categories."""
+
+
+def bundled_items(count: int) -> list[Item]:
+    """The first ``count`` of the bundled items, the categories in turn.
+
+    Raises:
+        OptionError: there are fewer.
+    """
+    if count > BUNDLED_ITEMS:
+        raise OptionError(
+            f"--items {count}: there are {BUNDLED_ITEMS} bundled items: give fewer, or name your "
+            "own files, folders or lists as DATA"
+        )
+    return _bundled("items.jsonl")[:count]
+
+
+def calibration_items() -> list[Item]:
+    """The bundled items that settings are chosen on. They are never measured."""
+    return _bundled("calibration.jsonl")
+
+
+def _bundled(name: str) -> list[Item]:
+    return read_data([str(BUNDLED / name)], None)[0]
 
 
 def read_data(names: Sequence[str], prompt: str | None) -> tuple[list[Item], list[Problem]]:
     """The items of all ``names`` in order, and what could not be used.
 
-    A name is a picture, a clip, a ``.jsonl`` file, or a folder: of MMSpec if ``mmspec.jsonl`` is
-    in it, of pictures and clips otherwise, at any depth. ``prompt`` is for those that bring none.
+    A name is an image, a video, a ``.jsonl`` list, or a folder. A folder with ``mmspec.jsonl`` in
+    it is read as MMSpec; in any other, images and videos are found at any depth. ``prompt`` is
+    used for items that bring none.
 
     Raises:
-        InputError: a name that is not there, or a folder or list with nothing in it.
+        InputError: a name that does not exist, or a folder or list with nothing in it.
     """
     items: list[Item] = []
     problems: list[Problem] = []
+    ids: set[str] = set()
     for name in names:
         for found in _read(name, prompt):
             if isinstance(found, Problem):
                 problems.append(found)
-            elif any(found.id == other.id for other in items):
-                problems.append(Problem(found.id, "this id was there before: it is left out"))
+            elif found.id in ids:
+                problems.append(Problem(found.id, "an earlier item has this id: it is left out"))
             else:
+                ids.add(found.id)
                 items.append(found)
     return items, problems
 
@@ -45,7 +75,7 @@ def _read(name: str, prompt: str | None) -> Iterator[Item | Problem]:
         return _read_lines(path / MMSPEC, prompt)
     if path.is_dir():
         return _read_folder(path, prompt)
-    if path.suffix.lower() == _ENDING:
+    if path.suffix.lower() == ".jsonl":
         return _read_lines(path, prompt)
     if not path.exists():
         raise InputError(f"{name}: no such file: check the path")
@@ -55,13 +85,13 @@ def _read(name: str, prompt: str | None) -> Iterator[Item | Problem]:
 def _read_folder(folder: Path, prompt: str | None) -> Iterator[Item]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_media(path))
     if not files:
-        raise InputError(f"{folder}: there is no picture and no clip in this folder")
+        raise InputError(f"{folder}: no image and no video in this folder")
     for path in files:
         yield Item(str(path), Files((str(path),)), (prompt,), path.parent.name)
 
 
 def _is_media(path: Path) -> bool:
-    """Whether the content is that of a picture or a clip, whatever the name says."""
+    """Whether the file is an image or a video by its content. Hidden files are left out."""
     if path.name.startswith("."):
         return False
     try:
@@ -77,9 +107,9 @@ def _read_lines(path: Path, prompt: str | None) -> Iterator[Item | Problem]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text: {error}") from error
+        raise InputError(f"{path}: not UTF-8 text: {error}") from error
     if not any(line.strip() for line in lines):
-        raise InputError(f"{path}: there is nothing in this list")
+        raise InputError(f"{path}: the list is empty")
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _read_line(path, number, line, prompt)
@@ -90,13 +120,13 @@ def _read_line(path: Path, number: int, line: str, prompt: str | None) -> Item |
     try:
         data = json.loads(line)
     except ValueError as error:
-        return Problem(where, f"is no JSON: {error}")
+        return Problem(where, f"not JSON: {error}")
     if not isinstance(data, dict):
-        return Problem(where, "is no JSON object")
+        return Problem(where, "not a JSON object")
     try:
         if "image" in data or "turns" in data:
             return _mmspec(path.parent, number, data)
-        return _ours(path.parent, number, data, prompt)
+        return _listed(path.parent, number, data, prompt)
     except ValueError as error:
         return Problem(where, str(error))
 
@@ -112,8 +142,8 @@ def _mmspec(folder: Path, number: int, data: dict[str, Any]) -> Item:
     )
 
 
-def _ours(folder: Path, number: int, data: dict[str, Any], prompt: str | None) -> Item:
-    """``{"id", "file" or "files", "prompt", "category"}``, files beside the list."""
+def _listed(folder: Path, number: int, data: dict[str, Any], prompt: str | None) -> Item:
+    """``{"id", "file" or "files", "prompt", "category", "history"}``, files beside the list."""
     if "file" in data and "files" in data:
         raise ValueError("file and files exclude each other: give one of them")
     name = "files" if "files" in data else "file"
@@ -125,7 +155,19 @@ def _ours(folder: Path, number: int, data: dict[str, Any], prompt: str | None) -
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         raise ValueError(f"id must be a text or a whole number, not {identity!r}")
     paths = tuple(str(folder / file) for file in files)
-    return Item(str(identity), Files(paths), (own,), str(data.get("category", "")))
+    category = str(data.get("category", ""))
+    return Item(str(identity), Files(paths), (own,), category, _history(data))
+
+
+def _history(data: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Earlier turns, each ``[prompt, answer]``."""
+    turns = data.get("history", [])
+    if not isinstance(turns, list):
+        turns = [turns]
+    for turn in turns:
+        if not isinstance(turn, list) or [type(text) for text in turn] != [str, str]:
+            raise ValueError(f"history must be a list of [prompt, answer], not {turn!r} in it")
+    return tuple((prompt, answer) for prompt, answer in turns)
 
 
 def _texts(data: dict[str, Any], name: str, *, optional: bool = False) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a measurement ran on: written beside every result."""
+"""The machine and the versions of a measurement, for its report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("torch", "transformers", "numpy")
 
-def describe(command: str) -> dict[str, Any]:
-    """Date, command, machine and versions, as plain data. ``command`` is what was run."""
+
+def describe(command: str, version: str) -> dict[str, Any]:
+    """Date, command, machine and versions, as plain data.
+
+    Args:
+        command: what was run.
+        version: of sage.
+    """
     import torch
 
-    import sage_core
-
-    names = ("torch", "transformers", "numpy")
     described: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
@@ -24,7 +28,7 @@ def describe(command: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {"sage": sage_core.__version__} | {name: _version(name) for name in names},
+        "versions": {"sage": version} | {name: _version(name) for name in PACKAGES},
     }
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()

@@ -1,9 +1,9 @@
-"""The measurement: every item by every method, interleaved, timed and compared id by id."""
+"""The measurement: every item by every method, interleaved, timed and compared token by token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -14,36 +14,42 @@ from sage_core.bench.records import (
     Failure,
     ItemInfo,
     Line,
+    Mismatch,
     Record,
     Results,
+    first_difference,
     kind_of,
 )
 from sage_core.errors import SageError
 
 __all__ = ["Decoded", "Engine", "Input", "Measurement", "Method", "Plan", "Stopwatch", "check"]
 
-_WARM = 32  # tokens of the warm-up: allocations and first calls belong to no method
+WARM_UP = -1
+"""The ``repeat`` of an input that is decoded untimed."""
+_WARM_UP_TOKENS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """A request made ready once for all methods.
-
-    ``inputs`` is what the models' forward takes, on the target's device and in its number format;
-    ``options`` are arguments of `generate`; ``limit`` is the greatest number of new tokens and
-    ``ends`` the ids that end a text. ``seed`` is of what a sampled text draws, the same for every
-    method; None: the text is greedy.
-    """
+    """A request, prepared once for all methods."""
 
     id: str
     category: str
     inputs: Mapping[str, Any]
+    """What the target's forward takes, on its device and in its dtype."""
     options: Mapping[str, Any]
+    """Arguments of `generate`."""
     limit: int
+    """The maximum number of new tokens."""
     ends: frozenset[int] = frozenset()
+    """Token ids that end a text."""
     prompt_tokens: int = 0
     media_seconds: float = 0.0
+    """Seconds that opening and preprocessing took."""
     seed: int | None = None
+    """Of sampling, the same for every method; None: greedy decoding."""
+    repeat: int = 0
+    """Which repeat this is, or `WARM_UP`. What a method learns in one must not reach another."""
 
     def limited(self, limit: int) -> Input:
         """The same with at most ``limit`` new tokens."""
@@ -53,7 +59,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a method gives back: the ids that it committed, and what it counted."""
+    """What a method returns: the token ids that it committed, and its own counts."""
 
     tokens: tuple[int, ...]
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -62,16 +68,18 @@ class Decoded:
     steps: tuple[Any, ...] = ()
     """The engine's `Step` records, for views; they are not kept with the results."""
     lossy: str | None = None
-    """The lossy rule, if one was used: the text need not be the reference's."""
+    """The lossy rule, if one was used: the text may differ from the reference's."""
     comparable: bool = True
-    """False for a sampled text that was drawn by another stream of numbers than `generate`'s: of
-    the same distribution, unless it is lossy, but not the same text."""
+    """False for a sampled text that uses random numbers in another order than `generate` does: it
+    has the same distribution, unless the method is lossy, but is another text."""
 
 
 class Stopwatch:
-    """The clock of one decoding. Methods press it; what it reads is the measurement's own.
+    """Times one decoding. It starts when it is made; the method calls `first` and `end`.
 
-    ``wait`` blocks until the device has finished what it was given.
+    Args:
+        clock: seconds.
+        wait: blocks until the device has finished its queued work.
     """
 
     def __init__(
@@ -86,14 +94,14 @@ class Stopwatch:
         self._start = clock()
 
     def first(self, tokens: int = 1) -> None:
-        """The prompt is read and the first ``tokens`` ids are there. Only the first call counts."""
+        """The first ``tokens`` ids are committed. Calls after the first have no effect."""
         if self._first is None:
             self._wait()
             self._first = self._clock()
             self.first_tokens = tokens
 
     def end(self) -> None:
-        """The last id is there."""
+        """The last id is committed."""
         self._wait()
         self._end = self._clock()
 
@@ -101,14 +109,14 @@ class Stopwatch:
     def prefill(self) -> float:
         """Seconds from the start to the first tokens."""
         if self._first is None:
-            raise SageError("the method did not say when it had its first token")
+            raise SageError("the method did not report its first token")
         return self._first - self._start
 
     @property
     def decode(self) -> float:
         """Seconds from the first tokens to the end."""
         if self._first is None or self._end is None:
-            raise SageError("the method did not say when its text had ended")
+            raise SageError("the method did not report the end of its text")
         return self._end - self._first
 
 
@@ -117,31 +125,31 @@ class Method(Protocol):
 
     name: str
 
-    def decode(self, item: Input, watch: Stopwatch) -> Decoded:
-        """Decode one input, pressing ``stopwatch`` at the first token and at the end."""
+    def decode(self, item: Input, stopwatch: Stopwatch) -> Decoded:
+        """Decode one input; call ``stopwatch`` at the first committed tokens and at the end."""
 
 
 class Engine(Protocol):
-    """The loaded models, as far as a measurement needs them."""
+    """What a measurement needs of the loaded models."""
 
     def prepare(self, request: Request) -> Input:
         """Open the media and make the inputs."""
 
-    def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
-        """(position, expected id, other id, margin, near tie) of the first difference."""
+    def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> Mismatch:
+        """The first difference of two texts, with its margin in the target's scores."""
 
     def text(self, tokens: Sequence[int]) -> str:
         """Ids as text, without special tokens."""
 
     def stopwatch(self) -> Stopwatch:
-        """Start the clock of one decoding."""
+        """Start timing one decoding."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is measured: ``items`` by ``methods``, each ``repeats`` times.
 
-    ``reference`` names the method whose ids and times the others are held against.
+    ``reference`` names the method that the others are compared with.
     """
 
     items: tuple[Item, ...]
@@ -164,7 +172,7 @@ class Plan:
         return sum(len(i.prompts) for i in self.items) * len(self.methods) * self.repeats
 
     def order(self, item: int, repeat: int) -> tuple[Method, ...]:
-        """The methods in an order that rotates, so that a drifting machine hurts all alike."""
+        """The methods in rotating order, so that drift of the machine affects all equally."""
         turn = (item + repeat) % len(self.methods)
         return self.methods[turn:] + self.methods[:turn]
 
@@ -175,8 +183,9 @@ class Measurement:
     Args:
         plan: what to measure.
         engine: the loaded models.
-        results: what was done before; it is not done again. New lines are added to it.
-        watching: called with each new record and what the method gave back.
+        results: of an earlier, interrupted run: what they hold is not measured again. New lines
+            are added to them.
+        on_record: called with each new record and what the method returned.
     """
 
     def __init__(
@@ -184,16 +193,16 @@ class Measurement:
         plan: Plan,
         engine: Engine,
         results: Results | None = None,
-        watching: Callable[[Record, Decoded], None] = lambda record, decoded: None,
+        on_record: Callable[[Record, Decoded], None] = lambda record, decoded: None,
     ) -> None:
         self._plan = plan
         self._engine = engine
         self.results = results if results is not None else Results()
-        self._watching = watching
+        self._on_record = on_record
         self._warm = False
 
     def lines(self) -> Iterator[Line]:
-        """Measure what is left. Items that fail give a `Failure` and do not stop the rest."""
+        """Measure what is missing. Items that fail give a `Failure` and do not stop the rest."""
         for index, item in enumerate(self._plan.items):
             for line in self._item(index, item):
                 self.results.add(line)
@@ -208,7 +217,7 @@ class Measurement:
             said = self.results.records.get((name, self._plan.reference, 0))
             if said is None:
                 for left in item.ids[turn + 1 :]:
-                    message = "the reference method gave no answer to the turn before"
+                    message = "the reference method has no answer to the turn before"
                     yield Failure(left, "", 0, "other", message)
                 return
             answers.append(self._engine.text(said.tokens))
@@ -237,33 +246,29 @@ class Measurement:
     def _warm_up(self, item: Input) -> None:
         for method in self._plan.methods:
             try:
-                method.decode(item.limited(_WARM), self._engine.stopwatch())
-            except Exception:  # it will fail again, where it is told
+                warm_up = replace(item.limited(_WARM_UP_TOKENS), repeat=WARM_UP)
+                method.decode(warm_up, self._engine.stopwatch())
+            except Exception:  # it fails again when it is measured, and is reported there
                 continue
         self._warm = True
 
     def _decode(self, item: Input, method: Method, repeat: int) -> Record | Failure:
-        watch = self._engine.stopwatch()
+        stopwatch = self._engine.stopwatch()
         try:
-            decoded = method.decode(item, watch)
+            decoded = method.decode(replace(item, repeat=repeat), stopwatch)
             record = Record(
-                item.id,
-                method.name,
-                repeat,
-                decoded.tokens,
-                watch.first_tokens,
-                watch.prefill,
-                watch.decode,
-                decoded.phases,
-                decoded.counts,
-                decoded.peak_memory,
-                decoded.lossy,
-                decoded.comparable,
+                item=item.id,
+                method=method.name,
+                repeat=repeat,
+                first_tokens=stopwatch.first_tokens,
+                prefill=stopwatch.prefill,
+                decode=stopwatch.decode,
+                **{name: value for name, value in vars(decoded).items() if name != "steps"},
             )
             check(record, item.limit, item.ends)
         except Exception as error:
             return Failure(item.id, method.name, repeat, kind_of(error), _one_line(error))
-        self._watching(record, decoded)
+        self._on_record(record, decoded)
         return record
 
     def _unexplained(self, item: str) -> list[tuple[Record, Record]]:
@@ -282,26 +287,14 @@ class Measurement:
     def _explained(self, item: Input) -> Iterator[Line]:
         for expected, record in self._unexplained(item.id):
             try:
-                told = self._engine.explain(item, expected.tokens, record.tokens)
+                found = self._engine.explain(item, expected.tokens, record.tokens)
             except Exception:  # the difference counts, explained or not
-                told = (*first_difference(expected.tokens, record.tokens), None, False)
-            yield Difference(item.id, record.method, *told)
-
-
-def first_difference(
-    expected: Sequence[int], got: Sequence[int]
-) -> tuple[int, int | None, int | None]:
-    """(position, expected id, other id) of the first difference; None for a text that had ended."""
-    for position, (a, b) in enumerate(zip(expected, got, strict=False)):
-        if a != b:
-            return position, a, b
-    position = min(len(expected), len(got))
-    want = expected[position] if position < len(expected) else None
-    return position, want, got[position] if position < len(got) else None
+                found = Mismatch(*first_difference(expected.tokens, record.tokens))
+            yield Difference(item=item.id, method=record.method, **asdict(found))
 
 
 def check(record: Record, limit: int, ends: frozenset[int]) -> None:
-    """Refuse a record whose figures cannot be: a method that miscounts is not measured.
+    """Refuse an inconsistent record.
 
     Raises:
         SageError: no tokens, more than the limit, tokens behind the end of the text, or counts
@@ -309,23 +302,22 @@ def check(record: Record, limit: int, ends: frozenset[int]) -> None:
     """
     new = len(record.tokens)
     if not 1 <= record.first_tokens <= new:
-        raise SageError(f"it says that its first pass gave {record.first_tokens} of {new} tokens")
+        raise SageError(f"it reports {record.first_tokens} first tokens of {new}")
     if new > limit:
-        raise SageError(f"it gave {new} tokens where at most {limit} were asked for")
+        raise SageError(f"it returned {new} tokens, with max_new_tokens {limit}")
     ended = next((i for i, token in enumerate(record.tokens) if token in ends), new - 1)
     if ended < new - 1:
-        raise SageError(f"it goes on behind the end of the text, by {new - 1 - ended}")
+        raise SageError(f"it returned {new - 1 - ended} tokens behind the end token")
     counts = record.counts
     if counts is None:
         return
     if sum(counts.accepted.values()) != counts.steps:
-        raise SageError("it miscounts: the accepted lengths are not one a step")
-    told = sum((length + 1) * steps for length, steps in counts.accepted.items())
-    # A text may end on an accepted token: then the last step adds none of the target's own.
-    if new - record.first_tokens not in (told, told - 1):
-        raise SageError(
-            f"it miscounts: its steps tell of {told} tokens, it gave {new - record.first_tokens}"
-        )
+        raise SageError("inconsistent counts: not one accepted length for each step")
+    counted = sum((length + 1) * steps for length, steps in counts.accepted.items())
+    # A text may end on an accepted token: then the last step has no bonus token.
+    if new - record.first_tokens not in (counted, counted - 1):
+        returned = new - record.first_tokens
+        raise SageError(f"inconsistent counts: {counted} tokens by its steps, {returned} returned")
 
 
 def _one_line(error: BaseException) -> str:

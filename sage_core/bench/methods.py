@@ -1,13 +1,13 @@
-"""The methods that can be compared, by name: every policy of the engine, and transformers' own."""
+"""The methods that can be compared, by name: tree policies, and transformers' own decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from sage_core.bench import modifiers as modifiers
-from sage_core.bench.modifiers import Extended
+from sage_core.bench import modifiers
+from sage_core.bench.modifiers import ModifiedPolicy
 from sage_core.drafts.ngram import Ngram
 from sage_core.errors import OptionError
 from sage_core.generation.lossy import Ears, as_lossy, check_sampled
@@ -22,17 +22,14 @@ __all__ = [
     "AssistedBest",
     "BestStaticTree",
     "Chosen",
-    "Extended",
-    "Lookup",
-    "Ngrams",
-    "Peer",
-    "Plain",
-    "Spec",
+    "Generate",
+    "MethodSpec",
+    "NgramDrafts",
+    "PromptLookup",
     "check_lossy",
     "chosen",
     "parse",
     "spec",
-    "split",
 ]
 
 ALL = (
@@ -52,41 +49,52 @@ ALL = (
     "transformers-assisted-best",
     "transformers-lookup",
 )
-"""What ``--compare all`` adds to the reference and `sage`, as far as the pair can do it."""
+"""What ``--compare all`` adds to the reference and `sage`, as far as the pair can run it."""
 ALL_SAMPLED = (*ALL, "static+drawn", "static+ears:tolerance=0.1")
-"""The same where text is sampled. No lossy rule is in it for greedy text: the only one there is
-needs to be told which tokens are actions."""
-_STATIC_NODES = 25  # SpecVLM's tree has no more
+"""The same for sampled text. `ALL` has no lossy rule: the one for greedy text needs the ids of
+action tokens."""
+_STATIC_NODES = 25  # of SpecVLM's tree
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A method that is no policy. Its fields are its options, as with policies."""
+class OtherMethod:
+    """A method that is not a tree policy. Its fields are its options."""
 
     name: ClassVar[str]
     drafts: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
-    """Whether it chooses something on other items before it is measured."""
+    """Whether a setting is chosen on other items before it is measured."""
 
 
 @dataclass(frozen=True)
-class Plain(Peer):
+class Generate(OtherMethod):
     """transformers' own `generate`."""
 
     name: ClassVar[str] = "transformers"
 
+    def arguments(self) -> dict[str, Any]:
+        """Further arguments of `generate`."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of the assistant's `GenerationConfig` in place of its own."""
+        return {}
+
 
 @dataclass(frozen=True)
-class Assisted(Peer):
-    """`generate(assistant_model=draft)`; an option that is left out is transformers' default.
+class Assisted(Generate):
+    """`generate(assistant_model=draft)`.
 
-    ``tokens``: tokens drafted a round (0: default); ``threshold``: confidence at which the draft
-    stops (-1: default); ``schedule``: ``constant``, ``heuristic`` or ``heuristic_transient``.
+    Raises:
+        OptionError: an unknown schedule, or a negative number of tokens.
     """
 
     tokens: int = 0
+    """Drafted in a round; 0: transformers' default."""
     threshold: float = -1.0
+    """Confidence below which drafting stops; -1: transformers' default."""
     schedule: str = ""
+    """``constant``, ``heuristic`` or ``heuristic_transient``; empty: transformers' default."""
 
     name: ClassVar[str] = "transformers-assisted"
     drafts: ClassVar[bool] = True
@@ -101,7 +109,6 @@ class Assisted(Peer):
             raise OptionError(f"{self.name}: tokens must not be negative")
 
     def settings(self) -> dict[str, Any]:
-        """What differs from transformers' defaults, by the names of `GenerationConfig`."""
         given: dict[str, Any] = {}
         if self.tokens:
             given["num_assistant_tokens"] = self.tokens
@@ -113,7 +120,7 @@ class Assisted(Peer):
 
 
 @dataclass(frozen=True)
-class AssistedBest(Peer):
+class AssistedBest(Generate):
     """`generate(assistant_model=draft)` with the fastest of several settings on other items."""
 
     name: ClassVar[str] = "transformers-assisted-best"
@@ -122,14 +129,16 @@ class AssistedBest(Peer):
 
 
 @dataclass(frozen=True)
-class Lookup(Peer):
-    """`generate(prompt_lookup_num_tokens=tokens)`: drafts are copied from the text so far.
+class PromptLookup(Generate):
+    """`generate(prompt_lookup_num_tokens=tokens)`: prompt lookup decoding.
 
-    ``ngram``: how many tokens must match at most.
+    Raises:
+        OptionError: a number below 1.
     """
 
     tokens: int = 10
     ngram: int = 2
+    """The maximum number of tokens that are matched."""
 
     name: ClassVar[str] = "transformers-lookup"
 
@@ -137,31 +146,20 @@ class Lookup(Peer):
         if self.tokens < 1 or self.ngram < 1:
             raise OptionError(f"{self.name}: tokens and ngram must be at least 1")
 
+    def arguments(self) -> dict[str, Any]:
+        return {"prompt_lookup_num_tokens": self.tokens, "max_matching_ngram_size": self.ngram}
+
 
 @dataclass(frozen=True)
-class Ngrams(Peer):
-    """The engine without a draft model, its trees looked up in the text: the options of `Ngram`."""
-
-    longest: int = Ngram.longest
-    shortest: int = Ngram.shortest
-    branches: int = Ngram.branches
-    length: int = Ngram.length
-    nodes: int = Ngram.nodes
-    least: float = Ngram.least
+class NgramDrafts(OtherMethod, Ngram):
+    """Trees from n-gram lookup, without a draft model."""
 
     name: ClassVar[str] = "ngram"
 
-    def __post_init__(self) -> None:
-        self.options()
-
-    def options(self) -> Ngram:
-        """What the engine takes."""
-        return Ngram(**{f.name: getattr(self, f.name) for f in fields(self)})
-
 
 @dataclass(frozen=True)
-class BestStaticTree(Peer):
-    """The best fixed tree of ``nodes`` nodes for this pair, from acceptance on other items."""
+class BestStaticTree(OtherMethod):
+    """The best fixed tree of ``nodes`` nodes for this pair, by acceptance on other items."""
 
     nodes: int = _STATIC_NODES
 
@@ -174,20 +172,19 @@ class BestStaticTree(Peer):
             raise OptionError(f"{self.name}: nodes must be at least 1, not {self.nodes}")
 
 
-_PEERS: tuple[type[Peer], ...] = (Plain, Assisted, AssistedBest, Lookup, Ngrams, BestStaticTree)
+_OTHERS: tuple[type[OtherMethod], ...]
+_OTHERS = (Generate, Assisted, AssistedBest, PromptLookup, NgramDrafts, BestStaticTree)
 
-Spec = Policy | Extended | Peer
+MethodSpec = Policy | ModifiedPolicy | OtherMethod
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The methods of a run by name, the reference first.
+    """The methods of a run by name, the reference first."""
 
-    ``offered``: those that nobody asked for by name. A pair that cannot run one goes without.
-    """
-
-    methods: Mapping[str, Spec]
-    offered: frozenset[str] = frozenset()
+    methods: Mapping[str, MethodSpec]
+    optional: frozenset[str] = frozenset()
+    """Those that were not asked for by name: left out if the pair cannot run them."""
 
 
 def split(text: str) -> list[str]:
@@ -208,31 +205,31 @@ def split(text: str) -> list[str]:
     return found
 
 
-def parse(text: str) -> Spec:
-    """A method from ``name`` or ``name:option=value,...``, a policy perhaps with additions.
+def parse(text: str) -> MethodSpec:
+    """A method from ``name`` or ``name:option=value,...``, a policy perhaps with modifiers.
 
     Raises:
-        OptionError: unknown name or option, or a value of the wrong kind, naming the valid ones.
-        UnsupportedError: additions that do not go together.
+        OptionError: an unknown name or option, or an invalid value; names the valid ones.
+        UnsupportedError: modifiers that do not go together.
     """
     name = text.partition(":")[0].partition("+")[0]
-    kind = next((peer for peer in _PEERS if peer.name == name), None)
+    kind = next((other for other in _OTHERS if other.name == name), None)
     if kind is not None and "+" in text:
-        raise OptionError(f"{text}: only policies take additions, and {name} is none")
+        raise OptionError(f"{text}: only policies take modifiers, and {name} is not a policy")
     if kind is not None:
         return parse_options(kind, text.partition(":")[2], f"method {name}")
     known = policies.available()
     if name not in known:
-        names = [*sorted(known), *(peer.name for peer in _PEERS)]
+        names = [*sorted(known), *(other.name for other in _OTHERS)]
         raise OptionError(f"unknown method {name!r}: choose from {', '.join(names)}, or all")
     return modifiers.parse(text) if "+" in text else policies.parse(text)
 
 
-def spec(method: Spec) -> str:
+def spec(method: MethodSpec) -> str:
     """The text that `parse` turns into this method; options at their defaults are left out."""
     if isinstance(method, Policy):
         return policies.spec(method)
-    if isinstance(method, Extended):
+    if isinstance(method, ModifiedPolicy):
         return modifiers.spec(method)
     return spec_text(method.name, method)
 
@@ -245,63 +242,65 @@ def chosen(
     named: bool = True,
     sampled: bool = False,
 ) -> Chosen:
-    """The methods of a run: the reference, what is compared, and `sage`.
+    """The methods of a run: the reference, those that are compared, and `sage`.
 
-    `sage` is left out where it is named with options of its own; ``all`` is every method that
-    there is. With ``node_budget`` no tree has more nodes.
+    `sage` is not added if it is named with options.
 
     Args:
-        named: somebody asked for what is in ``compare``; else it is only offered, as are those
-            that ``all`` stands for.
-        sampled: text is sampled.
+        compare: methods between commas; ``all`` stands for `ALL` or `ALL_SAMPLED`.
+        reference: the method that the others are compared with.
+        node_budget: no tree has more nodes; None: each policy's own limit.
+        named: whether ``compare`` was asked for; False: it is a default, so its methods are
+            optional, as those that ``all`` stands for always are.
+        sampled: whether text is sampled.
 
     Raises:
-        OptionError: see `parse`; or a method that is not for this kind of text, or a reference
-            whose sampled texts no other can be compared with.
+        OptionError: see `parse`; a method for the other kind of text; a reference whose sampled
+            texts cannot be compared with those of other methods.
         UnsupportedError: see `parse`.
     """
 
-    def made(name: str) -> Spec:
+    def method_of(name: str) -> MethodSpec:
         method = parse(name)
         if node_budget is not None:
             method = _within(method, node_budget)
-        if isinstance(method, Extended):
+        if isinstance(method, ModifiedPolicy):
             method.check_text(sampled)
         return method
 
-    asked = split(compare)
-    every = (ALL_SAMPLED if sampled else ALL) if "all" in asked else ()
-    own = [name for name in asked if name != "all"]
-    first = made(reference)
+    names = split(compare)
+    every = (ALL_SAMPLED if sampled else ALL) if "all" in names else ()
+    own = [name for name in names if name != "all"]
+    first = method_of(reference)
     if sampled:
         _check_sampled_reference(first)
-    methods = [first, *map(made, every), *map(made, own)]
+    methods = [first, *map(method_of, every), *map(method_of, own)]
     if not any(method.name == "sage" for method in methods[1:]):
-        methods.append(made("sage"))
-    offered = {spec(made(name)) for name in (every if named else (*every, *own))}
-    wanted = {spec(first), "sage", *(spec(made(name)) for name in (own if named else ()))}
-    return Chosen({spec(method): method for method in methods}, frozenset(offered - wanted))
+        methods.append(method_of("sage"))
+    optional = {spec(method_of(name)) for name in (every if named else (*every, *own))}
+    required = {spec(first), "sage", *(spec(method_of(name)) for name in (own if named else ()))}
+    return Chosen({spec(method): method for method in methods}, frozenset(optional - required))
 
 
-def _check_sampled_reference(method: Spec) -> None:
-    """Refuse a reference that draws otherwise than `generate`: nothing else writes its texts."""
-    drawn = isinstance(method, Extended) and method.candidates == "drawn"
-    if drawn or isinstance(method, Assisted | AssistedBest | Lookup):
+def _check_sampled_reference(method: MethodSpec) -> None:
+    """Refuse a reference that uses random numbers in another order than `generate`."""
+    drawn = isinstance(method, ModifiedPolicy) and method.candidates == "drawn"
+    if drawn or (isinstance(method, Generate) and method.name != Generate.name):
         raise OptionError(
-            f"--reference {spec(method)}: one seed gives other texts with it than with any other "
-            "method where text is sampled: use autoregressive or transformers"
+            f"--reference {spec(method)}: with sampling, the same seed gives other texts than with "
+            "any other method: use autoregressive or transformers"
         )
 
 
-def check_lossy(rule: str | None, reference: Spec, *, sampled: bool = False) -> None:
-    """Refuse a lossy rule for all methods that this benchmark cannot hold against exact ones.
+def check_lossy(rule: str | None, reference: MethodSpec, *, sampled: bool = False) -> None:
+    """Refuse a lossy rule for all methods, or a lossy reference, where texts are compared.
 
     Raises:
-        OptionError: no such rule, one that not all methods can follow, or a reference that it
-            would make lossy, or that is.
-        UnsupportedError: one for the other kind of text.
+        OptionError: an unknown rule, one that not all methods can follow, or a reference that is
+            or would be lossy.
+        UnsupportedError: a rule for the other kind of text.
     """
-    if isinstance(reference, Extended) and reference.lossy is not None:
+    if isinstance(reference, ModifiedPolicy) and reference.lossy is not None:
         raise OptionError(
             f"--reference {reference.name}: it is lossy: use autoregressive or transformers"
         )
@@ -311,36 +310,32 @@ def check_lossy(rule: str | None, reference: Spec, *, sampled: bool = False) -> 
     check_sampled(lossy, sampled)
     if isinstance(lossy, Ears):
         raise OptionError(
-            "--lossy ears: it needs drawn candidates, which sage and others do not go with: "
-            "compare a row of its own, such as static+ears:tolerance=0.1"
+            "--lossy ears: it needs drawn candidates, which sage and other policies do not "
+            "support: compare a policy with the modifier instead, such as "
+            "static+ears:tolerance=0.1"
         )
-    ours = isinstance(reference, Ngrams | BestStaticTree) or not isinstance(reference, Peer)
-    if ours and (reference.drafts or isinstance(reference, Ngrams)):
+    drafts = reference.drafts or isinstance(reference, NgramDrafts)
+    if drafts and not isinstance(reference, Generate):
         raise OptionError(
             f"--lossy: the reference {reference.name} would be lossy too: use autoregressive or "
             "transformers"
         )
 
 
-def with_draft(methods: Iterable[Spec]) -> list[str]:
-    """The names of those that need a draft."""
-    return [spec(method) for method in methods if method.drafts]
+def _within(method: MethodSpec, nodes: int) -> MethodSpec:
+    """The method with trees of ``nodes`` nodes: exactly for fixed trees, at most for others.
 
-
-def _within(method: Spec, nodes: int) -> Spec:
-    """The method with trees of ``nodes`` nodes: as many where that is fixed, at most elsewhere.
-
-    SpecVLM's static tree has 25 and no more; a chain is no tree and only kept from being longer.
+    SpecVLM's static tree has 25 nodes and cannot have more; a chain is only shortened.
     """
     if nodes < 1:
         raise OptionError(f"--node-budget must be at least 1, not {nodes}")
-    if isinstance(method, Extended):
-        looked = method.get(Ngram)
-        least = 0 if looked is None else min(looked.nodes, nodes // 2)
-        if looked is not None and not least:
-            raise OptionError(f"{method.name}: a node budget of 1 leaves none to look up")
-        policy: Any = _within(method.policy, nodes - least)
-        return method.within(policy, least)
+    if isinstance(method, ModifiedPolicy):
+        lookup: Ngram | None = method.get("lookup")
+        looked_up = 0 if lookup is None else min(lookup.nodes, nodes // 2)
+        if lookup is not None and not looked_up:
+            raise OptionError(f"{method.name}: a node budget of 1 leaves no node for the lookup")
+        policy: Any = _within(method.policy, nodes - looked_up)
+        return method.within(policy, looked_up)
     options: Any = method  # a frozen dataclass, whichever it is
     names = {f.name for f in fields(options)}
     if "nmax" in names:

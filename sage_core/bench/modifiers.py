@@ -1,7 +1,7 @@
-"""What can be added to a policy in a comparison: ``sage+ngram``, ``static+drawn+viskip``. No torch.
+"""Modifiers of a policy in a comparison: ``sage+ngram``, ``static+drawn+viskip``. No torch.
 
-The flags of a run hold for all its methods; an addition is one row's own, so that a row with it
-stands beside the row without.
+The options of a run apply to all its methods. A modifier applies to one method, so that the table
+has a line with it and a line without.
 """
 
 from __future__ import annotations
@@ -9,151 +9,165 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from sage_core.drafts.ngram import Ngram
+from sage_core.drafts.vocab.token_list import FILE_NAME
+from sage_core.engine import extensions
+from sage_core.engine.extensions.viskip import ViSkip
 from sage_core.errors import OptionError
-from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_lossy, check_sampled
-from sage_core.generation.sampling_params import check_candidates, check_viskip
+from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_sampled
 from sage_core.trees import policies
 from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.policies import Policy
 
-__all__ = ["Addition", "Drawn", "Extended", "ViSkip", "Vocab", "parse", "spec"]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ViSkip:
-    """Draft nothing while this share of the attention is on the picture."""
-
-    share: float = 0.35
-
-    name: ClassVar[str] = "viskip"
+__all__ = ["Drawn", "ModifiedPolicy", "Modifier", "Vocab", "parse", "spec"]
 
 
 @dataclass(frozen=True)
 class Vocab:
-    """The draft scores the tokens of ``list`` only: a file, or so many of the model's own list.
+    """The draft scores the tokens of ``list`` only: a file, or a number of tokens.
 
-    Empty: all of the model's own list.
+    Empty: all tokens of the list beside the target.
     """
 
     list: str = ""
 
-    name: ClassVar[str] = "vocab"
-
 
 @dataclass(frozen=True)
 class Drawn:
-    """Candidates are drawn from the draft where text is sampled."""
-
-    name: ClassVar[str] = "drawn"
+    """Candidates are drawn from the draft's distribution; for sampled text."""
 
 
-Addition = Ngram | ViSkip | Vocab | Drawn | Lossy
+_KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
+    {
+        "ngram": ("lookup", Ngram),
+        "ears": ("lossy", Ears),
+        "spec-vla": ("lossy", SpecVla),
+        "viskip": ("viskip", ViSkip),
+        "vocab": ("draft_vocab", Vocab),
+        "drawn": ("candidates", Drawn),
+    }
+)
+"""Modifiers with options: the option of the engine that they set, and what holds its value.
+
+Any other option that changes drafting or acceptance is a modifier by its own name."""
 
 
 @dataclass(frozen=True)
-class Extended:
-    """A policy with additions, each of a kind of its own.
+class Modifier:
+    """An option of the engine that applies to one method."""
+
+    name: str
+    option: str
+    value: Any
+    """An object of the kind in `_KINDS`; for other options their text, or True."""
+
+    def __str__(self) -> str:
+        if self.name in _KINDS:
+            return spec_text(self.name, self.value, defaults=self.option == "lossy")
+        return self.name if self.value is True else f"{self.name}:{self.value}"
+
+
+@dataclass(frozen=True)
+class ModifiedPolicy:
+    """A policy with modifiers, one for each option.
 
     Raises:
-        OptionError: none or two of a kind, a policy that drafts nothing, or a share that is none.
-        UnsupportedError: additions that do not go with the policy or with one another.
+        OptionError: none or two for an option, a policy that drafts nothing, or an invalid value.
+        UnsupportedError: modifiers that do not go with the policy or with one another.
     """
 
     policy: Policy
-    modifiers: tuple[Addition, ...]
+    modifiers: tuple[Modifier, ...]
 
     drafts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.policy.drafts:
             raise OptionError(
-                f"{self.name}: policy {self.policy.name} drafts nothing that could be done "
-                "otherwise: name another policy"
+                f"{self.name}: policy {self.policy.name} drafts nothing, so modifiers have no "
+                "effect: name another policy"
             )
-        kinds = [Lossy if isinstance(one, Lossy) else type(one) for one in self.modifiers]
-        if len(set(kinds)) < max(1, len(kinds)):
-            raise OptionError(f"{self.name}: name each addition once, and one lossy rule at most")
-        check_candidates(self.candidates, self.policy, lookup=self.get(Ngram) is not None)
-        check_lossy(self.lossy, self.policy, self.candidates)
-        if (viskip := self.get(ViSkip)) is not None:
-            check_viskip(viskip.share, self.policy, model=True)
+        names = [one.option for one in self.modifiers]
+        if len(set(names)) < max(1, len(names)):
+            raise OptionError(f"{self.name}: name each modifier once, and one lossy rule at most")
+        extensions.resolve(self.policy, self.candidates, self.options, draft=True)
 
     @property
     def name(self) -> str:
-        """Without options, as a policy's: ``sage+ngram``."""
-        return "+".join([self.policy.name, *(_name(one) for one in self.modifiers)])
+        """Without options: ``sage+ngram``."""
+        return "+".join([self.policy.name, *(one.name for one in self.modifiers)])
 
-    @property
-    def candidates(self) -> str:
-        """EARS relaxes rejection sampling, so it draws its candidates."""
-        own = isinstance(self.lossy, Ears) or self.get(Drawn) is not None
-        return "drawn" if own else "topk"
+    def get(self, option: str) -> Any:
+        """The value of an option; None without its modifier."""
+        return next((one.value for one in self.modifiers if one.option == option), None)
 
     @property
     def lossy(self) -> Lossy | None:
-        return self.get(Lossy)
+        rule: Lossy | None = self.get("lossy")
+        return rule
 
-    def get(self, kind: type[T]) -> T | None:
-        """The addition of a kind, if there is one."""
-        return next((one for one in self.modifiers if isinstance(one, kind)), None)
+    @property
+    def candidates(self) -> str:
+        """``drawn`` or ``topk``. EARS relaxes rejection sampling, which needs drawn candidates."""
+        return "drawn" if isinstance(self.lossy, Ears) or self.get("candidates") else "topk"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Values of options that change drafting or acceptance, by name; lists are not read yet."""
+        values = {one.option: one.value for one in self.modifiers if one.option != "candidates"}
+        if "draft_vocab" in values:
+            values["draft_vocab"] = values["draft_vocab"].list or FILE_NAME
+        return values
 
     def check_text(self, sampled: bool) -> None:
-        """Refuse what is meant for the other kind of text.
+        """Refuse modifiers that are for greedy text only, or for sampled text only.
 
         Raises:
             OptionError: drawn candidates for greedy text.
-            UnsupportedError: a lossy rule for the other kind.
+            UnsupportedError: a lossy rule for the other kind of text.
         """
         check_sampled(self.lossy, sampled)
         if self.candidates == "drawn" and not sampled:
             raise OptionError(
-                f"{self.name}: candidates are drawn where text is sampled, and this is greedy: "
-                "give --sample or --temperature, or leave the row out"
+                f"{self.name}: drawn candidates need sampling: give --sample or --temperature, or "
+                "leave this method out"
             )
 
-    def within(self, policy: Policy, nodes: int) -> Extended:
+    def within(self, policy: Policy, nodes: int) -> ModifiedPolicy:
         """The same with ``policy``, and looked-up branches of at most ``nodes`` nodes."""
-        fewer = (
-            replace(one, nodes=min(one.nodes, nodes)) if isinstance(one, Ngram) else one
-            for one in self.modifiers
-        )
-        return Extended(policy, tuple(fewer))
+
+        def limited(one: Modifier) -> Modifier:
+            if one.option != "lookup":
+                return one
+            return replace(one, value=replace(one.value, nodes=min(one.value.nodes, nodes)))
+
+        return ModifiedPolicy(policy, tuple(map(limited, self.modifiers)))
 
 
-_KINDS: Mapping[str, type[Addition]] = MappingProxyType(
-    {"ngram": Ngram, **{kind.name: kind for kind in (Ears, SpecVla, ViSkip, Vocab, Drawn)}}
-)
-
-
-def parse(text: str) -> Extended:
-    """``POLICY+ADDITION+...``, each part perhaps with options behind a colon.
+def parse(text: str) -> ModifiedPolicy:
+    """``POLICY+MODIFIER+...``, each part perhaps with options behind a colon.
 
     Raises:
-        OptionError, UnsupportedError: an unknown part or option, or see `Extended`.
+        OptionError, UnsupportedError: an unknown part or option; see also `ModifiedPolicy`.
     """
     policy, *parts = text.split("+")
-    found = []
-    for part in parts:
-        name, _, options = part.partition(":")
-        if name not in _KINDS:
-            raise OptionError(f"unknown addition {part!r}: choose from {', '.join(_KINDS)}")
-        found.append(parse_options(_KINDS[name], options, name))
-    return Extended(policies.parse(policy), tuple(found))
+    return ModifiedPolicy(policies.parse(policy), tuple(map(_parse_modifier, parts)))
 
 
-def spec(method: Extended) -> str:
-    """The text that `parse` reads, options at their defaults left out."""
-    parts = [
-        str(one) if isinstance(one, Ngram | Lossy) else spec_text(_name(one), one)
-        for one in method.modifiers
-    ]
-    return "+".join([policies.spec(method.policy), *parts])
+def _parse_modifier(text: str) -> Modifier:
+    name, _, options = text.partition(":")
+    if name in _KINDS:
+        option, kind = _KINDS[name]
+        return Modifier(name, option, parse_options(kind, options, name))
+    renamed = {option for option, _ in _KINDS.values()}
+    others = [option for option in extensions.available() if option not in renamed]
+    if name in others:
+        return Modifier(name, name, options or True)
+    raise OptionError(f"unknown modifier {text!r}: choose from {', '.join([*_KINDS, *others])}")
 
 
-def _name(one: Addition) -> str:
-    return "ngram" if isinstance(one, Ngram) else one.name
+def spec(method: ModifiedPolicy) -> str:
+    """The text that `parse` reads; options at their defaults are left out."""
+    return "+".join([policies.spec(method.policy), *map(str, method.modifiers)])

@@ -1,38 +1,19 @@
-"""The oracle: what `generate` says, and where and by how much a decoder differs from it."""
+"""Exactness: where and by how much a decoder's output differs from transformers' `generate`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# How close two logits must be, relative to their size, for a difference in rounding to swap them.
+from sage_core.bench.records import Mismatch, first_difference
+
 TIE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3.2e-2}
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """The first new token at which a decoder's output is not the oracle's.
-
-    ``expected`` or ``got`` is None where one text had ended; ``margin`` is the oracle's score of
-    its own token minus that of the other, by the same processors that `generate` applied, and None
-    when one of them had ended or `generate` itself writes another text before the position. A
-    ``near_tie`` is a margin within what rounding explains.
-    """
-
-    position: int
-    expected: int | None
-    got: int | None
-    margin: float | None
-    near_tie: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+"""Relative difference of two logits up to which rounding can swap them."""
 
 
 def reference(target: Any, inputs: dict[str, Any], **options: Any) -> Tensor:
@@ -42,7 +23,7 @@ def reference(target: Any, inputs: dict[str, Any], **options: Any) -> Tensor:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """torch's global generators seeded, as they were afterwards; None leaves them alone."""
+    """Seed torch's global generators and restore them afterwards; None leaves them alone."""
     if seed is None:
         yield
         return
@@ -53,45 +34,63 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 def first_mismatch(
     target: Any,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
     expected: Tensor,
     got: Tensor,
     seed: int | None = None,
     **options: Any,
 ) -> Mismatch | None:
-    """None if two sequences of shape (1, n) are equal, else their first difference, explained.
+    """The first difference of two sequences of shape (1, prompt + new); None if they are equal.
 
-    ``seed`` is what sampled texts were drawn with.
+    ``expected`` is the output of `generate`; the other arguments are those of `mismatch`.
     """
     if got.shape == expected.shape and torch.equal(got, expected):
         return None
     prompt = inputs["input_ids"].shape[1]
     wanted, found = expected[0, prompt:].tolist(), got[0, prompt:].tolist()
-    same = [a == b for a, b in zip(wanted, found, strict=False)]
-    position = same.index(False) if False in same else len(same)
-    want = wanted[position] if position < len(wanted) else None
-    have = found[position] if position < len(found) else None
+    return mismatch(target, inputs, wanted, found, seed, options)
+
+
+def mismatch(
+    target: Any,
+    inputs: Mapping[str, Any],
+    expected: Sequence[int],
+    got: Sequence[int],
+    seed: int | None,
+    options: Mapping[str, Any],
+) -> Mismatch:
+    """The first difference of two texts that are not equal, given as new tokens.
+
+    Args:
+        target: the model whose scores give the margin.
+        inputs: of both texts; the prompt is ``input_ids``.
+        expected: what `generate` writes.
+        got: what the other decoder writes.
+        seed: of sampling; None for greedy decoding.
+        options: further arguments of `generate`.
+    """
+    position, want, have = first_difference(expected, got)
     if want is None or have is None:
-        return Mismatch(position, want, have, None, False)
+        return Mismatch(position, want, have)
     with seeded(seed, target.device):
-        scores = _scores(target, inputs, position, wanted[:position], options)
+        scores = _scores(target, inputs, list(expected[:position]), options)
     if scores is not None and seed is not None:
         scores = scores + gumbel_noise(seed, position, scores)
-        if int(scores.argmax()) != want:  # drawn in another way than is known here
+        if int(scores.argmax()) != want:  # not drawn as `torch.multinomial` draws
             scores = None
     if scores is None:
-        return Mismatch(position, want, have, None, False)
+        return Mismatch(position, want, have)
     margin = float(scores[want] - scores[have])
     scale = max(1.0, abs(float(scores[want])))
     return Mismatch(position, want, have, margin, abs(margin) <= TIE[target.dtype] * scale)
 
 
 def _scores(
-    target: Any, inputs: dict[str, Any], position: int, before: list[int], options: dict[str, Any]
+    target: Any, inputs: Mapping[str, Any], before: list[int], options: Mapping[str, Any]
 ) -> Tensor | None:
-    """(vocabulary,) processed scores that `generate` chose the new token at ``position`` from.
+    """(vocabulary,) processed scores that `generate` chose the token behind ``before`` from.
 
-    None if `generate` does not write the tokens ``before`` it.
+    None if `generate` itself writes other tokens, or ends before.
     """
     output = target.generate(
         **inputs,
@@ -99,35 +98,33 @@ def _scores(
         output_scores=True,
         return_dict_in_generate=True,
     )
-    prompt = inputs["input_ids"].shape[1]
+    prompt, position = inputs["input_ids"].shape[1], len(before)
     if output.sequences[0, prompt : prompt + position].tolist() != before:
         return None
-    if position >= len(output.scores):
-        return None
-    return output.scores[position][0].float()
+    return output.scores[position][0].float() if position < len(output.scores) else None
 
 
 def gumbel_noise(seed: int, position: int, like: Tensor) -> Tensor:
-    """(vocabulary,) what chance adds to the scores of the token drawn at ``position``.
+    """(vocabulary,) Gumbel noise of the token drawn at ``position``, to be added to its scores.
 
-    `torch.multinomial` draws one token as the least of exponential times over probabilities, which
-    is the arg max of log probabilities less the logarithms of the times.
+    `torch.multinomial` draws the token with the largest p / e, e exponentially distributed, which
+    is the argmax of log p - log e: the Gumbel-max trick.
     """
     generator = torch.Generator(like.device).manual_seed(seed)
-    times = torch.empty(1, len(like), device=like.device)
+    exponential = torch.empty(1, len(like), device=like.device)
     for _ in range(position + 1):
-        times.exponential_(generator=generator)
-    return -times[0].log()
+        exponential.exponential_(generator=generator)
+    return -exponential[0].log()
 
 
 def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
-    """The step records must tell the same story as the sequence.
+    """Check that step records agree with the sequence of new tokens.
 
     Raises:
         AssertionError: they do not.
     """
-    told = [token for step in steps for token in step.tokens]
-    assert told == new_tokens, "the steps' tokens are not the sequence's"
+    committed = [token for step in steps for token in step.tokens]
+    assert committed == new_tokens, "the steps' tokens are not the sequence's"
     assert [step.index for step in steps] == list(range(len(steps)))
     assert [step.finished for step in steps] == [False] * (len(steps) - 1) + [True]
     assert steps[0].is_prefill and not steps[0].tree.tokens and len(steps[0].tokens) == 1
@@ -138,7 +135,7 @@ def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
         drafted = [step.tree.tokens[node] for node in path]
         assert list(step.tokens[: len(path)]) == drafted
         extra = len(step.tokens) - len(path)
-        assert extra == 1 or (extra == 0 and step.finished), "a step adds the target's own token"
+        assert extra == 1 or (extra == 0 and step.finished), "a step has no bonus token"
         if extra == 1 and not step.finished:
             last = path[-1] if path else -1
             assert step.tree.child(last, step.tokens[-1]) is None, "the path was cut short"

@@ -1,28 +1,38 @@
-"""What a measurement leaves behind, as plain data: one line of JSON for each."""
+"""The records of a measurement, as plain data: one line of JSON for each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sage_core.errors import InputError, MemoryExhaustedError, ModelError, OptionError
 
-__all__ = ["Counts", "Difference", "Failure", "ItemInfo", "Line", "Record", "Results", "kind_of"]
+__all__ = [
+    "Counts",
+    "Difference",
+    "Failure",
+    "ItemInfo",
+    "Line",
+    "Mismatch",
+    "Record",
+    "Results",
+    "first_difference",
+    "kind_of",
+]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a method counted on one item, all steps after the prefill.
-
-    ``nodes`` and ``draft_passes`` are None for a method that does not tell. ``accepted`` holds
-    steps by accepted length, ``drafted`` steps by the depth of their tree.
-    """
+    """What a method counted on one item, over all steps after the prefill."""
 
     steps: int
     accepted: Mapping[int, int]
+    """Steps by accepted length, without the bonus token."""
     drafted: Mapping[int, int] = field(default_factory=dict)
+    """Steps by the depth of their tree."""
     nodes: int | None = None
+    """None for a method that does not report them, as ``draft_passes``."""
     draft_passes: int | None = None
 
 
@@ -30,8 +40,8 @@ class Counts:
 class Record:
     """One decoding of one item by one method.
 
-    ``prefill`` and ``decode`` are seconds until the first ``first_tokens`` tokens and from there
-    to the end; ``phases`` are the method's own, where it has any. Memory in bytes.
+    ``prefill`` is seconds until the first ``first_tokens`` tokens, ``decode`` seconds from there
+    to the end, ``phases`` seconds by phase where the method reports them. Memory in bytes.
     """
 
     item: str
@@ -45,9 +55,9 @@ class Record:
     counts: Counts | None = None
     peak_memory: int = 0
     lossy: str | None = None
-    """The rule by which its text may differ from the target's own; None for exact methods."""
+    """The lossy acceptance rule; None for exact methods."""
     comparable: bool = True
-    """Whether its text can be held against the reference's token by token."""
+    """Whether its text can be compared with the reference's token by token."""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -55,20 +65,20 @@ class Record:
 
     @property
     def rate(self) -> float | None:
-        """Tokens a second after the prefill's own; None where the prefill ended the text."""
+        """Tokens per second after the first tokens; None where the prefill ended the text."""
         timed = len(self.tokens) - self.first_tokens
         return timed / self.decode if timed > 0 and self.decode > 0 else None
 
     @property
     def whole_rate(self) -> float | None:
-        """Tokens a second with the prefill of both models counted in."""
+        """Tokens per second including the prefill of both models."""
         seconds = self.prefill + self.decode
         return len(self.tokens) / seconds if seconds > 0 else None
 
 
 @dataclass(frozen=True)
 class ItemInfo:
-    """An item that was prepared: what all methods were given."""
+    """An item that was prepared for all methods."""
 
     id: str
     category: str
@@ -77,27 +87,45 @@ class ItemInfo:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A text that is not the reference's: the first token that differs, and why it may.
+class Mismatch:
+    """The first new token at which a text differs from the expected one."""
 
-    ``expected`` or ``got`` is None where one of the texts had ended. ``margin`` is the target's
-    score of the expected token less that of the other; None where there is nothing to compare.
-    """
+    position: int
+    expected: int | None
+    """None if the expected text had ended, as ``got`` if the other had."""
+    got: int | None
+    margin: float | None = None
+    """The target's score of the expected token minus that of the other, after the processors of
+    `generate`; None if one text had ended, or if `generate` itself writes other tokens before."""
+    near_tie: bool = False
+    """Whether rounding explains the margin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Mismatch):
+    """The `Mismatch` of a method's text on an item with the reference's."""
 
     item: str
     method: str
-    position: int
-    expected: int | None
-    got: int | None
-    margin: float | None
-    near_tie: bool
+
+
+def first_difference(
+    expected: Sequence[int], got: Sequence[int]
+) -> tuple[int, int | None, int | None]:
+    """(position, expected id, other id) of the first difference; None for a text that had ended."""
+    for position, (a, b) in enumerate(zip(expected, got, strict=False)):
+        if a != b:
+            return position, a, b
+    position = min(len(expected), len(got))
+    want = expected[position] if position < len(expected) else None
+    return position, want, got[position] if position < len(got) else None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that gave nothing; ``method`` is empty where it could not even be prepared.
+    """An item that failed; ``method`` is empty if it could not be prepared for any.
 
-    ``kind`` is that of the exit codes: ``usage``, ``input``, ``model``, ``memory`` or ``other``.
+    ``kind`` corresponds to an exit code: ``usage``, ``input``, ``model``, ``memory``, ``other``.
     """
 
     item: str
@@ -119,7 +147,7 @@ _KINDS: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind that a `Failure` carries for ``error``."""
+    """The ``kind`` of a `Failure` by ``error``."""
     if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):  # torch's own
         return "memory"
     return next((name for kind, name in _KINDS if isinstance(error, kind)), "other")
@@ -134,20 +162,16 @@ _TYPES: dict[str, type[Any]] = {
 
 
 def to_json(line: Line) -> dict[str, Any]:
-    """A line as JSON has it: ``line`` says which of the four it is."""
+    """A line as a JSON object; ``line`` in it names the kind of line."""
     name = next(name for name, kind in _TYPES.items() if type(line) is kind)
-    data = {"line": name, **asdict(line)}
-    if isinstance(line, Record) and line.counts is not None:
-        for table in ("accepted", "drafted"):
-            data["counts"][table] = {str(k): v for k, v in data["counts"][table].items()}
-    return data
+    return {"line": name, **asdict(line)}
 
 
 def from_json(data: Mapping[str, Any]) -> Line:
-    """What `to_json` made.
+    """The line that `to_json` made an object of, after a round trip through JSON.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no such line.
+        ValueError, TypeError, KeyError: it is not such an object.
     """
     fields = dict(data)
     kind = _TYPES[fields.pop("line")]
@@ -155,7 +179,7 @@ def from_json(data: Mapping[str, Any]) -> Line:
         fields["tokens"] = tuple(fields["tokens"])
         if fields["counts"] is not None:
             counts = dict(fields["counts"])
-            for table in ("accepted", "drafted"):
+            for table in ("accepted", "drafted"):  # JSON has only texts as keys
                 counts[table] = {int(k): v for k, v in counts[table].items()}
             fields["counts"] = Counts(**counts)
     line: Line = kind(**fields)
@@ -163,7 +187,7 @@ def from_json(data: Mapping[str, Any]) -> Line:
 
 
 class Results:
-    """All lines of a measurement, by what they concern; a later line replaces an earlier one."""
+    """All lines of a measurement. A later line on the same thing replaces an earlier one."""
 
     def __init__(self, lines: Iterable[Line] = ()) -> None:
         self.items: dict[str, ItemInfo] = {}
@@ -189,7 +213,7 @@ class Results:
 
     @property
     def failures(self) -> list[Failure]:
-        """What failed and was not done since."""
+        """Failures that no later record replaced."""
         return list(self._failures.values())
 
     def of(self, item: str, method: str) -> list[Record]:

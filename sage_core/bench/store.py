@@ -1,4 +1,4 @@
-"""The output folder: lines as they are finished, and what to go on from after a break."""
+"""The output folder: lines as they are measured, and resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from sage_core.bench.records import Line, Results, from_json, to_json
 from sage_core.errors import InputError, OptionError
+from sage_core.models.atomic_write import write_atomically
 
 __all__ = ["LINES", "PLAN", "Store"]
 
@@ -18,10 +19,12 @@ _CALIBRATION = "calibration.json"
 
 
 class Store:
-    """Keeps a run in a folder, so that one that breaks off can go on.
+    """Keeps a run in a folder, so that an interrupted run can be resumed.
 
-    ``plan`` is what decides the results: items, methods, models, options. A folder that holds a
-    run of another plan is refused, because its lines would not belong to this one.
+    Args:
+        folder: is made if it does not exist.
+        plan: what determines the results: items, methods, models, options. A folder with a run of
+            another plan is refused.
 
     Raises:
         OptionError: the folder cannot be made, or holds another run or other files.
@@ -39,8 +42,7 @@ class Store:
             else:
                 if any(folder.iterdir()):
                     raise OptionError(f"--output {folder}: holds other files: name a new folder")
-                text = json.dumps(plan, indent=1)
-                (folder / PLAN).write_text(text + "\n", encoding="utf-8")
+                write_atomically(folder / PLAN, json.dumps(plan, indent=1) + "\n")
             self._file = (folder / LINES).open("a", encoding="utf-8")
         except OSError as error:
             raise OptionError(f"--output {folder}: {error.strerror or error}") from error
@@ -61,29 +63,28 @@ class Store:
             try:
                 self.results.add(from_json(json.loads(line)))
             except (ValueError, TypeError, KeyError) as error:
-                if number == len(lines):  # the line that was being written when the run broke off
+                if number == len(lines):  # was being written when the run was interrupted
                     path.write_text("".join(lines[:-1]), encoding="utf-8")
                     break
-                raise InputError(f"{path}:{number}: is no line of a benchmark") from error
+                raise InputError(f"{path}:{number}: not a line of sage bench") from error
         else:
             if lines and not lines[-1].endswith("\n"):
                 path.write_text("".join(lines) + "\n", encoding="utf-8")
         self.resumed = bool(self.results.records)
 
     def add(self, line: Line) -> None:
-        """Append a line and write it through."""
+        """Append a line and flush it."""
         self._file.write(json.dumps(to_json(line)) + "\n")
         self._file.flush()
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """What was chosen on other items, by method; empty before."""
+        """The settings that were chosen on other items, by method; empty at first."""
         path = self.folder / _CALIBRATION
         return read_json(path) if path.exists() else {}
 
     def keep_calibration(self, chosen: Mapping[str, Any]) -> None:
-        text = json.dumps(chosen, indent=1)
-        (self.folder / _CALIBRATION).write_text(text + "\n", encoding="utf-8")
+        write_atomically(self.folder / _CALIBRATION, json.dumps(chosen, indent=1) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -93,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: it cannot be read, or is something else.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -101,5 +102,5 @@ def read_json(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read: {reason}") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: is no JSON object")
+        raise InputError(f"{path}: not a JSON object")
     return data

@@ -1,11 +1,10 @@
-"""From records to figures: what docs/bench.md documents, as plain data."""
+"""From records to the figures that docs/bench.md documents, as plain data."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median as middle
 from typing import Any
 
 from sage_core.bench.records import Record, Results
@@ -14,7 +13,7 @@ from sage_core.bench.statistics import interval, median, paired_interval, paired
 __all__ = ["SCHEMA", "SPEEDUP", "ItemFigures", "item_figures", "summary"]
 
 SCHEMA = 1
-"""Version of the report. Fields may be added within a version; none changes or goes away."""
+"""Version of the report. Within a version fields may be added; none is changed or removed."""
 
 SPEEDUP = (
     "ratio of paired medians: the method's median tokens/s over the reference's, "
@@ -24,19 +23,18 @@ SPEEDUP = (
 
 @dataclass(frozen=True)
 class ItemFigures:
-    """One item by one method, its repeats taken together.
-
-    ``rate`` and ``whole_rate`` are medians over the repeats, tokens a second without and with the
-    prefill; None where the prefill ended the text, or where it is shorter than asked for.
-    ``exact`` is None where the reference gave nothing, or no text that this one can be held to.
-    """
+    """One item by one method, over its repeats."""
 
     id: str
     new_tokens: int
     rates: tuple[float, ...]
+    """Tokens per second without the prefill; empty for a text that is too short."""
     rate: float | None
+    """Median of ``rates``."""
     whole_rate: float | None
+    """Median tokens per second including the prefill."""
     exact: bool | None
+    """Whether every repeat has the reference's tokens; None if they cannot be compared."""
 
 
 def item_figures(
@@ -44,7 +42,7 @@ def item_figures(
 ) -> list[ItemFigures]:
     """The figures of each item that the method finished.
 
-    Texts of fewer than ``least`` tokens get no rate; they still count for exactness.
+    Texts of fewer than ``least`` tokens have no rate, but count for exactness.
     """
     figures = []
     for item in items:
@@ -75,10 +73,10 @@ def summary(
     """``methods``, ``items`` and ``failures`` of the report.
 
     Args:
-        results: everything that was measured.
+        results: all records.
         methods: names, in the order of the table.
-        reference: the method that the others are held against.
-        least: shorter texts have no rate: too few tokens to time.
+        reference: the method that the others are compared with.
+        least: shorter texts have no rate, because they have too few tokens to time.
         seed: of the bootstrap.
     """
     ids = list(results.items)
@@ -98,12 +96,11 @@ def _method(
     theirs: dict[str, ItemFigures],
     seed: int,
 ) -> dict[str, Any]:
-    timed = [f for f in figures if f.rate is not None]
-    pairs = [(f, theirs[f.id]) for f in timed if f.id in theirs and theirs[f.id].rate is not None]
-    ours, reference = [f.rate or 0.0 for f, _ in pairs], [r.rate or 0.0 for _, r in pairs]
-    ratios = [a / b for a, b in zip(ours, reference, strict=True)]
-    rates = [f.rate or 0.0 for f in timed]
-    worst = min(range(len(ratios)), key=ratios.__getitem__) if ratios else None
+    rates = [f.rate for f in figures if f.rate is not None]
+    ratios = {f.id: ratio for f in figures if (ratio := _ratio(f, theirs.get(f.id))) is not None}
+    paired = [(f, theirs[f.id]) for f in figures if f.id in ratios]
+    ours, reference = [f.rate or 0.0 for f, _ in paired], [r.rate or 0.0 for _, r in paired]
+    worst = min(ratios, key=ratios.__getitem__, default=None)
     records = [record for f in figures for record in results.of(f.id, name)]
     differences = [d for (_, method), d in results.differences.items() if method == name]
     return {
@@ -111,7 +108,7 @@ def _method(
         "lossy": next((r.lossy for r in records if r.lossy is not None), None),
         "comparable": all(record.comparable for record in records),
         "items": len(figures),
-        "timed_items": len(timed),
+        "timed_items": len(rates),
         "failed": len({f.item for f in results.failures if f.method in ("", name)}),
         "exact": sum(f.exact is True for f in figures),
         "compared": sum(f.exact is not None for f in figures),
@@ -121,12 +118,12 @@ def _method(
         "tokens_per_second_interval": interval(rates, seed),
         "speedup": paired_ratio(ours, reference),
         "speedup_interval": paired_interval(ours, reference, seed),
-        "median_item_speedup": median(ratios),
+        "median_item_speedup": median([*ratios.values()]),
         "end_to_end_speedup": paired_ratio(
-            [f.whole_rate or 0.0 for f, _ in pairs], [r.whole_rate or 0.0 for _, r in pairs]
+            [f.whole_rate or 0.0 for f, _ in paired], [r.whole_rate or 0.0 for _, r in paired]
         ),
-        "slower_items": sum(r < 1 for r in ratios) / len(ratios) if ratios else None,
-        "worst_item": None if worst is None else pairs[worst][0].id,
+        "slower_items": sum(r < 1 for r in ratios.values()) / len(ratios) if ratios else None,
+        "worst_item": worst,
         "worst_item_speedup": None if worst is None else ratios[worst],
         **_counted(records),
         "seconds": _seconds(results, name, figures),
@@ -135,7 +132,11 @@ def _method(
 
 
 def _counted(records: list[Record]) -> dict[str, Any]:
-    """τ and what a step took, over all steps of all records."""
+    """Acceptance, nodes and draft passes over all steps of all records.
+
+    ``mean_accepted`` is τ, the drafted tokens that are accepted per step, without the bonus token.
+    ``mean_acceptance_length`` includes the bonus token, as vLLM's figure of that name.
+    """
     counts = [record.counts for record in records if record.counts is not None]
     steps = sum(c.steps for c in counts)
     accepted: Counter[int] = Counter()
@@ -148,6 +149,7 @@ def _counted(records: list[Record]) -> dict[str, Any]:
     return {
         "steps": steps if counts else None,
         "mean_accepted": _per(sum(k * n for k, n in accepted.items()), steps),
+        "mean_acceptance_length": _per(sum((k + 1) * n for k, n in accepted.items()), steps),
         "accepted_histogram": {str(k): accepted[k] for k in sorted(accepted)},
         "acceptance_by_depth": _by_depth(accepted, drafted),
         "nodes_per_step": _per(sum(nodes), steps) if nodes else None,
@@ -160,13 +162,13 @@ def _per(total: float, steps: int) -> float | None:
 
 
 def _by_depth(accepted: Counter[int], drafted: Counter[int]) -> list[dict[str, Any]]:
-    """For each depth that a tree reached: how many trees did, and the share accepted there."""
-    table = []
+    """For each depth: the trees that reach it, and the share of them accepted to that depth."""
+    shares = []
     for depth in range(1, max(+drafted, default=0) + 1):  # + leaves out counts of zero
         reached = sum(n for d, n in drafted.items() if d >= depth)
         kept = sum(n for k, n in accepted.items() if k >= depth)
-        table.append({"depth": depth, "steps": reached, "accepted": kept / reached})
-    return table
+        shares.append({"depth": depth, "steps": reached, "accepted": kept / reached})
+    return shares
 
 
 def _seconds(results: Results, name: str, figures: list[ItemFigures]) -> dict[str, float]:
@@ -176,8 +178,8 @@ def _seconds(results: Results, name: str, figures: list[ItemFigures]) -> dict[st
         records = results.of(f.id, name)
         named = [{"prefill": r.prefill, "decode": r.decode, **r.phases} for r in records]
         for phase in named[0]:
-            middle_one = middle(phases.get(phase, 0.0) for phases in named)
-            totals[phase] = totals.get(phase, 0.0) + middle_one
+            seconds = median([phases.get(phase, 0.0) for phases in named]) or 0.0
+            totals[phase] = totals.get(phase, 0.0) + seconds
     return totals
 
 
@@ -187,21 +189,26 @@ def _item(
     by_method: dict[str, list[ItemFigures]],
     theirs: dict[str, ItemFigures],
 ) -> dict[str, Any]:
-    """One item with what each method made of it; rates of all repeats."""
+    """One item with the figures of each method on it."""
     methods: dict[str, Any] = {}
     for name, figures in by_method.items():
-        mine = next((f for f in figures if f.id == item), None)
-        if mine is None:
+        ours = next((f for f in figures if f.id == item), None)
+        if ours is None:
             continue
-        reference = theirs.get(item)
-        both = mine.rate is not None and reference is not None and reference.rate is not None
-        first = results.of(item, name)[0]
+        counted = _counted(results.of(item, name)[:1])
         methods[name] = {
-            "new_tokens": mine.new_tokens,
-            "rates": list(mine.rates),
-            "rate": mine.rate,
-            "speedup": mine.rate / reference.rate if both else None,  # type: ignore[operator, union-attr]
-            "exact": mine.exact,
-            "mean_accepted": _counted([first])["mean_accepted"],
+            "new_tokens": ours.new_tokens,
+            "rates": list(ours.rates),
+            "rate": ours.rate,
+            "speedup": _ratio(ours, theirs.get(item)),
+            "exact": ours.exact,
+            **{key: counted[key] for key in ("mean_accepted", "mean_acceptance_length")},
         }
     return {**asdict(results.items[item]), "methods": methods}
+
+
+def _ratio(ours: ItemFigures, theirs: ItemFigures | None) -> float | None:
+    """The speed-up of one item; None if one of the two has no rate."""
+    if theirs is None or ours.rate is None or theirs.rate is None:
+        return None
+    return ours.rate / theirs.rate

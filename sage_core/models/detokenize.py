@@ -1,4 +1,4 @@
-"""Text from tokens as they come, never showing half a character."""
+"""Incremental detokenization that never gives out an incomplete character."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class Detokenizer:
     """Decodes a growing list of tokens.
 
-    A character may be spread over several tokens, and a token's text may depend on the one before
-    it (a leading space, say). So a window from the last settled place is decoded twice, without
-    and with the new tokens, and what the second has more is new, unless it ends in an incomplete
-    character, which waits. What was given out never changes.
+    A character may span several tokens, and a token's text may depend on the one before it (a
+    leading space, for instance). So a window of recent tokens is decoded without and with the new
+    ones, and the difference is the new text. An incomplete character at its end is held back. Text
+    that was given out never changes.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
         self._window = 0
-        """Where the window begins."""
+        """Start of the window, as an index of tokens."""
         self._settled = 0
-        """Tokens before this one have been given out."""
+        """Number of tokens whose text has been given out."""
         self._pieces: list[str] = []
 
     @property
@@ -39,16 +39,16 @@ class Detokenizer:
         self._settle(final=False)
 
     def finish(self) -> None:
-        """Give out what was held back; an incomplete character becomes U+FFFD."""
+        """Give out the text held back; an incomplete character becomes U+FFFD."""
         self._settle(final=True)
 
     def token_text(self, token_id: int) -> str:
-        """One token on its own; special tokens by their names, half characters as U+FFFD."""
+        """The text of one token; special tokens by name, incomplete characters as U+FFFD."""
         return str(self._decode([token_id], skip_special_tokens=False))
 
     def _settle(self, final: bool) -> None:
-        # A character cut short lacks at most its last byte, so at most three tokens wait for it.
-        # If the text without them ends in U+FFFD too, those bytes will never be a character.
+        # A character has at most four bytes, so an incomplete one spans at most three tokens. If
+        # the text without them ends in U+FFFD too, those bytes never become a character.
         for waiting in (0,) if final else (0, 1, 2, 3):
             end = len(self._tokens) - waiting
             if end <= self._settled:

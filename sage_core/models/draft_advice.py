@@ -16,7 +16,7 @@ def suggest_draft(target: CheckpointInfo) -> str | None:
     """The hub id of a draft that fits ``target``; None if none is known.
 
     Cached models come first, the smallest of those whose configuration and tokenizer pass
-    `check_pair`; then the published drafts of `known_pairs`, judged by their names.
+    `check_pair`; then the published drafts of `known_pairs`, with sizes from their names.
     """
     kind = catalog.architecture(target.config.to_dict())
     cached = [

@@ -42,13 +42,7 @@ class KnownPair:
 
 
 _QUANTIZED = ("", "-AWQ", "-GPTQ-Int4", "-GPTQ-Int8")
-_QWEN3_VL = {
-    "235B-A22B": "8B 4B 2B",
-    "32B": "4B 2B 8B",
-    "30B-A3B": "2B 4B",
-    "8B": "2B",
-    "4B": "2B",
-}
+_QWEN3_VL = {"235B-A22B": "8B 4B 2B", "32B": "4B 2B 8B", "30B-A3B": "2B 4B", "8B": "2B", "4B": "2B"}
 _QWEN3_VL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _LLAMA = {
     "3.3-70B": "3.1-8B 3.2-3B 3.2-1B",
@@ -161,7 +155,7 @@ def drafts_for(target: str) -> tuple[str, ...]:
 def smaller_drafts(model_type: str, vocab_size: int, parameters: int) -> tuple[str, ...]:
     """Of each series with that ``model_type`` and tokenizer, the smallest published draft.
 
-    Left out are drafts of ``parameters`` or more. Tokenizers are told apart by ``vocab_size``.
+    Drafts of ``parameters`` or more are left out. ``vocab_size`` distinguishes tokenizers.
     """
     found: list[str] = []
     for series in SERIES:

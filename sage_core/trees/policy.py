@@ -163,10 +163,16 @@ class Policy(ABC):
 
     def _at_least(self, least: int, *options: str) -> None:
         """Raise `OptionError` if one of these ``options`` is below ``least``."""
-        for option in options:
-            value = getattr(self, option)
-            if value < least:
-                raise OptionError(f"{self.name}: {option} must be at least {least}, not {value}")
+        values = ((option, getattr(self, option)) for option in options)
+        self._require(
+            *((x >= least, f"{name} must be at least {least}, not {x}") for name, x in values)
+        )
+
+    def _require(self, *checks: tuple[bool, str]) -> None:
+        """Raise `OptionError` with the message of the first of ``checks`` that does not hold."""
+        for holds, message in checks:
+            if not holds:
+                raise OptionError(f"{self.name}: {message}")
 
     @abstractmethod
     def planner(self) -> TreePlanner:

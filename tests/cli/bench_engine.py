@@ -1,4 +1,4 @@
-"""What the tests of ``sage bench`` run in place of a pair."""
+"""The engine that tests of ``sage bench`` use in place of a loaded pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATES = {"autoregressive": 10.0, "static": 20.0, "sage": 25.0, "transformers": 9
 
 
 class Engine(FakeEngine):
-    """Gives a fake method for every name; ``change`` is done to each as it is made."""
+    """Makes a fake method for every name; ``change`` is applied to each."""
 
     def __init__(self) -> None:
         super().__init__(Clock())

@@ -177,7 +177,7 @@ class FakePipeline:
     def captions(
         self, files: Any, prompt: str | None = None, *, batch: int, **options: Any
     ) -> Iterator[FakeOutcome]:
-        """One after another, told in pairs the other way round: 1, 0, 3, 2..."""
+        """One after another, given in pairs in reverse order: 1, 0, 3, 2..."""
         held: list[FakeOutcome] = []
         for number, file in enumerate(files):
             try:

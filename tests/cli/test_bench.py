@@ -1,4 +1,4 @@
-"""``sage bench`` with fake methods: what is printed, gone on with, and its exit codes."""
+"""``sage bench`` with fake methods: output, resuming, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def test_the_table(sage, engine, lists):
     assert rows[0][:4] == ["method", "tokens/s", "95%", "speed-up"]
     assert [row[0] for row in rows[2:5]] == ["autoregressive", "static", "sage"]
     assert rows[4] == [
-        "sage", "25.0", "25–25", "2.50", "2.50–2.50", "2.50", "0%", "4.00", "4.0", "2.0", "3/3"
+        "sage", "25.0", "25–25", "2.50", "2.50–2.50", "2.50", "0%", "4.00", "5.00", "4.0", "2.0",
+        "3/3",
     ]  # fmt: skip
     assert "speed-up: median tokens/s over that of autoregressive" in done.stdout
+    assert "the bonus token not counted; τ+1: mean acceptance length with it" in done.stdout
 
 
 def test_nothing_but_the_results_is_on_standard_output(sage, engine, lists, tmp_path):
@@ -36,7 +38,7 @@ def test_nothing_but_the_results_is_on_standard_output(sage, engine, lists, tmp_
     assert sage("bench", str(lists), "--json", "--quiet").stderr == ""
 
 
-def test_an_interrupted_run_shows_what_there_is_and_goes_on(sage, engine, lists, tmp_path):
+def test_an_interrupted_run_shows_its_results_and_is_resumed(sage, engine, lists, tmp_path):
     folder = str(tmp_path / "out")
 
     def interrupt(method: FakeMethod) -> None:
@@ -58,14 +60,14 @@ def test_an_interrupted_run_shows_what_there_is_and_goes_on(sage, engine, lists,
     again = sage(
         "bench", str(lists), "--compare", "static", "--repeats", "1", "--output", folder, "--json"
     )
-    assert "going on" in again.stderr
+    assert "resuming the run" in again.stderr
     assert {m["items"] for m in report(again)["methods"]} == {3}
     assert not [item for _, item in engine.calls if item == "a"], "nothing is done twice"
     other = sage("bench", str(lists), "--compare", "chain", "--output", folder)
     assert other.exit_code == 2 and "other methods, repeats" in other.stderr
 
 
-def test_items_that_fail_are_told_and_the_worst_code_is_used(sage, engine):
+def test_failed_items_are_reported_and_the_worst_code_is_used(sage, engine):
     path = Path("mine.jsonl")
     path.write_text('{"id": "a", "file": "a.png"}\n{"id": "bad", "file": "no.png"}\n{"id": 3}\n')
 
@@ -85,7 +87,7 @@ def test_items_that_fail_are_told_and_the_worst_code_is_used(sage, engine):
     assert "failed: static, a: no room" in done.stdout
 
 
-def test_a_method_that_is_not_exact_is_named_with_place_and_margin(sage, engine, lists):
+def test_a_method_that_is_not_exact_is_named_with_position_and_margin(sage, engine, lists):
     def spoil(method: FakeMethod) -> None:
         if method.name == "sage":
             method.spoil = lambda tokens: (*tokens[:4], 7, *tokens[5:])
@@ -97,7 +99,7 @@ def test_a_method_that_is_not_exact_is_named_with_place_and_margin(sage, engine,
     assert "0/3" in done.stdout
 
 
-def test_greedy_overrules_the_figures(sage, engine, lists):
+def test_greedy_has_precedence_over_sampling_parameters(sage, engine, lists):
     found = report(sage("bench", str(lists), "--temperature", "0.7", "--greedy", "--json"))
     assert found["settings"]["sampling"] is None
     own = report(sage("bench", str(lists), "--sample", "--json"))
@@ -109,7 +111,7 @@ def test_greedy_overrules_the_figures(sage, engine, lists):
     [((), 0), (("--compare", "all"), 0), (("--compare", "static,transformers-assisted"), 2)],
     ids=["by default", "all", "by name"],
 )
-def test_what_the_pair_cannot_run_is_left_out_unless_it_was_named(
+def test_methods_that_the_pair_cannot_run_are_left_out_unless_named(
     sage, engine, lists, arguments, code
 ):
     engine.cannot = {"transformers-assisted"}
@@ -129,17 +131,17 @@ def test_settings_are_chosen_on_other_items_once(sage, engine, lists, tmp_path):
     assert engine.calibrated == ["best-static"]
     assert engine.settings["best-static"] == {"setting": 4}
     assert sage(*arguments).exit_code == 0
-    assert engine.calibrated == ["best-static"], "on going on, what was chosen is kept"
+    assert engine.calibrated == ["best-static"], "the setting is kept for a resumed run"
 
 
 @pytest.mark.parametrize(("count", "measured", "others"), [(3, 3, 4), (4, 3, 1), (40, 36, 4)])
-def test_own_data_lends_items_to_choose_on(count, measured, others):
+def test_settings_are_chosen_on_items_of_own_data(count, measured, others):
     path = Path("own.jsonl")
     path.write_text("".join(f'{{"id": "{i}", "file": "x"}}\n' for i in range(count)))
-    items, found, _ = bench_job.read([str(path)], None, None, lend=True)
+    items, found, _ = bench_job.read([str(path)], None, None, calibrates=True)
     assert not {item.id for item in items} & {item.id for item in found}
     assert (len(items), len(found)) == (measured, others)
-    assert len(bench_job.read([str(path)], None, None, lend=False)[0]) == count
+    assert len(bench_job.read([str(path)], None, None, calibrates=False)[0]) == count
 
 
 def test_the_default_data(sage, engine):
@@ -154,18 +156,18 @@ def test_the_default_data(sage, engine):
     ("arguments", "code", "says"),
     [
         (("--compare", "nothing"), 2, "unknown method 'nothing'"),
-        (("--compare", "static", "--draft", "none"), 2, "cannot decode without a draft"),
+        (("--compare", "static", "--draft", "none"), 2, "needs a draft: leave out --draft none"),
         (("--json", "--csv"), 2, "exclude each other"),
-        (("--items", "61"), 2, "there are 60 bundled items"),
+        (("--items", "37"), 2, "there are 36 bundled items: give fewer, or name your own files"),
         (("--items", "0"), 2, "Invalid value"),
         (("--repetition-penalty", "0"), 2, "must be a positive number"),
         (("--lossy", "ears"), 2, "for sampled text"),
-        (("--lossy", "ears", "--sample"), 2, "a row of its own"),
+        (("--lossy", "ears", "--sample"), 2, "compare a policy with the modifier instead"),
         (("--temperature", "-1"), 2, "temperature must be 0 (greedy) or a positive number"),
         (("--top-p", "2"), 2, "top_p must be above 0"),
-        (("--compare", "static+drawn"), 2, "this is greedy"),
-        (("--compare", "static+drawn", "--top-k", "5", "--greedy"), 2, "this is greedy"),
-        (("--reference", "transformers-lookup", "--sample"), 2, "gives other texts"),
+        (("--compare", "static+drawn"), 2, "need sampling"),
+        (("--compare", "static+drawn", "--top-k", "5", "--greedy"), 2, "need sampling"),
+        (("--reference", "transformers-lookup", "--sample"), 2, "the same seed gives other texts"),
         (("--lossy", "spec-vla:first=1,last=4", "--reference", "static"), 2, "lossy too"),
         (("--trees", "nothing"), 2, "there is no item 'nothing'"),
         (("gone.png",), 3, "gone.png: no such file"),
@@ -189,7 +191,7 @@ def test_a_model_that_cannot_be_loaded(sage, monkeypatch, lists):
     assert sage("bench", str(lists)).exit_code == 4
 
 
-def test_a_method_that_cannot_choose_is_left_out(sage, engine, lists):
+def test_a_method_without_a_setting_is_left_out(sage, engine, lists):
     def refuse(method: Any, items: Any) -> dict[str, Any]:
         raise RuntimeError("not for these models")
 

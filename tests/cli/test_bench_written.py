@@ -1,4 +1,4 @@
-"""What ``sage bench`` writes: JSON, CSV, its folder, its report and comparisons of two runs."""
+"""The output of ``sage bench``: JSON, CSV, its folder, its report, comparisons of two runs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def test_the_json_has_what_is_documented(sage, engine, lists):
         "name", "lossy", "comparable", "items", "timed_items", "failed", "exact", "compared",
         "differences", "new_tokens", "tokens_per_second", "tokens_per_second_interval", "speedup",
         "speedup_interval", "median_item_speedup", "end_to_end_speedup", "slower_items",
-        "worst_item", "worst_item_speedup", "steps", "mean_accepted", "accepted_histogram",
-        "acceptance_by_depth", "nodes_per_step", "draft_passes_per_step", "seconds", "peak_memory",
+        "worst_item", "worst_item_speedup", "steps", "mean_accepted", "mean_acceptance_length",
+        "accepted_histogram", "acceptance_by_depth", "nodes_per_step", "draft_passes_per_step",
+        "seconds", "peak_memory",
     }  # fmt: skip
     assert set(one) == documented
     text = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
@@ -39,6 +40,7 @@ def test_csv(sage, engine, lists):
     assert [row["name"] for row in rows] == ["autoregressive", "static", "sage"]
     assert float(rows[2]["speedup_interval_low"]) == pytest.approx(2.5)
     assert float(rows[2]["seconds_verify"]) == pytest.approx(0.75)
+    assert [float(rows[2][f"mean_accept{name}"]) for name in ("ed", "ance_length")] == [4, 5]
 
 
 def test_the_folder(sage, drawn, engine, lists, tmp_path):
@@ -94,7 +96,7 @@ def test_without_matplotlib_the_rest_is_written(sage, drawn, engine, lists, tmp_
     assert not (tmp_path / "out" / "plots").exists()
 
 
-def test_a_lossy_method_is_marked_and_not_called_wrong(sage, engine, lists, tmp_path):
+def test_a_lossy_method_is_marked_and_not_called_inexact(sage, engine, lists, tmp_path):
     rule = "spec-vla:first=20,last=29,radius=2"
 
     def spoil(method: FakeMethod) -> None:
@@ -117,7 +119,7 @@ def test_a_lossy_method_is_marked_and_not_called_wrong(sage, engine, lists, tmp_
     assert [row["lossy"] for row in rows] == ["", "", rule]
 
 
-def test_sampled_texts_that_cannot_be_compared_are_told_as_such(sage, engine, lists, tmp_path):
+def test_sampled_texts_that_cannot_be_compared_are_marked(sage, engine, lists, tmp_path):
     def own(method: FakeMethod) -> None:
         if method.name in ("transformers-assisted", "static+drawn"):
             method.spoil = lambda tokens: (*tokens[:4], 7, *tokens[5:])
@@ -131,7 +133,7 @@ def test_sampled_texts_that_cannot_be_compared_are_told_as_such(sage, engine, li
     assert "sampled with temperature 0.7, min_p 0.1, seed 5" in done.stdout
     assert "not exact" not in done.stdout
     rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
-    assert {row[0]: row[-1] for row in rows if len(row) == 11 and row[0] in engine.settings} == {
+    assert {row[0]: row[-1] for row in rows if len(row) == 12 and row[0] in engine.settings} == {
         "autoregressive": "3/3", "transformers-assisted": "–", "static+drawn": "–", "sage": "3/3"
     }  # fmt: skip
     found = report(sage(*arguments, "--json"))
@@ -159,3 +161,11 @@ def test_diff(sage, engine, lists, tmp_path):
     ]  # fmt: skip
     same = report(sage("bench", "diff", both[0], both[0], "--json"))
     assert not any(change["changed"] for change in same["changes"])
+
+
+def test_diff_reads_the_results_of_earlier_versions(sage):
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    names = [str(results / f"bench-{name}.json") for name in ("first", "second")]
+    assert "mean_acceptance_length" not in Path(names[0]).read_text(encoding="utf-8")
+    found = report(sage("bench", "diff", *names, "--json"))
+    assert found["items"] == 18 and found["changes"]

@@ -45,7 +45,7 @@ def caption_json(*arguments: str) -> dict:
     return json.loads(result.stdout)
 
 
-def test_a_picture_a_clip_and_standard_input_give_text():
+def test_an_image_a_video_and_standard_input_give_text():
     picture = caption_json(example("shapes.png"))
     assert picture["text"].strip()
     assert 0 < picture["stats"]["new_tokens"] <= 24
@@ -99,7 +99,7 @@ def damaged() -> dict[str, bytes]:
     }
 
 
-def test_what_cannot_be_read_is_one_clear_line_each(capfd):
+def test_each_unreadable_file_is_reported_in_one_line(capfd):
     files = damaged()
     for name, content in files.items():
         Path(name).write_bytes(content)
@@ -117,7 +117,7 @@ def test_what_cannot_be_read_is_one_clear_line_each(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_damage_on_standard_input_is_told_as_such():
+def test_damaged_standard_input_is_reported():
     result = sage("caption", "-", "--quiet", stdin=b"This is a text.\n" * 9)
     assert result.exit_code == 3
     assert result.stderr.startswith("sage: standard input: ")
@@ -154,7 +154,7 @@ def test_models_and_doctor():
     assert found["chosen"]["note"] in sage("doctor").stdout
 
 
-def test_through_a_pipe_as_a_program():
+def test_as_a_program_with_pipes():
     """The real thing end to end: a process of its own, warnings and all."""
     done = subprocess.run(
         [sys.executable, "-m", "sage_cli", "caption", example("two.png"), "--max-new-tokens", "8"],

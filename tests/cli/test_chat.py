@@ -1,4 +1,4 @@
-"""sage chat: lines are questions or commands, answers go to stdout, and the loop goes on."""
+"""sage chat: lines are questions or commands, answers go to standard output."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_each_line_is_a_question_about_the_same_files(sage, pipeline):
     assert result.stderr == f"sage: {pipeline.note}\n"
 
 
-def test_a_conversation_about_nothing_and_of_nothing(sage, pipeline):
+def test_a_conversation_without_files_or_questions(sage, pipeline):
     assert sage("chat", stdin="What?").stdout == f"{ANSWER}\n"
     assert asked(pipeline) == [("What?", [])]
     silent = sage("chat", stdin="")
     assert (silent.exit_code, silent.stdout) == (0, "")
 
 
-def test_json_is_an_object_a_turn(sage):
+def test_json_has_one_object_per_turn(sage):
     lines = sage("chat", "a.png", "--jsonl", stdin="One?\nTwo?\n").stdout.splitlines()
     objects = [json.loads(line) for line in lines]
     assert [o["prompt"] for o in objects] == ["One?", "Two?"]
@@ -65,7 +65,7 @@ def test_commands(sage, pipeline):
     assert json.loads(result.stdout.splitlines()[1])["files"] == files
     for said in ("/add FILE", "tokens/s", "b.png, c d.png: added", "answers dropped"):
         assert said in result.stderr
-    assert result.stderr.count("new files: read again") == 1, "a reason is told once"
+    assert result.stderr.count("new files: read again") == 1, "each reason once"
 
 
 MISTAKES = [
@@ -79,7 +79,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("line", "code", "says"), MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_mistakes_are_told_and_the_conversation_goes_on(sage, pipeline, line, code, says):
+def test_errors_are_reported_and_the_conversation_continues(sage, pipeline, line, code, says):
     result = sage("chat", "a.png", "--quiet", stdin=f"{line}\nWhat?\n")
     assert result.exit_code == code
     assert says in result.stderr
@@ -87,7 +87,7 @@ def test_mistakes_are_told_and_the_conversation_goes_on(sage, pipeline, line, co
     assert result.stdout == f"{ANSWER}\n"
 
 
-def test_an_answer_that_fails_is_one_of_several(sage, pipeline):
+def test_a_failed_answer_does_not_end_the_conversation(sage, pipeline):
     pipeline.enqueue(OptionError("the prompt may not contain <image>: write it otherwise"))
     pipeline.enqueue(Script(), Script(error=MemoryError()))
     result = sage("chat", "a.png", "--jsonl", "--quiet", stdin="<image>?\nTwo?\nThree?\nFour?\n")
@@ -113,7 +113,7 @@ def test_what_cannot_work_is_refused_before_loading(sage, loads, arguments, code
     assert not loads.calls
 
 
-def test_files_and_models_that_cannot_be_read_end_it(sage, pipeline, loads, monkeypatch):
+def test_unreadable_files_and_models_end_it(sage, pipeline, loads, monkeypatch):
     def unreadable(files, **_):
         raise InputError("a.png: the file is empty")
 
@@ -123,7 +123,7 @@ def test_files_and_models_that_cannot_be_read_end_it(sage, pipeline, loads, monk
     assert sage("chat", "a.png", stdin="What?\n").exit_code == 4
 
 
-def test_an_interrupted_pipe_keeps_what_was_said(sage, pipeline):
+def test_an_interruption_keeps_the_answers_so_far(sage, pipeline):
     def interrupt(step: int) -> None:
         if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -143,7 +143,7 @@ def test_on_a_terminal():
     terminal.read(until="(?s)/help lists.*> ")
     terminal.type("What?\r")
     terminal.read(until="red circle")
-    assert "\x1b[?1049h" not in terminal.shown, "no view unless asked for"
+    assert "\x1b[?1049h" not in terminal.shown, "no view without --live"
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.read(until=r"(?s)red circle.*stopped\r\n.*> ")
     # Python misses a Ctrl-C between the prompt and its wait for a key, where a person is too slow.

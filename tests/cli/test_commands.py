@@ -1,4 +1,4 @@
-"""caption and ask: what is asked of the pipeline, what is printed where, which exit code."""
+"""caption and ask: calls of the pipeline, what is printed where, exit codes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_streams_are_closed(sage, pipeline):
     assert [stream.closed for stream in pipeline.streams] == [True, True]
 
 
-def test_ask_needs_no_file(sage, pipeline):
+def test_ask_without_files(sage, pipeline):
     result = sage("ask", "What is a spandrel?")
     assert result.exit_code == 0, result.stderr
     assert pipeline.calls[0]["files"] == []
@@ -68,7 +68,7 @@ def test_ask_needs_no_file(sage, pipeline):
     assert result.stdout.strip()
 
 
-def test_ask_sees_all_files_together(sage, pipeline):
+def test_ask_gives_all_files_in_one_prompt(sage, pipeline):
     result = sage("ask", "a.png", "b.png", "Which is red?")
     assert result.stdout == TEXT + "\n"
     (call,) = pipeline.calls
@@ -76,7 +76,7 @@ def test_ask_sees_all_files_together(sage, pipeline):
     assert call["prompt"] == "Which is red?"
 
 
-def test_caption_leaves_the_usual_prompt_to_the_pipeline(sage, pipeline):
+def test_caption_leaves_the_default_prompt_to_the_pipeline(sage, pipeline):
     sage("caption", "a.png")
     sage("caption", "a.png", "--prompt", "List the colours.")
     assert [call["prompt"] for call in pipeline.calls] == [None, "List the colours."]
@@ -180,7 +180,7 @@ def test_names_from_a_list(sage, pipeline):
     ]  # fmt: skip
 
 
-def test_a_picture_from_standard_input(sage, pipeline):
+def test_an_image_from_standard_input(sage, pipeline):
     picture = PICTURE + b"\x00\xff"
     result = sage("ask", "-", "b.png", "Same?", stdin=picture, PYTHONUTF8="1")
     assert result.exit_code == 0
@@ -285,7 +285,7 @@ def test_every_sage_error_has_its_exit_code():
     assert {code_of(kind("x")) for kind in kinds} == {2, 3, 4, 5}
 
 
-def test_the_others_are_still_done_and_the_worst_code_wins(sage, pipeline):
+def test_other_files_are_still_processed_and_the_worst_code_is_used(sage, pipeline):
     pipeline.enqueue(InputError("a.png: damaged"), Script(), Script(error=MemoryError()), Script())
     result = sage("caption", "a.png", "b.png", "c.png", "d.png")
     assert result.exit_code == 5
@@ -331,15 +331,15 @@ def test_names_cannot_write_to_the_terminal(sage, pipeline):
 
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--jsonl",)])
-def test_nothing_is_loaded_for_files_of_which_none_can_be_used(sage, loads, form):
+def test_nothing_is_loaded_if_no_file_can_be_used(sage, loads, form):
     Path("text.png").write_text("words")
     Path("empty.png").touch()
     names = ("none.png", "text.png", "empty.png", ".")
     result = sage("caption", *names, *form)
     assert result.exit_code == 3
     assert loads.calls == []
-    told = result.stderr.splitlines()
-    assert [line.split(":")[1].strip() for line in told] == list(names)
+    reported = result.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in reported] == list(names)
     found = json.loads(result.stdout) if form == ("--json",) else None
     if form == ("--jsonl",):
         found = [json.loads(line) for line in result.stdout.splitlines()]
@@ -350,7 +350,7 @@ def test_nothing_is_loaded_for_files_of_which_none_can_be_used(sage, loads, form
         assert result.stdout == ""
 
 
-def test_one_file_that_can_be_used_is_enough_to_load(sage, loads, pipeline):
+def test_one_usable_file_is_enough_to_load(sage, loads, pipeline):
     assert sage("caption", "none.png", "a.png").exit_code == 0
     assert len(loads.calls) == 1
     assert [call["files"] for call in pipeline.calls] == [["none.png"], ["a.png"]]

@@ -1,4 +1,4 @@
-"""sage draft-vocab and --draft-vocab: from texts and answers to a list, and what it is used for."""
+"""sage draft-vocab writes a list of tokens, and --draft-vocab uses it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_what_is_refused(name: str, sage, loads) -> None:
     assert done.stdout == "" and not loads.calls, "nothing is loaded for it"
 
 
-def test_what_the_pipeline_is_asked_for(sage, pipeline) -> None:
+def test_the_option_reaches_the_pipeline(sage, pipeline) -> None:
     sage("caption", "a.png", "--draft-vocab", "4096")
     sage("caption", "a.png", "--draft-vocab", "list.json")
     sage("caption", "a.png")

@@ -39,7 +39,7 @@ def test_every_module_of_the_command_imports_without_torch():
     assert found == "[]\n"
 
 
-def test_the_collector_is_off_while_libraries_are_imported():
+def test_garbage_collection_is_off_during_imports():
     found = run(
         "import gc\n"
         "from sage_cli.console import loading_progress, not_collecting\n"
@@ -61,7 +61,7 @@ def test_the_reference_is_current():
     assert written == reference(), "run: python -m sage_cli.cli_reference > docs/cli.md"
 
 
-def test_every_option_has_help_and_a_place():
+def test_every_option_has_help():
     import typer
 
     from sage_cli.app import app

@@ -1,4 +1,4 @@
-"""Flag before environment before file before what is built in; unknown keys refused."""
+"""Flag before environment before file before default; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_switches(sage, pipeline):
         ("seed = ", "not valid TOML"),
     ],
 )
-def test_what_makes_no_sense_is_refused(sage, loads, text, says):
+def test_invalid_settings_are_refused(sage, loads, text, says):
     write(text)
     result = sage("caption", "a.png")
     assert result.exit_code == 2

@@ -113,7 +113,7 @@ def test_the_view_in_other_widths_and_through_a_resize(columns):
     assert text(6)[:40] in after_the_view(terminal.shown)
 
 
-def test_no_view_for_a_pipe_or_a_dumb_terminal_or_when_told():
+def test_no_view_for_pipes_dumb_terminals_or_when_switched_off():
     for piped, arguments, env in (
         ("stdout", (), {}),
         ("", (), {"TERM": "dumb"}),
@@ -130,7 +130,7 @@ def test_no_view_for_a_pipe_or_a_dumb_terminal_or_when_told():
             assert b"--live" in err
 
 
-def test_the_view_can_be_asked_for_beside_a_pipe():
+def test_live_shows_the_view_with_piped_output():
     terminal = Terminal("caption", "a.png", "--live", piped="stdout", FAKE_PAUSE="0.1")
     out, _ = terminal.process.communicate(timeout=60)
     terminal.read()
@@ -151,7 +151,7 @@ def test_ctrl_c_keeps_the_text_so_far_and_restores_the_screen(arguments):
     assert "Traceback" not in left
 
 
-def test_suspension_gives_the_screen_back_and_takes_it_again():
+def test_suspension_restores_the_screen():
     terminal = Terminal("caption", "a.png", **ENDLESS)
     terminal.read(until="circle")
     terminal.process.send_signal(signal.SIGTSTP)
@@ -205,7 +205,7 @@ def test_streams_closed_before_the_start(closed, file, code, printed):
     assert "Traceback" not in done.stderr
 
 
-def test_a_locale_without_the_characters_loses_only_those():
+def test_characters_that_the_locale_lacks_are_replaced():
     for encoding in ("ascii", "latin-1"):
         done = subprocess.run(
             [*PROGRAM, "caption", "caf\u00e9\u2603.png", "b.png", "--stats"],

@@ -1,4 +1,4 @@
-"""Frames at every size, the budget of the live view, and saved views."""
+"""Frames of every size, the time budget of the live view, and saved views."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_glyphs_follow_the_encoding():
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -240,6 +240,7 @@ def test_svg_of_the_last_frame(sage):
     assert result.exit_code == 0
     assert "view saved in view.svg" in result.stderr
     picture = Path("view.svg").read_text(encoding="utf-8")
+    assert 'xml:space="preserve"' in picture
     words = "".join(ElementTree.fromstring(picture).itertext())
     assert "step\xa03" in words.replace(" ", "\xa0")
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", picture.split("-->")[-1])

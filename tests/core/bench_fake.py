@@ -1,14 +1,13 @@
-"""A fake clock, and methods of known speed that can be told to do wrong."""
+"""A fake clock, and methods of known speed whose output can be made wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sage_core.bench.items import Files, Item, Request
-from sage_core.bench.measure import Decoded, Input, Stopwatch, first_difference
-from sage_core.bench.records import Counts
+from sage_core.bench.measure import Decoded, Input, Stopwatch
+from sage_core.bench.records import Counts, Mismatch, first_difference
 from sage_core.errors import InputError
 from sage_core.trees.steps import PhaseSeconds, Shape, Step
 from sage_core.trees.tree import TokenTree
@@ -17,7 +16,7 @@ END = 9
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that only a test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -28,11 +27,10 @@ class Clock:
 
 @dataclass
 class FakeMethod:
-    """Decodes ``text`` of an item at ``rate`` tokens a second, after a prefill of one second.
+    """Decodes ``text`` of an item at ``rate`` tokens per second, after a prefill of one second.
 
-    ``spoil`` changes the tokens, ``counts`` makes what it says it counted, ``fail`` names items
-    that it cannot do; ``drift`` multiplies the time of each decoding by what the one before it
-    took, as a machine does that grows slower.
+    ``spoil`` changes the tokens, ``counts`` the reported counts; ``fail`` names items that raise an
+    error; ``on_call`` is called before each decoding.
     """
 
     name: str
@@ -44,25 +42,27 @@ class FakeMethod:
     counts: Callable[[Counts], Counts] = lambda counts: counts
     fail: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda item: None
     lossy: str | None = None
     comparable: bool = True
 
-    def decode(self, item: Input, watch: Stopwatch) -> Decoded:
+    def decode(self, item: Input, stopwatch: Stopwatch) -> Decoded:
         if item.limit > 32 or item.id not in self.calls:
             self.on_call(item.id)
         self.calls.append(item.id)
+        self.repeats.append(item.repeat)
         if item.id in self.fail:
             raise MemoryError("no room")
         tokens = self.spoil(tuple(item.inputs["text"])[: item.limit])
         self.clock.now += 1.0
-        watch.first(1)
+        stopwatch.first(1)
         self.clock.now += (len(tokens) - 1) / self.rates.get(item.id, self.rate)
-        watch.end()
+        stopwatch.end()
         counted = _count(len(tokens) - 1, self.accepted)
         phases, steps = {"verify": 0.25, "draft": 0.5}, _steps(tokens)
-        told = self.counts(counted)
-        return Decoded(tokens, phases, told, 2**20, steps, self.lossy, self.comparable)
+        counts = self.counts(counted)
+        return Decoded(tokens, phases, counts, 2**20, steps, self.lossy, self.comparable)
 
 
 def _count(tokens: int, accepted: int) -> Counts:
@@ -78,7 +78,7 @@ def _count(tokens: int, accepted: int) -> Counts:
 
 
 def _steps(tokens: tuple[int, ...]) -> tuple[Step, ...]:
-    """The prefill, and one step whose tree is a single right guess."""
+    """The prefill, and one step whose tree is a single accepted token."""
     first = Step(0, -1, TokenTree(), (), tokens[:1])
     if len(tokens) < 2:
         return (replace(first, finished=True),)
@@ -90,7 +90,7 @@ def _steps(tokens: tuple[int, ...]) -> tuple[Step, ...]:
 
 
 class FakeEngine:
-    """Inputs whose text is known: the ids of the request's prompt, then the end."""
+    """Inputs whose text is known: the ids in ``texts``, or ten others, then the end token."""
 
     target_id, draft_id, device, dtype = "fake-target", "fake-draft", "cpu", "float32"
 
@@ -114,8 +114,8 @@ class FakeEngine:
             request.id, request.category, {"text": text}, {}, self.limit, frozenset({END}), 7, 0.5
         )
 
-    def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> tuple[Any, ...]:
-        return (*first_difference(expected, got), 0.25, False)
+    def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> Mismatch:
+        return Mismatch(*first_difference(expected, got), margin=0.25)
 
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(map(str, tokens))
@@ -128,5 +128,5 @@ class FakeEngine:
 
 
 def items(*names: str) -> tuple[Item, ...]:
-    """One item a name, with a prompt of its own."""
+    """One item per name."""
     return tuple(Item(name, Files((name,)), ("What?",), "files") for name in names)

@@ -1,4 +1,4 @@
-"""Two runs side by side: what has changed, and what is noise."""
+"""Comparison of two runs: what has changed, and what is noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.core.bench_fake import Clock, FakeEngine, FakeMethod, items
 
 
 def report(rates: dict[str, float], **other: Any) -> dict[str, Any]:
-    """Of a run over twelve items; each method at its rate, give or take an item's own pace."""
+    """Of a run over twelve items; the rate of a method varies with the item."""
     clock = Clock()
     names = [f"item{i}" for i in range(12)]
     tried = [
@@ -45,7 +45,7 @@ def test_the_same_run_twice_has_not_changed():
     assert found["texts"] == [] and found["items"] == 12
 
 
-def test_a_slower_machine_is_no_slower_method():
+def test_a_slower_machine_does_not_change_the_speedup():
     found = changes(
         report({"autoregressive": 10.0, "sage": 25.0}),
         report({"autoregressive": 5.0, "sage": 12.5}),
@@ -54,7 +54,7 @@ def test_a_slower_machine_is_no_slower_method():
     assert found["sage", "speedup"] is False
 
 
-def test_a_faster_method_is_told():
+def test_a_faster_method_is_reported():
     before = report({"autoregressive": 10.0, "sage": 25.0})
     after = report({"autoregressive": 10.0, "sage": 28.0})
     found = changes(before, after)
@@ -63,7 +63,7 @@ def test_a_faster_method_is_told():
     assert one["ratio"] == pytest.approx(28 / 25)
 
 
-def test_noise_that_items_do_not_agree_on_is_no_change():
+def test_noise_between_items_is_not_a_change():
     before = report({"autoregressive": 10.0, "sage": 25.0})
     after = copy.deepcopy(before)
     for i, item in enumerate(after["items"]):
@@ -71,7 +71,7 @@ def test_noise_that_items_do_not_agree_on_is_no_change():
     assert changes(before, after)["sage", "tokens_per_second"] is False
 
 
-def test_a_text_that_is_no_longer_exact_is_told():
+def test_a_text_that_is_no_longer_exact_is_reported():
     before = report({"autoregressive": 10.0, "sage": 25.0})
     after = copy.deepcopy(before)
     after["items"][3]["methods"]["sage"]["exact"] = False
@@ -86,7 +86,7 @@ def test_a_text_that_is_no_longer_exact_is_told():
         ({"reference": "static"}, OptionError, "different references"),
         ({"items": []}, OptionError, "share no item"),
         ({"methods": []}, OptionError, "share no method"),
-        ({"methods": None}, InputError, "is no report"),
+        ({"methods": None}, InputError, "not a report"),
     ],
 )
 def test_runs_that_cannot_be_compared(change, error, says):

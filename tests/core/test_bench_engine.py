@@ -1,26 +1,32 @@
-"""The methods over a real, tiny pair: same ids, counts that add up, nothing left on the models."""
+"""The methods on a real, tiny pair: equal tokens, consistent counts, no traces on the models."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from sage_core.bench import methods
 from sage_core.bench.calibration import GRID
+from sage_core.bench.data import bundled_items
+from sage_core.bench.decoders import ByEngine, MethodCosts
 from sage_core.bench.engine import PairEngine
-from sage_core.bench.items import Files, Item, Rendered
-from sage_core.bench.measure import Input, Measurement, Plan, Stopwatch
+from sage_core.bench.items import Files, Item
+from sage_core.bench.measure import WARM_UP, Input, Measurement, Plan, Stopwatch
 from sage_core.bench.summary import summary
 from sage_core.drafts.head.module import Head
-from sage_core.drafts.ngram import Ngram
 from sage_core.drafts.vocab.token_list import DraftVocab
+from sage_core.engine import extensions
+from sage_core.engine.extensions import DecodingContext, DecodingExtension, DecodingParts
 from sage_core.errors import OptionError
 from sage_core.models.families.base import Turn
+from sage_core.options import Options
 from sage_core.pair_loading import load_pair
-from sage_core.pipeline import Options
+from sage_core.trees.policies.sage.policy import SagePlanner
 from tests.core.media_files import card, encoded
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair
 
@@ -31,7 +37,7 @@ SETTING = {"setting": "transformers-assisted:tokens=3,threshold=0.0"}
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> PairEngine:
-    """Over a pair whose vocabularies have one size, as assisted generation wants it."""
+    """Over a pair whose vocabularies have one size, as assisted generation requires."""
     folder = tmp_path_factory.mktemp("pair")
     for name, layers, seed in (("target", 2, 0), ("draft", 1, 1)):
         save(folder / name, make_model(make_config(layers), seed), make_tokenizer())
@@ -61,9 +67,10 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
         "sage+ngram:shortest=1,least=0.001", "static+viskip:share=0.001",
     ]  # fmt: skip
     made = tuple(engine.method(name, given.get(name)) for name in names)
+    video = next(one for one in bundled_items(6) if one.category == "motion")
     asked = (
         Item("card", picture, (None, "And what else?")),
-        Item("clip", Rendered("motion", 0, 0), ("What moves?",)),
+        replace(video, prompts=("What moves?",)),
     )
     measurement = Measurement(Plan(asked, made, "autoregressive"), engine)
     for _ in measurement.lines():
@@ -77,7 +84,7 @@ def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> N
     assert report["best-static:nodes=3"]["nodes_per_step"] <= 3
     assert report["ngram:shortest=1,nodes=5"]["draft_passes_per_step"] == 0
     assert 0 < report["ngram:shortest=1,nodes=5"]["nodes_per_step"] <= 5
-    assert report["static+viskip:share=0.001"]["nodes_per_step"] == 0, "it looks at the picture"
+    assert report["static+viskip:share=0.001"]["nodes_per_step"] == 0, "attention is on the image"
     assert report["transformers"]["mean_accepted"] is None
     assert report["transformers-assisted"]["steps"] > 0, "its rounds are counted"
     assert report["transformers-assisted"]["nodes_per_step"] is None
@@ -103,7 +110,7 @@ SAMPLED = {
 
 
 def test_sampled_texts(engine: PairEngine, picture: Files) -> None:
-    """Each method gets the same seed for an item; what draws otherwise is not held against it."""
+    """All methods get the same seed; texts are compared only if they should be equal."""
     options = Options(max_new_tokens=LIMIT, temperature=1.3, top_k=40, seed=4)
     sampling = PairEngine(engine._pair, options)
     made = tuple(sampling.method(name) for name in SAMPLED)
@@ -112,7 +119,7 @@ def test_sampled_texts(engine: PairEngine, picture: Files) -> None:
     state = torch.get_rng_state()
     for _ in measurement.lines():
         pass
-    assert torch.equal(torch.get_rng_state(), state), "the caller's own stream goes on"
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator is unchanged"
     assert not measurement.results.failures
     found = summary(measurement.results, list(SAMPLED), "autoregressive")["methods"]
     compared = {m["name"]: (m["comparable"], m["exact"], m["compared"]) for m in found}
@@ -132,7 +139,7 @@ def test_sampled_texts(engine: PairEngine, picture: Files) -> None:
     assert greedy.tokens != texts["autoregressive"] and greedy.comparable
 
 
-def test_a_sampled_difference_comes_with_the_margin_of_the_draw(
+def test_a_sampled_difference_has_the_margin_of_the_noisy_scores(
     engine: PairEngine, picture: Files
 ) -> None:
     options = Options(max_new_tokens=LIMIT, temperature=1.3, seed=4)
@@ -141,13 +148,14 @@ def test_a_sampled_difference_comes_with_the_margin_of_the_draw(
     tokens = sampling.method("transformers").decode(item, sampling.stopwatch()).tokens
     for place in (0, 3, len(tokens) - 2):
         wrong = (*tokens[:place], (tokens[place] + 1) % 200, *tokens[place + 1 :])
-        position, *_, margin, tie = sampling.explain(item, tokens, wrong)
-        assert position == place and margin > 0 and not tie
-    # Of a token that was not drawn there is no margin: the text is not what this seed gives.
-    assert sampling.explain(item, wrong, tokens)[3] is None
+        found = sampling.explain(item, tokens, wrong)
+        assert found.position == place and not found.near_tie
+        assert found.margin is not None and found.margin > 0
+    # There is no margin for a token that was not drawn with this seed.
+    assert sampling.explain(item, wrong, tokens).margin is None
 
 
-def test_rows_with_a_reduced_draft(tmp_path: Path, picture: Files) -> None:
+def test_methods_with_a_reduced_vocabulary(tmp_path: Path, picture: Files) -> None:
     folder = save_pair(tmp_path)
     pair = load_pair(folder / "target", folder / "draft", device="cpu")
     engine = PairEngine(pair, Options(max_new_tokens=LIMIT))
@@ -163,19 +171,86 @@ def test_rows_with_a_reduced_draft(tmp_path: Path, picture: Files) -> None:
         "static+vocab:list=9",
         f"static+vocab:list={tmp_path}/some.json",
     ]
-    rows = {name: engine.method(name) for name in names}
-    sizes = [m._decoder.reduced and len(m._decoder.reduced) for m in rows.values()]
-    assert sizes == [None, 57, 10, 57], "with an end of texts that the list did not have"
-    assert len({m.decode(item, engine.stopwatch()).tokens for m in rows.values()}) == 1
+    found = {name: by_engine(engine, name) for name in names}
+    vocabularies = [m.decoder.settings.extension("draft_vocab") for m in found.values()]
+    sizes = [None if one is None else len(one.head) for one in vocabularies]
+    assert sizes == [None, 57, 10, 57], "with an end token that the list did not have"
+    assert len({m.decode(item, engine.stopwatch()).tokens for m in found.values()}) == 1
 
 
-def test_a_row_s_addition_is_in_the_place_of_the_flag(engine: PairEngine) -> None:
-    flags = PairEngine(engine._pair, Options(viskip=0.9, draft_lookup=True))
-    plain, own = (flags.method(n)._decoder for n in ("sage", "sage+viskip:share=0.2+ngram:nodes=3"))
-    assert (plain.viskip, plain.lookup) == (0.9, Ngram())
-    assert (own.viskip, own.lookup) == (0.2, Ngram(nodes=3))
+def by_engine(engine: PairEngine, name: str) -> ByEngine:
+    method = engine.method(name)
+    assert isinstance(method, ByEngine)
+    return method
+
+
+def test_modifiers_have_precedence_over_the_options_of_the_run(engine: PairEngine) -> None:
+    run = PairEngine(engine._pair, Options(viskip=0.9, draft_lookup=True))
+
+    def options(name: str) -> dict[str, str]:
+        extensions = by_engine(run, name).decoder.settings.extensions
+        return {one.name: str(one) for one in extensions}
+
+    assert options("sage") == {"lookup": "ngram", "viskip": "0.9"}
+    own = options("sage+viskip:share=0.2+ngram:nodes=3")
+    assert own == {"lookup": "ngram:nodes=3", "viskip": "0.2"}
+    assert options("autoregressive") == {}
+    assert options("ngram:nodes=5") == {"lookup": "ngram:nodes=5"}, "no model that could skip"
     with pytest.raises(OptionError, match="looked up"):
-        flags.method("static+drawn")
+        run.method("static+drawn")
+
+
+def test_any_other_option_is_a_modifier_by_its_own_name(
+    engine: PairEngine, item: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Toy(DecodingExtension):
+        value: Any
+        name: ClassVar[str] = "toy"
+
+        @classmethod
+        def parse(cls, value: Any) -> Toy:
+            if value not in (True, "fast"):
+                raise OptionError(f"toy: no such value: {value}")
+            return cls(value)
+
+        def wrap(self, parts: DecodingParts, context: DecodingContext) -> DecodingParts:
+            wrapped.append(self.value)
+            return parts
+
+    wrapped: list[Any] = []
+    known = {**extensions.available(), "toy": Toy}
+    monkeypatch.setattr(extensions, "available", lambda: known)
+    for name in ("static+toy", "static+toy:fast"):
+        assert methods.spec(methods.parse(name)) == name
+        engine.method(name).decode(item, engine.stopwatch())
+    assert wrapped == [True, "fast"]
+    with pytest.raises(OptionError, match="toy: no such value"):
+        methods.parse("static+toy:slow")
+
+
+@pytest.mark.real_costs
+def test_what_a_method_learns_stays_in_its_run_and_repeat(
+    engine: PairEngine, item: Input, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "costs.json"
+    monkeypatch.setenv("SAGE_COSTS", str(file))
+    recalled: list[bool] = []
+    recall = SagePlanner.recall
+
+    def spy(planner: SagePlanner, learned: Mapping[str, float]) -> None:
+        recalled.append(bool(learned))
+        recall(planner, learned)
+
+    monkeypatch.setattr(SagePlanner, "recall", spy)
+    method = by_engine(engine, "sage")
+    for repeat in (WARM_UP, 0, 0, 1, 1):
+        method.decode(replace(item, repeat=repeat), engine.stopwatch())
+    by_engine(engine, "sage").decode(item, engine.stopwatch())  # another run
+    assert recalled == [False, False, True, False, True, False]
+    costs = method.decoder.settings.costs
+    assert isinstance(costs, MethodCosts) and len(costs._new_costs) == 1, "for all repeats"
+    assert not file.exists(), "the user's own store is neither read nor written"
 
 
 def test_a_benchmark_whose_drafts_are_looked_up(tmp_path: Path, picture: Files) -> None:
@@ -233,18 +308,16 @@ def test_assisted_settings_reach_transformers(engine: PairEngine, item: Input) -
     assert same.tokens == engine.method("transformers").decode(item, engine.stopwatch()).tokens
 
 
-def test_the_watch_is_pressed_at_the_first_commit_and_at_the_end(
-    engine: PairEngine, item: Input
-) -> None:
+def test_prefill_and_decoding_are_timed_by_every_method(engine: PairEngine, item: Input) -> None:
     for name in ("sage", "transformers", "transformers-assisted", "transformers-lookup"):
-        watch = engine.stopwatch()
-        decoded = engine.method(name).decode(item, watch)
-        assert watch.prefill > 0 and watch.decode > 0, name
-        assert 1 <= watch.first_tokens < len(decoded.tokens), name
+        timed = engine.stopwatch()
+        decoded = engine.method(name).decode(item, timed)
+        assert timed.prefill > 0 and timed.decode > 0, name
+        assert 1 <= timed.first_tokens < len(decoded.tokens), name
     assert Stopwatch().first_tokens == 0
 
 
-def test_what_is_chosen_on_other_items(engine: PairEngine, item: Input) -> None:
+def test_settings_are_chosen_on_other_items(engine: PairEngine, item: Input) -> None:
     short = item.limited(10)
     tree = engine.calibrate(methods.parse("best-static:nodes=5"), [short])
     assert len(tree["tree"]) == 5 and tree["depth"] <= 5
@@ -255,18 +328,20 @@ def test_what_is_chosen_on_other_items(engine: PairEngine, item: Input) -> None:
     assert methods.parse(assisted["setting"]) in GRID
 
 
-def test_a_difference_comes_with_the_target_s_margin(engine: PairEngine, item: Input) -> None:
+def test_a_difference_has_its_margin_in_the_target_s_scores(
+    engine: PairEngine, item: Input
+) -> None:
     tokens = engine.method("transformers").decode(item, engine.stopwatch()).tokens
     wrong = (*tokens[:3], (tokens[3] + 1) % 200, *tokens[4:])
-    position, expected, got, margin, tie = engine.explain(item, tokens, wrong)
-    assert (position, expected, got) == (3, tokens[3], wrong[3])
-    assert margin > 0 and not tie
-    assert engine.explain(item, tokens, tokens[:-1])[3] is None
-    # Where the reference itself is another text, there is no score to hold against it.
-    assert engine.explain(item, wrong, (*wrong[:6], 5, *wrong[7:]))[3] is None
+    found = engine.explain(item, tokens, wrong)
+    assert (found.position, found.expected, found.got) == (3, tokens[3], wrong[3])
+    assert found.margin is not None and found.margin > 0 and not found.near_tie
+    assert engine.explain(item, tokens, tokens[:-1]).margin is None
+    # There is no margin if `generate` itself writes another text before.
+    assert engine.explain(item, wrong, (*wrong[:6], 5, *wrong[7:])).margin is None
 
 
-def test_sizes_that_pad_the_vocabulary_differently(tmp_path: Path, picture: Files) -> None:
+def test_vocabularies_of_different_padded_size(tmp_path: Path, picture: Files) -> None:
     folder = save_pair(tmp_path)
     engine = PairEngine(
         load_pair(folder / "target", folder / "draft", device="cpu"), Options(max_new_tokens=8)
@@ -279,8 +354,8 @@ def test_sizes_that_pad_the_vocabulary_differently(tmp_path: Path, picture: File
     assert len(set(texts.values())) == 1, texts
 
 
-def test_where_the_draft_is_a_head_a_small_model_assists(picture: Files) -> None:
-    """On the bundled pair, whose draft is a head: `generate` cannot use it."""
+def test_a_small_model_assists_if_the_draft_is_a_head(picture: Files) -> None:
+    """As on the bundled pair: `generate` cannot use a head."""
     pair = load_pair(device="cpu")
     assert isinstance(pair.draft, Head) and pair.small is not None
     engine = PairEngine(pair, Options(max_new_tokens=8))
@@ -289,7 +364,7 @@ def test_where_the_draft_is_a_head_a_small_model_assists(picture: Files) -> None
     texts = {engine.method(name).decode(given, engine.stopwatch()).tokens for name in names}
     assert len(texts) == 1
     assert not isinstance(engine._assistant, Head) and engine._assistant is engine._assistant
-    with pytest.raises(OptionError, match="a head is none"):
+    with pytest.raises(OptionError, match="the draft is a head"):
         PairEngine(replace(pair, small=None), Options()).check("transformers-assisted")
 
 

@@ -1,4 +1,4 @@
-"""Statistics, names of methods, data, fixed trees, and what changed between two runs."""
+"""Statistics, names of methods, data, fixed trees, and records as JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import pytest
 
 from sage_core.bench import methods
 from sage_core.bench.calibration import fastest
-from sage_core.bench.data import read_data
-from sage_core.bench.items import CALIBRATION_SEED, HELD_OUT, Files, held_out
+from sage_core.bench.data import (
+    BUNDLED,
+    BUNDLED_ITEMS,
+    bundled_items,
+    calibration_items,
+    read_data,
+)
+from sage_core.bench.items import Files
 from sage_core.bench.measure import Stopwatch
 from sage_core.bench.records import (
     Counts,
@@ -25,6 +31,7 @@ from sage_core.bench.records import (
 )
 from sage_core.bench.statistics import interval, median, paired_interval, paired_ratio
 from sage_core.errors import InputError, OptionError
+from sage_core.media import Clip, Picture, Sampling
 from sage_core.trees.policies.optimal_static import acceptance_rates, best_tree
 from sage_core.trees.steps import Step
 from sage_core.trees.tree import TokenTree
@@ -103,15 +110,16 @@ def test_methods_between_commas(text, names):
         ("transformers-assisted:schedule=odd", "schedule is constant"),
         ("transformers-lookup:tokens=0", "at least 1"),
         ("best-static:nodes=0", "at least 1"),
-        ("sage+skip", "unknown addition 'skip': choose from ngram, ears"),
+        ("sage+skip", "unknown modifier 'skip': choose from ngram, ears"),
+        ("sage+lookup", "unknown modifier 'lookup'"),
         ("odd+viskip", "unknown method 'odd'"),
         ("sage+viskip:much=1", "viskip has no option 'much'"),
         ("sage+viskip:share=0", "viskip must be above 0"),
         ("sage+drawn:x=1", "its options are none"),
-        ("sage+ngram+ngram:nodes=3", "name each addition once"),
+        ("sage+ngram+ngram:nodes=3", "name each modifier once"),
         ("static+ears+spec-vla:first=1,last=2", "one lossy rule at most"),
         ("autoregressive+viskip", "drafts nothing"),
-        ("transformers-lookup+viskip", "only policies take additions"),
+        ("transformers-lookup+viskip", "only policies take modifiers"),
         ("sage+drawn", "drops nodes"),
         ("sage+ears", "drops nodes"),
         ("static+drawn+ngram", "looked up"),
@@ -148,7 +156,7 @@ def test_the_methods_of_a_run(compare, budget, names):
 
 
 @pytest.mark.parametrize(
-    ("compare", "named", "offered"),
+    ("compare", "named", "optional"),
     [
         ("static,transformers-assisted", True, set()),
         ("static,transformers-assisted", False, {"static", "transformers-assisted"}),
@@ -157,26 +165,26 @@ def test_the_methods_of_a_run(compare, budget, names):
          {*methods.ALL} - {"transformers-assisted", "chain"}),
     ],
 )  # fmt: skip
-def test_what_was_not_asked_for_by_name(compare, named, offered):
-    assert methods.chosen(compare, "autoregressive", named=named).offered == offered
+def test_methods_that_were_not_asked_for_by_name_are_optional(compare, named, optional):
+    assert methods.chosen(compare, "autoregressive", named=named).optional == optional
 
 
-def test_everything_where_text_is_sampled():
+def test_all_methods_of_sampled_text():
     found = methods.chosen("all", "transformers", sampled=True)
-    assert {"static+drawn", "static+ears:tolerance=0.1"} == found.offered - {*methods.ALL}
+    assert {"static+drawn", "static+ears:tolerance=0.1"} == found.optional - {*methods.ALL}
     lossy = [m for m in map(methods.parse, methods.ALL) if getattr(m, "lossy", None)]
-    assert not lossy, "greedy text gets none that nobody asked for"
+    assert not lossy, "no lossy rule for greedy text unless it is named"
 
 
 @pytest.mark.parametrize(
     ("compare", "reference", "sampled", "says"),
     [
-        ("static+drawn", "autoregressive", False, "this is greedy"),
+        ("static+drawn", "autoregressive", False, "need sampling"),
         ("static+ears", "autoregressive", False, "for sampled text"),
         ("sage+spec-vla:first=1,last=4", "autoregressive", True, "for greedy text"),
-        ("static", "static+drawn", True, "gives other texts"),
-        ("static", "transformers-lookup", True, "gives other texts"),
-        ("sage+ngram", "autoregressive", None, "leaves none to look up"),
+        ("static", "static+drawn", True, "the same seed gives other texts"),
+        ("static", "transformers-lookup", True, "the same seed gives other texts"),
+        ("sage+ngram", "autoregressive", None, "leaves no node for the lookup"),
     ],
 )
 def test_what_does_not_go_together(compare, reference, sampled, says):
@@ -189,7 +197,7 @@ def test_what_does_not_go_together(compare, reference, sampled, says):
     ("rule", "reference", "sampled", "says"),
     [
         ("ears", "autoregressive", False, "for sampled text"),
-        ("ears", "autoregressive", True, "a row of its own"),
+        ("ears", "autoregressive", True, "with the modifier instead"),
         ("spec-vla:first=1,last=4", "autoregressive", True, "for greedy text"),
         ("spec-vla:first=1,last=4", "static", False, "lossy too"),
         ("spec-vla:first=1,last=4", "sage+viskip", False, "lossy too"),
@@ -197,12 +205,12 @@ def test_what_does_not_go_together(compare, reference, sampled, says):
         (None, "sage+spec-vla:first=1,last=4", False, "it is lossy"),
     ],
 )
-def test_lossy_rules_that_cannot_be_held_against_exact_ones(rule, reference, sampled, says):
+def test_lossy_rules_that_cannot_be_compared_with_exact_methods(rule, reference, sampled, says):
     with pytest.raises(OptionError, match=says):
         methods.check_lossy(rule, methods.parse(reference), sampled=sampled)
 
 
-def test_lossy_rules_that_can():
+def test_lossy_rules_that_can_be_compared():
     for reference in ("autoregressive", "transformers", "transformers-assisted"):
         methods.check_lossy("spec-vla:first=1,last=4", methods.parse(reference))
         methods.check_lossy(None, methods.parse(reference), sampled=True)
@@ -211,17 +219,25 @@ def test_lossy_rules_that_can():
 # Data
 
 
-def test_the_default_set_is_held_out_and_balanced():
-    default = list(held_out())
-    assert len(default) == HELD_OUT == 60
-    count: dict[str, int] = {}
-    for item in default:
-        count[item.category] = count.get(item.category, 0) + 1
-    assert count == dict.fromkeys(("captions", "charts", "counting", "text", "motion", "turns"), 10)
-    others = {item.id for item in held_out(12, CALIBRATION_SEED)}
-    assert len({item.id for item in default} | others) == 72
-    talk = next(item for item in default if item.category == "turns")
-    assert talk.history and talk.source.open(None)[0].size  # type: ignore[arg-type]
+def test_the_bundled_items_are_balanced_small_files():
+    items = bundled_items(BUNDLED_ITEMS)
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item.category] = counts.get(item.category, 0) + 1
+    categories = ("captions", "charts", "counting", "text", "motion", "turns")
+    assert counts == dict.fromkeys(categories, 6)
+    every = items + calibration_items()
+    assert len({item.id for item in every}) == BUNDLED_ITEMS + 4
+    for item in every:
+        media = item.source.open(Sampling())
+        assert all(isinstance(one, Picture) for one in media) or len(media[0].frames) == 8
+        assert bool(item.history) == (item.category == "turns")
+    videos = [item.source.open(Sampling())[0] for item in items if item.category == "motion"]
+    assert all(isinstance(video, Clip) and video.fps == 4 for video in videos)
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 1_000_000
+    assert [item.id for item in bundled_items(18)] == [item.id for item in items[:18]]
+    with pytest.raises(OptionError, match=r"there are 36 bundled items: .* your own files"):
+        bundled_items(37)
 
 
 def write(path: Path, *lines: Any) -> Path:
@@ -234,7 +250,14 @@ def write(path: Path, *lines: Any) -> Path:
 def test_our_lists(tmp_path: Path):
     path = write(
         tmp_path / "mine.jsonl",
-        {"id": "one", "file": "a.png", "prompt": "What?", "category": "odd", "more": 1},
+        {
+            "id": "one",
+            "file": "a.png",
+            "prompt": "What?",
+            "category": "odd",
+            "more": 1,
+            "history": [["Who?", "Nobody."]],
+        },
         {"files": ["a.png", "sub/b.png"]},
         "",
     )
@@ -244,6 +267,7 @@ def test_our_lists(tmp_path: Path):
         ("one", ("What?",), "odd"),
         ("2", ("Say.",), ""),
     ]
+    assert [item.history for item in found] == [(("Who?", "Nobody."),), ()]
     assert found[1].source == Files((str(tmp_path / "a.png"), str(tmp_path / "sub" / "b.png")))
 
 
@@ -267,8 +291,8 @@ def test_mmspec(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "is no JSON"),
-        ("[1]", "is no JSON object"),
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
         ({"prompt": "What?"}, "file must be a text or a list of texts, not None"),
         ({"file": "a", "files": ["b"]}, "exclude each other"),
         ({"files": []}, "files must be"),
@@ -276,7 +300,9 @@ def test_mmspec(tmp_path: Path):
         ({"file": "a", "id": [1]}, "id must be"),
         ({"image": "a.png"}, "turns must be"),
         ({"image": "a.png", "turns": [1]}, "turns must be"),
-        ({"file": "a", "id": "good"}, "this id was there before"),
+        ({"file": "a", "history": "Who?"}, "history must be a list of [prompt, answer]"),
+        ({"file": "a", "history": [["Who?"]]}, "history must be a list of [prompt, answer]"),
+        ({"file": "a", "id": "good"}, "an earlier item has this id"),
     ],
 )
 def test_bad_lines_are_reported_and_the_rest_is_used(tmp_path: Path, line, says):
@@ -286,7 +312,7 @@ def test_bad_lines_are_reported_and_the_rest_is_used(tmp_path: Path, line, says)
     assert len(problems) == 1 and says in problems[0].message
 
 
-def test_folders_hold_what_their_files_are_not_what_they_are_called(tmp_path: Path):
+def test_files_in_folders_are_found_by_their_content(tmp_path: Path):
     from PIL import Image
 
     (tmp_path / "sub").mkdir()
@@ -296,11 +322,11 @@ def test_folders_hold_what_their_files_are_not_what_they_are_called(tmp_path: Pa
     (tmp_path / ".hidden.png").write_bytes((tmp_path / "a.png").read_bytes())
     found, _ = read_data([str(tmp_path)], None)
     assert [Path(item.id).name for item in found] == ["a.png", "b.dat"]
-    assert found[0].prompts == (None,), "the usual request for a caption"
+    assert found[0].prompts == (None,), "the default request for a caption"
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty folder", "empty list", "no text"])
-def test_data_that_is_not_there(tmp_path: Path, kind):
+def test_missing_or_empty_data(tmp_path: Path, kind):
     path = tmp_path / ("list.jsonl" if "list" in kind or "text" in kind else "there")
     if kind == "empty folder":
         path.mkdir()
@@ -340,7 +366,7 @@ def test_the_best_tree_takes_the_best_nodes():
     assert words(best_tree(rates, 4, 3)) == "0 1 00 000"
     assert words(best_tree(rates, 6, 3)) == "0 1 00 01 000 010"
     assert words(best_tree(rates, 4, 1)) == "0 1 2 3"
-    assert len(best_tree(rates, 60, 3)) == 60, "it has its size, whatever is expected of it"
+    assert len(best_tree(rates, 60, 3)) == 60, "it has its size, whatever the expected acceptance"
     assert best_tree({}, 3, 5) == ((0,), (1,), (2,))
 
 
@@ -371,7 +397,7 @@ def test_the_fastest_is_by_all_tokens_and_all_seconds():
     assert rates == {"slow": pytest.approx(5), "fast": pytest.approx(20)}
 
 
-# Lines, and what changed between two runs
+# Records as JSON
 
 
 @pytest.mark.parametrize(
@@ -382,7 +408,7 @@ def test_the_fastest_is_by_all_tokens_and_all_seconds():
         Record("a", "m", 1, (3,), 1, 0.5, 0.0),
         Record("a", "m", 0, (3,), 1, 0.5, 0.0, lossy="ears:tolerance=0.1", comparable=False),
         ItemInfo("a", "charts", 37, 0.25),
-        Difference("a", "m", 3, 5, None, None, False),
+        Difference(3, 5, None, item="a", method="m"),
         Failure("a", "", 0, "input", "gone"),
     ],
     ids=["run", "short run", "sampled run", "item", "difference", "failure"],
@@ -391,7 +417,14 @@ def test_lines_survive_json(line):
     assert from_json(json.loads(json.dumps(to_json(line)))) == line
 
 
-def test_a_record_knows_its_rates():
+def test_lines_of_earlier_versions_are_read():
+    line = to_json(Record("a", "m", 0, (3,), 1, 0.5, 0.0))
+    assert from_json({k: v for k, v in line.items() if k not in ("lossy", "comparable")}) == Record(
+        "a", "m", 0, (3,), 1, 0.5, 0.0
+    )
+
+
+def test_the_rates_of_a_record():
     record = Record("a", "m", 0, tuple(range(11)), 1, 1.0, 2.0)
     assert (record.rate, record.whole_rate) == (5.0, 11 / 3)
-    assert replace(record, first_tokens=3).rate == 4.0, "a first round may give several"
+    assert replace(record, first_tokens=3).rate == 4.0, "a first round may commit several"

@@ -1,4 +1,4 @@
-"""The measurement: known speeds give the known table; what does wrong is caught; runs resume."""
+"""The measurement: known speeds give known figures, wrong output is detected, runs resume."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ def test_known_speeds_give_the_known_table():
     assert found[REFERENCE]["speedup_interval"] == pytest.approx((1, 1))
     # Ten tokens behind the first: two steps of five.
     assert (found["fast"]["mean_accepted"], found["fast"]["steps"]) == (4, 2 * 3 * 3)
+    assert found["fast"]["mean_acceptance_length"] == 5, "with the bonus token"
+    assert found["slow"]["mean_acceptance_length"] == 1
     assert (found["fast"]["nodes_per_step"], found["fast"]["draft_passes_per_step"]) == (4, 2)
     assert found["fast"]["accepted_histogram"] == {"4": 18}
     assert found["fast"]["acceptance_by_depth"][3] == {"depth": 4, "steps": 18, "accepted": 1.0}
@@ -90,7 +92,7 @@ def test_a_rate_is_the_median_of_its_repeats():
     assert table(results, methods)["other"]["tokens_per_second"] == pytest.approx(10)
 
 
-def test_a_drifting_machine_hurts_all_alike():
+def test_drift_of_the_machine_affects_all_methods_equally():
     clock = Clock()
     methods = [FakeMethod(name, clock) for name in (REFERENCE, "other", "third")]
 
@@ -103,6 +105,12 @@ def test_a_drifting_machine_hurts_all_alike():
     found = table(measured(methods, tuple("abcdef"), repeats=3), methods)
     assert found["other"]["speedup"] == pytest.approx(1, abs=0.03)
     assert found["third"]["speedup"] == pytest.approx(1, abs=0.03)
+
+
+def test_methods_are_given_the_repeat_and_a_warm_up_of_its_own():
+    methods = two()
+    measured(methods, ("a", "b"), repeats=2)
+    assert [method.repeats for method in methods] == [[-1, 0, 1, 0, 1]] * 2
 
 
 def test_methods_take_turns():
@@ -120,7 +128,7 @@ def test_methods_take_turns():
     ],
     ids=["the last token dropped", "one token changed", "one token dropped inside"],
 )
-def test_a_text_that_differs_is_caught_with_its_place(spoil, position, expected, got):
+def test_a_text_that_differs_is_reported_with_its_position(spoil, position, expected, got):
     methods = two(spoil=spoil)
     results = measured(methods)
     found = table(results, methods)["other"]
@@ -131,7 +139,7 @@ def test_a_text_that_differs_is_caught_with_its_place(spoil, position, expected,
     assert table(results, methods)[REFERENCE]["exact"] == 3
 
 
-def test_a_text_that_cannot_be_compared_is_neither_right_nor_wrong():
+def test_a_text_that_cannot_be_compared_is_neither_exact_nor_different():
     methods = two(spoil=lambda tokens: (*tokens[:4], 77), comparable=False)
     results = measured(methods)
     found = table(results, methods)["other"]
@@ -142,7 +150,7 @@ def test_a_text_that_cannot_be_compared_is_neither_right_nor_wrong():
     assert table(results, methods)[REFERENCE]["comparable"]
 
 
-def test_a_repeat_that_differs_is_caught():
+def test_a_repeat_that_differs_is_reported():
     methods = two()
     turns = iter([False, False, True])
 
@@ -157,13 +165,22 @@ def test_a_repeat_that_differs_is_caught():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"spoil": lambda tokens: (*tokens, 3)}, "behind the end of the text, by 1"),
-        ({"spoil": lambda tokens: tokens[:-1] * 9}, "at most 64"),
-        ({"spoil": lambda tokens: ()}, "gave 1 of 0 tokens"),
-        ({"counts": lambda counts: replace(counts, steps=counts.steps - 1)}, "not one a step"),
+        ({"spoil": lambda tokens: (*tokens, 3)}, "1 tokens behind the end token"),
+        ({"spoil": lambda tokens: tokens[:-1] * 9}, "with max_new_tokens 64"),
+        ({"spoil": lambda tokens: ()}, "1 first tokens of 0"),
+        (
+            {"counts": lambda counts: replace(counts, steps=counts.steps - 1)},
+            "not one accepted length for each step",
+        ),
         ({"counts": lambda counts: replace(counts, steps=5, accepted={1: 5, 0: 0})}, None),
-        ({"counts": lambda counts: replace(counts, steps=5, accepted={2: 5})}, "tell of 15 tokens"),
-        ({"counts": lambda counts: replace(counts, steps=4, accepted={1: 4})}, "tell of 8 tokens"),
+        (
+            {"counts": lambda counts: replace(counts, steps=5, accepted={2: 5})},
+            "15 tokens by its steps",
+        ),
+        (
+            {"counts": lambda counts: replace(counts, steps=4, accepted={1: 4})},
+            "8 tokens by its steps",
+        ),
     ],
 )
 def test_a_method_that_miscounts_is_not_measured(wrong, message):
@@ -212,7 +229,7 @@ def test_a_text_that_the_prefill_ended_has_no_rate():
     assert (found["items"], found["exact"], found["tokens_per_second"]) == (1, 1, None)
 
 
-def test_later_turns_go_on_from_the_reference_s_answers():
+def test_later_turns_have_the_reference_s_answers_in_their_history():
     clock = Clock()
     methods = (FakeMethod("other", clock, spoil=lambda t: t[:3]), FakeMethod(REFERENCE, clock))
     engine = FakeEngine(clock, {"talk#1": (4, 5)})
@@ -235,7 +252,7 @@ def test_turns_after_a_failed_answer_are_listed():
     assert any(isinstance(line, Record) and line.item == "a" for line in lines)
 
 
-def test_a_run_that_breaks_off_goes_on(tmp_path: Path):
+def test_an_interrupted_run_is_resumed(tmp_path: Path):
     class Killed(BaseException):
         pass
 
@@ -279,7 +296,7 @@ def test_a_run_that_breaks_off_goes_on(tmp_path: Path):
     assert (found["items"], found["exact"], found["speedup"]) == (3, 0, pytest.approx(1))
 
 
-def test_what_failed_is_tried_again(tmp_path: Path):
+def test_failures_are_measured_again(tmp_path: Path):
     methods = two(fail=("a",))
     results = measured(methods, ("a",))
     assert len(results.failures) == 1
@@ -291,10 +308,10 @@ def test_what_failed_is_tried_again(tmp_path: Path):
     ("make", "error", "says"),
     [
         (lambda folder: Store(folder, {"items": 4}).close(), OptionError, "other items"),
-        (lambda folder: (folder / LINES).write_text("[]\n{}\n"), InputError, "is no line"),
+        (lambda folder: (folder / LINES).write_text("[]\n{}\n"), InputError, "not a line"),
     ],
 )
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, make, error, says):
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, make, error, says):
     folder = tmp_path / "out"
     if error is InputError:
         Store(folder, {"items": 3}).close()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.runtime.kv_cache import TreeCache
 from sage_core.runtime.runner import Runner
 from sage_core.trees.tree import TokenTree
@@ -56,13 +55,13 @@ def assert_cache_is_fresh(runner: Runner, inputs: dict[str, torch.Tensor], new: 
 def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
     """The runners that a decoder makes: the target's first, then the draft's."""
     made: list[Runner] = []
-    make = CpuBackend.__call__
+    init = Runner.__init__
 
-    def recorded(self: CpuBackend, model: Any) -> Runner:
-        made.append(make(self, model))
-        return made[-1]
+    def recorded(self: Runner, *arguments: Any) -> None:
+        init(self, *arguments)
+        made.append(self)
 
-    monkeypatch.setattr(CpuBackend, "__call__", recorded)
+    monkeypatch.setattr(Runner, "__init__", recorded)
     return made
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_measure
-from benchmarks.gpu import Report, bars, run_tests
-from benchmarks.gpu_measure import Decoded, PassTime
-from benchmarks.policies import Method, Timing
+from benchmarks.gpu import Report, requirements, run_tests
+from benchmarks.gpu_measure import GRAPHS, PassTime, TextResults
+from benchmarks.harness import GENERATE, Decoded
 from sage_core.bench.oracle import Mismatch
 
 
@@ -29,15 +29,15 @@ def test_a_dry_run_does_every_part(
     assert text.index("## Floors") < text.index("## Exactness in float32") < text.index("## tiny")
     data = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
     pair = data["pairs"]["tiny"]
-    ways = {(time["role"], time["way"]) for time in pair["passes"]}
-    assert len(ways) == 6 and len(pair["passes"]) == 6 * 2 * 2
+    kinds = {(time["role"], time["executor"]) for time in pair["passes"]}
+    assert len(kinds) == 6 and len(pair["passes"]) == 6 * 2 * 2
     for texts in (data["exactness"]["texts"], pair["texts"]):
         assert [row["name"] for row in texts] == [
             "transformers generate",
-            "autoregressive, captured",
-            "static, captured",
+            "autoregressive, CUDA graphs",
+            "static, CUDA graphs",
         ]
-        assert all(row["exact"] == row["items"] == 1 for row in texts)
+        assert all(row["exact"] == row["texts"] == 1 for row in texts)
     assert any("CUDA graphs need a CUDA device" in note for note in pair["notes"])
 
 
@@ -69,23 +69,23 @@ def test_failed_tests_fail_the_run(tmp_path: Path) -> None:
     assert any("1 failed" in line for line in lines)
 
 
-def test_bars_stand_beside_what_was_measured() -> None:
+def test_requirements_stand_beside_what_was_measured() -> None:
     times = [
-        PassTime("target", "captured", 64, 4096, 4.0, 3.4, 1.0),
-        PassTime("target", "captured", 1, 4096, 3.5, 3.4, 1.0),
-        PassTime("draft", "captured", 8, 1024, 0.5, 0.25, 1.0),
-        PassTime("draft", "captured", 8, 4096, 0.55, 0.27, 1.0),
+        PassTime("target", GRAPHS, 64, 4096, 4.0, 3.4, 1.0),
+        PassTime("target", GRAPHS, 1, 4096, 3.5, 3.4, 1.0),
+        PassTime("draft", GRAPHS, 8, 1024, 0.5, 0.25, 1.0),
+        PassTime("draft", GRAPHS, 8, 4096, 0.55, 0.27, 1.0),
     ]
     texts: list[dict[str, Any]] = [
         {
-            "name": "static, captured",
+            "name": f"static, {GRAPHS}",
             "mean_accepted": 3.0,
             "tokens_per_second": 300.0,
-            "speedup_over_generate": 13.5,
-            "speedup_over_autoregressive": 2.9,
+            "over_generate": 13.5,
+            "speedup": 2.9,
         }
     ]
-    lines = "\n".join(bars(times, texts))
+    lines = "\n".join(requirements(times, texts))
     for expected in (
         "| 1.25 | 1.18 |",
         "| 0.60 | 0.50 |",
@@ -94,11 +94,11 @@ def test_bars_stand_beside_what_was_measured() -> None:
         "2.90 |",
     ):
         assert expected in lines
-    assert bars([], []) == bars(times, texts)[:2]
+    assert requirements([], []) == requirements(times, texts)[:2]
 
 
 def test_predictions_are_made_from_the_floor() -> None:
-    assert gpu_measure.predicted("captured", 3.6, 28) == pytest.approx(4.42)
+    assert gpu_measure.predicted(GRAPHS, 3.6, 28) == pytest.approx(4.42)
     assert gpu_measure.predicted("eager", 0.25, 24) == pytest.approx(18.0)
 
 
@@ -119,13 +119,14 @@ def test_a_difference_is_explained_once_for_each_place(monkeypatch: pytest.Monke
         return Mismatch(1, 6, 9, 0.01, True)
 
     monkeypatch.setattr(gpu_measure, "first_mismatch", explained)
-    names = ("generate", "one", "two", "three")
-    methods = [Method(name, [[Timing((5, 6, 7), 1.0)]]) for name in names]
-    methods[1].timings = methods[2].timings = [[Timing((5, 9, 7), 1.0)]]
-    decoded = Decoded(methods, [], (), [])
+    right, wrong = Decoded((5, 6, 7), 1.0), Decoded((5, 9, 7), 1.0)
+    names = ("one", "two", "three")
+    results = TextResults({GENERATE: [right], "one": [wrong], "two": [wrong], "three": [right]})
     inputs = {"input_ids": torch.tensor([[1, 2]])}
     pair: Any = SimpleNamespace(target=None)
-    for name in names[1:]:
-        gpu_measure._compare(pair, decoded, name, 0, inputs, 3)
-    assert [found["method"] for found in decoded.mismatches] == ["one", "two"]
+    for name in names:
+        gpu_measure._compare(pair, results, name, 0, inputs, 3)
+    assert [found["method"] for found in results.mismatches] == ["one", "two"]
     assert len(asked) == 1
+    assert [(row["exact"], row["different"]) for row in results.figures()[1:3]] == [(0, 0)] * 2
+    assert [row["near_ties"] for row in results.figures()] == [0, 1, 1, 0]

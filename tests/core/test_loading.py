@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import sage_core
+from sage_core import pair_loading
 from sage_core.errors import MemoryExhaustedError, ModelError, OptionError
 from sage_core.models import catalog, devices
-from sage_core.models import checkpoint as loading
 from sage_core.models.quiet import memory_errors
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save, save_pair
 
@@ -193,7 +193,7 @@ def test_tokenizers_are_compared_before_any_weights(
     def fail(*_: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(loading, "load_weights", fail)
+    monkeypatch.setattr(pair_loading, "load_weights", fail)
     with pytest.raises(ModelError, match="token 261 is nothing for the target and 'zebra' for the"):
         sage_core.load(copy)
 

@@ -343,13 +343,15 @@ def test_a_pair_is_refused_before_its_weights_are_read(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sage_core
-    from sage_core.models import checkpoint as loading
+    from sage_core import pair_loading
     from tests.core.saved_pair import save_pair
 
     pair = save_pair(tmp_path)
     small = (Device("cpu", "a small computer", 2**28, 2**28 + 2**20, ("float32",)),)
-    monkeypatch.setattr(loading, "find_devices", lambda: small)
-    monkeypatch.setattr(loading, "load_weights", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(pair_loading, "find_devices", lambda: small)
+    monkeypatch.setattr(
+        pair_loading, "load_weights", lambda *_, **__: pytest.fail("weights were read")
+    )
     with pytest.raises(MemoryExhaustedError, match=r"the pair needs about \d+ MiB in float32"):
         sage_core.load(pair)
 

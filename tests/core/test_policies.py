@@ -48,12 +48,12 @@ def random_draft(seed: int, vocabulary: int, sharpness: float) -> Draft:
 
 
 def grow(planner: TreePlanner, draft: Draft) -> list[RankPath]:
-    """The tree that a shaper forms, as rank paths in node order, driven by the simplest drafter."""
+    """The tree that a planner forms, as rank paths in node order, with the simplest drafter."""
     return _grown(planner, draft)[0]
 
 
 def grow_whole(planner: TreePlanner, draft: Draft) -> list[RankPath]:
-    """The same with what the shaper prunes at the end taken away: the tree that is verified."""
+    """The same after pruning: the tree that is verified."""
     paths, own = _grown(planner, draft)
     places = {path: node for node, path in enumerate(paths)} | {(): ROOT}
     tree = TokenTree(
@@ -260,7 +260,7 @@ def test_a_chain_is_the_draft_s_first_choices(length: int) -> None:
 
 
 def test_a_planner_is_fresh_for_each_text() -> None:
-    """What one text taught must not shape the next one's trees."""
+    """State of one text must not affect the trees of the next."""
     policy = parse("sage-paper:history=1")
     used = policy.planner()
     for step in range(5):

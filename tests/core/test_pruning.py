@@ -83,7 +83,7 @@ def test_scores_are_the_mean_of_the_attention_itself(family: str, kind: str) -> 
     length = inputs["input_ids"].shape[1]
     found = AttentionScores(visual, length)
     prepared = prepare(target, {**inputs, "max_new_tokens": 4})
-    with found.watching(target.get_decoder()):
+    with found.observing(target.get_decoder()):
         Runner(target).prefill(prepared, 8)
     target.set_attn_implementation("eager")
     try:
@@ -105,7 +105,7 @@ def test_rows_in_parts_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("sage_core.drafts.pruning.scores.BUDGET", budget)
         gathered = AttentionScores(visual_positions(target, inputs["input_ids"]), 0)
         gathered._length = inputs["input_ids"].shape[1]
-        with gathered.watching(target.get_decoder()), torch.no_grad():
+        with gathered.observing(target.get_decoder()), torch.no_grad():
             target(**inputs)
         scores.append(gathered.scores)
     torch.testing.assert_close(scores[0], scores[1])

@@ -172,7 +172,7 @@ def test_texts_too_short_to_find_the_rate_begin_with_that_of_the_ones_before() -
 def text_after(
     learned: dict[str, float], text: Recording, costs: Costs
 ) -> tuple[float, dict[str, float]]:
-    """Tokens per second of a text, of which earlier ones have taught something; what it adds."""
+    """Tokens per second of a text that starts from ``learned``, and the state after it."""
     rounds, known = walk_after(learned, text, parse("sage"), costs)
     return totals(rounds, costs)[0], known
 
@@ -245,7 +245,7 @@ def test_a_prediction_learns_what_happens(start: float) -> None:
 
 
 @given(st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 900))
-def test_what_another_text_taught_counts_for_less(scale: float, bias: float, seen: float) -> None:
+def test_recalled_state_is_discounted(scale: float, bias: float, seen: float) -> None:
     correction, plain = PlattScaling(), PlattScaling()
     correction.recall({"scale": scale, "bias": bias, "seen": seen})
     found = correction.state
@@ -269,7 +269,7 @@ UNIT = st.floats(0, 1)
     UNIT,
     UNIT,
 )
-def test_candidates_are_judged_as_in_plain_form(
+def test_candidate_logits_equal_the_plain_form(
     rows: list[tuple[list[float], float, int]], depth: int, root: float, recent: float
 ) -> None:
     probs = np.sort(np.array([row for row, _, _ in rows]), axis=1)[:, ::-1] / 6
@@ -293,7 +293,7 @@ def test_candidates_are_judged_as_in_plain_form(
     UNIT,
     UNIT,
 )
-def test_nodes_are_judged_as_in_plain_form(
+def test_node_logits_equal_the_plain_form(
     rows: list[tuple[float, float, float, int]],
     depth: int,
     root: float,
@@ -315,26 +315,26 @@ def test_nodes_are_judged_as_in_plain_form(
     st.floats(0.97, 1),
     st.floats(-0.09, 0.09),
 )
-def test_sure_levels_are_judged_nearly_as_in_plain_form(
+def test_confident_levels_are_close_to_the_plain_form(
     depth: int, far: int, root: float, recent: float, lately: float, prob: float, off: float
 ) -> None:
     def chance(logit: float) -> float:
         return 1 / (1 + math.exp(-logit))
 
-    sure = ConfidentLevels(*planner_networks(10), 10)
-    sure.begin(root + recent, lately)
+    levels = ConfidentLevels(*planner_networks(10), 10)
+    levels.begin(root + recent, lately)
     for own, moved, close in [(0.995, 0.0, 1e-3), (prob, off, 0.1)]:
         probs = np.array([[own, *[(1 - own) / 9] * 9]])
         alphas, rank = confidences(probs), np.zeros(1, np.int64)
         above = np.array([min(1.0, math.exp(-0.2 * far + moved))])
         features = candidate_features(depth, probs, alphas, above, rank, root, recent)
-        accepted = sure.accepted(depth, float(above[0]))
+        accepted = levels.accepted(depth, float(above[0]))
         assert (
             abs(chance(accepted) - chance(float(logits_of(fitted_weights()[0], features)[0])))
             < close
         )
         given_node = depth, probs[0, :1], alphas, above, rank, root, recent, lately
-        served = sure.hits(depth, float(above[0]))
+        served = levels.hits(depth, float(above[0]))
         wanted = float(logits_of(fitted_weights()[1], node_features(*given_node))[0])
         assert abs(chance(served) - chance(wanted)) < close
 
@@ -360,11 +360,11 @@ def below(prob: float, told: float, node: float, dmax: int) -> Growth:
         (0.99, 3.0, 0.02, 8, True, True),
         (0.99, 3.0, 0.02, 2, True, False),
         (0.99, 3.0, 1e-7, 8, False, True),  # nodes cost nothing: others are taken as well
-        (0.99, -4.0, 0.002, 8, False, True),  # the draft is sure, and foretells that it errs
+        (0.99, -4.0, 0.002, 8, False, True),  # confident, with a negative acceptance bias
         (0.6, 0.0, 0.002, 8, False, True),
     ],
 )
-def test_a_sure_candidate_goes_alone_where_others_are_not_worth_a_place(
+def test_a_confident_candidate_goes_alone_where_others_are_not_worth_a_node(
     prob: float, told: float, node: float, dmax: int, alone: bool, deeper: bool
 ) -> None:
     growth = below(prob, told, node, dmax)

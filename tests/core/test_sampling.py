@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import transformers as tf
 
 import sage_core
-from benchmarks.sampling_tables import Row, renewed
+from benchmarks.sampling_tables import Comparison, together
 from sage_core.drafts.ngram import Ngram
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
@@ -110,18 +109,15 @@ def test_branches_that_are_looked_up_change_no_odds(policy: str) -> None:
     assert runs[1][1] != runs[0][1], "other trees"
 
 
-def test_rows_of_a_report_take_the_places_of_older_ones() -> None:
-    def row(policy: str, chi2: float, part: str = "tables", what: str = "topk, no warper") -> Row:
-        return Row(part, what, policy, 10, chi2, 4, 0.5, 0.1, 0.1, 1.0)
+def test_the_comparisons_of_a_right_rule_add_up() -> None:
+    def one(chi2: float, part: str = "tables", what: str = "topk, no warper") -> Comparison:
+        return Comparison(part, what, "chain", 10, chi2, 4, 0.5, 0.1, 0.1, 1.0)
 
-    old = [row("chain", 1.0), row("sage", 2.0), row("static", 3.0, "wrong on purpose")]
-    data = {"rows": [asdict(one) for one in (*old, row("all", 3.0, "together", "topk"))]}
-    found = renewed(data, [row("sage", 5.0), row("sage+ngram", 6.0)])
-    told = [(one.part, one.policy, one.chi2) for one in found]
-    assert told[:5] == [
-        ("tables", "chain", 1.0), ("tables", "sage", 5.0), ("tables", "sage+ngram", 6.0),
-        ("wrong on purpose", "static", 3.0), ("together", "all", 12.0),
+    found = together([one(1.0), one(5.0), one(90.0, "wrong on purpose"), one(2.0, what="drawn, x")])
+    assert [(c.what, c.draws, c.chi2, c.freedom) for c in found] == [
+        ("topk", 20, 6.0, 8), ("drawn", 10, 2.0, 4),
     ]  # fmt: skip
+    assert found[0].p_value == pytest.approx(chi2_p_value(6.0, 8))
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from training.batches import BatchConfig, block_mask, embed, make_batch, scene_kind
 from training.common import to_device
 from training.decode import Request, agreement, chain_lengths, greedy
-from training.distil import copy_start, draft_loss, lesson
+from training.distil import copy_start, draft_loss, make_example
 from training.drills import drill
 from training.optim import Optimizer, Rates
 from training.pair import (
@@ -106,7 +106,7 @@ def test_visual_tokens_are_the_models_own(tokenizer: Tokenizer, make: object) ->
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_conversations_see_the_picture_and_themselves_only(tokenizer: Tokenizer) -> None:
+def test_conversations_attend_to_the_image_and_themselves_only(tokenizer: Tokenizer) -> None:
     batch = make_batch(np.random.default_rng(2), tokenizer, BatchConfig(2, 320, extra=0))
     mask = block_mask(torch.from_numpy(batch.segments))[0, 0] == 0
     segments = torch.from_numpy(batch.segments[0])
@@ -117,14 +117,14 @@ def test_conversations_see_the_picture_and_themselves_only(tokenizer: Tokenizer)
     assert batch.positions[0, starts[0]] == batch.positions[0, starts[1]]
 
 
-def test_drills_teach_the_conclusion_only(tokenizer: Tokenizer) -> None:
+def test_only_the_conclusion_of_a_drill_is_trained(tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(5)
     kinds = set()
     for _ in range(30):
         item = drill(rng)
-        ids, said = drill_ids(tokenizer, item)
-        learnt = tokenizer.decode([i for i, s in zip(ids, said, strict=True) if s])
-        assert learnt == item.conclusion and item.question in tokenizer.decode(ids)
+        ids, trained = drill_ids(tokenizer, item)
+        conclusion = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+        assert conclusion == item.conclusion and item.question in tokenizer.decode(ids)
         whole = tokenizer.encode(f"{item.given}{item.conclusion}<|im_end|>").ids
         assert ids[-len(whole) :] == whole  # cut where the tokenizer cuts
         kinds.add(any(letter.isdigit() for letter in item.conclusion))
@@ -150,11 +150,11 @@ def test_three_steps_of_target_and_draft(tokenizer: Tokenizer, tmp_path: Path) -
     target.eval().requires_grad_(False)
     copy_start(target, draft)
     plain = to_device(make_batch(rng, tokenizer, BatchConfig(2, 320, extra=0)), device)
-    taught = lesson(target, plain)
+    example = make_example(target, plain)
     optimizer = Optimizer([(1.0, list(draft.named_parameters()))], Rates(2e-4, 2e-4))
     divergences = []
     for _ in range(3):
-        loss, shown = draft_loss(draft, taught, 0.0)
+        loss, shown = draft_loss(draft, example, 0.0)
         loss.backward()
         optimizer.step(1.0)
         divergences.append(shown["divergence"])

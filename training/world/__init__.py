@@ -1,5 +1,6 @@
-"""The world that the bundled pair knows: scenes, how they are drawn, and what is said about them.
+"""The renderer of training scenes: what is in them, how they are drawn, and texts about them.
 
-It is what the pair was trained on and, with seeds that no training used, what it is measured on
-(`heldout`). Everything is made from a random generator: equal seeds give equal pictures and texts.
+The bundled pair is trained on them and, with seeds that no training uses (`heldout`), evaluated on
+them. Everything is made from a random generator: equal seeds give equal images and texts. Not part
+of the installed package; `training.bench_items` writes the files that `sage bench` ships.
 """

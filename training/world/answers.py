@@ -1,4 +1,4 @@
-"""Questions with checkable answers: the record, small helpers, and the judge."""
+"""Questions with checkable answers, and whether a generated answer is right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Answered:
-    """A question, its answer, and the key by which the answer is judged."""
+    """A question, its answer, and the key that a right answer contains."""
 
     question: str
     answer: str
@@ -49,7 +49,7 @@ def _last(pattern: str, text: str) -> str:
 
 
 def right(text: str, item: Answered) -> bool:
-    """Whether a generated answer agrees with the key: its last word of the key's class decides."""
+    """Whether a generated answer agrees with the key, by its last word of the key's class."""
     key, kind = item.key, item.kind
     if kind == "counting":
         return _last(rf"\b({'|'.join(NUMBERS)})\b", text) == key
@@ -79,15 +79,15 @@ def right(text: str, item: Answered) -> bool:
         cells = {slot.split()[1] for slot in thing_slots(text)}
         return cells == set(key.split())
     if kind == "motion":
-        return _deed(text) == key
+        return _last_event(text) == key
     if kind == "order":
         name = " ".join(key.split()[:2])
-        return name in text.lower() and key == f"{name} {_deed(text)}"
+        return name in text.lower() and key == f"{name} {_last_event(text)}"
     return key in text.lower()  # who
 
 
-def _deed(text: str) -> str:
-    """The last thing that an answer tells of: a direction, 'appears' or 'leaves'."""
+def _last_event(text: str) -> str:
+    """The last event that an answer names: a direction, 'appears' or 'leaves'."""
     ways = "|".join(sorted(DIRECTIONS, key=len, reverse=True))
     found = re.findall(rf"\b(?:moves|moving) ({ways})\b|\b(appears|leaves)\b", text.lower())
     return "".join(found[-1]) if found else ""

@@ -1,4 +1,4 @@
-"""Captions in varied wording: runs of set phrases, then free choices, then facts."""
+"""Captions in varied wording: set phrases, free choices, and facts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _opening(rng: Rng, count: str, noun: str) -> str:
 
 
 def mention(rng: Rng, thing: Thing) -> str:
-    """One thing with its size, colour, shape and place, as a full clause."""
+    """A clause that names a thing with its size, colour, shape and place."""
     what, where = article(full(rng, thing)), place(rng, thing.cell)
     style = rng.random()
     if style < 0.3:
@@ -53,7 +53,7 @@ def mention(rng: Rng, thing: Thing) -> str:
 
 
 def _mentions(rng: Rng, things: list[Thing]) -> str:
-    """All mentions joined into sentences."""
+    """Sentences that name all things."""
     sentences, i = [], 0
     first = rng.random() < 0.4
     while i < len(things):
@@ -72,7 +72,7 @@ def _mentions(rng: Rng, things: list[Thing]) -> str:
 
 
 def relation(rng: Rng, one: Thing, two: Thing) -> str:
-    """'The red circle is above the blue square.', true in the wider of both directions."""
+    """'the red circle is above the blue square', in a direction in which they differ."""
     dx, dy = two.cell % 3 - one.cell % 3, two.cell // 3 - one.cell // 3
     if dx and (not dy or rng.random() < 0.5):
         words = ("to the left of", "left of") if dx > 0 else ("to the right of", "right of")
@@ -130,7 +130,7 @@ TRAITS = {
 
 
 def _traits(rng: Rng, things: list[Thing], chance: float) -> list[str]:
-    """Sentences about what a shape is like, which its name already says."""
+    """Sentences that describe a shape; they follow from its name."""
     more = ("", "", " and has sharp edges", " and evenly filled")
     return [
         f"The {plain(t)} is {TRAITS[t.shape]}{choose(rng, more)}."
@@ -155,7 +155,7 @@ def _closing(rng: Rng, noun: str) -> list[str]:
 
 
 def _pick(rng: Rng, options: list[str], most: int) -> list[str]:
-    """Up to `most` of the options, in their order."""
+    """Up to ``most`` of the options, in their order."""
     count = min(len(options), int(rng.integers(0, most + 1)))
     return (
         [options[i] for i in sorted(rng.choice(len(options), count, replace=False))]
@@ -250,7 +250,7 @@ def caption_words(rng: Rng, scene: Words) -> str:
 
 
 def event_text(rng: Rng, clip: Clip, event: Event, cell: int) -> str:
-    """What happens to a thing that is (or appears) in `cell`."""
+    """A clause on an event of a thing that is, or appears, in ``cell``."""
     name = plain(clip.things[event.who])
     if event.kind == "appear":
         verb = choose(rng, ("appears", "appears", "shows up", "pops up"))
@@ -263,7 +263,7 @@ def event_text(rng: Rng, clip: Clip, event: Event, cell: int) -> str:
 
 
 def move_text(rng: Rng, event: Event, cell: int) -> str:
-    """Whence, whither and which way; the ends first, as the way follows from them."""
+    """Start, end and direction of a move; the direction last, since it follows from the others."""
     start, end = place(rng, cell), place(rng, clip_cell(cell, event))
     style = rng.random()
     if style < 0.25:
@@ -279,7 +279,7 @@ def _side(direction: str) -> str:
 
 
 def clip_cell(cell: int, event: Event) -> int:
-    """Where a thing in `cell` is after an event."""
+    """The cell of a thing in ``cell`` after an event."""
     if event.kind != "move":
         return cell
     dx, dy = DIRECTIONS[event.direction]
@@ -351,7 +351,7 @@ def caption_clip(rng: Rng, clip: Clip) -> str:
 
 
 def caption(rng: Rng, scene: Shapes | Chart | Words | Clip) -> str:
-    """A caption of any scene but a pair; of a few tries the first that is long enough."""
+    """A caption of any scene but a pair: of four the first that is long enough, or the longest."""
     tries: list[str] = []
     while len(tries) < 4:
         tries.append(_caption(rng, scene))

@@ -1,4 +1,4 @@
-"""Conversations about a scene: prompts, answers and turns."""
+"""Conversations about a scene."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VIDEO_PROMPT = "Describe this video in detail."
 
 @dataclass(frozen=True)
 class Turn:
-    """What the user says and what the model answers."""
+    """A prompt of the user and the answer of the model."""
 
     user: str
     answer: str
@@ -38,7 +38,7 @@ Conversation = tuple[Turn, ...]
 
 
 def random_scene(rng: np.random.Generator, easy: bool = False) -> Scene:
-    """A scene of any kind in training's proportions; easy ones hold few shapes."""
+    """A scene of any kind, in the proportions of training; easy ones have few shapes."""
     kind = rng.random()
     if kind < 0.30:
         return random_shapes(rng, 1, 3 if easy else 6)
@@ -50,7 +50,7 @@ def random_scene(rng: np.random.Generator, easy: bool = False) -> Scene:
 
 
 def captioned(rng: np.random.Generator, scene: Scene) -> int:
-    """How many captions a row of training holds; the rest of it is questions."""
+    """The number of captions in a training row; the rest of the row is questions."""
     if isinstance(scene, Pair):
         return 0
     return int(rng.random() < (0.5 if isinstance(scene, Clip) else 0.35))
@@ -70,7 +70,7 @@ def caption_turn(rng: np.random.Generator, scene: Scene) -> Turn:
 def question_turn(
     rng: np.random.Generator, scene: Scene, keep: Mapping[str, float] | None = None
 ) -> Turn:
-    """A question; of the kinds in `keep` only that share."""
+    """A question; of the kinds in ``keep`` only that share is asked."""
     item = ask(rng, scene)
     for _ in range(4):
         if not keep or rng.random() < keep.get(item.kind, 1.0):
@@ -88,7 +88,8 @@ def conversations(
 ) -> list[Conversation]:
     """Independent conversations about one scene; some have several turns.
 
-    keep: kind of question to the share of its questions that is asked; all of those not named.
+    Args:
+        keep: the share of questions that is asked, by kind; kinds that are not named have all.
     """
     out: list[Conversation] = [(caption_turn(rng, scene),) for _ in range(captions)]
     asked: set[str] = set()

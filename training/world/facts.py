@@ -1,4 +1,4 @@
-"""Facts read back from caption text by script, and scored against the scene."""
+"""Facts parsed from a caption, and scored against the scene."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Slots = dict[str, str]
 
 
 def thing_slots(text: str) -> Slots:
-    """Every thing named with its place: 'thing 4 color' -> 'red'."""
+    """Things that are named with their place: 'thing 4 color' -> 'red'."""
     out: Slots = {}
     for pattern in (_BEFORE, _AFTER):
         for match in pattern.finditer(text):
@@ -112,14 +112,14 @@ _STARTERS = re.compile(
 
 
 def _is_event(clause: str) -> bool:
-    """A sentence with a starter whose verb is that of an event (a first mention is no event)."""
+    """Whether a sentence states an event; a first mention of a thing does not."""
     if any(pattern.search(clause) for pattern in (_MOVE, _FROM_TO, _LEAVE)):
         return True
     return bool(_STARTERS.match(clause) and _APPEAR.search(clause) and " a " in f" {clause}")
 
 
 def _lower_starts(text: str) -> str:
-    """Only the event sentences keep their words; the rest is blanked, positions preserved."""
+    """The text with sentences that state no event replaced by spaces."""
     parts = text.split(". ")
     kept = [p if _is_event(p) else " " * len(p) for p in parts]
     return ". ".join(kept)
@@ -140,7 +140,7 @@ def _event_slot(match: re.Match[str]) -> str:
 
 
 def way_between(start: int, end: int) -> str:
-    """The direction from one cell to another: 'left', 'diagonally up and right'; '' if none."""
+    """The direction between two cells: 'left', 'diagonally up and right'; '' if there is none."""
     across, down = end % 3 - start % 3, end // 3 - start // 3
     if across and down and abs(across) != abs(down):
         return ""
@@ -158,7 +158,7 @@ def _true_things(things: list[Thing]) -> Slots:
 
 
 def scene_slots(scene: Picture | Clip) -> Slots:
-    """The facts of a scene in the form of `caption_slots`."""
+    """The facts of a scene, in the form of `caption_slots`."""
     if isinstance(scene, Shapes):
         return {"count": NUMBERS[len(scene.things)]} | _true_things(list(scene.things))
     if isinstance(scene, Chart):
@@ -202,7 +202,7 @@ def kind_of(scene: Picture | Clip) -> str:
 
 
 def score(text: str, scene: Picture | Clip) -> tuple[int, int, list[str]]:
-    """Slots right, slots in all (invented ones count as wrong), and what was wrong."""
+    """Correct slots, all slots (invented ones count as wrong), and the errors."""
     stated, true = caption_slots(text, kind_of(scene)), scene_slots(scene)
     extra = [key for key in stated if key not in true]
     wrong = [key for key, value in true.items() if stated.get(key) != value]

@@ -1,4 +1,4 @@
-"""Held-out items by seed, for tests and benchmarks: pictures or frames, a prompt, the truth."""
+"""Held-out items by seed, for tests and benchmarks: images or frames, a prompt, the answer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from training.world.scenes import (
 )
 
 CATEGORIES = ("captions", "charts", "counting", "text", "motion", "turns")
-_REALM = 90_001  # keeps these seeds apart from those of training
+_REALM = 90_001  # keeps these seeds separate from those of training
 
 
 @dataclass(frozen=True)
 class HeldOutItem:
-    """One request; `images` holds pictures, or the frames of a clip when `video`."""
+    """One request; ``images`` are images, or the frames of a video if ``video``."""
 
     id: str
     category: str
@@ -44,21 +44,6 @@ class HeldOutItem:
     facts: Slots | None = None  # for captions
     answer: Answered | None = None  # for questions
     reference: str = ""
-
-    @property
-    def messages(self) -> list[dict[str, object]]:
-        """The conversation as the chat template takes it."""
-        kind = "video" if self.video else "image"
-        marks: list[dict[str, str]] = [{"type": kind}] * (1 if self.video else len(self.images))
-        turns = [*self.history, Turn(self.prompt, "")]
-        out: list[dict[str, object]] = []
-        for i, turn in enumerate(turns):
-            text = {"type": "text", "text": turn.user}
-            out.append({"role": "user", "content": [*(marks if i == 0 else []), text]})
-            if i + 1 < len(turns):
-                said = [{"type": "text", "text": turn.answer}]
-                out.append({"role": "assistant", "content": said})
-        return out
 
 
 def _described(rng: np.random.Generator, scene: Scene) -> tuple[str, Slots | None, str]:
@@ -108,6 +93,6 @@ def item(index: int, seed: int, category: str) -> HeldOutItem:
 
 
 def items(n: int, seed: int = 0, categories: Sequence[str] = CATEGORIES) -> Iterator[HeldOutItem]:
-    """`n` items, the categories in turn."""
+    """``n`` items, the categories in turn."""
     for i in range(n):
         yield item(i // len(categories), seed, categories[i % len(categories)])

@@ -1,4 +1,4 @@
-"""Inputs that no training saw, as the engine takes them: held-out scenes with a prompt each."""
+"""Held-out scenes as inputs of the engine: opened media with a prompt each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sage_core.media import Clip, Picture
 from training.world.heldout import HeldOutItem, item
 
 FPS = 4.0
-"""Of the rendered clips; the models see frames only."""
+"""Of rendered videos."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One input: media seen together, and a prompt about them."""
+    """One input: media that are shown together, and a prompt about them."""
 
     name: str
     kind: str
@@ -30,12 +30,17 @@ class Item:
 def items(count: int, seed: int = 0) -> Iterator[Item]:
     """``count`` items, the kinds in turn: captions and questions about shapes, bars and words.
 
-    Several pictures are a pair to compare or, every other time, pictures of any sort with the
-    prompt of the first. Equal arguments give equal items.
+    Several images are a pair to compare or, every other time, images of any sort with the prompt
+    of the first. Equal arguments give equal items.
     """
     streams = (_image_items(seed), _images_items(seed), _video_items(seed))
     for number in range(count):
         yield next(streams[number % len(streams)])
+
+
+def media_of(held: HeldOutItem) -> tuple[Picture | Clip, ...]:
+    """The images or the video of a held-out item."""
+    return (_clip(held.id, held.images),) if held.video else _pictures(held.id, held.images)
 
 
 def _held_out(seed: int, categories: Sequence[str]) -> Iterator[HeldOutItem]:
@@ -50,14 +55,14 @@ def _held_out(seed: int, categories: Sequence[str]) -> Iterator[HeldOutItem]:
 def _image_items(seed: int) -> Iterator[Item]:
     for held in _held_out(seed, ("captions", "charts", "counting", "text")):
         if not held.video and len(held.images) == 1:
-            yield Item(held.id, "image", _pictures(held.id, held.images), held.prompt)
+            yield Item(held.id, "image", media_of(held), held.prompt)
 
 
 def _images_items(seed: int) -> Iterator[Item]:
     mixed = _held_out(seed + 1_000_000, ("charts", "text", "counting"))
     pairs = (held for held in _held_out(seed, ("counting",)) if len(held.images) > 1)
     for number, pair in enumerate(pairs):
-        yield Item(pair.id, "images", _pictures(pair.id, pair.images), pair.prompt)
+        yield Item(pair.id, "images", media_of(pair), pair.prompt)
         shown = list(islice(mixed, 2 + number % 2))
         drawn = [image for held in shown for image in held.images]
         name = "+".join(held.id for held in shown)
@@ -67,7 +72,7 @@ def _images_items(seed: int) -> Iterator[Item]:
 def _video_items(seed: int) -> Iterator[Item]:
     for held in _held_out(seed, ("motion", "captions")):
         if held.video:
-            yield Item(held.id, "video", (_clip(held.id, held.images),), held.prompt)
+            yield Item(held.id, "video", media_of(held), held.prompt)
 
 
 def _pictures(name: str, images: Sequence[Image.Image]) -> tuple[Picture, ...]:

@@ -1,8 +1,7 @@
-"""Clips of many frames in which one thing after another comes and goes.
+"""Videos of many frames in which one thing after another appears and leaves.
 
-Each thing is seen in a few frames only and the text names them all in order, so that what is to be
-said stands in particular frames, wherever the clip is long enough. No two share a colour: after it
-there is one shape to name, and only the frames tell which.
+Each thing is visible in a few frames only, and the text names them all in order, so that every
+sentence depends on particular frames. No two things share a colour.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from training.world.scenes import COLORS, Clip, Event, Thing, choose, random_loo
 LEAST, MOST = 3, len(COLORS)
 """Things in a clip."""
 STAY = 2
-"""Frames that each is seen in at least."""
+"""The least number of frames in which a thing is visible."""
 
 
 def parade(rng: np.random.Generator, frames: int) -> Clip:
-    """A clip of ``frames`` frames; about one thing for every four to eight of them."""
+    """A video of ``frames`` frames with about one thing for every four to eight of them."""
     count = int(rng.integers(max(LEAST, frames // 8), max(LEAST, min(MOST, frames // 4)) + 1))
     colors = [str(color) for color in rng.permutation(COLORS)[:count]]
     spare = rng.multinomial(frames - STAY * count, rng.dirichlet(np.full(count, 2.0)))
@@ -41,13 +40,13 @@ def parade(rng: np.random.Generator, frames: int) -> Clip:
 
 
 def _between(kind: str, who: int, frame: int, frames: int) -> Event:
-    """Something that has happened in a frame and not in the one before."""
+    """An event between a frame and the one before it."""
     last = frames - 1
     return Event(kind, who, (frame - 0.6) / last, (frame - 0.4) / last, "left")
 
 
 def parade_caption(rng: np.random.Generator, clip: Clip) -> str:
-    """A sentence for each thing in the order in which they come."""
+    """A sentence for each thing, in order of appearance."""
     texts = [
         text
         for event, text in zip(clip.events, event_texts(rng, clip), strict=True)

@@ -1,4 +1,4 @@
-"""Shared vocabulary: number words, positions, and the phrases that carry facts."""
+"""Shared vocabulary: number words, places, and phrases that state facts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXPLAIN = ("Explain your answer.", "Explain.", "Give your reasons.", "Think step
 
 
 def place(rng: np.random.Generator, cell: int) -> str:
-    """A name of a cell, mostly the first."""
+    """A name of a cell, most often the first."""
     names = PLACES[cell]
     return names[0] if rng.random() < 0.7 else names[1]
 
@@ -79,5 +79,5 @@ def upper(text: str) -> str:
 
 
 def size_of(word: str) -> str | None:
-    """The size that a size word means."""
+    """The size of a size word; None if it is another word."""
     return next((size for size in SIZES if word in SIZE_WORDS[size]), None)

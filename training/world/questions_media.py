@@ -1,4 +1,4 @@
-"""Questions about charts, printed words, clips and pairs of pictures."""
+"""Questions about charts, printed words, videos and pairs of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes drawn with Pillow, and the patch-by-patch facts of what was drawn."""
+"""Draws scenes with Pillow, and gives the classes of every patch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ OUTLINES = {
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, cell: float) -> None:
-    """Draw at (x, y) in cells, where a cell is `cell` pixels."""
+    """Draw a thing at (x, y) in cells of ``cell`` pixels."""
     ink, r = INK[thing.color], RADIUS[thing.size] * thing.scale * cell
     cx, cy = x * cell, y * cell
     box = (cx - r, cy - r, cx + r, cy + r)
@@ -106,7 +106,7 @@ def placed(scene: Shapes) -> list[Placed]:
 
 
 def placed_at(clip: Clip, time: float) -> list[Placed]:
-    """The visible things of a clip and their centres at a time from 0 to 1."""
+    """The visible things of a video and their centres at a time from 0 to 1."""
     result = []
     hidden = clip.hidden_at_start()
     for who, thing in enumerate(clip.things):
@@ -131,7 +131,7 @@ def placed_at(clip: Clip, time: float) -> list[Placed]:
 
 
 def _finish(image: Image.Image, look: Look, frame: int = 0) -> Image.Image:
-    """Add the noise and compression that the look asks for."""
+    """Add noise and JPEG compression as ``look`` says."""
     if look.noise:
         rng = np.random.default_rng(look.seed + frame)
         small = (image.width // 2, image.height // 2)
@@ -185,7 +185,7 @@ def _draw_words(scene: Words, pixels: int) -> Image.Image:
 
 
 def draw_picture(scene: Picture, pixels: int | None = None) -> Image.Image:
-    """The picture at its own size (or another, drawn twice as large and reduced)."""
+    """The image at its own size, or at ``pixels``, drawn twice as large and reduced."""
     size = pixels * 2 if pixels else scene.look.pixels
     if isinstance(scene, Shapes):
         image = _draw_things(placed(scene), scene.look, size)
@@ -199,7 +199,7 @@ def draw_picture(scene: Picture, pixels: int | None = None) -> Image.Image:
 
 
 def draw_frame(clip: Clip, time: float, pixels: int | None = None, frame: int = 0) -> Image.Image:
-    """One frame of a clip."""
+    """One frame of a video."""
     image = _draw_things(
         placed_at(clip, time), clip.look, pixels * 2 if pixels else clip.look.pixels
     )
@@ -214,7 +214,7 @@ def draw_frames(clip: Clip, frames: int = CLIP_FRAMES) -> list[Image.Image]:
 
 
 def draw(scene: Scene, frames: int = CLIP_FRAMES) -> list[Image.Image]:
-    """All pictures or frames of a scene."""
+    """All images or frames of a scene."""
     if isinstance(scene, Clip):
         return draw_frames(scene, frames)
     if isinstance(scene, Pair):
@@ -229,7 +229,7 @@ def pixel_values(image: Image.Image) -> np.ndarray:
 
 
 def patch_targets(scene: Picture | list[Placed]) -> np.ndarray:
-    """(36, len(TARGETS)) class of each patch for each target, -1 where there is none."""
+    """(36, len(TARGETS)) class of each patch for each target; -1 for none."""
     names = list(TARGETS)
     out = np.full((PATCHES, PATCHES, len(names)), -1, np.int64)
     out[:, :, 0] = 0

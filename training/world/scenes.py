@@ -1,4 +1,4 @@
-"""Random scenes: shapes on a 3x3 grid, bar charts, printed words, and clips with events."""
+"""Random scenes: shapes on a 3 x 3 grid, bar charts, printed words, and videos with events."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Look:
-    """What a picture looks like beyond its facts."""
+    """Background, size, noise and compression of an image."""
 
     background: tuple[int, int, int] = (255, 255, 255)
     pixels: int = 288
@@ -120,7 +120,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Event:
-    """Thing `who` moves, appears or leaves between two times (fractions of the clip)."""
+    """Thing ``who`` moves, appears or leaves between two times, as fractions of the video."""
 
     kind: str  # "move", "appear", "leave"
     who: int
@@ -132,7 +132,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Clip:
-    """Things and what happens to them, in order; `cell` is where a thing starts or appears."""
+    """Things with events in order; the ``cell`` of a thing is where it starts or appears."""
 
     things: tuple[Thing, ...]
     events: tuple[Event, ...]
@@ -142,7 +142,7 @@ class Clip:
         return frozenset(event.who for event in self.events if event.kind == "appear")
 
     def end_cell(self, who: int) -> int | None:
-        """Where a thing is in the end; None if it has left."""
+        """The last cell of a thing; None if it has left."""
         cell = self.things[who].cell
         for event in self.events:
             if event.who != who:
@@ -157,7 +157,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of shapes seen together."""
+    """Two images of shapes."""
 
     first: Shapes
     second: Shapes
@@ -194,7 +194,7 @@ def random_shapes(rng: np.random.Generator, low: int = 1, high: int = 6) -> Shap
     count = int(rng.integers(low, high + 1))
     cells = sorted(int(c) for c in rng.choice(9, count, replace=False))
     things = [random_thing(rng, cell) for cell in cells]
-    if count > 2 and rng.random() < 0.4:  # repeat a colour or a shape: counting gets interesting
+    if count > 2 and rng.random() < 0.4:  # repeat a colour or a shape, for questions that count
         source = things[int(rng.integers(count))]
         for i in rng.choice(count, int(rng.integers(1, count)), replace=False):
             old = things[int(i)]
@@ -228,7 +228,7 @@ def random_words(rng: np.random.Generator) -> Words:
 
 
 def _move(rng: np.random.Generator, cell: int, taken: set[int]) -> tuple[str, int] | None:
-    """A direction and a number of cells along which the way is free."""
+    """A direction and a number of cells without obstacles."""
     options = []
     for name, (dx, dy) in DIRECTIONS.items():
         x, y = cell % 3, cell // 3
@@ -305,7 +305,7 @@ def _events(
         plan.append(("move", who, *move))
         dx, dy = DIRECTIONS[move[0]]
         at[who] += move[1] * (dx + 3 * dy)
-    if waiting:  # dead end: show every hidden thing after all
+    if waiting:  # no further event is possible: let every hidden thing appear
         plan = plan[: wanted - len(waiting)] + [("appear", who, "", 1) for who in sorted(waiting)]
         gone = {who for kind, who, _, _ in plan if kind == "leave"}
         plan = [p for i, p in enumerate(plan) if p[1] not in gone or p[0] == "leave"]
@@ -313,7 +313,7 @@ def _events(
 
 
 def _timed(rng: np.random.Generator, plan: list[tuple[str, int, str, int]]) -> tuple[Event, ...]:
-    """Give each event a window; times are in frames of eight, then fractions."""
+    """Assign times to events; they are computed in frames of eight, then as fractions."""
     last = CLIP_FRAMES - 1
     starts = {0: [], 1: [2.2], 2: [1.2, 4.2], 3: [0.8, 2.9, 5.0]}[len(plan)]
     jitter = {0: 0.0, 1: 1.2, 2: 0.4, 3: 0.15}[len(plan)]

@@ -47,7 +47,7 @@ def parse(options: Mapping[str, Any]) -> tuple[DecodingExtension, ...]:
     """The extensions for options, in the order of application.
 
     Args:
-        options: values by name; None and False: off.
+        options: values by name, or extensions; None and False: off.
 
     Raises:
         OptionError: an unknown name or an invalid value.
@@ -57,7 +57,7 @@ def parse(options: Mapping[str, Any]) -> tuple[DecodingExtension, ...]:
         if name not in kinds:
             raise OptionError(f"unknown option {name!r}: choose from {', '.join(kinds)}")
     return tuple(
-        kind.parse(options[name])
+        value if isinstance(value := options[name], kind) else kind.parse(value)
         for name, kind in kinds.items()
         if options.get(name) is not None and options[name] is not False
     )

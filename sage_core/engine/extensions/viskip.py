@@ -23,7 +23,7 @@ class ViSkip(DecodingExtension):
         OptionError: a share that is not above 0 and at most 1.
     """
 
-    share: float
+    share: float = 0.35
 
     name: ClassVar[str] = "viskip"
     single_text: ClassVar[bool] = True

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from sage_core.errors import OptionError
 from sage_core.trees.policies.static import SPECVLM_25, StaticPlanner, tree_from_text
 from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
@@ -63,22 +62,19 @@ class SagePaper(Policy):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not isfinite(value):
-                raise OptionError(f"{self.name}: {field.name} must be a finite number")
-        checks = [
+            finite = not isinstance(value, float) or isfinite(value)
+            self._require((finite, f"{field.name} must be a finite number"))
+        self._require(
             (1 <= self.dmin <= self.dmax, "needs 1 <= dmin <= dmax"),
             (0 < self.wmin <= self.wmax, "needs 0 < wmin <= wmax"),
-            (self.k >= 2, "k must be at least 2"),
-            (self.nmax >= 1, "nmax must be at least 1"),
             (self.theta >= 0, "theta must not be negative"),
             (self.history >= 0, "history must not be negative"),
             (self.low <= self.high, "needs low <= high"),
             (self.raise_by >= 0, "raise_by must not be negative"),
             (self.parent in ("own", "cumulative"), "parent is own or cumulative"),
-        ]
-        for holds, message in checks:
-            if not holds:
-                raise OptionError(f"{self.name}: {message}")
+        )
+        self._at_least(2, "k")
+        self._at_least(1, "nmax")
 
     def planner(self) -> TreePlanner:
         return SagePaperPlanner(self)

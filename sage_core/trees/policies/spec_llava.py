@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from sage_core.errors import OptionError
 from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 
@@ -30,15 +29,8 @@ class SpecLlava(Policy):
     name: ClassVar[str] = "spec-llava"
 
     def __post_init__(self) -> None:
-        checks = [
-            (0 < self.prune <= self.grow <= 1, "needs 0 < prune <= grow <= 1"),
-            (self.k >= 1, "k must be at least 1"),
-            (self.depth >= 1, "depth must be at least 1"),
-            (self.nodes >= 1, "nodes must be at least 1"),
-        ]
-        for holds, message in checks:
-            if not holds:
-                raise OptionError(f"spec-llava: {message}")
+        self._require((0 < self.prune <= self.grow <= 1, "needs 0 < prune <= grow <= 1"))
+        self._at_least(1, "k", "depth", "nodes")
 
     def planner(self) -> TreePlanner:
         return SpecLlavaPlanner(self)

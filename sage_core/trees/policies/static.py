@@ -72,14 +72,15 @@ class Static(Policy):
     name: ClassVar[str] = "static"
 
     def __post_init__(self) -> None:
-        if self.nodes < 0:
-            raise OptionError(f"static: nodes must not be negative, not {self.nodes}")
+        self._at_least(0, "nodes")
         available = len(self._whole)
-        if self.nodes > available:
-            raise OptionError(
-                f"static: the tree has {available} nodes, not {self.nodes}: give tree=FILE, "
-                f"or take optimal-static:nodes={self.nodes}"
+        self._require(
+            (
+                self.nodes <= available,
+                f"the tree has {available} nodes, not {self.nodes}: give tree=FILE, or take "
+                f"optimal-static:nodes={self.nodes}",
             )
+        )
 
     @cached_property
     def paths(self) -> tuple[RankPath, ...]:

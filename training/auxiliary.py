@@ -1,9 +1,8 @@
-"""Dense lessons for the language model: what each visual token means among the others.
+"""Auxiliary losses on hidden states: labels for every visual token, and a linear head.
 
-The tower learns what stands in a patch; what moved, from where, and what came first only shows
-when frames are compared. A linear head on the middle layer of the language model must say so at
-every visual token, which teaches in minutes what a few words of a caption teach in hours. The head
-is not part of the saved model.
+The vision tower learns what is in a patch. What moved, from where and in which order only shows
+when frames are compared, which captions supervise by a few words. A linear head on the middle layer
+of the language model predicts it at every visual token. It is not part of the saved model.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from training.world.render import PATCHES, placed_at
 from training.world.scenes import COLORS, DIRECTIONS, SHAPES, Clip, Event, Pair, Scene, Shapes
 
 CELLS = ((PATCHES + 1) // 2) ** 2
-LESSONS = {
-    "frame": 10,  # which frame or picture
+TOKEN_LABELS = {
+    "frame": 10,  # frame or image number
     "cell": CELLS,
     "color": len(COLORS),  # of the thing here, or of the one that left from here
     "shape": len(SHAPES),
-    "did": 3 + len(DIRECTIONS),  # nothing, appeared, left, moved in a direction: its last event
+    "did": 3 + len(DIRECTIONS),  # its last event: none, appeared, left, moved in a direction
     "origin": CELLS,  # where its last move began
-    "when": 4,  # which event of the clip that was; 0 for none
-    "events": 4,  # how many events there were so far
-    "count": 7,  # how many things of this picture come up to here, row by row
+    "when": 4,  # the number of that event in the video; 0: none
+    "events": 4,  # events so far
+    "count": 7,  # things of this image up to here, row by row
 }
-_NAMES = list(LESSONS)
+_NAMES = list(TOKEN_LABELS)
 _WAYS = list(DIRECTIONS)
 
 
 def _begun(event: Event, time: float) -> bool:
-    """Whether an event can be seen to have happened."""
+    """Whether an event is visible at this time."""
     done = (time - event.start) / (event.end - event.start)
     return done >= (1.0 if event.kind == "leave" else 0.5)
 
 
-def _frame_lessons(clip: Clip, time: float, frame: int) -> np.ndarray:
-    """(CELLS, lessons) for one frame."""
+def _frame_labels(clip: Clip, time: float, frame: int) -> np.ndarray:
+    """(CELLS, labels) of one frame."""
     out = np.full((CELLS, len(_NAMES)), -1, np.int64)
 
     def put(at: int, /, **values: int) -> None:
@@ -75,8 +74,8 @@ def _inside(x: float, y: float) -> bool:
     return 0 <= x < 3 and 0 <= y < 3
 
 
-def _picture_lessons(scene: Shapes | None, picture: int, first: int = 0) -> np.ndarray:
-    """(PATCHES**2, lessons) for one still picture; `first` things were counted before."""
+def _image_labels(scene: Shapes | None, picture: int, first: int = 0) -> np.ndarray:
+    """(PATCHES**2, labels) of one image; ``first`` things were counted before."""
     out = np.full((PATCHES**2, len(_NAMES)), -1, np.int64)
     out[:, _NAMES.index("frame")] = picture
     starts = [2 * PATCHES * (t.cell // 3) + 2 * (t.cell % 3) for t in scene.things] if scene else []
@@ -89,53 +88,58 @@ def _picture_lessons(scene: Shapes | None, picture: int, first: int = 0) -> np.n
     return out
 
 
-def lessons(scene: Scene, frames: int) -> np.ndarray:
-    """(visual tokens, lessons), in the order of the tokens; -1 where there is nothing to say."""
+def token_labels(scene: Scene, frames: int) -> np.ndarray:
+    """(visual tokens, labels), in the order of the tokens; -1 where there is no label."""
     gap = np.full((1, len(_NAMES)), -1, np.int64)
     if isinstance(scene, Clip):
-        shown = [_frame_lessons(scene, i / (frames - 1), min(i, 9)) for i in range(frames)]
+        shown = [_frame_labels(scene, i / (frames - 1), min(i, 9)) for i in range(frames)]
         return np.concatenate([*shown, gap])
     if isinstance(scene, Pair):
-        sides = [_picture_lessons(side, i) for i, side in enumerate((scene.first, scene.second))]
+        sides = [_image_labels(side, i) for i, side in enumerate((scene.first, scene.second))]
         return np.concatenate([sides[0], gap, sides[1], gap])
     shapes = scene if isinstance(scene, Shapes) else None
-    whole = _picture_lessons(shapes, 0)
-    tile = _picture_lessons(shapes, 1, len(scene.things) if isinstance(scene, Shapes) else 0)
+    whole = _image_labels(shapes, 0)
+    tile = _image_labels(shapes, 1, len(scene.things) if isinstance(scene, Shapes) else 0)
     rows = tile.reshape(PATCHES, PATCHES, -1)
     ends = np.full((PATCHES, 1, len(_NAMES)), -1, np.int64)
     return np.concatenate([whole, np.concatenate([rows, ends], 1).reshape(-1, len(_NAMES))])
 
 
-class Witness(nn.Module):
-    """Linear classifiers on hidden states, one per lesson."""
+class AuxiliaryHead(nn.Module):
+    """Linear classifiers on hidden states, one for each label.
+
+    Args:
+        hidden: size of the hidden states.
+        classes: the number of classes of each label.
+        reported: the label whose accuracy is reported.
+    """
 
     def __init__(
-        self, hidden: int, taught: Mapping[str, int] = LESSONS, watched: str = "did"
+        self, hidden: int, classes: Mapping[str, int] = TOKEN_LABELS, reported: str = "did"
     ) -> None:
-        """taught: each lesson's number of classes; watched: the one whose right share is told."""
         super().__init__()
-        self._taught, self._watched = taught, watched
+        self._classes, self._reported = classes, reported
         self.norm = nn.LayerNorm(hidden)
-        self.out = nn.Linear(hidden, sum(taught.values()))
+        self.out = nn.Linear(hidden, sum(classes.values()))
 
     def loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Sum of the mean cross-entropies, and the share of the watched that is right.
+        """The sum of the mean cross-entropies, and the accuracy of the reported label.
 
-        `hidden` is (n, hidden) at the visual tokens, `wanted` (n, lessons).
+        ``hidden`` is (n, hidden) at the visual tokens, ``wanted`` (n, labels), -1 for none.
         """
         total, right = hidden.new_zeros((), dtype=torch.float32), 0.0
-        parts = self.out(self.norm(hidden)).float().split(list(self._taught.values()), dim=-1)
-        for i, (name, logits) in enumerate(zip(self._taught, parts, strict=True)):
+        parts = self.out(self.norm(hidden)).float().split(list(self._classes.values()), dim=-1)
+        for i, (name, logits) in enumerate(zip(self._classes, parts, strict=True)):
             target = wanted[:, i]
             known = target >= 0
             if not known.any():
                 continue
             weight = None
-            if name in ("did", "when"):  # most cells hold nothing that ever did anything
+            if name in ("did", "when"):  # most cells have no event
                 weight = torch.ones(logits.shape[-1], device=logits.device)
                 weight[0] = 0.2
             total = total + F.cross_entropy(logits[known], target[known], weight=weight)
-            if name == self._watched and (target > 0).any():
+            if name == self._reported and (target > 0).any():
                 active = target > 0
                 right = float((logits[active].argmax(-1) == target[active]).float().mean())
         return total, right
