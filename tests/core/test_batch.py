@@ -20,7 +20,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError, UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cpu.executor import CpuBackend
-from sage_core.runtime.ragged_batch import joint_attention_forward, run_together
+from sage_core.runtime.ragged_batch import ragged_attention_forward, run_together
 from sage_core.runtime.runner import Runner
 from sage_core.runtime.tree_runner import PassRequest
 from sage_core.trees.pass_costs import Costs
@@ -246,7 +246,7 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
 def test_a_decoder_that_drops_arguments_is_found_out() -> None:
     states = torch.zeros(1, 1, 1, 4)
     with pytest.raises(UnsupportedError, match="one by one"):
-        joint_attention_forward(torch.nn.Module(), states, states, states, None)
+        ragged_attention_forward(torch.nn.Module(), states, states, states, None)
 
 
 @pytest.mark.real_costs

@@ -1,4 +1,4 @@
-"""The names by which costs and acceptance are stored: everything that they depend on."""
+"""The keys of stored costs and acceptance: everything that they depend on."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from sage_core.trees.policies import spec
 
 
 def cost_keys(settings: DecoderSettings, target: Runner) -> CostKeys:
-    """The keys of a decoder whose ``target`` has read a prompt."""
+    """The keys of a decoder; ``target`` is its runner after the prefill."""
     return CostKeys(pass_key(settings, target), pair_key(settings), target.committed)
 
 
 def pass_key(settings: DecoderSettings, target: Runner) -> str:
-    """What pass costs depend on: processor, threads, execution, models, formats, batch."""
+    """The key of pass costs: processor, threads, execution, models, formats, batch."""
     where = f"{_processor()} x{torch.get_num_threads()}"
     if target.device.type == "cuda":
         where = torch.cuda.get_device_name(target.device)
     parts = [where, target.executor.name]
     if settings.batch > 1:
         parts.append(f"batches of {settings.batch}")
-    # What is scored counts: a reduced vocabulary makes draft passes cheaper.
+    # A reduced vocabulary makes draft passes cheaper.
     if (vocabulary := settings.extension("draft_vocab")) is not None:
         parts.append(f"draft of {vocabulary}")
     draft = _described(settings.draft)
@@ -42,7 +42,7 @@ def pass_key(settings: DecoderSettings, target: Runner) -> str:
 
 
 def pair_key(settings: DecoderSettings) -> str:
-    """What acceptance depends on: the policy, options, the models and some of their weights."""
+    """The key of acceptance: policy, options, models and some of their weights."""
     models = [f"{_described(m)} {_weights(m)}" for m in (settings.target, settings.draft)]
     options = [f"{one.name} {one}" for one in settings.extensions]
     if settings.candidates != "topk":
@@ -52,7 +52,7 @@ def pair_key(settings: DecoderSettings) -> str:
 
 @cache
 def _processor() -> str:
-    """The processor's model name: a folder of costs may be shared by several machines."""
+    """The processor's model name, because machines may share a file of costs."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -76,7 +76,7 @@ def _described(model: Any) -> str:
 
 @torch.no_grad()
 def _weights(model: Any) -> str:
-    """A few digits that tell models of one shape apart; of quantized weights nothing is read."""
+    """A digest of some weights, to distinguish models of one shape; empty if all are quantized."""
     matrices = [
         w
         for w in model.get_decoder().parameters()
