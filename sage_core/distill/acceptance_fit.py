@@ -25,8 +25,6 @@ from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SagePlanner
 from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from sage_core.trees.tree import TokenTree
 
-__all__ = ["NodeSamples", "RecordingSage", "fit_acceptance", "fit_biases", "identity_predictor"]
-
 RIDGE = 100.0
 """Ridge penalty on weights of features of standard deviation 1."""
 MAX_NODES = 25_000

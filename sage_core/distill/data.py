@@ -13,8 +13,6 @@ import numpy as np
 from sage_core.errors import InputError
 from sage_core.media.sniff import HEAD, kind_of
 
-__all__ = ["Notice", "Sample", "read_samples", "sample_at", "split"]
-
 _PROMPTS, _FILES = ("prompt", "question"), ("image", "video", "images")
 _FIELDS = (*_PROMPTS, *_FILES, "answer", "id")
 _MAX_HELD_OUT = 16

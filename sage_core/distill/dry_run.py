@@ -19,8 +19,6 @@ from sage_core.errors import InputError, OptionError
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.device import peak_memory
 
-__all__ = ["DryRun", "dry_run"]
-
 _MEASURED = 64  # prompts whose length is looked at; preparing thousands of images takes long
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from sage_core.errors import OptionError
 
-__all__ = ["LOG", "Log"]
-
 LOG = "log.csv"
 _COLUMNS = ("step", "seconds", "name", "value")
 

@@ -23,8 +23,6 @@ from sage_core.models.inputs import cast
 from sage_core.models.quiet import quiet
 from sage_core.models.shared_vision import find_tower, share_vision
 
-__all__ = ["ModelStudent", "new_model", "small_config"]
-
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "config.json")
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 

@@ -11,8 +11,6 @@ from typing import Any, Literal, get_args
 
 from sage_core.errors import OptionError
 
-__all__ = ["KINDS", "LOSSES", "DistillOptions", "default_learning_rate"]
-
 Kind = Literal["head", "specvlm", "vispec", "model"]
 Loss = Literal["sage", "acceptance"]
 KINDS, LOSSES = get_args(Kind), get_args(Loss)

@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["ProcessGroup", "is_main_process", "local_device"]
-
 
 def is_main_process() -> bool:
     """Whether this process writes files and messages, by the launcher's numbering."""

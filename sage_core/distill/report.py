@@ -11,8 +11,6 @@ from sage_core.distill.student import ChainAcceptance
 from sage_core.distill.teacher import Teacher
 from sage_core.errors import InputError, OptionError
 
-__all__ = ["REPORT", "TIMED", "Report", "Speed", "measure", "usable"]
-
 REPORT = "report.json"
 TIMED = 6
 """Most held-out prompts that decoding speed is measured on; the acceptance predictor of a head is

@@ -24,8 +24,6 @@ from sage_core.distill.trainer import Event, OnEvent, Trainer
 from sage_core.errors import InputError, OptionError
 from sage_core.pair_loading import LoadedPair
 
-__all__ = ["distill", "new_student"]
-
 _MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute", "decay")
 """Options that may change when a run is resumed."""
 

@@ -13,8 +13,6 @@ from sage_core.errors import InputError
 from sage_core.models.atomic_write import replacing
 from sage_core.models.quiet import is_memory_error
 
-__all__ = ["STATE", "check_output", "load_state", "save_state", "write_errors"]
-
 STATE = "state.pt"
 
 

@@ -12,15 +12,6 @@ from torch import Tensor, nn
 
 from sage_core.distill.teacher import Example
 
-__all__ = [
-    "EVALUATED_DEPTH",
-    "RANKS",
-    "ChainAcceptance",
-    "LossOutput",
-    "Student",
-    "chain_acceptance",
-]
-
 EVALUATED_DEPTH = 6
 """Depth of the chain on which held-out samples are evaluated."""
 RANKS = 10

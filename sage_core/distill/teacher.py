@@ -20,8 +20,6 @@ from sage_core.models.visual_tokens import visual_mask
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 
-__all__ = ["CACHE_BYTES", "Example", "Teacher"]
-
 CACHE_BYTES = 512 * 1024**2
 """Bytes of examples kept in memory: with a small target and few samples the target reads each
 sample once, with a large one at every use."""

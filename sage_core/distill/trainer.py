@@ -21,8 +21,6 @@ from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import InputError, OptionError
 from sage_core.models.quiet import memory_errors
 
-__all__ = ["Event", "OnEvent", "Trainer"]
-
 _ADVICE = "use --recompute, a lower --max-new-tokens, --depths or --max-pixels, or --dtype bfloat16"
 _MAX_GRADIENT_NORM = 1.0
 

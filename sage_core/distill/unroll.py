@@ -15,8 +15,6 @@ from torch import Tensor
 from sage_core.distill.teacher import Example
 from sage_core.drafts.head.module import Head
 
-__all__ = ["step_mask", "unroll"]
-
 
 def step_mask(step: int, before: int, answer: int) -> Tensor:
     """bool (answer - step + 1, keys): which keys the queries of a step attend to.

@@ -17,8 +17,6 @@ from sage_core.generation.sequence import TokenSequence
 from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
 from sage_core.trees.steps import Acceptance, Proposal
 
-__all__ = ["NearestAction", "TolerantRejection", "with_lossy_acceptance"]
-
 
 def with_lossy_acceptance(choice: SamplingStrategy, lossy: Lossy | None) -> SamplingStrategy:
     """``choice`` with its acceptance rule replaced by ``lossy``; unchanged if that is None.

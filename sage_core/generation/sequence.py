@@ -144,33 +144,13 @@ class TokenSequence:
 
 
 _STATELESS = frozenset(
-    {
-        "EncoderNoRepeatNGram",
-        "EncoderRepetitionPenalty",
-        "ExponentialDecayLengthPenalty",
-        "ForcedBOSToken",
-        "ForcedEOSToken",
-        "InfNanRemove",
-        "LogitNormalization",
-        "MinLength",
-        "MinNewTokensLength",
-        "NoBadWords",
-        "NoRepeatNGram",
-        "PrefixConstrained",
-        "RepetitionPenalty",
-        "SequenceBias",
-        "SuppressTokens",
-        "SuppressTokensAtBegin",
-        "Watermark",
-        "Temperature",
-        "TopH",
-        "TopK",
-        "TopP",
-        "MinP",
-        "Typical",
-        "Epsilon",
-        "Eta",
-    }
+    (
+        *("EncoderNoRepeatNGram", "EncoderRepetitionPenalty", "ExponentialDecayLengthPenalty"),
+        *("ForcedBOSToken", "ForcedEOSToken", "InfNanRemove", "LogitNormalization", "MinLength"),
+        *("MinNewTokensLength", "NoBadWords", "NoRepeatNGram", "PrefixConstrained"),
+        *("RepetitionPenalty", "SequenceBias", "SuppressTokens", "SuppressTokensAtBegin"),
+        *("Watermark", "Temperature", "TopH", "TopK", "TopP", "MinP", "Typical", "Epsilon", "Eta"),
+    )
 )
 """Processors of transformers that are functions of ids and scores, without their suffixes."""
 

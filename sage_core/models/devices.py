@@ -123,21 +123,16 @@ def report() -> DeviceReport:
     import torch
     from huggingface_hub import constants
 
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    versions["platform"] = platform.platform(terse=True)
-    for package in (*_PACKAGES, *_OPTIONAL):
-        versions[package] = _version(package)
-    versions["cuda"] = torch.version.cuda
+    versions = {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        **{package: _version(package) for package in (*_PACKAGES, *_OPTIONAL)},
+        "cuda": torch.version.cuda,
+    }
+    video = "PyAV and decord" if versions["decord"] else "PyAV"
+    video = video if versions["av"] else "none: pip install av"
     found = find_devices()
-    return DeviceReport(
-        versions, found, choose(found), _video(versions), str(constants.HF_HUB_CACHE)
-    )
-
-
-def _video(versions: dict[str, str | None]) -> str:
-    if not versions["av"]:
-        return "none: pip install av"
-    return "PyAV and decord" if versions["decord"] else "PyAV"
+    return DeviceReport(versions, found, choose(found), video, str(constants.HF_HUB_CACHE))
 
 
 def _version(package: str) -> str | None:

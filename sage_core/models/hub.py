@@ -90,7 +90,7 @@ def find(name: str | Path, revision: str | None = None, *, code: bool = False) -
     folder = cached_folder(repo, revision)
     if folder is not None and is_complete(folder) and not (code and _lacks_code(folder)):
         return Checkpoint(repo, folder, bytes=weight_bytes(folder))
-    return _fetch_small_files(repo, revision, (*SMALL_FILES, *(CODE_FILES if code else ())))
+    return _fetch_small_files(repo, revision, SMALL_FILES + (CODE_FILES if code else ()))
 
 
 def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoint:
@@ -159,47 +159,36 @@ def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """Turn errors of the hub's client into a `ModelError` of one line."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
         yield
     except ModelError:
         raise
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{repo}: a gated model: accept its terms on the hub, then {_log_in()}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{repo}: no such revision on the hub: check --revision") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{repo}: not on the hub, or private: check the name, or run: hf auth login"
-        ) from error
-    except HfHubHTTPError as error:
+    except Exception as error:  # network errors differ by version of the hub's client
+        raise ModelError(f"{repo}: {_reason(repo, error)}") from error
+
+
+def _reason(repo: str, error: Exception) -> str:
+    """Why the hub's client failed, and what to do."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"a gated model: accept its terms on the hub, then {_log_in()}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision on the hub: check --revision"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "not on the hub, or private: check the name, or run: hf auth login"
+    if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
-            raise ModelError(f"{repo}: the hub denies access: {_log_in()}") from error
-        raise ModelError(
-            f"{repo}: the hub refused the download (HTTP {status}): try again later"
-        ) from error
-    except Exception as error:  # network errors differ by version of the hub's client
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise ModelError(
-                f"{repo}: the cache cannot be written ({error.strerror}): free space or set HF_HOME"
-            ) from error
-        here = "not" if cached_folder(repo) is None else "only in part"
-        reach = "the hub cannot be reached: connect once"
-        if constants.HF_HUB_OFFLINE:
-            reach = "HF_HUB_OFFLINE forbids network access: unset it once"
-        raise ModelError(
-            f"{repo}: {here} in the local cache, and {reach}, or give the path of a local copy"
-        ) from error
+            return f"the hub denies access: {_log_in()}"
+        return f"the hub refused the download (HTTP {status}): try again later"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        return f"the cache cannot be written ({error.strerror}): free space or set HF_HOME"
+    here = "not" if cached_folder(repo) is None else "only in part"
+    reach = "the hub cannot be reached: connect once"
+    if constants.HF_HUB_OFFLINE:
+        reach = "HF_HUB_OFFLINE forbids network access: unset it once"
+    return f"{here} in the local cache, and {reach}, or give the path of a local copy"
 
 
 def _log_in() -> str:

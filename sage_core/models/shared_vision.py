@@ -128,13 +128,9 @@ def share_vision(target: Any, draft: Any) -> bool:
     if tower.config.to_diff_dict() != other.config.to_diff_dict():
         return False
     ours, drafts = tower.state_dict(), other.state_dict()
-    if ours.keys() != drafts.keys():
+    if any(value.device != drafts[key].device for key, value in ours.items() if key in drafts):
         return False
-    for key, value in ours.items():
-        twin = drafts[key]
-        if (value.shape, value.dtype, value.device) != (twin.shape, twin.dtype, twin.device):
-            return False
-        if not torch.equal(value, twin):
-            return False
+    if not _same(ours, drafts):
+        return False
     setattr(theirs, name, tower)
     return True

@@ -149,8 +149,8 @@ def _ends(folder: Path) -> list[int]:
     holders += [part for part in holders[0].values() if isinstance(part, dict)]
     generation = folder / "generation_config.json"
     if generation.is_file():
-        with reading_json(generation):
-            holders.append(json.loads(generation.read_text(encoding="utf-8")))
+        with reading_json(generation) as content:
+            holders.append(content)
     try:
         return list(flatten_ids(h.get(field) for h in holders for field in END_FIELDS))
     except TypeError as error:

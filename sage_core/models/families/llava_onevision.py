@@ -27,6 +27,7 @@ class LlavaOnevision(Family):
         self.image_processor = load_image_processor(folder)
         self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.video_token = tokenizer.convert_ids_to_tokens(config.video_token_id)
+        self.placeholders = (self.image_token, self.video_token)
         self.pixels = int(config.vision_config.image_size)
         self.side = self.pixels // int(config.vision_config.patch_size)
         """Patches along one side of a tile."""
@@ -34,10 +35,6 @@ class LlavaOnevision(Family):
     @property
     def sampling(self) -> Sampling:
         return Sampling(frames=8, frame_pixels=(DECODE_FACTOR * self.pixels) ** 2)
-
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        return (self.image_token, self.video_token)
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images, videos = split_media(media)
