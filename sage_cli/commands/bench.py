@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sage_cli.options.bench import BenchOptions, ModelOptions, as_run_options
-from sage_cli.options.shared import PROMPT
+from sage_cli.options.bench import BenchOptions, ModelOptions
+from sage_cli.options.shared import PROMPT, RunOptions
 from sage_cli.options.takes_options import takes_options
 
 __all__ = ["bench"]
@@ -36,4 +36,4 @@ def bench(
     names = data or []
     if names and names[0] == "diff":
         return int(diff(names[1:], as_json=options.json))
-    return int(run(names, prompt, options, as_run_options(models)))
+    return int(run(names, prompt, options, RunOptions(**vars(models))))

@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def report() -> DeviceReport:
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions["platform"] = platform.platform(terse=True)
     for package in (*_PACKAGES, *_OPTIONAL):
-        versions[package] = _version(package)
+        versions[package] = version_of(package)
     versions["cuda"] = torch.version.cuda
     found = find_devices()
     return DeviceReport(
@@ -140,7 +141,8 @@ def _video(versions: dict[str, str | None]) -> str:
     return "PyAV and decord" if versions["decord"] else "PyAV"
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     # eva-decord provides the module decord where decord has no wheel.
     for name in (package, f"eva-{package}") if package == "decord" else (package,):
         try:
@@ -148,6 +150,17 @@ def _version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+@cache
+def processor() -> str:
+    """The model name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def _host_memory() -> tuple[int, int]:
