@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from benchmarks import environment, harness
-from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.device import peak_memory
 from sage_core.runtime.runner import Runner
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.oracle import first_mismatch, reference
 
 
 def run(family: str, new: int, policy: str) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.exactness.ways import Decoded, Models, Prompt, Way, decode
 from benchmarks.harness import progress
-from sage_core.bench.oracle import check_steps, first_mismatch
+from tests.tiny.oracle import check_steps, first_mismatch
 
 AXES = ("group", "what", "policy")
 COUNTED = ("cases", "exact", "near_ties", "wrong", "new_tokens", "steps", "accepted")
@@ -121,7 +121,7 @@ def _checked(
         seed=prompt.seed,
         **prompt.options,
     )
-    mismatch = None if found is None else found.as_dict()
+    mismatch = None if found is None else asdict(found)
     if found is None and text.steps:
         try:
             check_steps(text.steps, text.sequences[0, start:].tolist())

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 import sage_core
-from sage_core.bench.oracle import reference
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.engine.decoder import SpeculativeDecoder
@@ -20,6 +19,7 @@ from sage_core.runtime.backend import Backend
 from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step
+from tests.tiny.oracle import reference
 
 ODD_TREE = Path(__file__).parents[1] / "trees" / "odd.txt"
 CHEAP = Costs.linear(1.0, 1e-4, 1e-3)

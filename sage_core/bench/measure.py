@@ -302,12 +302,12 @@ def check(record: Record, limit: int, ends: frozenset[int]) -> None:
     """
     new = len(record.tokens)
     if not 1 <= record.first_tokens <= new:
-        raise SageError(f"it reports {record.first_tokens} first tokens of {new}")
+        raise SageError(f"the method reports {record.first_tokens} first tokens of {new}")
     if new > limit:
-        raise SageError(f"it returned {new} tokens, with max_new_tokens {limit}")
+        raise SageError(f"the method returned {new} tokens, with max_new_tokens {limit}")
     ended = next((i for i, token in enumerate(record.tokens) if token in ends), new - 1)
     if ended < new - 1:
-        raise SageError(f"it returned {new - 1 - ended} tokens behind the end token")
+        raise SageError(f"the method returned {new - 1 - ended} tokens behind the end token")
     counts = record.counts
     if counts is None:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,11 +15,6 @@ TIE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3.2e-2}
 """Relative difference of two logits up to which rounding can swap them."""
 
 
-def reference(target: Any, inputs: dict[str, Any], **options: Any) -> Tensor:
-    """(1, prompt + new tokens): greedy decoding by transformers itself."""
-    return target.generate(**inputs, **{"do_sample": False, **options})
-
-
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators and restore them afterwards; None leaves them alone."""
@@ -30,25 +24,6 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def first_mismatch(
-    target: Any,
-    inputs: Mapping[str, Any],
-    expected: Tensor,
-    got: Tensor,
-    seed: int | None = None,
-    **options: Any,
-) -> Mismatch | None:
-    """The first difference of two sequences of shape (1, prompt + new); None if they are equal.
-
-    ``expected`` is the output of `generate`; the other arguments are those of `mismatch`.
-    """
-    if got.shape == expected.shape and torch.equal(got, expected):
-        return None
-    prompt = inputs["input_ids"].shape[1]
-    wanted, found = expected[0, prompt:].tolist(), got[0, prompt:].tolist()
-    return mismatch(target, inputs, wanted, found, seed, options)
 
 
 def mismatch(
@@ -115,27 +90,3 @@ def gumbel_noise(seed: int, position: int, like: Tensor) -> Tensor:
     for _ in range(position + 1):
         exponential.exponential_(generator=generator)
     return -exponential[0].log()
-
-
-def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
-    """Check that step records agree with the sequence of new tokens.
-
-    Raises:
-        AssertionError: they do not.
-    """
-    committed = [token for step in steps for token in step.tokens]
-    assert committed == new_tokens, "the steps' tokens are not the sequence's"
-    assert [step.index for step in steps] == list(range(len(steps)))
-    assert [step.finished for step in steps] == [False] * (len(steps) - 1) + [True]
-    assert steps[0].is_prefill and not steps[0].tree.tokens and len(steps[0].tokens) == 1
-    for before, step in pairwise(steps):
-        assert step.root == before.tokens[-1]
-        path = step.accepted
-        assert path == (step.tree.path(path[-1]) if path else ())
-        drafted = [step.tree.tokens[node] for node in path]
-        assert list(step.tokens[: len(path)]) == drafted
-        extra = len(step.tokens) - len(path)
-        assert extra == 1 or (extra == 0 and step.finished), "a step has no bonus token"
-        if extra == 1 and not step.finished:
-            last = path[-1] if path else -1
-            assert step.tree.child(last, step.tokens[-1]) is None, "the path was cut short"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["picture", "video", "sound", "text", "document", "archive", "unknown"]
@@ -70,6 +71,17 @@ def kind_of(head: bytes) -> Kind:
         if head.startswith(magics) and (kind != "picture" or _plausible_picture(head)):
             return kind
     return "text" if _is_text(head) else "unknown"
+
+
+def is_media_file(path: Path) -> bool:
+    """Whether a file is an image or a video by its content. Hidden files are left out."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(HEAD)) in ("picture", "video")
+    except OSError:
+        return False
 
 
 def _plausible_picture(head: bytes) -> bool:

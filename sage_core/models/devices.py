@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def report() -> DeviceReport:
     versions = {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        **{package: _version(package) for package in (*_PACKAGES, *_OPTIONAL)},
+        **{package: version_of(package) for package in (*_PACKAGES, *_OPTIONAL)},
         "cuda": torch.version.cuda,
     }
     video = "PyAV and decord" if versions["decord"] else "PyAV"
@@ -135,7 +136,8 @@ def report() -> DeviceReport:
     return DeviceReport(versions, found, choose(found), video, str(constants.HF_HUB_CACHE))
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     # eva-decord provides the module decord where decord has no wheel.
     for name in (package, f"eva-{package}") if package == "decord" else (package,):
         try:
@@ -143,6 +145,17 @@ def _version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+@cache
+def processor() -> str:
+    """The model name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def _host_memory() -> tuple[int, int]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import sage_core
 import sage_core.engine.batching.scheduler
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.batching.scheduler import BatchScheduler
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
@@ -29,6 +28,7 @@ from sage_core.trees.tree import TokenTree
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs, wrong_draft
 from tests.tiny.families import FIRST_WORD, VOCAB
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 POLICIES = (

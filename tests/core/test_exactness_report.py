@@ -14,13 +14,13 @@ import benchmarks.exactness.__main__ as command
 from benchmarks.exactness import matrix, ways
 from benchmarks.exactness.prompts import CUT_OFFS, SETTINGS
 from benchmarks.exactness.tally import Record, compared
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.trees.policies import available
 from sage_core.trees.steps import Step
 from sage_core.trees.tree import TokenTree
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import KINDS
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sage_core
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.drafts.ngram import NO_TOKEN, Ngram, NgramIndex, as_ngram
 from sage_core.drafts.ngram_hybrid import LookupGains, graft
 from sage_core.engine.decoder import SpeculativeDecoder
@@ -21,6 +20,7 @@ from sage_core.trees.tree import ROOT, TokenTree
 from tests.core.saved_pair import save_pair
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 Path = tuple[int, ...]
 

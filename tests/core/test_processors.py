@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers as tf
 
-from sage_core.bench.oracle import reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.trees.policies import parse
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
 from tests.tiny.letters import Letters
+from tests.tiny.oracle import reference
 
 POLICIES = ("autoregressive", "static", "sage")
 FAMILY = "qwen2_5_vl"

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.bench.oracle import check_steps, reference
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.costs.keys import pass_key
@@ -23,6 +22,7 @@ from sage_core.runtime.runner import Runner
 from tests.core.replay_on_cpu import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
+from tests.tiny.oracle import check_steps, reference
 from tests.tiny.tables import Picky, compare, draw, random_world, rows_of
 
 POLICIES = ("chain", "static", "optimal-static", "eagle2", "spec-llava", "sage-paper", "sage")

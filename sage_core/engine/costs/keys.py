@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
-from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +11,7 @@ from torch import nn
 
 from sage_core.engine.costs.calibration import CostKeys
 from sage_core.engine.settings import DecoderSettings
+from sage_core.models.devices import processor
 from sage_core.runtime.runner import Runner
 from sage_core.trees.policies import spec
 
@@ -25,7 +23,7 @@ def cost_keys(settings: DecoderSettings, target: Runner) -> CostKeys:
 
 def pass_key(settings: DecoderSettings, target: Runner) -> str:
     """The key of pass costs: processor, threads, execution, models, formats, batch."""
-    where = f"{_processor()} x{torch.get_num_threads()}"
+    where = f"{processor()} x{torch.get_num_threads()}"
     if target.device.type == "cuda":
         where = torch.cuda.get_device_name(target.device)
     parts = [where, target.executor.name]
@@ -48,17 +46,6 @@ def pair_key(settings: DecoderSettings) -> str:
     if settings.candidates != "topk":
         options.append(f"candidates {settings.candidates}")
     return f"{spec(settings.policy)}: {', '.join([*models, *options])}"
-
-
-@cache
-def _processor() -> str:
-    """The processor's model name, because machines may share a file of costs."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def _described(model: Any) -> str:
