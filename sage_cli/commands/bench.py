@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from sage_cli.options.bench import BenchOptions
+from sage_cli.options.bench import BenchOptions, ModelOptions
+from sage_cli.options.flags import argument
 from sage_cli.options.shared import PROMPT, RunOptions
 from sage_cli.options.takes_options import takes_options
 
