@@ -133,7 +133,7 @@ def report(data: dict[str, Any], rows: list[Comparison]) -> str:
 
 
 def done(rows: Iterator[Comparison]) -> list[Comparison]:
-    """The rows, each reported as it is done."""
+    """The comparisons, each reported as it is done."""
     found = []
     for row in rows:
         print(f"{row.part}: {row.what}, {row.policy}: p {row.p_value:.2g}", file=sys.stderr)

@@ -122,7 +122,7 @@ def page(data: dict[str, Any]) -> list[str]:
         f"ratio of the median texts, {TIME[data['clock']]}. Forbidding the end of the text takes "
         "a logits processor, which costs every method a little.",
     ]
-    said = np.mean([text["said_before"] for text in data["texts"]], axis=0)
+    repeats = np.mean([text["said_before"] for text in data["texts"]], axis=0)
     for title, within in (("From the start of the text", False), ("Since the row above", True)):
         by_name = {name: figures(data, name, within=within) for name in METHODS}
         base = by_name[REFERENCE]
@@ -138,7 +138,7 @@ def page(data: dict[str, Any]) -> list[str]:
                 one = by_name[name][place]
                 row += [number(one["accepted"]), number(one["rate"], 1)]
                 row += [number(one["rate"] / base[place]["rate"])]
-            row += [number(base[place]["rate"], 1), *([percent(said[place])] if within else [])]
+            row += [number(base[place]["rate"], 1), *([percent(repeats[place])] if within else [])]
             rows.append(row)
         lines += ["", f"{title}:", "", *table(head, rows)]
     return lines

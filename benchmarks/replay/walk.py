@@ -74,8 +74,8 @@ def _draft(
 ) -> tuple[TokenTree, list[int], int]:
     builder, passes, missing = TreeBuilder.empty(), [], 0
     frontier: list[int] = [ROOT]
-    recorded = {ROOT: 0}  # tree node: its row of the level below
-    places: dict[int, tuple[int, int]] = {}  # tree node: its own row and rank
+    recorded = {ROOT: 0}  # tree node: its entry of the level below
+    places: dict[int, tuple[int, int]] = {}  # tree node: its own entry and rank
     for depth in range(1, limit + 1):
         probs = np.zeros((len(frontier), planner.branching), np.float32)
         rows = [recorded.get(node, -1) for node in frontier]
