@@ -35,10 +35,8 @@ REFERENCE = "autoregressive"
 LEAST = 8
 """Texts of fewer tokens are compared but have no speed."""
 PHASES = ("draft", "plan", "verify", "accept", "commit")
-TAU = (
-    "τ: draft tokens accepted a step, the bonus token not counted (vLLM's mean acceptance length, "
-    "which counts it, is in brackets)"
-)
+TAU_ALONE = "τ: draft tokens accepted a step, the bonus token not counted"
+TAU = f"{TAU_ALONE} (in brackets vLLM's mean acceptance length, which counts it)"
 HELP = {
     "items": "texts",
     "repeats": "of each timing",

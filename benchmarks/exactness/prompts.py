@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Among them the published defaults of Qwen2.5 (penalty 1.05), Qwen3-VL and LLaVA-OneVision."""
 CUT_OFFS = tuple(name for name in SETTINGS if "top-" in name or "min-p" in name)
-ROWS = (0, 30, 5, 90, 12)
+WORDS = (0, 30, 5, 90, 12)
 """Words of the prompts of a batch."""
 LIMITS = (24, 1, 40, 9, 25)
 PART = range(FIRST_WORD + 12, VOCAB - 40)
@@ -95,8 +95,8 @@ def made(models: Models, family: str, spec: Spec, seed: int) -> list[Prompt]:
     """The prompts of ``spec``, with the oracle's text of each."""
     target = models.target
     if spec.kind == "batch":
-        return [_asked(target, family, row, i) for i, row in enumerate(_rows(family, spec))]
-    first = _asked(target, family, spec, seed)
+        return [_prompt(target, family, one, i) for i, one in enumerate(_batch(family, spec))]
+    first = _prompt(target, family, spec, seed)
     prompts = [first]
     for number in range(1, spec.turns):
         words = FURTHER[(number - 1) % len(FURTHER)]
@@ -106,19 +106,19 @@ def made(models: Models, family: str, spec: Spec, seed: int) -> list[Prompt]:
     return prompts
 
 
-def _rows(family: str, spec: Spec) -> list[Spec]:
-    """Prompts of all kinds; if the batch has a setting, the next row has the next one."""
+def _batch(family: str, spec: Spec) -> list[Spec]:
+    """Prompts of all kinds; if the batch has a setting, each prompt has the next one."""
     kinds, settings = FAMILIES[family].kinds, [*SETTINGS]
     first = settings.index(spec.setting)
     return [
         Spec(
             kinds[i % len(kinds)], words, limit, settings[(first + i * (first > 0)) % len(settings)]
         )
-        for i, (words, limit) in enumerate(zip(ROWS, LIMITS, strict=True))
+        for i, (words, limit) in enumerate(zip(WORDS, LIMITS, strict=True))
     ]
 
 
-def _asked(target: Any, family: str, spec: Spec, seed: int) -> Prompt:
+def _prompt(target: Any, family: str, spec: Spec, seed: int) -> Prompt:
     inputs = on(make_inputs(target, family, spec.kind, spec.length), target)
     return Prompt.of(target, inputs, _options(spec, inputs["input_ids"].shape[1]), seed)
 

@@ -27,7 +27,7 @@ def markdown(data: dict[str, Any], records: dict[str, Record]) -> str:
     notes = [
         f"{data['asked']['device']}, {data['asked']['dtype']}; passes: {data['passes']}; "
         f"{data['seconds']:.0f} s",
-        "τ: draft tokens accepted a step, the bonus token not counted",
+        harness.TAU_ALONE,
     ]
     summary = (
         f"**{whole['exact']} of {whole['cases']} texts equal, {whole['near_ties']} near ties, "

@@ -171,7 +171,7 @@ def report(data: dict[str, Any]) -> str:
         f"{data['texts']} texts, {data['tokens']} tokens; rates are tokens per target pass",
         "best rival: of all chains, the static tree, the best static trees, EAGLE-2's trees of "
         "all depths and sizes, spec-llava and sage-paper, chosen with hindsight in each regime",
-        "τ: draft tokens accepted a step, the bonus token not counted",
+        harness.TAU_ALONE,
     ]
     return harness.report("Replay of recorded drafts", data, notes, harness.table(head, rows))
 

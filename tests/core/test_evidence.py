@@ -19,7 +19,7 @@ from benchmarks.evidence.calibrated import (
     ranks,
 )
 from benchmarks.evidence.entropy import foresight, right_ahead
-from benchmarks.evidence.lengths import Reach, reached, said_before
+from benchmarks.evidence.lengths import Reach, reached, repeated
 from benchmarks.evidence.recording import K, Recording
 from benchmarks.evidence.series import (
     autocorrelation,
@@ -272,11 +272,11 @@ def test_totals_when_a_length_is_reached():
     ]
 
 
-def test_what_was_said_before():
-    assert said_before([1, 2, 3, 4] * 3, 4, 12, size=4) == 1.0
-    assert said_before([1, 2, 3, 4] * 3, 0, 4, size=4) == 0.0
-    assert said_before(range(20), 0, 20, size=4) == 0.0
-    assert said_before([1, 2], 0, 2, size=4) == 0.0
+def test_repeated_runs():
+    assert repeated([1, 2, 3, 4] * 3, 4, 12, size=4) == 1.0
+    assert repeated([1, 2, 3, 4] * 3, 0, 4, size=4) == 0.0
+    assert repeated(range(20), 0, 20, size=4) == 0.0
+    assert repeated([1, 2], 0, 2, size=4) == 0.0
 
 
 def test_shares_add_up_to_the_wall():
