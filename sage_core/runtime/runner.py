@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,16 +95,16 @@ class Runner(TreeRunner):
             is_first_iteration=True,
             **{**prepared.model_inputs, "past_key_values": cache, "use_cache": True},
         )
-        with (
-            _prefill_subset(self._decoder, positions, prepared.prompt_tokens),
-            _decoder_call(self._decoder, features) as call,
-        ):
+        call: dict[str, Any] | None = {} if features else None
+        with _prefill_hooks(self._decoder, positions, prepared.prompt_tokens, call):
             logits = self._model(**inputs, return_dict=True).logits[:, -1]
         self.committed = n
-        if not features:
+        if call is None:
             return PromptOutputs(logits)
-        embeds = call.embeds(self._model.get_input_embeddings())
-        return PromptOutputs(logits, call.features, embeds, call.positions())
+        embeds = call.get("inputs_embeds")
+        if embeds is None:
+            embeds = self._model.get_input_embeddings()(call["input_ids"])
+        return PromptOutputs(logits, call["features"], embeds, _positions(call))
 
     def extend(self, tokens: Sequence[int], *, features: bool = False) -> Passes[PromptOutputs]:
         """Read more text and commit it."""
@@ -132,66 +132,38 @@ class Runner(TreeRunner):
         return hidden
 
 
-@dataclass
-class _DecoderCall:
-    """The arguments and the output of one call of a decoder."""
+def _prefill_hooks(
+    decoder: Any, positions: np.ndarray | None, length: int, call: dict[str, Any] | None
+) -> ExitStack:
+    """Hooks on ``decoder`` while the model around it runs a prompt of ``length`` tokens.
 
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    features: Tensor | None = None
-
-    def embeds(self, embedding: Any) -> Tensor:
-        given = self.kwargs.get("inputs_embeds")
-        embeds: Tensor = embedding(self.kwargs["input_ids"]) if given is None else given
-        return embeds
-
-    def positions(self) -> Tensor:
-        """Rotary positions, without the leading axis of text positions that Qwen passes."""
-        assert self.features is not None
-        given = self.kwargs.get("position_ids")
-        if given is None:
-            return torch.arange(self.features.shape[1], device=self.features.device)[None]
-        positions: Tensor = given[1:] if given.ndim == 3 and given.shape[0] == 4 else given
-        return positions
-
-
-@contextmanager
-def _decoder_call(decoder: Any, wanted: bool) -> Iterator[_DecoderCall]:
-    """Record the call of ``decoder`` that is made while this is open, if ``wanted``."""
-    call = _DecoderCall()
-    if not wanted:
-        yield call
-        return
-
-    def record(_module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        call.kwargs = {**({"input_ids": args[0]} if args else {}), **kwargs}
-        call.features = output.last_hidden_state
-
-    handle = decoder.register_forward_hook(record, with_kwargs=True)
-    try:
-        yield call
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _prefill_subset(decoder: Any, positions: np.ndarray | None, length: int) -> Iterator[None]:
-    """While open, ``decoder`` reads only ``positions`` of a prompt of ``length`` tokens; None: all.
-
-    The model around it runs unchanged: it encodes images and merges them with the text. The
-    arguments of its decoder are then cut, per-layer visual features (deepstack) included.
+    Its arguments are cut to ``positions``, unless None: the model encodes images and merges them
+    with the text as ever. Arguments and features are recorded in ``call``, unless None.
     """
-    if positions is None:
-        yield
-        return
 
     def cut(_module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        assert positions is not None
         return args, _cut(kwargs, torch.from_numpy(positions), length)
 
-    handle = decoder.register_forward_pre_hook(cut, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def record(_module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        assert call is not None
+        call.update({"input_ids": args[0]} if args else {})
+        call.update(kwargs, features=output.last_hidden_state)
+
+    hooks = ExitStack()
+    if positions is not None:
+        hooks.callback(decoder.register_forward_pre_hook(cut, with_kwargs=True).remove)
+    if call is not None:
+        hooks.callback(decoder.register_forward_hook(record, with_kwargs=True).remove)
+    return hooks
+
+
+def _positions(call: dict[str, Any]) -> Tensor:
+    """Rotary positions, without the leading axis of text positions that Qwen passes."""
+    given: Tensor | None = call.get("position_ids")
+    if given is None:
+        return torch.arange(call["features"].shape[1], device=call["features"].device)[None]
+    return given[1:] if given.ndim == 3 and given.shape[0] == 4 else given
 
 
 def _cut(kwargs: dict[str, Any], positions: Tensor, length: int) -> dict[str, Any]:

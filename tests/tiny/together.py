@@ -24,8 +24,7 @@ from torch import Tensor
 from sage_core.drafts.drafter import NoDrafter
 from sage_core.drafts.model_drafter import ModelDrafter
 from sage_core.drafts.ngram import Ngram
-from sage_core.drafts.ngram_drafter import NgramDrafter
-from sage_core.drafts.ngram_hybrid import HybridDrafter, LookupGains
+from sage_core.drafts.ngram_hybrid import HybridDrafter, LookupGains, NgramDrafter
 from sage_core.engine.loop import decode
 from sage_core.generation.candidates import Sampled, TopK
 from sage_core.generation.sequence import TokenSequence

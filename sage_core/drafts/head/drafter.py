@@ -154,7 +154,9 @@ class HeadDrafter(TreeDrafter):
     def time_pass(self, nodes: int, branching: int) -> Passes[None]:
         zeros, size = [0] * nodes, self._head.config.hidden_size
         features = torch.zeros((nodes, size), device=self.device, dtype=self._head.dtype)
-        logits, _ = yield self._request(features, zeros, zeros, np.eye(nodes, dtype=bool))
+        logits, _ = yield PassRequest(
+            self._runner, zeros, zeros, np.eye(nodes, dtype=bool), 0, features
+        )
         TopK().select(logits.float(), branching)
         self._runner.commit([0])
 
@@ -172,8 +174,8 @@ class HeadDrafter(TreeDrafter):
             part = slice(start, start + EXTEND_TOKENS)
             tokens, features = self._pending[part], torch.cat(self._features[part])
             causal = np.tril(np.ones((len(tokens), len(tokens)), dtype=bool))
-            logits, predicted = yield self._request(
-                features, tokens, range(len(tokens)), causal, last=1
+            logits, predicted = yield PassRequest(
+                self._runner, tokens, range(len(tokens)), causal, 1, features
             )
             self._runner.commit(range(len(tokens)))
             self._predicted = predicted[-1:]
@@ -189,16 +191,7 @@ class HeadDrafter(TreeDrafter):
         tokens = [builder.tokens[node] for node in frontier]
         # Views are faster than copies.
         features = self._predicted[at[0], None] if len(at) == 1 else self._predicted[at]
-        logits, predicted = yield self._request(features, tokens, [level] * len(frontier), seen)
+        depths = [level] * len(frontier)
+        logits, predicted = yield PassRequest(self._runner, tokens, depths, seen, 0, features)
         self._predicted = torch.cat([self._predicted, predicted])
         return logits
-
-    def _request(
-        self,
-        features: Tensor,
-        tokens: Sequence[int],
-        depths: Sequence[int],
-        visible: np.ndarray,
-        last: int = 0,
-    ) -> PassRequest:
-        return PassRequest(self._runner, tokens, depths, visible, last, features)

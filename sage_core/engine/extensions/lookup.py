@@ -44,8 +44,7 @@ class Lookup(DecodingExtension):
             )
 
     def wrap(self, parts: DecodingParts, context: DecodingContext) -> DecodingParts:
-        from sage_core.drafts.ngram_drafter import NgramDrafter
-        from sage_core.drafts.ngram_hybrid import HybridDrafter, LookupGains
+        from sage_core.drafts.ngram_hybrid import HybridDrafter, LookupGains, NgramDrafter
 
         ids = _text_ids(context)
         if context.model is None:  # of the policy only the node limit is used
