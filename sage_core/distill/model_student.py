@@ -30,10 +30,6 @@ _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 class ModelStudent:
     """Trains a small model; weights with the target's shapes start as copies, others at random.
 
-    Args:
-        teacher: the target.
-        options: of the run; ``layers`` and ``hidden`` are its sizes.
-
     Raises:
         OptionError: ``layers`` or ``hidden`` that the target's class does not allow.
         ModelError: no such model can be made.
