@@ -53,7 +53,6 @@ class DryRun:
     """Of the run, without evaluation and checkpoints."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
         return asdict(self)
 
 
@@ -62,11 +61,7 @@ def dry_run(
 ) -> DryRun:
     """Take one training step on the longest of ``samples`` and measure it.
 
-    Args:
-        pair: as `run.distill` takes it.
-        samples: all samples of the run.
-        options: options of the run.
-        on_event: called with a note for each sample that cannot be used.
+    ``on_event`` is called with a note for each sample that cannot be used.
 
     Raises:
         InputError: none of the samples that were tried can be used.
@@ -137,11 +132,7 @@ def run_length(
 ) -> tuple[int, float]:
     """Steps and seconds of a run in which the target writes each sample's answer once.
 
-    Args:
-        options: with ``steps``, ``minutes`` or both.
-        samples: training samples.
-        step: seconds of a step.
-        answer: seconds of an answer.
+    ``step`` and ``answer`` are the seconds of one of them; ``samples`` is a number.
     """
     first = samples / options.batch  # steps in which answers are still to be written
     limit = 60 * options.minutes if options.minutes is not None else inf

@@ -58,7 +58,6 @@ class Report:
     speeds: tuple[Speed, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
         data = asdict(self)
         for plain, speed in zip(data["speeds"], self.speeds, strict=True):
             plain["tokens_per_second"] = speed.tokens_per_second

@@ -43,10 +43,8 @@ def distill(
         data: a folder of images and videos, or a ``.jsonl`` file, see `data.read_samples`; or
             samples that were read before.
         output: folder for the draft, ``log.csv``, ``report.json`` and the state of the run.
-        options: options of the run.
         on_event: called with progress and notes.
         resume: continue from the state in ``output``, if there is one.
-        tensorboard: write event files too.
 
     Raises:
         InputError: no sample can be used, or ``output`` holds another run.

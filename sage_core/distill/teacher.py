@@ -35,7 +35,6 @@ class Example:
     """
 
     inputs: dict[str, Any]
-    """Inputs of the target's forward."""
     prompt_tokens: int
     features: Tensor
     """(1, n, size): the decoder's last hidden states, after its final norm."""
@@ -58,7 +57,6 @@ class Example:
 
     @property
     def bytes(self) -> int:
-        """Size of its tensors."""
         tensors = [self.features, self.embeds, self.logits, *self.inputs.values()]
         return sum(one.nbytes for one in tensors if isinstance(one, Tensor))
 
@@ -77,7 +75,6 @@ class Teacher:
     Args:
         pair: the target; its draft, if any, speeds up writing.
         samples: all samples, by index.
-        options: options of the run.
         cache_bytes: examples are kept while they fit.
     """
 
@@ -101,7 +98,6 @@ class Teacher:
         self._writer = self.decoder(pair.draft, policy)
 
     def decoder(self, draft: Any, policy: str = "sage") -> SpeculativeDecoder:
-        """A decoder of the target with ``draft``."""
         return SpeculativeDecoder(self.target, draft, policy, backend=self.backend)
 
     @property

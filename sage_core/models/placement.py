@@ -59,7 +59,6 @@ def place(
     Devices of unknown memory are assumed to have enough.
 
     Args:
-        pair: the pair's sizes.
         found: the devices of this machine, the CPU first.
         device: ``auto``, or the target's device.
         draft_device: ``auto`` (that of the target if there is room), or the draft's device.
