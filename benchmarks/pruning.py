@@ -33,7 +33,7 @@ from sage_core.drafts.pruning.options import METHODS, Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
 from sage_core.generation.prepare import prepare
 from sage_core.media import Clip
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.runner import Runner
 from training.world.parade import parade

@@ -164,10 +164,9 @@ def _take_weights(model: Any, target: Any) -> Any:
         given = known.get(name)
         if given is not None and given.shape == weight.shape and given.is_floating_point():
             weight.copy_(given)
-    holder, name = find_tower(model)
-    theirs, own = find_tower(target)
-    if holder is None or theirs is None:
+    mine, theirs = find_tower(model)[2], find_tower(target)[2]
+    if mine is None or theirs is None:
         return None
-    mine, source = getattr(holder, name), getattr(theirs, own).state_dict()
+    source = theirs.state_dict()
     same = all(source[key].shape == value.shape for key, value in mine.state_dict().items())
     return mine if same else None

@@ -15,8 +15,7 @@ from sage_core.distill.options import DistillOptions
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError
 from sage_core.media import Clip, open_media
-from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device, visual_mask
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 

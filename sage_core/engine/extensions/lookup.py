@@ -59,7 +59,7 @@ class Lookup(DecodingExtension):
 
 def _words(context: DecodingContext) -> list[int]:
     """The prompt's ids, with breaks for images and for ids that the target cannot embed."""
-    from sage_core.models.visual_tokens import visual_mask
+    from sage_core.models.inputs import visual_mask
 
     ids = context.prepared.input_ids[0]
     no_words = visual_mask(context.target.model.config, ids) | (ids >= context.target.vocab_size)

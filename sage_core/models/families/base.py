@@ -28,13 +28,7 @@ class Turn:
 
 
 class Family(ABC):
-    """Prepares inputs for the checkpoints of some ``config.model_type``s.
-
-    Args:
-        folder: a local checkpoint.
-        config: its transformers configuration.
-        tokenizer: its tokenizer.
-    """
+    """Prepares inputs for the checkpoints of some ``config.model_type``s, as in ``folder``."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
     placeholders: tuple[str, ...] = ()

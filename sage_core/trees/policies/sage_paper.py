@@ -107,11 +107,9 @@ class SagePaperPlanner(TreePlanner):
         if not self._o.lookahead:
             # The depth is known only after the root's distribution: allow the maximum.
             return Shape(self._dmax, self._o.wmax, None, "α of this step's own root")
-        return Shape(int(self._depth), self._width, self._alpha, self._note())
-
-    def _note(self) -> str:
         moved = self._dmax - self._o.dmax
-        return f"history moved the depth limit by {moved:+d}" if moved else ""
+        note = f"history moved the depth limit by {moved:+d}" if moved else ""
+        return Shape(int(self._depth), self._width, self._alpha, note)
 
     def _set_limits(self, alpha: float) -> None:
         o = self._o
