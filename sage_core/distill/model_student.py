@@ -76,8 +76,7 @@ class ModelStudent:
             if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
                 shutil.copy(file, folder / file.name)
         # In the target's dtype, so that a shared tower is equal to the target's bit for bit.
-        dtype = self._teacher.target.dtype
-        small = copy.deepcopy(self.module).to(dtype)
+        small = copy.deepcopy(self.module).to(self._teacher.target.dtype)
         small.generation_config = copy.deepcopy(self._teacher.target.generation_config)
         with quiet():  # it has a progress bar
             small.save_pretrained(folder)

@@ -184,10 +184,8 @@ class Teacher:
         read = _with_answer(inputs, answer[:-1])
         with _recorded(self.target.get_decoder()) as seen:
             self.target.base_model(**read, use_cache=False)
-        features = seen["output"].last_hidden_state
-        ids = read["input_ids"]
-        embeds = seen.get("inputs_embeds")
-        positions = seen.get("position_ids")
+        features, ids = seen["output"].last_hidden_state, read["input_ids"]
+        embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         if embeds is None:
             embeds = self.target.get_input_embeddings()(ids)
         if positions is None:

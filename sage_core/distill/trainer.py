@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -218,12 +218,8 @@ class Trainer:
                     with self._group.autocast():
                         mine += self._student.evaluate(example)
         self._student.module.train()
-        depths = len(mine.reached)
-        counts = self._group.sum([*mine.reached, *mine.accepted, *mine.ranks])
-        whole = [int(count) for count in counts]
-        self.acceptance = ChainAcceptance(
-            tuple(whole[:depths]), tuple(whole[depths : 2 * depths]), tuple(whole[2 * depths :])
-        )
+        counts = [self._group.sum(part) for part in astuple(mine)]
+        self.acceptance = ChainAcceptance(*(tuple(map(int, part)) for part in counts))
         by_depth = {f"tau/{depth}": x for depth, x in enumerate(self.acceptance.by_depth, 1)}
         return {"tau": self.acceptance.tau, **by_depth}
 

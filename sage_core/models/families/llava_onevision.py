@@ -40,10 +40,9 @@ class LlavaOnevision(Family):
         images, videos = split_media(media)
         media_inputs: dict[str, Any] = {}
         if images:  # pixel_values float32 (images, tiles, 3, side, side), sizes, number
+            batch = [[image.image for image in images]]
             with quiet():
-                media_inputs |= self.image_processor(
-                    [[p.image for p in images]], return_tensors="pt"
-                )
+                media_inputs |= self.image_processor(batch, return_tensors="pt")
         if videos:
             media_inputs["pixel_values_videos"] = self._videos(videos)
         return media_inputs
