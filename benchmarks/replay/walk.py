@@ -72,7 +72,7 @@ def step(recording: Recording, at: int, planner: TreePlanner) -> Round:
 def _draft(
     position: Position, planner: TreePlanner, limit: int
 ) -> tuple[TokenTree, list[int], int]:
-    builder, passes, missing = TreeBuilder.empty(), [], 0
+    builder, passes, missing = TreeBuilder(), [], 0
     frontier: list[int] = [ROOT]
     recorded = {ROOT: 0}  # tree node: its entry of the level below
     places: dict[int, tuple[int, int]] = {}  # tree node: its own entry and rank

@@ -10,7 +10,7 @@ from typing import Any
 
 from sage_core.bench.items import Files, Item, Problem
 from sage_core.errors import InputError, OptionError
-from sage_core.media.sniff import is_media_file
+from sage_core.media.open import is_media
 
 __all__ = ["BUNDLED", "BUNDLED_ITEMS", "MMSPEC", "bundled_items", "calibration_items", "read_data"]
 
@@ -83,7 +83,7 @@ def _read(name: str, prompt: str | None) -> Iterator[Item | Problem]:
 
 
 def _read_folder(folder: Path, prompt: str | None) -> Iterator[Item]:
-    files = list(filter(is_media_file, sorted(folder.rglob("*"))))
+    files = sorted(path for path in folder.rglob("*") if is_media(path))
     if not files:
         raise InputError(f"{folder}: no image and no video in this folder")
     for path in files:

@@ -94,12 +94,9 @@ def fit_acceptance(
     """Fit ``head.acceptance`` to texts decoded with the head; replaces the one it has.
 
     Args:
-        target: the head's loaded target.
         head: trained and placed (`sage_core.drafts.head.checkpoint.placed`).
         prompts: as processors return them; consumed until there are ``max_nodes`` nodes.
         max_new_tokens: of each text.
-        backend: how passes run.
-        max_nodes: nodes to fit to.
 
     Returns:
         How many nodes it was fitted to; 0 where they were too few, and the head is unchanged.

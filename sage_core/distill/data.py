@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sage_core.errors import InputError
-from sage_core.media.sniff import is_media_file
+from sage_core.media.open import is_media
 
 _PROMPTS, _FILES = ("prompt", "question"), ("image", "video", "images")
 _FIELDS = (*_PROMPTS, *_FILES, "answer", "id")
@@ -45,8 +45,9 @@ def read_samples(data: str | Path, notice: Notice) -> list[Sample]:
     """
     path = Path(data)
     if path.is_dir():
-        files = map(str, filter(is_media_file, sorted(path.rglob("*"))))
-        samples = [Sample(file, (file,)) for file in files]
+        samples = [
+            Sample(str(file), (str(file),)) for file in sorted(path.rglob("*")) if is_media(file)
+        ]
         if not samples:
             raise InputError(f"{path}: no image or video in this folder")
         return samples

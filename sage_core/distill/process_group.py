@@ -26,9 +26,7 @@ class ProcessGroup:
     """Rank and size of the group, and its collective operations.
 
     Samples are assigned by position, so the number of processes changes speed and rounding only.
-
-    Args:
-        device: of this process; on a GPU the student runs in mixed precision, bfloat16.
+    On a GPU the student runs in mixed precision, bfloat16.
     """
 
     def __init__(self, device: torch.device) -> None:

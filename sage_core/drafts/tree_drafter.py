@@ -107,7 +107,7 @@ class TreeDrafter(Drafter):
             empty = TokenTree()
             return Proposal(empty, replace(shape, depth=0), 0, planning, planned=empty)
 
-        builder = TreeBuilder.empty()
+        builder = TreeBuilder()
         logits = yield from self._read_pending()
         frontier: Sequence[int] = [ROOT]
         passes = 1

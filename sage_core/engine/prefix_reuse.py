@@ -13,7 +13,7 @@ from sage_core.engine.loop import Decoding
 from sage_core.engine.settings import DecoderSettings
 from sage_core.generation.prepare import Prepared, prepare
 from sage_core.generation.sequence import TokenSequence
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from sage_core.runtime.passes import passes_until_event
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step

@@ -82,12 +82,8 @@ some versions of transformers lack some of them."""
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split arguments of `generate` into model inputs and generation options.
-
-    Returns:
-        Model inputs (ids, masks, pixels), and generation options (fields of `GenerationConfig`,
-        ``generation_config``, processors, criteria and so on).
-    """
+    """Model inputs (ids, masks, pixels) and generation options (fields of `GenerationConfig`,
+    ``generation_config``, processors, criteria and so on) among the arguments of `generate`."""
     from transformers import GenerationConfig
 
     rules = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS

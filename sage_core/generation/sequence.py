@@ -72,7 +72,6 @@ class TokenSequence:
         return self.has_processors or recording
 
     def ends_with(self, token: int) -> bool:
-        """Whether ``token`` is an end-of-text token."""
         return token in self._end_tokens
 
     @torch.inference_mode()

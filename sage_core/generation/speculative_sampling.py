@@ -37,14 +37,8 @@ from sage_core.generation.sequence import TokenSequence
 from sage_core.trees.steps import Acceptance, Proposal
 
 OFF: dict[str, float | None] = {
-    "temperature": None,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "top_h": None,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
+    **{"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0},
+    **{"top_h": None, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
 }
 """Fields of a generation config that shape the sampling distribution, each with its neutral value
 besides None."""

@@ -202,10 +202,7 @@ def weight_files(folder: Path) -> list[Path]:
 def check_weights(folder: Path, name: str, there: Collection[str] = ()) -> None:
     """Refuse a checkpoint without config.json or with missing weights.
 
-    Args:
-        folder: the checkpoint.
-        name: its name in messages.
-        there: file names of its hub repository, if the weights are not downloaded yet.
+    ``there``: file names of its hub repository, if the weights are not downloaded yet.
 
     Raises:
         ModelError: no config.json, a missing file of weights, or pickled weights only.

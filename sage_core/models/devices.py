@@ -101,11 +101,7 @@ def check_device(device: str, found: Sequence[Device]) -> str:
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse an unknown dtype.
-
-    Raises:
-        OptionError: neither ``auto`` nor one of `DTYPES`.
-    """
+    """Raise `OptionError` for a dtype that is neither ``auto`` nor one of `DTYPES`."""
     if dtype not in (AUTO, *DTYPES):
         raise OptionError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
 

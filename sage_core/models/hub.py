@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.errors import ModelError
-from sage_core.models.catalog import (
-    check_weights,
-    is_complete,
-    read_config,
-    weight_bytes,
-    weight_files,
-)
+from sage_core.models import catalog
 from sage_core.models.progress import Progress, gib
 from sage_core.models.quiet import quiet
 
@@ -78,8 +72,8 @@ def find(name: str | Path, revision: str | None = None, *, code: bool = False) -
     if path.is_dir():
         if revision is not None:
             raise ModelError(f"{name}: is a folder, which has no revisions: leave --revision out")
-        check_weights(path, str(name))
-        return Checkpoint(str(name), path, bytes=weight_bytes(path))
+        catalog.check_weights(path, str(name))
+        return Checkpoint(str(name), path, bytes=catalog.weight_bytes(path))
     if path.exists():
         raise ModelError(f"{name}: is a file: give the folder of a transformers checkpoint")
     repo = os.fspath(name)
@@ -88,8 +82,8 @@ def find(name: str | Path, revision: str | None = None, *, code: bool = False) -
             f"{name}: no such folder, and not a hub id either (owner/name): check the name"
         )
     folder = cached_folder(repo, revision)
-    if folder is not None and is_complete(folder) and not (code and _lacks_code(folder)):
-        return Checkpoint(repo, folder, bytes=weight_bytes(folder))
+    if folder is not None and catalog.is_complete(folder) and not (code and _lacks_code(folder)):
+        return Checkpoint(repo, folder, bytes=catalog.weight_bytes(folder))
     return _fetch_small_files(repo, revision, SMALL_FILES + (CODE_FILES if code else ()))
 
 
@@ -103,8 +97,8 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
         return checkpoint
     from huggingface_hub import snapshot_download
 
-    names = [path.name for path in weight_files(checkpoint.folder) if not path.is_file()]
-    left = checkpoint.bytes - weight_bytes(checkpoint.folder)
+    names = [path.name for path in catalog.weight_files(checkpoint.folder) if not path.is_file()]
+    left = checkpoint.bytes - catalog.weight_bytes(checkpoint.folder)
     with _hub_errors(checkpoint.repo), quiet():
         snapshot_download(
             checkpoint.repo,
@@ -113,8 +107,8 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
             etag_timeout=TIMEOUT,
             tqdm_class=_bar(checkpoint.name, left, progress),
         )
-    check_weights(checkpoint.folder, checkpoint.name)
-    return replace(checkpoint, repo=None, bytes=weight_bytes(checkpoint.folder))
+    catalog.check_weights(checkpoint.folder, checkpoint.name)
+    return replace(checkpoint, repo=None, bytes=catalog.weight_bytes(checkpoint.folder))
 
 
 def cached_folder(repo: str, revision: str | None = None) -> Path | None:
@@ -130,13 +124,13 @@ def cached_folder(repo: str, revision: str | None = None) -> Path | None:
 
 def _lacks_code(folder: Path) -> bool:
     """Whether a checkpoint needs modules of its own that were not fetched."""
-    return "auto_map" in read_config(folder) and not any(folder.glob("*.py"))
+    return "auto_map" in catalog.read_config(folder) and not any(folder.glob("*.py"))
 
 
 def is_cached(repo: str) -> bool:
     """Whether a hub id can be loaded without a download."""
     folder = cached_folder(repo)
-    return folder is not None and is_complete(folder)
+    return folder is not None and catalog.is_complete(folder)
 
 
 def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Checkpoint:
@@ -151,8 +145,8 @@ def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...
             )
         )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    check_weights(folder, repo, there=frozenset(sizes))
-    total = sum(sizes[path.name] for path in weight_files(folder))
+    catalog.check_weights(folder, repo, there=frozenset(sizes))
+    total = sum(sizes[path.name] for path in catalog.weight_files(folder))
     return Checkpoint(repo, folder, repo, revision=folder.name, bytes=total)
 
 

@@ -26,10 +26,8 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as library
 
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    hub_bars, hub_logger = (
-        not hub.are_progress_bars_disabled(),
-        logging.getLogger("huggingface_hub"),
-    )
+    hub_bars = not hub.are_progress_bars_disabled()
+    hub_logger = logging.getLogger("huggingface_hub")
     hub_level = hub_logger.level
     library.set_verbosity(logging.CRITICAL)
     library.disable_progress_bar()

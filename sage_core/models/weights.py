@@ -36,13 +36,10 @@ def load_weights(
     its file to its device, so that the host never holds a second copy.
 
     Args:
-        folder, config: the checkpoint, and its transformers configuration.
-        name: its name in messages.
         device: the device, unless ``budgets`` are given.
         dtype: one of `devices.DTYPES`, or ``checkpoint``.
         method: how to quantize it while loading.
         budgets: bytes of weights per GPU index, to spread the model over several GPUs.
-        code: whether the checkpoint's own code may run.
         size: the result of `memory_needs.measure`, for progress and the checkpoint's dtype.
 
     Raises:

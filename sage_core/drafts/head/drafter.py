@@ -15,7 +15,7 @@ from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.generation.candidates import TopK
 from sage_core.generation.prepare import Prepared
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from sage_core.runtime.backend import Backend
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.runner import EXTEND_TOKENS, PromptOutputs, Runner

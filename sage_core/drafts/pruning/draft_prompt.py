@@ -12,7 +12,7 @@ import torch
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
 from sage_core.generation.prepare import Prepared
-from sage_core.models.visual_tokens import MARKS, visual_mask
+from sage_core.models.inputs import MARKS, visual_mask
 
 Gatherer = AttentionScores | AlignmentScores
 _GATHERERS: dict[str, type[Gatherer]] = {"verifier": AttentionScores, "alignment": AlignmentScores}

@@ -20,7 +20,7 @@ from sage_core.engine.results import DecodeOutput
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.prepare import refuse_config
 from sage_core.generation.sequence import follows_paths
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 
 __all__ = ["is_padded", "pad_texts", "split_prompts"]
 

@@ -57,7 +57,7 @@ class Lookup(DecodingExtension):
 
 def _text_ids(context: DecodingContext) -> list[int]:
     """The prompt's ids, with `NO_TOKEN` for images and ids that the target cannot embed."""
-    from sage_core.models.visual_tokens import visual_mask
+    from sage_core.models.inputs import visual_mask
 
     ids = context.prepared.input_ids[0]
     other = visual_mask(context.target.model.config, ids) | (ids >= context.target.vocab_size)

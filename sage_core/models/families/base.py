@@ -28,13 +28,7 @@ class Turn:
 
 
 class Family(ABC):
-    """Prepares inputs for the checkpoints of some ``config.model_type``s.
-
-    Args:
-        folder: a local checkpoint.
-        config: its transformers configuration.
-        tokenizer: its tokenizer.
-    """
+    """Prepares inputs for the checkpoints of some ``config.model_type``s, as in ``folder``."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
     placeholders: tuple[str, ...] = ()
@@ -111,14 +105,10 @@ class Family(ABC):
             messages.append({"role": "user", "content": self.content(turn.text, turn.media)})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self.content(turn.answer)})
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+        rendered = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
+        return str(rendered)
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         """The content of one message, in the form that chat templates of this family take."""
@@ -145,10 +135,9 @@ class Family(ABC):
 
     def decode_more(self, ids: Sequence[int]) -> str:
         """The text of token ids that continue other text, with its leading space."""
+        ids = [*self._plain_ids("a"), *ids]
         text = self.tokenizer.decode(
-            [*self._plain_ids("a"), *ids],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return str(text).removeprefix("a")
 
@@ -156,11 +145,7 @@ class Family(ABC):
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def refuse_placeholders(self, prompt: str) -> None:
-        """Refuse a prompt that contains a placeholder token.
-
-        Raises:
-            OptionError: names the placeholder.
-        """
+        """Raise `OptionError` for a prompt that contains a placeholder token."""
         for placeholder in self.placeholders:
             if placeholder in prompt:
                 raise OptionError(f"the prompt may not contain {placeholder}: write it otherwise")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sage_core.media.types import Clip, Picture, Sampling
+from sage_core.media.types import Clip, Sampling
 from sage_core.models.families.base import Family, Media, expand, load_image_processor, split_media
 from sage_core.models.quiet import quiet
 
@@ -38,7 +38,11 @@ class LlavaOnevision(Family):
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images, videos = split_media(media)
-        media_inputs = self._images(images) if images else {}
+        media_inputs: dict[str, Any] = {}
+        if images:  # pixel_values float32 (images, tiles, 3, side, side), sizes, number
+            batch = [[image.image for image in images]]
+            with quiet():
+                media_inputs |= self.image_processor(batch, return_tensors="pt")
         if videos:
             media_inputs["pixel_values_videos"] = self._videos(videos)
         return media_inputs
@@ -81,12 +85,6 @@ class LlavaOnevision(Family):
     def video_tokens(self, frames: int) -> int:
         """Token count of a video: frames pooled 2 x 2, and one newline token."""
         return frames * math.ceil(self.side / 2) ** 2 + 1
-
-    def _images(self, images: Sequence[Picture]) -> dict[str, Any]:
-        """``pixel_values`` float32 (images, tiles, 3, side, side), sizes, number."""
-        with quiet():
-            batch = self.image_processor([[p.image for p in images]], return_tensors="pt")
-        return dict(batch)
 
     def _videos(self, videos: Sequence[Clip]) -> Any:
         """float32 (videos, frames, 3, side, side).
