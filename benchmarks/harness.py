@@ -89,14 +89,18 @@ def load(arguments: argparse.Namespace) -> LoadedPair:
 
 def prepared(pair: LoadedPair, item: Item) -> dict[str, Any]:
     """An item as inputs of the target, on its device and in its number format."""
-    target = pair.target
+    return on(pair.family.prepare(item.media, item.prompt), pair.target)
+
+
+def on(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs on the model's device; pixels in its number format."""
 
     def moved(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        return value.to(target.device, target.dtype if value.is_floating_point() else None)
+        return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
-    return {name: moved(v) for name, v in pair.family.prepare(item.media, item.prompt).items()}
+    return {name: moved(value) for name, value in inputs.items()}
 
 
 # One text by one method

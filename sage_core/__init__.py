@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sage_core.conversation import Conversation
-    from sage_core.custom_generate import custom_generate
     from sage_core.engine.decoder import SpeculativeDecoder
     from sage_core.engine.results import DecodeOutput, Stats
     from sage_core.errors import (
@@ -23,8 +22,10 @@ if TYPE_CHECKING:
         SageError,
         UnsupportedError,
     )
+    from sage_core.generate import custom_generate
     from sage_core.media import Clip, Picture, Sampling, open_media
-    from sage_core.pipeline import Options, Pipeline, load
+    from sage_core.options import Options
+    from sage_core.pipeline import Pipeline, load
     from sage_core.stream import Result, Stream
     from sage_core.trees.steps import PhaseSeconds, Shape, Step
     from sage_core.trees.tree import TokenTree
@@ -68,14 +69,13 @@ _HOMES = {
         "SageError",
         "UnsupportedError",
     ),
-    "sage_core.custom_generate": ("custom_generate",),
+    "sage_core.generate": ("custom_generate",),
     "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
     "sage_core.options": ("Options",),
     "sage_core.pipeline": ("Pipeline", "load"),
     "sage_core.stream": ("Result", "Stream"),
-    "sage_core.engine.output": ("DecodeOutput",),
     "sage_core.engine.decoder": ("SpeculativeDecoder",),
-    "sage_core.engine.results": ("Stats",),
+    "sage_core.engine.results": ("DecodeOutput", "Stats"),
     "sage_core.trees.steps": ("PhaseSeconds", "Shape", "Step"),
     "sage_core.trees.tree": ("TokenTree",),
 }

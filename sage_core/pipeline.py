@@ -14,7 +14,6 @@ from typing import Any
 from sage_core.conversation import Conversation
 from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.costs.store import CostStore
-from sage_core.engine.probe import check_tree_pass
 from sage_core.errors import OptionError
 from sage_core.media import Clip
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
@@ -40,6 +39,8 @@ class Pipeline:
 
     def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
         if pair.family.needs_tree_probe:
+            from sage_core.engine.probe import check_tree_pass
+
             with memory_errors("while trying the model", MEMORY_ADVICE):
                 check_tree_pass(pair.target, pair.family)
         self._pair = pair

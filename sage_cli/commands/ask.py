@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sage_cli.console import display_name
 from sage_cli.jobs.inputs import collect
-from sage_cli.options.flags import DECODING, once
+from sage_cli.options.flags import DECODING, argument, once
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
 from sage_core.errors import OptionError
@@ -22,20 +20,15 @@ def ask(
     *,
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FILE",
-            help="Images and videos, all in one prompt; '-' reads one from standard input. None: a "
+        argument(
+            "FILE",
+            "Images and videos, all in one prompt; '-' reads one from standard input. None: a "
             "question in text alone.",
-            show_default=False,
         ),
     ] = None,
     question: Annotated[
         str,
-        typer.Argument(
-            metavar="QUESTION",
-            help="The question, in quotes: the last argument.",
-            show_default=False,
-        ),
+        argument("QUESTION", "The question, in quotes: the last argument."),
     ],
     json_schema: Annotated[
         Path | None,

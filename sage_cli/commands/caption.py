@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from sage_cli.jobs.inputs import collect
 from sage_cli.options.decoding import AUTO, BATCH
+from sage_cli.options.flags import argument
 from sage_cli.options.shared import PROMPT, RunOptions
 from sage_cli.options.takes_options import takes_options
 
@@ -18,11 +17,7 @@ __all__ = ["caption"]
 def caption(
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FILE",
-            help="Images and videos; '-' reads one from standard input.",
-            show_default=False,
-        ),
+        argument("FILE", "Images and videos; '-' reads one from standard input."),
     ] = None,
     prompt: Annotated[str | None, PROMPT] = None,
     batch: Annotated[str, BATCH] = AUTO,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from sage_cli.jobs.inputs import STDIN, collect
+from sage_cli.options.flags import argument
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
 from sage_core.errors import OptionError
@@ -19,10 +18,8 @@ __all__ = ["chat"]
 def chat(
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FILE",
-            help="Images and videos to ask about; without any, a conversation in text alone.",
-            show_default=False,
+        argument(
+            "FILE", "Images and videos to ask about; without any, a conversation in text alone."
         ),
     ] = None,
     *,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from sage_cli.jobs.inputs import Source, collect
-from sage_cli.options.flags import MODELS, OUTPUT, once
+from sage_cli.options.flags import MODELS, OUTPUT, argument, once
 from sage_cli.options.shared import subset
 from sage_cli.options.takes_options import takes_options
 from sage_core.errors import InputError, OptionError
@@ -24,11 +22,10 @@ _Shared = subset(
 def draft_vocab(
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FILE",
-            help="Text like the model's answers, or its own answers from --jsonl; '-' reads "
+        argument(
+            "FILE",
+            "Text like the model's answers, or its own answers from --jsonl; '-' reads "
             "standard input.",
-            show_default=False,
         ),
     ] = None,
     size: Annotated[

@@ -132,7 +132,8 @@ class Job:
             if size > 1:
                 self._batched(requests, size)
             else:
-                self.codes += map(self._one, requests)
+                for request in requests:
+                    self.codes.append(self._one(request))
         return worst(self.codes)
 
     def _batched(self, requests: Sequence[Request], size: int) -> None:
@@ -225,7 +226,7 @@ class Job:
                     for watch in watchers:
                         watch(step, stream)
                 result = stream.result()
-            # Only now: the live view has given the screen back.
+            # Only now, after the live view has restored the screen.
             self._finish(request, result, streamer)
         except (KeyboardInterrupt, Exception) as error:
             if stream is not None and stream.text and not isinstance(error, BrokenPipeError):

@@ -9,7 +9,7 @@ from typer.models import OptionInfo
 
 from sage_cli.options.settings import env_name
 
-__all__ = ["DECODING", "MEDIA", "MODELS", "OUTPUT", "named", "once", "setting"]
+__all__ = ["DECODING", "MEDIA", "MODELS", "OUTPUT", "argument", "named", "once", "setting"]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
 """Panels of the help page."""
@@ -29,6 +29,11 @@ def setting(panel: str, help: str, *flags: str, **more: Any) -> Any:
 def once(panel: str, help: str, *flags: str, **more: Any) -> Any:
     """An option of one run, which neither the file nor the environment sets."""
     return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A positional argument."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
 def named(name: str, annotation: Any) -> Any:

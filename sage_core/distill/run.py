@@ -16,15 +16,7 @@ from sage_core.distill.data import Sample, read_samples, split
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.process_group import ProcessGroup
-from sage_core.distill.report import (
-    REPORT,
-    TIMED,
-    Report,
-    measure,
-    rounded,
-    usable,
-    weights_bytes,
-)
+from sage_core.distill.report import REPORT, TIMED, Report, measure, rounded, usable, weights_bytes
 from sage_core.distill.state import check_output, load_state
 from sage_core.distill.student import ChainAcceptance, Student
 from sage_core.distill.teacher import Teacher

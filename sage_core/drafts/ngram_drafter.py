@@ -1,4 +1,4 @@
-"""Drafting without a model: what followed the same words before."""
+"""Drafting by n-gram lookup, without a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sage_core.trees.tree import ROOT, TokenTree
 
 
 class NgramDrafter(PasslessDrafter):
-    """Proposes what followed the same words before: the draft of ``ngram``.
+    """Proposes continuations of earlier occurrences of the last tokens.
 
     Args:
-        options: how matches are found.
-        prompt: the prompt's ids, with `BREAK` for those that are no text.
-        limit: nodes of a tree at most, whatever ``options`` says.
+        options: of the lookup.
+        prompt: the prompt's ids, with `NO_TOKEN` for those that are not text.
+        limit: most nodes of a tree, whatever ``options`` says.
     """
 
     def __init__(self, options: Ngram, prompt: Iterable[int], limit: int) -> None:
@@ -42,7 +42,7 @@ class NgramDrafter(PasslessDrafter):
     def proposal(self, match: Match) -> Proposal:
         """A match as a proposal."""
         width = float(len(match.tree.children(ROOT)))
-        note = f"the last {match.match} tokens stood before" if match.match else "no match"
+        note = f"the last {match.length} tokens stood before" if match.length else "no match"
         return Proposal(match.tree, Shape(match.tree.depth, width, None, note))
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:

@@ -59,11 +59,7 @@ class SamplingStrategy:
 
 
 def sampling_strategy(
-    config: Any,
-    candidates: str,
-    seed: int | None,
-    device: torch.device,
-    draft_device: torch.device,
+    config: Any, candidates: str, seed: int | None, device: torch.device, draft_device: torch.device
 ) -> SamplingStrategy:
     """The acceptance rule and candidate selection for a merged generation config.
 

@@ -63,12 +63,7 @@ def split_revision(name: str | Path, revision: str | None) -> tuple[str | Path, 
     return bare, pinned
 
 
-def find(
-    name: str | Path,
-    revision: str | None = None,
-    *,
-    code: bool = False,
-) -> Checkpoint:
+def find(name: str | Path, revision: str | None = None, *, code: bool = False) -> Checkpoint:
     """A checkpoint's small files, downloaded if ``name`` is a hub id that is not cached.
 
     Complete cached snapshots are used without network access. ``code`` fetches the repository's own

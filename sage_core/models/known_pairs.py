@@ -42,13 +42,7 @@ class KnownPair:
 
 
 _QUANTIZED = ("", "-AWQ", "-GPTQ-Int4", "-GPTQ-Int8")
-_QWEN3_VL = {
-    "235B-A22B": "8B 4B 2B",
-    "32B": "4B 2B 8B",
-    "30B-A3B": "2B 4B",
-    "8B": "2B",
-    "4B": "2B",
-}
+_QWEN3_VL = {"235B-A22B": "8B 4B 2B", "32B": "4B 2B 8B", "30B-A3B": "2B 4B", "8B": "2B", "4B": "2B"}
 _QWEN3_VL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _LLAMA = {
     "3.3-70B": "3.1-8B 3.2-3B 3.2-1B",

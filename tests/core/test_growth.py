@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.growth_length import METHODS, measure, report, windows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import environment
-from benchmarks.growth_length import METHODS, measure, report, windows
 from sage_core.pair_loading import load_pair
 
 

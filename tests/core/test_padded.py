@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 
 import sage_core
-from sage_core import custom_generate as generating
+from sage_core import generate as generating
 from sage_core.engine.batching import padded
 from sage_core.errors import OptionError, UnsupportedError
 from tests.tiny import FAMILIES, build_pair, make_inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ LIGHT = [
     "sage_core.media",
     "sage_core.models.catalog",
     "sage_core.models.devices",
-    "sage_core.pipeline",
+    "sage_core.options",
 ]
 
 
@@ -46,3 +47,9 @@ def test_importing_it_does_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_public_names_stay_what_they_are_when_modules_are_imported() -> None:
+    """No module at the top has the name of something public: importing it would hide that."""
+    top = {file.stem for file in Path(sage_core.__file__).parent.glob("*.py")}
+    assert not top & set(sage_core.__all__)

@@ -146,8 +146,8 @@ def test_drawn_texts_are_distributed_as_the_target_s_own(policy: Any) -> None:
 class LeftInPart(ReducedHead):
     """Forgets that the target's distribution has the other tokens too."""
 
-    def named(self, offer: Candidates, vocabulary: int) -> Candidates:
-        return replace(super().named(offer, vocabulary), draft=offer.draft)
+    def to_token_ids(self, offer: Candidates, vocabulary: int) -> Candidates:
+        return replace(super().to_token_ids(offer, vocabulary), draft=offer.draft)
 
 
 def test_a_distribution_in_the_wrong_places_is_found_out() -> None:
@@ -215,9 +215,9 @@ def test_what_cannot_be_is_refused() -> None:
     target, draft = build_pair("llama")
     with pytest.raises(OptionError, match="token 160, and the target has only 160"):
         SpeculativeDecoder(target, draft, draft_vocab=[9, 160])
-    with pytest.raises(OptionError, match="none drafts here"):
+    with pytest.raises(OptionError, match="draft_vocab needs a draft model"):
         SpeculativeDecoder(target, None, "autoregressive", draft_vocab=[9])
-    with pytest.raises(OptionError, match="none drafts here"):
+    with pytest.raises(OptionError, match="draft_vocab needs a draft model"):
         SpeculativeDecoder(target, "ngram", draft_vocab=[9])
 
     class Packed(torch.nn.Module):

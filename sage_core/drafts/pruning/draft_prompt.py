@@ -15,10 +15,7 @@ from sage_core.generation.prepare import Prepared
 from sage_core.models.visual_tokens import MARKS, visual_mask
 
 Gatherer = AttentionScores | AlignmentScores
-_GATHERERS: dict[str, type[Gatherer]] = {
-    "verifier": AttentionScores,
-    "alignment": AlignmentScores,
-}
+_GATHERERS: dict[str, type[Gatherer]] = {"verifier": AttentionScores, "alignment": AlignmentScores}
 
 
 class DraftPrompt:

@@ -20,14 +20,7 @@ from sage_core.generation.sampling_params import check_candidates
 from sage_core.trees import policies
 from sage_core.trees.policy import Policy
 
-__all__ = [
-    "DecodingContext",
-    "DecodingExtension",
-    "DecodingParts",
-    "available",
-    "parse",
-    "resolve",
-]
+__all__ = ["DecodingContext", "DecodingExtension", "DecodingParts", "available", "parse", "resolve"]
 
 
 @cache

@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 
 from sage_core.media.types import Clip, Picture, Sampling
-from sage_core.models.families.base import (
-    Family,
-    Media,
-    expand,
-    load_image_processor,
-    split_media,
-)
+from sage_core.models.families.base import Family, Media, expand, load_image_processor, split_media
 from sage_core.models.quiet import quiet
 
 DECODE_FACTOR = 4

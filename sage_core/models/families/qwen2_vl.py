@@ -10,13 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sage_core.media.types import Clip, FrameRate, Sampling
-from sage_core.models.families.base import (
-    Family,
-    Media,
-    expand,
-    load_image_processor,
-    split_media,
-)
+from sage_core.models.families.base import Family, Media, expand, load_image_processor, split_media
 from sage_core.models.quiet import quiet
 
 AT_ONCE = 16

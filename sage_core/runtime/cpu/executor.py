@@ -22,13 +22,7 @@ from sage_core.runtime.cpu.packed_weights import (
 )
 from sage_core.runtime.cpu.traced_pass import TracedPasses
 from sage_core.runtime.cpu.weight_layouts import fastest
-from sage_core.runtime.tree_runner import (
-    EagerExecutor,
-    Executor,
-    Outputs,
-    PassRequest,
-    TreeRunner,
-)
+from sage_core.runtime.tree_runner import EagerExecutor, Executor, Outputs, PassRequest, TreeRunner
 
 
 class CpuExecutor(EagerExecutor):

@@ -24,13 +24,7 @@ from sage_core.runtime.attention import MAX_COLUMNS, pack
 from sage_core.runtime.cuda.graphs import COUNTS, Capture, CaptureRecord, GraphCache
 from sage_core.runtime.cuda.static_cache import StaticCache
 from sage_core.runtime.kv_cache import TreeCache
-from sage_core.runtime.tree_runner import (
-    EagerExecutor,
-    Executor,
-    Outputs,
-    PassRequest,
-    TreeRunner,
-)
+from sage_core.runtime.tree_runner import EagerExecutor, Executor, Outputs, PassRequest, TreeRunner
 
 
 class CudaGraphExecutor:
@@ -101,11 +95,7 @@ class CudaGraphBackend:
     batches = False
 
     def __init__(
-        self,
-        counts: Sequence[int] = COUNTS,
-        capture: Capture | None = None,
-        *,
-        kernel: bool = True,
+        self, counts: Sequence[int] = COUNTS, capture: Capture | None = None, *, kernel: bool = True
     ) -> None:
         if list(counts) != sorted(set(counts)) or not 1 <= counts[0] <= counts[-1] <= max(COUNTS):
             raise ValueError(f"captured passes have ascending row counts of 1 to 65: {counts}")
