@@ -1,22 +1,19 @@
 """What decoding several texts at once brings, over the same texts one by one.
 
     python -m benchmarks.batches --output benchmarks/results/batches
-    python -m benchmarks.batches --widths 1,16 --draft-costs 0.25,4,100
+    python -m benchmarks.batches --widths 1,16 --policies "autoregressive;sage;chain:length=3"
 
 Every policy decodes the same captions and answers one by one and in batches of several widths, in
 rotated order. Time runs from the first prompt to the last token of all texts, prompts included;
 images are prepared before. On a CPU it is processor time, so that other work on the machine counts
 little; elsewhere it is wall time. All texts are compared with those of transformers' `generate`.
-With ``--draft-costs`` the default policy also decodes at the greatest width while the costs of
-draft passes that are passed to its planner are multiplied by such a factor.
 """
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from time import perf_counter, process_time
 from typing import Any
@@ -25,34 +22,15 @@ import torch
 
 from benchmarks import environment, harness
 from benchmarks.harness import REFERENCE, Tally, number
-from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import DecodeOutput
 from sage_core.pair_loading import LoadedPair
-from sage_core.trees.pass_costs import Costs
-from sage_core.trees.steps import Step
 from training.world.inputs import items
 
-DEFAULT = "sage"
-POLICIES = (REFERENCE, "spec-llava", DEFAULT)
+POLICIES = (REFERENCE, "spec-llava", "sage")
 Texts = Sequence[dict[str, Any]]
 Batch = tuple[float, list[DecodeOutput]]
 """Seconds of all texts, and the texts."""
-
-
-class ScaledCosts(CostStore):
-    """Costs whose draft passes are ``factor`` times as dear as measured; it learns nothing."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self._factor = factor
-
-    def costs(self, key: str, context: int, measure: Callable[[], Costs]) -> Costs:
-        found = super().costs(key, context, measure)
-        return replace(found, draft=tuple((n, self._factor * s) for n, s in found.draft))
-
-    def learn(self, key: str, context: int, steps: Sequence[Step]) -> None:
-        return
 
 
 def decode(decoder: SpeculativeDecoder, width: int, limit: int, texts: Texts) -> Batch:
@@ -74,14 +52,9 @@ def measure(pair: LoadedPair, arguments: Namespace) -> dict[tuple[str, int], Tal
     limit = arguments.max_new_tokens
     texts = [harness.prepared(pair, item) for item in items(arguments.items, arguments.seed)]
     expected = [harness.by_generate(pair, one, max_new_tokens=limit).result for one in texts]
-    decoders = {
-        (policy, width): harness.decoder(pair, policy, costs)
-        for policy, costs in zip(POLICIES, [CostStore() for _ in POLICIES], strict=True)
-        for width in arguments.widths
-    }
-    for factor in arguments.draft_costs:
-        method = f"{DEFAULT}, draft passes ×{factor:g}", max(arguments.widths)
-        decoders[method] = harness.decoder(pair, DEFAULT, ScaledCosts(factor))
+    policies = dict.fromkeys((REFERENCE, *arguments.policies))
+    made = {policy: harness.decoder(pair, policy) for policy in policies}
+    decoders = {(policy, width): made[policy] for policy in made for width in arguments.widths}
     methods = {f"{k[0]} {k[1]}": partial(decode, d, k[1], limit) for k, d in decoders.items()}
     tallies = {key: Tally() for key in decoders}
     for _, found in harness.interleaved([texts] * arguments.repeats, methods):
@@ -99,7 +72,7 @@ def figures(tallies: dict[tuple[str, int], Tally]) -> list[dict[str, Any]]:
         {
             "policy": policy,
             "width": width,
-            "over_one_by_one": tally.figures(tallies[policy.partition(",")[0], 1])["speedup"],
+            "over_one_by_one": tally.figures(tallies[policy, 1])["speedup"],
             **tally.figures(tallies[REFERENCE, 1]),
         }
         for (policy, width), tally in tallies.items()
@@ -131,12 +104,17 @@ def report(data: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Measure, report; returns 1 if in float32 any text differs from `generate`'s."""
     parser = harness.options(
-        __doc__, items=32, repeats=3, max_new_tokens=128, seed=1, widths=(1, 2, 4, 8, 16), note=""
-    )
-    parser.add_argument(
-        "--draft-costs", type=harness.listed(float), default=(), help="factors of draft costs"
+        __doc__,
+        items=32,
+        repeats=3,
+        max_new_tokens=128,
+        seed=1,
+        policies=POLICIES,
+        widths=(1, 2, 4, 8, 16),
+        note="",
     )
     arguments = parser.parse_args(argv)
+    arguments.widths = tuple(dict.fromkeys((1, *arguments.widths)))
     pair = harness.load(arguments)
     rows = figures(measure(pair, arguments))
     data = {**harness.described("benchmarks.batches", arguments, pair), "rows": rows}

@@ -1,4 +1,4 @@
-"""Try something in a child process with limits of time and memory, and tell how it ended."""
+"""Run a function in a child process with limits of time and memory, and report how it ended."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ How = Literal["done", "refused", "traceback", "killed", "hung"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended: ``refused`` by one of sage's own errors, anything else is a fault."""
+    """How a child ended: ``done``, ``refused`` with one of sage's own errors, or a fault."""
 
     how: How
     says: Any
-    """What was returned, the error's line, the traceback or the signal."""
+    """The returned value, the error's line, the traceback or the signal."""
     seconds: float
     peak: int
-    """Bytes of memory at most."""
+    """Peak memory in bytes."""
     read: int
     """Bytes read from files, 0 where the system does not count them."""
 
@@ -47,7 +47,7 @@ def tried(
     theirs.close()
     try:
         answer = ours.recv() if ours.poll(seconds) else None
-    except EOFError:  # it died without a word
+    except EOFError:  # it ended before it could send anything
         answer = None
         child.join(seconds)
     took = time.perf_counter() - started

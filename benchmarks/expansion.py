@@ -1,27 +1,27 @@
-"""Models of published shapes that compute the bundled pair's function, at their own full price.
+"""Models of published shapes that compute the bundled pair's function, at their own cost.
 
     python -m benchmarks.expansion                     sizes and floors of the three pairs
 
-A speed-up needs real acceptance and real cost; weights of published models are not at hand
+A speed-up needs real acceptance and real cost; weights of published models are not available
 everywhere. So the bundled pair is written into larger matrices such that logits stay the same:
 
-- The small model's hidden entries are the first of the large one's; the others stay zero. What
-  reads them, and every head, unit and layer that the small model lacks, holds random filler; what
-  writes to them, and what those heads, units and layers would add, is zero.
+- The small model's hidden entries are the first of the large one's; the others stay zero. Weights
+  that read them, and every head, unit and layer that the small model lacks, are random; weights
+  that write to them, and the outputs of those heads, units and layers, are zero.
 - RMSNorm divides by the mean over more entries, so its weights are multiplied by
   sqrt(small / large hidden size) and its epsilon by small / large hidden size.
 - Rotary pair j of a head of d entries turns by theta^(-2j/d). In a head of r*d entries, pair r*j
   turns by the same, so pair j is put there; theta stays the small model's. The pairs between are
-  filler in the keys and zero in the queries.
+  random in the keys and zero in the queries.
 - Scores are divided by the square root of the head size, so queries are multiplied by sqrt(r).
 - A key/value head of the small model is one of the large model's; its query heads are the first of
   that head's group. A shape with too few key/value heads gets as many as the small model has, and
-  query heads to match, and says so.
+  query heads to match; the report says so.
 - A token beyond the small vocabulary must never be likely. The last extra layer puts a small
   constant into an unused hidden entry (an attention whose values are constant gives that constant),
   and the head turns it into a very negative logit for those tokens.
 
-The vision tower stays small: it has no part in decoding.
+The vision tower stays small: it takes no part in decoding.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.harness import number, table
+from benchmarks.pairs import measured_pair
+
 BANDWIDTH = 4.3e12
 """Bytes a second that an H200 reads, as measured."""
 CONTEXTS = (1024, 4096, 32768)
 FLAG = 2.0**-7
-"""The constant that unlikely tokens are told by: too small to be seen by the last norm."""
+"""The constant that marks unlikely tokens: too small to change the last norm."""
 UNLIKELY = -1e6
-"""The head's weight for it; the logit is this times the flag over the hidden states' size."""
+"""The head's weight for it; the logit is this times the flag over the hidden states' norm."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ PAIRS: dict[str, tuple[Shape, Shape]] = {
     "qwen-32b": (QWEN_32B, QWEN_3B),
     "llava-7b": (LLAVA_7B, LLAVA_HALF_B),
 }
-"""Target and draft. Published shapes; `fitted` says what the bundled pair makes of them."""
+"""Target and draft, as published; `fitted` makes room for the bundled pair."""
 
 
 def fitted(shape: Shape, text: Any) -> Shape:
@@ -113,7 +116,7 @@ def config_of(small: Any, shape: Shape) -> Any:
     """The configuration of a LLaVA-OneVision model ``small`` with a language model of ``shape``."""
     text = small.config.text_config
     if text.model_type != "qwen2":
-        raise ValueError(f"expansion knows Qwen2 language models, not {text.model_type}")
+        raise ValueError(f"expansion supports Qwen2 language models, not {text.model_type}")
     shape = fitted(shape, text)
     config = copy.deepcopy(small.config)
     wide = config.text_config
@@ -138,7 +141,7 @@ def expand(small: Any, shape: Shape, device: str = "cpu", dtype: torch.dtype | N
     Args:
         small: a LLaVA-OneVision model with a Qwen2 language model.
         shape: the larger language model; `fitted` to the small one first.
-        device: where to build it; its filler is that device's random numbers.
+        device: where to build it; random weights come from that device's generator.
         dtype: of the weights, by default the small model's.
 
     Raises:
@@ -187,7 +190,7 @@ def _decoder(small: Any, large: Any) -> None:
 
 
 def _silence(layer: Any) -> None:
-    """The layer adds nothing to the hidden states; everything before that is filler."""
+    """The layer adds nothing to the hidden states; its other weights stay random."""
     layer.self_attn.o_proj.weight.zero_()
     layer.mlp.down_proj.weight.zero_()
 
@@ -216,7 +219,7 @@ def _layer(small: Any, large: Any, places: _Places) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Places:
-    """Where the small model's entries stand in the large one's."""
+    """Positions of the small model's entries in the large one's."""
 
     hidden: int
     norm_scale: float
@@ -264,7 +267,7 @@ def _pad(large: Tensor, small: Tensor) -> None:
 
 
 def _project(small: Any, large: Any) -> None:
-    """Visual features become the small hidden entries, and zeros behind them."""
+    """Visual features become the small hidden entries, followed by zeros."""
     for name in ("linear_1", "linear_2"):
         theirs, ours = getattr(small, name), getattr(large, name)
         _pad(ours.weight, theirs.weight)
@@ -278,7 +281,7 @@ def _head_size(text: Any) -> int:
 
 @dataclass(frozen=True)
 class Floor:
-    """What one pass of a model must at least read, and how long that takes."""
+    """The least bytes that one pass of a model reads, and how long that takes."""
 
     shape: Shape
     parameters: int
@@ -292,14 +295,14 @@ class Floor:
 
 
 def floor(small: Any, shape: Shape) -> Floor:
-    """Counted on the model itself, built without memory."""
+    """Counted on the model itself, built on the meta device."""
     with torch.device("meta"):
         large = type(small)._from_config(config_of(small, shape), dtype=torch.bfloat16)
     return floor_of(large, fitted(shape, small.config.text_config))
 
 
 def floor_of(model: Any, shape: Shape) -> Floor:
-    """The floor of a model that is there."""
+    """The floor of a loaded model."""
     held = [*model.get_decoder().parameters(), model.get_output_embeddings().weight]
     parameters = sum(p.numel() for p in {id(p): p for p in held}.values())
     embedding = 0 if shape.tied else shape.vocab * shape.hidden
@@ -310,24 +313,22 @@ def floors_table(
     pairs: Sequence[tuple[str, Floor, Floor]], bandwidth: float = BANDWIDTH
 ) -> list[str]:
     """Markdown: parameters, bytes and floors by context, two lines a pair."""
-    floors = "".join(f" ms at {context:,} |" for context in CONTEXTS)
-    lines = [
-        f"Floors at {bandwidth / 1e12:.2f} TB/s: the bytes that one pass must read, over that.",
-        "",
-        "| pair | model | layers x hidden | heads / kv | parameters | GB a pass | KB a token |"
-        + floors,
-        "|---|---|---|---|---:|---:|---:|" + "---:|" * len(CONTEXTS),
-    ]
+    head = ["pair", "model", "layers x hidden", "heads / kv", "parameters", "GB a pass"]
+    head += ["KB a token", *(f"ms at {context:,}" for context in CONTEXTS)]
+    rows = []
     for name, *found in pairs:
         for role, of in zip(("target", "draft"), found, strict=True):
             shape = of.shape
-            times = "".join(f" {of.milliseconds(n, bandwidth):.2f} |" for n in CONTEXTS)
-            lines.append(
-                f"| {name} | {role}: {shape.name} | {shape.layers} x {shape.hidden} "
-                f"| {shape.heads} / {shape.kv_heads} | {of.parameters / 1e9:.2f} B "
-                f"| {of.pass_bytes / 1e9:.2f} | {shape.kv_bytes / 1e3:.0f} |{times}"
+            rows.append(
+                [
+                    *(name, f"{role}: {shape.name}", f"{shape.layers} x {shape.hidden}"),
+                    *(f"{shape.heads} / {shape.kv_heads}", f"{of.parameters / 1e9:.2f} B"),
+                    *(number(of.pass_bytes / 1e9), number(shape.kv_bytes / 1e3, 0)),
+                    *(number(of.milliseconds(n, bandwidth)) for n in CONTEXTS),
+                ]
             )
-    return lines
+    title = f"Floors at {bandwidth / 1e12:.2f} TB/s: the bytes that one pass must read, over that."
+    return [title, "", *table(head, rows)]
 
 
 def bundled_floors(
@@ -359,19 +360,10 @@ def differences(
 def main(argv: list[str] | None = None) -> int:
     """Print sizes and floors; nothing large is allocated."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", default=",".join(PAIRS), help="names between commas")
     parser.add_argument("--bandwidth", type=float, default=BANDWIDTH, help="bytes a second")
-    arguments = parser.parse_args(argv)
-    names = arguments.pairs.split(",")
-    unknown = [name for name in names if name not in PAIRS]
-    if unknown:
-        parser.error(f"no pair {unknown[0]!r}: {', '.join(PAIRS)}")
-    from benchmarks.pairs import measured_pair
-
-    shapes = {name: PAIRS[name] for name in names}
-    floors = bundled_floors(measured_pair(), shapes)
-    lines = [*floors_table(floors, arguments.bandwidth), "", *differences(shapes, floors)]
-    print("\n".join(lines))
+    bandwidth = parser.parse_args(argv).bandwidth
+    floors = bundled_floors(measured_pair(), PAIRS)
+    print("\n".join([*floors_table(floors, bandwidth), "", *differences(PAIRS, floors)]))
     return 0
 
 

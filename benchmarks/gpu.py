@@ -4,11 +4,11 @@
     python -m benchmarks.gpu --pairs qwen-7b --minutes 5
     python -m benchmarks.gpu --dry-run               the same code on the CPU with tiny shapes
 
-In this order, each written to the report as it is done: the floors at the measured bandwidth,
-before anything else is measured; tests/gpu; exactness in float32 at small shapes; then for each
-pair of published shapes (`benchmarks.expansion`) the passes of target and draft against their
-floors, and whole texts by every method against `generate`, in bfloat16. A part that fails is
-written down and the next one begins; a part that there is no time for is named.
+In this order, each written to the report as it is done: the floors at the measured bandwidth;
+tests/gpu; exactness in float32 at small shapes; then for each pair of published shapes
+(`benchmarks.expansion`) the passes of target and draft against their floors, and whole texts by
+every method against `generate`, in bfloat16. A part that fails is reported and the next one begins;
+a part that there is no time for is named.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 @dataclass
 class Report:
-    """Sections of Markdown and their data; the files are whole after every part."""
+    """Sections of Markdown and their data; the files are complete after every part."""
 
     output: str | None
     until: float
@@ -122,7 +122,7 @@ class Report:
     failed: list[str] = field(default_factory=list)
 
     def part(self, name: str, work: Callable[[], list[str]], least: float = 0.0) -> None:
-        """Do a part, or say why not: ``least`` is the seconds that it needs to be worth it."""
+        """Do a part, or report why not; one that needs more than the time left is left out."""
         left = self.until - perf_counter()
         started = perf_counter()
         if left < least:
@@ -174,7 +174,7 @@ def run(plan: Plan, report: Report) -> None:
 
 
 def run_tests(report: Report, paths: Sequence[str], seconds: float = 150.0) -> list[str]:
-    """pytest in a process of its own, so that nothing of it stays on the GPU."""
+    """pytest in a process of its own, so that it leaves no memory in use on the GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
     shown = " ".join(["pytest", *command[3:]])
     try:
@@ -193,7 +193,7 @@ def run_tests(report: Report, paths: Sequence[str], seconds: float = 150.0) -> l
 
 
 def exactness(report: Report, plan: Plan, bundled: LoadedPair) -> list[str]:
-    """Every way on small shapes in float32: texts equal `generate`'s id by id."""
+    """Every method on small shapes in float32: texts equal `generate`'s id by id."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -216,7 +216,7 @@ def whole_pair(
     speed: float,
     until: float,
 ) -> list[str]:
-    """Passes against floors, then texts, of one pair; it is gone when this returns."""
+    """Passes against floors, then texts, of one pair, whose memory is freed at the end."""
     started = perf_counter()
     pair = _built(bundled, shapes, plan.device, plan.dtype)
     built = perf_counter() - started

@@ -21,13 +21,13 @@ from benchmarks.harness import (
     now,
     prepared,
 )
-from sage_core.bench.oracle import first_mismatch
 from sage_core.engine.costs.store import CostStore
 from sage_core.generation.prepare import prepare
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.backend import Backend, EagerBackend
 from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
+from tests.tiny.oracle import first_mismatch
 from training.world.inputs import items
 
 GRAPHS = "CUDA graphs"
@@ -232,7 +232,7 @@ def _compare(
     )
     mismatch = first_mismatch(pair.target, inputs, whole, ours, max_new_tokens=limit)
     if mismatch is not None:
-        results.mismatches.append({"method": name, "text": number, **mismatch.as_dict()})
+        results.mismatches.append({"method": name, "text": number, **asdict(mismatch)})
 
 
 def with_models(pair: LoadedPair, target: Any, draft: Any) -> LoadedPair:

@@ -35,10 +35,8 @@ REFERENCE = "autoregressive"
 LEAST = 8
 """Texts of fewer tokens are compared but have no speed."""
 PHASES = ("draft", "plan", "verify", "accept", "commit")
-TAU = (
-    "τ: draft tokens accepted a step, the bonus token not counted (vLLM's mean acceptance length, "
-    "which counts it, is in brackets)"
-)
+TAU_ALONE = "τ: draft tokens accepted a step, the bonus token not counted"
+TAU = f"{TAU_ALONE} (in brackets vLLM's mean acceptance length, which counts it)"
 HELP = {
     "items": "texts",
     "repeats": "of each timing",
@@ -53,14 +51,16 @@ def options(
 ) -> argparse.ArgumentParser:
     """The parser of a script: ``--output``, the pair's options, and one for each default.
 
-    A default is a number, a string or a tuple; a tuple is given as items between commas.
+    A default is a number, a string or a tuple of these; a tuple is given between commas, and an
+    empty one is of strings.
     """
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     if pair:
         pair_arguments(parser)
     for name, default in defaults.items():
         flag = f"--{name.replace('_', '-')}"
-        parse = listed(type(default[0])) if isinstance(default, tuple) else type(default)
+        kind = type((*default, "")[0] if isinstance(default, tuple) else default)
+        parse = listed(kind) if isinstance(default, tuple) else kind
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parser.add_argument(
             flag, type=parse, default=default, help=f"{HELP.get(name, '')} (default: {shown})"
@@ -87,14 +87,18 @@ def load(arguments: argparse.Namespace) -> LoadedPair:
 
 def prepared(pair: LoadedPair, item: Item) -> dict[str, Any]:
     """An item as inputs of the target, on its device and in its number format."""
-    target = pair.target
+    return on(pair.family.prepare(item.media, item.prompt), pair.target)
+
+
+def on(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs on the model's device; pixels in its number format."""
 
     def moved(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        return value.to(target.device, target.dtype if value.is_floating_point() else None)
+        return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
-    return {name: moved(v) for name, v in pair.family.prepare(item.media, item.prompt).items()}
+    return {name: moved(value) for name, value in inputs.items()}
 
 
 # One text by one method

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 
 from benchmarks import environment, harness
-from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.device import peak_memory
 from sage_core.runtime.runner import Runner
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.oracle import first_mismatch, reference
 
 
 def run(family: str, new: int, policy: str) -> dict[str, Any]:
@@ -35,12 +34,10 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
     reuse = PrefixReuse()
     decoder = SpeculativeDecoder(target, draft, policy)
     stream = decoder.stream(reuse=reuse, **inputs, max_new_tokens=new)
-    memory, buffer = 0, None
+    buffer = None
     for step in stream:
         if step.is_prefill:
-            memory = peak_memory(torch.device("cpu"))
             buffer = _buffer(reuse.runner(decoder.settings))
-    grown = peak_memory(torch.device("cpu")) - memory
     ids, stats = stream.output().sequences, stream.stats()
     runner = reuse.runner(decoder.settings)
     expected = reference(target, inputs, max_new_tokens=new)
@@ -59,7 +56,6 @@ def run(family: str, new: int, policy: str) -> dict[str, Any]:
         "cache_is_the_text": runner.committed + 1 == ids.shape[1] == reuse.drafter.length,
         "buffer_stayed": _buffer(runner) == buffer,
         "logit_drift": drift(target, runner, inputs, ids),
-        "memory_grown": grown,
     }
 
 
@@ -94,17 +90,16 @@ def report(data: dict[str, Any]) -> str:
             *(row["distinct_tokens"], harness.number(row["mean_accepted"])),
             row["difference"] or "yes",
             "yes" if row["cache_is_the_text"] and row["buffer_stayed"] else "NO",
-            *(f"{row['logit_drift']:.1e}", f"+{row['memory_grown'] / 2**20:.0f} MiB"),
+            f"{row['logit_drift']:.1e}",
         ]
         for row in data["runs"]
     ]
     notes = [
         "tiny random models, float32; exact: the ids of `generate`; cache: those of both models "
         "hold the text, in the buffer reserved at the start; drift: greatest difference of the "
-        "logits after the text from those of one forward over all of it; memory: peak of the "
-        f"process after the prefill; {harness.TAU.partition(' (')[0]}"
+        f"logits after the text from those of one forward over all of it; {harness.TAU_ALONE}"
     ]
-    return harness.report("Long texts", data, notes, harness.table([*head, "memory"], rows))
+    return harness.report("Long texts", data, notes, harness.table(head, rows))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ EARS: sampled captions and answers at temperature 1 with drawn candidates, by gr
 Spec-VLA: greedy texts about bar charts, by growing radius over the digit tokens. The bundled pair
 has no action tokens; digits are ordered as action bins are, and a wrong one is a wrong fact.
 Reported: speed, accepted length, the share of texts that differ from the exact rule's, and the
-share of facts and answers that are right, judged against the rendered scenes. A sampled text also
+share of facts and answers that are right, checked against the rendered scenes. A sampled text also
 differs under another seed, which is a method of its own.
 """
 

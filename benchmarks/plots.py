@@ -1,4 +1,4 @@
-"""Figures through matplotlib, with no window and nothing global."""
+"""Figures with matplotlib, without a window or global state."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ def lags(charts: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Any:
 
 
 def reliability(
-    said: Mapping[str, Sequence[Mapping[str, Any]]],
+    predicted: Mapping[str, Sequence[Mapping[str, Any]]],
     by_alpha: Sequence[Mapping[str, Any]],
     points: Sequence[Sequence[float]],
     alpha: Sequence[float],
     curves: Mapping[str, Sequence[float]],
 ) -> Any:
-    """Three charts: what the draft says and what came; by α; α and the first choice."""
+    """Three charts: predicted and observed rates; by α; α and the first choice."""
     figure = _figure(11.4, 3.4)
     axes = figure.add_subplot(1, 3, 1)
     axes.plot([0, 1], [0, 1], color=_OTHER, linewidth=0.8)
-    for colour, (name, rows) in zip(_COLOURS, said.items(), strict=False):
+    for colour, (name, rows) in zip(_COLOURS, predicted.items(), strict=False):
         _with_interval(axes, rows, colour, name)
     axes.set_xlabel("the draft's probability")
     axes.set_ylabel("accepted")

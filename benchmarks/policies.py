@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import environment, harness
-from benchmarks.harness import GENERATE, PHASES, REFERENCE, Decoded, Tally
+from benchmarks.harness import GENERATE, REFERENCE, Decoded, Tally
 from sage_core.engine.costs.store import CostStore
 from sage_core.pair_loading import LoadedPair
 from training.world.inputs import items
@@ -73,11 +73,6 @@ def report(data: dict[str, Any]) -> str:
         harness.PASSES,
         harness.EXACT,
     ]
-    shares = [
-        [name, *(harness.percent(row["seconds"][p] / sum(row["seconds"].values())) for p in PHASES)]
-        for name, row in rows.items()
-        if row["seconds"]
-    ]
     return harness.report(
         "Speed by policy",
         data,
@@ -89,7 +84,6 @@ def report(data: dict[str, Any]) -> str:
             f"over items of the item's own ratio; {harness.TAU}",
         ],
         harness.methods_table(rows, columns),
-        ["Share of decoding time:", "", *harness.table(["method", *PHASES], shares)],
     )
 
 

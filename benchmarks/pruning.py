@@ -7,8 +7,8 @@
 
 The first decodes held-out videos by every method at every ratio in rotated order; `--videos parade`
 those in which one thing after another is seen, for the pair that `training.long_clips` trains. The
-last prefills one long prompt with a random model, with scores gathered and without, and reports
-what gathering adds in time and memory. A plot is written where matplotlib is installed.
+last prefills one long prompt with a random model, with scores gathered and without. A plot is
+written where matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,11 @@ import numpy as np
 import torch
 
 from benchmarks import environment, harness, plots
-from benchmarks.harness import Decoded, Tally, number, percent
-from sage_core.drafts.pruning.draft_prompt import DraftPrompt
+from benchmarks.harness import Decoded, Tally, number
 from sage_core.drafts.pruning.options import METHODS, Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
-from sage_core.generation.prepare import prepare
 from sage_core.media import Clip
-from sage_core.models.visual_tokens import visual_mask
 from sage_core.pair_loading import LoadedPair
-from sage_core.runtime.runner import Runner
 from training.world.parade import parade
 from training.world.render import draw
 from training.world.scenes import random_clip
@@ -73,44 +69,25 @@ def compare(pair: LoadedPair, arguments: Namespace, frames: int) -> list[dict[st
     videos = clips(arguments.items, frames, arguments.seed, arguments.videos)
     texts = (pair.family.prepare([clip], PROMPT) for clip in videos)
     tallies = [Tally() for _ in prunings]
-    seen: list[list[tuple[int, int, float, float]]] = [[] for _ in prunings]
-    for inputs, found in harness.interleaved(texts, methods):
+    seen: list[list[Any]] = [[] for _ in prunings]
+    for _, found in harness.interleaved(texts, methods):
         expected = next(iter(found.values()))[0].tokens
-        for pruning, tally, own, (text,) in zip(
-            prunings, tallies, seen, found.values(), strict=True
-        ):
+        for tally, own, (text,) in zip(tallies, seen, found.values(), strict=True):
             tally.add([text], expected)
-            stats = text.stats
-            counts = stats.visual_tokens, stats.draft_visual_tokens, stats.seconds.prefill_draft
-            own.append((*counts, edge_share(pair, inputs, pruning, frames)))
+            own.append(text.stats)
     rows = []
     for pruning, tally, own in zip(prunings, tallies, seen, strict=True):
-        visual, kept, seconds, edges = (list(column) for column in zip(*own, strict=True))
         row = {"frames": frames, "method": pruning.method, "ratio": pruning.ratio}
-        row |= {"visual_tokens": median(visual), "draft_visual_tokens": median(kept)}
-        row |= {"draft_prefill_ms": 1000 * median(seconds), "edge_share": sum(edges) / len(edges)}
+        for name in ("visual_tokens", "draft_visual_tokens"):
+            row[name] = median(getattr(stats, name) for stats in own)
+        row["draft_prefill_ms"] = 1000 * median(stats.seconds.prefill_draft for stats in own)
         rows.append(row | tally.figures(tallies[0]))
     return rows
 
 
-def edge_share(pair: LoadedPair, inputs: dict[str, Any], pruning: Pruning, frames: int) -> float:
-    """Share of the kept visual tokens in the first and the last of ``frames`` frames."""
-    prepared = prepare(pair.target, {**inputs, "max_new_tokens": 1})
-    prompt = DraftPrompt(pruning, pair.target.config, prepared)
-    runner = Runner(pair.target)
-    with prompt.observing(runner.decoder):
-        runner.prefill(prepared, 1)
-    visual = visual_mask(pair.target.config, prepared.input_ids[0]).nonzero()[:, 0].tolist()
-    frame = len(visual) // frames
-    edges = {*visual[:frame], *visual[-frame - 1 :]}  # the newline after the last frame too
-    positions = prompt.positions()
-    kept = visual if positions is None else sorted(set(visual) & set(positions.tolist()))
-    return len(edges & set(kept)) / max(1, len(kept))
-
-
 def cost(visual: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a random decoder's prefill over ``visual`` tokens and 64 of text, and what
-    gathering scores adds to its time and memory. Grouped-query attention, as in Qwen."""
+    """Seconds of a random decoder's prefill over ``visual`` tokens and 64 of text, and the time
+    that gathering scores adds. Grouped-query attention, as in Qwen."""
     from transformers import Qwen2Config, Qwen2Model
 
     torch.manual_seed(0)
@@ -146,26 +123,7 @@ def cost(visual: int, repeats: int) -> dict[str, Any]:
         "heads": config.num_attention_heads,
         "seconds": seconds,
         "extra": {name: time / seconds["none"] - 1 for name, time in seconds.items()},
-        "verifier_extra_bytes": _gathering_bytes(config, positions, length),
     }
-
-
-def _gathering_bytes(config: Any, positions: torch.Tensor, length: int) -> int:
-    """Peak bytes that one layer's scores need beyond the queries and keys themselves."""
-    size = config.hidden_size // config.num_attention_heads
-    query = torch.randn(1, config.num_attention_heads, length, size)
-    key = torch.randn(1, config.num_key_value_heads, length, size)
-    scores = AttentionScores(positions, length)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        scores.add(query, key, None)
-    held = most = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
 
 
 def report(data: dict[str, Any]) -> str:
@@ -173,8 +131,7 @@ def report(data: dict[str, Any]) -> str:
         found = data["cost"]
         note = (
             f"one prompt of {found['visual_tokens']} visual tokens and 64 of text, a random "
-            f"decoder of {found['layers']} layers and {found['heads']} heads; medians; memory that "
-            f"`verifier` needs at its peak: {found['verifier_extra_bytes'] / 1e6:.0f} MB"
+            f"decoder of {found['layers']} layers and {found['heads']} heads; medians"
         )
         rows = [[k, number(s), f"{found['extra'][k]:+.1%}"] for k, s in found["seconds"].items()]
         table = harness.table(["scores", "prefill, s", "extra time"], rows)
@@ -185,7 +142,6 @@ def report(data: dict[str, Any]) -> str:
         harness.ACCEPTED,
         ("draft prefill, ms", lambda row: number(row["draft_prefill_ms"], 1)),
         harness.SPEED,
-        ("in the outer frames", lambda row: percent(row["edge_share"], 0)),
         harness.EXACT,
     ]
     rows = {

@@ -3,7 +3,7 @@
     python -m benchmarks.sampling --only tables --output benchmarks/results/sampling-tables
     python -m benchmarks.sampling --only tables --policies sage
     python -m benchmarks.sampling --only pair --output benchmarks/results/sampling-pair
-    python -m benchmarks.sampling --draws 2000 --texts 20 --repeats 50
+    python -m benchmarks.sampling --draws 2000 --texts 20
 
 Tables: models so small that the probability of every text of four tokens is known. Texts are drawn
 by the real loop, drafter and rules and compared with these probabilities by χ² and total variation
@@ -11,16 +11,15 @@ distance, and so are texts by deliberately wrong rules, which must be detected. 
 candidates goes with every policy that allows it and every warper, and looked-up branches join the
 trees of two. The texts of such a comparison are drawn all at once (`tests.tiny.together`); some
 are drawn one by one as well.
-The pair against itself: the place of each drawn token in the distribution that the target alone
-gives, from a plain pass over the finished text, must be uniform. The pair against `generate`: how
-often each beginning of three tokens comes, from both. Beside these, accepted length by temperature
-for both ways to choose candidates.
+The pair: the place of each drawn token in the distribution that the target alone gives, from a
+plain pass over the finished text, must be uniform. (That a seeded text is `generate`'s own is part
+of `benchmarks.exactness`.) Beside it, accepted length by temperature for both ways to choose
+candidates.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -80,39 +79,6 @@ def _places(target: Any, inputs: Any, sequences: torch.Tensor, random: Any) -> l
     return found
 
 
-def beginnings(pair: LoadedPair, repeats: int) -> Iterator[Comparison]:
-    """How often each beginning of three tokens comes: from `generate`, and from the engine."""
-    inputs = harness.prepared(pair, next(items(1)))
-    prompt, options = inputs["input_ids"].shape[1], SAMPLING | {"max_new_tokens": 6}
-
-    def beginning(ids: torch.Tensor) -> tuple[int, ...]:
-        return tuple(ids[0, prompt : prompt + 3].tolist())
-
-    torch.manual_seed(0)
-    theirs = Counter(beginning(pair.target.generate(**inputs, **options)) for _ in range(repeats))
-    for policy, candidates in (("sage", "topk"), ("static", "drawn")):
-        decoder = harness.decoder(pair, policy, candidates=candidates)
-        seeds = range(1000, 1000 + repeats)
-        outputs = [decoder.generate(**inputs, **options, seed=seed) for seed in seeds]
-        ours = Counter(beginning(output.sequences) for output in outputs)
-        tau = float(np.mean([output.stats.mean_accepted for output in outputs]))
-        chi2, freedom = _two_samples(ours, theirs)
-        yield Comparison(
-            *("beginnings beside generate", candidates, policy, repeats, chi2, freedom),
-            *(chi2_p_value(chi2, freedom), None, None, tau),
-        )
-
-
-def _two_samples(ours: Counter[Any], theirs: Counter[Any]) -> tuple[float, int]:
-    """χ² of two samples of one size, and its degrees of freedom; rare ones are taken together."""
-    both = ours + theirs
-    cells = [(ours[key], theirs[key]) for key, count in both.items() if count >= 10]
-    rest = [(ours[key], theirs[key]) for key, count in both.items() if count < 10]
-    if rest:
-        cells.append((sum(a for a, _ in rest), sum(b for _, b in rest)))
-    return sum((a - b) ** 2 / (a + b) for a, b in cells), len(cells) - 1
-
-
 def lengths(pair: LoadedPair, texts: int) -> list[dict[str, Any]]:
     """Mean accepted length by temperature, policy and candidates, on the same inputs."""
     inputs = [harness.prepared(pair, item) for item in items(texts, seed=7)]
@@ -139,7 +105,7 @@ def report(data: dict[str, Any], rows: list[Comparison]) -> str:
         "p: the chance of so large a χ² if the texts follow the target; distance: total variation "
         "from the exact probabilities, and in brackets what chance alone gives on average",
         f"right rules need p above {PLAUSIBLE}, wrong ones must come out below {DETECTED}: "
-        f"{verdict}; {harness.TAU.partition(' (')[0]}",
+        f"{verdict}; {harness.TAU_ALONE}",
     ]
     head = ["candidates and warpers", "policy", "draws", "χ² (freedom)", "p", "distance", "τ"]
     blocks = []
@@ -167,7 +133,7 @@ def report(data: dict[str, Any], rows: list[Comparison]) -> str:
 
 
 def done(rows: Iterator[Comparison]) -> list[Comparison]:
-    """The rows, each reported as it is done."""
+    """The comparisons, each reported as it is done."""
     found = []
     for row in rows:
         print(f"{row.part}: {row.what}, {row.policy}: p {row.p_value:.2g}", file=sys.stderr)
@@ -177,7 +143,7 @@ def done(rows: Iterator[Comparison]) -> list[Comparison]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run all parts; 1 if any comparison is not as it should be."""
-    parser = harness.options(__doc__, draws=200_000, singles=17_000, texts=120, repeats=1000)
+    parser = harness.options(__doc__, draws=200_000, singles=17_000, texts=120)
     parser.set_defaults(dtype="float32")
     parser.add_argument("--only", choices=("tables", "pair"), help="the other parts are left out")
     parser.add_argument(
@@ -196,7 +162,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.only != "tables":
         pair = harness.load(arguments)
         rows += done(places(pair, arguments.texts))
-        rows += done(beginnings(pair, arguments.repeats))
         accepted = lengths(pair, arguments.texts // 6)
     data = harness.described("benchmarks.sampling", arguments, pair)
     data |= {"rows": [asdict(row) for row in rows], "accepted": accepted}

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sage_core.conversation import Conversation
-    from sage_core.generate import custom_generate
     from sage_core.engine.decoder import SpeculativeDecoder
     from sage_core.engine.results import DecodeOutput, Stats
     from sage_core.errors import (
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         SageError,
         UnsupportedError,
     )
+    from sage_core.generate import custom_generate
     from sage_core.media import Clip, Picture, Sampling, open_media
     from sage_core.options import Options
     from sage_core.pipeline import Pipeline, load

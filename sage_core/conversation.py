@@ -1,4 +1,4 @@
-"""Questions and answers about the same files: each turn reads only what is new."""
+"""Conversations about files: each turn reads new tokens only."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from sage_core.pair_loading import LoadedPair
 from sage_core.stream import Result, Stream, open_files
 
 NEW_FILES = "new files: the conversation is read again from its start"
-REWRITTEN = "the model's chat template has an earlier answer otherwise: it is read again"
+REWRITTEN = "the model's chat template changes an earlier answer: it is read again"
 
 
 @dataclass(frozen=True, eq=False)
-class _UnderWay:
-    """An answer that is being written: its question, and its prompt as text and as ids."""
+class _Pending:
+    """An answer that is being decoded: its question, and its prompt as text and as ids."""
 
     stream: Stream
-    asked: Turn
+    turn: Turn
     rendered: str
     prompt: list[int]
 
 
 class Conversation:
-    """A model's answers to one question after another. Made by `Pipeline.chat`.
+    """Answers to one question after another, made by `Pipeline.chat`.
 
-    Both models keep their caches from turn to turn. An answer stays as the token ids that the
-    model wrote, and what the chat template puts behind it, the next question included, is
-    appended. So each answer is what `generate` would give for the whole conversation. Where that
-    cannot be, because there are new files or because the template rewrites earlier answers, the
-    conversation is tokenized anew and read again from where it differs; `note` then says so.
+    Both models keep their caches between turns. The token ids of an answer are kept, and what the
+    chat template adds after it, the next question included, is appended. So each answer is the one
+    of `generate` for the whole conversation. If there are new files, or the template changes
+    earlier answers, the conversation is tokenized again and read from the first difference; `note`
+    then says so.
 
-    An answer that was cut short, by its length limit or by `Stream.close`, stays in the
-    conversation as far as it came; a question that got no token is forgotten.
+    An answer that ended early, by its length limit or by `Stream.close`, is kept as it is; a
+    question without any answer token is dropped.
     """
 
     def __init__(
@@ -58,72 +58,72 @@ class Conversation:
         self._media_inputs: dict[str, Any] | None = None
         self._media_seconds = 0.0
         self._written = ""
-        """The prompt of the latest answer and that answer, without a special token at its end."""
+        """The latest prompt and its answer, without a special token at the end."""
         self._ids: list[int] = []
-        """The same as ids; none if it cannot be gone on from."""
-        self._under_way: _UnderWay | None = None
+        """The same as ids; empty if it must be tokenized again."""
+        self._pending: _Pending | None = None
         self.note = ""
         """Why the latest turn read earlier ones again; empty if it did not."""
         self.add(files)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of all files so far, in their order."""
+        """Names of all files, in order."""
         return tuple(item.name for item in self._media())
 
     @property
     def turns(self) -> tuple[tuple[str, str], ...]:
         """Questions and answers so far."""
-        self._settle()
+        self._finish()
         return tuple((turn.text, turn.answer or "") for turn in self._turns)
 
     @property
     def reused(self) -> int:
-        """Tokens of the latest turn's prompt that the target had read in earlier turns."""
+        """Tokens of the latest prompt that were in the target's cache."""
         return self._reuse.reused
 
     def add(self, files: Any) -> None:
-        """Show more files, with the next question. They are opened here.
+        """Add files to the next question. They are opened here.
 
         Raises:
-            InputError: one cannot be read, or the model cannot look at it; none is added then.
+            InputError: one cannot be read or processed; none is added then.
         """
         started = perf_counter()
         new = open_files(files, self._sampling)
         if not new:
             return
-        self._settle()
+        self._finish()
         media_inputs = self._process_media([*self._media(), *new])
         self._new += new
         self._media_inputs = media_inputs
         self._media_seconds += perf_counter() - started
 
     def reset(self) -> None:
-        """Forget all questions and answers; the files stay."""
-        self._settle()
+        """Remove all questions and answers; the files stay."""
+        self._finish()
         self._new = self._media()
         self._turns, self._written, self._ids = [], "", []
 
     def ask(self, question: str) -> Result:
-        """Answer the next question. Raises what `stream` and its steps do."""
+        """Answer the next question. Raises as `stream` and its steps."""
         return self.stream(question).result()
 
     def stream(self, question: str) -> Stream:
         """Start answering the next question; iterate the result for steps.
 
-        An answer still under way ends here.
+        An unfinished answer ends here.
 
         Raises:
-            OptionError: an empty question, or one that holds a placeholder of the model's own.
+            OptionError: an empty question, or one that contains the model's placeholders.
             UnsupportedError: generation options that cannot be followed exactly.
         """
         if not question.strip():
             raise OptionError("the question is empty: ask something")
-        self._settle()
+        self._finish()
         started = perf_counter()
         self._pair.family.refuse_placeholders(question)
-        asked = Turn(tuple(self._new), question)
-        rendered, inputs = self._inputs([*self._turns, asked])
+        turn = Turn(tuple(self._new), question)
+        rendered, inputs = self._inputs([*self._turns, turn])
         stream = Stream(
             self._decoder,
             self._pair.family.tokenizer,
@@ -135,36 +135,36 @@ class Conversation:
             self._reuse,
         )
         prompt = inputs["input_ids"][0].tolist()
-        self._under_way = _UnderWay(stream, asked, rendered, prompt)
+        self._pending = _Pending(stream, turn, rendered, prompt)
         self._new, self._media_seconds = [], 0.0
         return stream
 
-    def _settle(self) -> None:
-        """Take what the latest answer came to into the conversation."""
-        if self._under_way is None:
+    def _finish(self) -> None:
+        """Add the latest answer to the conversation."""
+        if self._pending is None:
             return
-        now, self._under_way = self._under_way, None
+        now, self._pending = self._pending, None
         now.stream.close()
         tokens, family = list(now.stream.tokens), self._pair.family
         if not tokens:
-            self._new = [*now.asked.media, *self._new]
+            self._new = [*now.turn.media, *self._new]
             return
-        self._turns.append(replace(now.asked, answer=now.stream.text))
-        # The chat template has an end of its own behind an answer, or none: never a second one.
+        self._turns.append(replace(now.turn, answer=now.stream.text))
+        # The chat template adds the end of an answer, if there is one.
         ended = now.stream.finish_reason == "eos"
         if ended and tokens[-1] in family.tokenizer.all_special_ids:
             tokens.pop()
         self._written = now.rendered + family.decode_more(tokens)
         self._ids = now.prompt + tokens
         if set(tokens) & set(family.tokenizer.convert_tokens_to_ids(list(family.placeholders))):
-            self._ids = []  # it would be taken for a picture
+            self._ids = []  # placeholders in an answer do not represent images
 
     def _media(self) -> list[Picture | Clip]:
-        turns = [*self._turns, *([self._under_way.asked] if self._under_way else [])]
+        turns = [*self._turns, *([self._pending.turn] if self._pending else [])]
         return [*(item for turn in turns for item in turn.media), *self._new]
 
     def _process_media(self, media: Sequence[Picture | Clip]) -> dict[str, Any]:
-        """What the model's forward takes of the media, on its device, once for all turns."""
+        """The model inputs of the media, on its device, computed once for all turns."""
         target = self._pair.target
         device = target.get_input_embeddings().weight.device
         with memory_errors("while preparing the files", "give fewer or smaller ones"):
@@ -175,7 +175,7 @@ class Conversation:
             }
 
     def _inputs(self, turns: Sequence[Turn]) -> tuple[str, dict[str, Any]]:
-        """The rendered conversation, and what the model's forward takes of it."""
+        """The rendered conversation, and its model inputs."""
         family = self._pair.family
         media_inputs = self._media_inputs or {}
         rendered = family.render(turns)
@@ -192,7 +192,7 @@ class Conversation:
         return rendered, family.build_inputs(rendered, media, media_inputs)
 
     def _appended(self, rendered: str) -> list[int] | None:
-        """The ids so far with those of what ``rendered`` has behind them; None if it differs."""
+        """The ids so far and those of the rest of ``rendered``; None if it begins otherwise."""
         if not self._ids or not rendered.startswith(self._written):
             return None
         return self._ids + self._pair.family.encode_more(rendered[len(self._written) :])

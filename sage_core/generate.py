@@ -1,4 +1,4 @@
-"""`custom_generate`: transformers' own `generate`, sooner, by one more argument."""
+"""`custom_generate`: speculative decoding within transformers' `generate`, by one argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import GenerationMixin
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sage_core.drafts.pruning.options import Pruning
-from sage_core.engine.batching.padded import is_padded, joined, rows
+from sage_core.engine.batching.padded import is_padded, pad_texts, split_prompts
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.session import DecodingSession
@@ -25,8 +25,8 @@ from sage_core.trees.policy import Policy
 class CustomGenerate:
     """A decoding function for ``model.generate(custom_generate=...)``; `custom_generate` is one.
 
-    It keeps packed weights and traces of models that are still in use, and what passes cost, so
-    that later calls find them. Nothing is stored on the models.
+    It keeps packed weights, traces and pass costs of models in use for later calls. Nothing is
+    stored on the models.
     """
 
     __name__ = "custom_generate"
@@ -57,29 +57,27 @@ class CustomGenerate:
 
         - ``draft_model``: the draft, a loaded transformers model with the same tokenizer;
         - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``lookup``, ``lossy``,
-          ``viskip``: as `SpeculativeDecoder` takes them; with ``lossy`` what comes back need not be
-          what `generate` gives;
-        - ``seed``: of a sampled text; without one torch's global generator is drawn from, so that
-          ``torch.manual_seed`` gives the text that it gives without this argument.
+          ``viskip``: as for `SpeculativeDecoder`; with ``lossy`` the text may differ from the one
+          of `generate`;
+        - ``seed``: of a sampled text; without one torch's global generator is used, so that after
+          ``torch.manual_seed`` the text is the one of `generate`.
 
-        Everything else is as ever: the generation config, also the checkpoint's own, is followed,
-        sampling included; processors, stopping criteria and a streamer work. Stop strings do not,
-        because transformers (5.23) drops the tokenizer on the way; a `StopStringCriteria` among
-        the stopping criteria does.
+        The generation config is followed, sampling included; processors, stopping criteria and a
+        streamer work. Stop strings do not, because transformers (5.23) does not pass the tokenizer
+        on; a `StopStringCriteria` among the stopping criteria does.
 
-        Several prompts, padded on the left, are decoded together, each with the text that it has
-        alone: without its padding, and with ``seed`` for each of them. (The padded batch of
-        `generate` itself may differ from that by rounding, or where a rule counts the padding.)
+        Several prompts, padded on the left, are decoded together, each as it would be alone,
+        without its padding, and with the same ``seed``. (The padded batch of `generate` itself may
+        differ by rounding, or where a rule counts the padding.)
 
         Returns:
-            What `generate` returns: (B, prompt + new tokens) ids or, with
-            ``return_dict_in_generate``, a `GenerateDecoderOnlyOutput` with ``scores`` and
-            ``logits`` if asked for; it has no cache.
+            As `generate`: (B, prompt + new tokens) ids or, with ``return_dict_in_generate``, a
+            `GenerateDecoderOnlyOutput` without a cache.
 
         Raises:
             OptionError: no draft, an unknown policy, padding on the right.
             UnsupportedError: what cannot be followed exactly: beams, a streamer for several
-                prompts, images of several prompts that cannot be told apart...
+                prompts, images that cannot be assigned to prompts...
         """
         call = _call_of_generate()
         given = call.get("kwargs", {})
@@ -104,7 +102,7 @@ class CustomGenerate:
         if is_padded(input_ids, arguments):
             if streamer is not None:
                 raise UnsupportedError(
-                    "a streamer goes with one prompt without padding: pass prompts one by one, or "
+                    "a streamer works with one prompt without padding: pass prompts one by one, or "
                     "leave it out"
                 )
             return _batch(decoder, input_ids, arguments, call, seed)
@@ -126,12 +124,12 @@ def _batch(
     call: dict[str, Any],
     seed: int | None,
 ) -> Any:
-    """Several prompts, or one with padding: each decoded as it is alone, with shared passes."""
-    prompts = rows(decoder.settings.target, input_ids, arguments, call)
+    """Decode several prompts, or one with padding, in shared passes."""
+    prompts = split_prompts(decoder.settings.target, input_ids, arguments, call)
     alone = any(one.single_text for one in decoder.settings.extensions)
     outputs = decoder.generate_batch(prompts, 1 if alone else None, seed=seed)
     config = arguments["generation_config"]
-    return _returned(config, *joined(outputs, input_ids, config))
+    return _returned(config, *pad_texts(outputs, input_ids, config))
 
 
 def _returned(
@@ -140,19 +138,19 @@ def _returned(
     scores: tuple[Tensor, ...] | None,
     logits: tuple[Tensor, ...] | None,
 ) -> Any:
-    """Ids or the dict output, as the config asks for."""
+    """Ids or the dict output, by the config."""
     if not config.return_dict_in_generate:
         return sequences
-    fields: dict[str, Any] = {
-        "sequences": sequences,
-        "scores": _plain(scores),
-        "logits": _plain(logits),
+    # Clones, because tensors made in inference mode are restricted in use.
+    records: dict[str, Any] = {
+        name: record and tuple(values.clone() for values in record)
+        for name, record in (("scores", scores), ("logits", logits))
     }
-    return GenerateDecoderOnlyOutput(**fields)
+    return GenerateDecoderOnlyOutput(sequences=sequences, **records)  # type: ignore[arg-type]
 
 
 def _run(session: DecodingSession, streamer: Any) -> None:
-    """Decode to the end; a streamer gets tokens one by one, as `generate` puts them."""
+    """Decode to the end; a streamer gets tokens one by one, as from `generate`."""
     for step in session:
         if streamer is not None:
             for token in step.tokens:
@@ -161,16 +159,8 @@ def _run(session: DecodingSession, streamer: Any) -> None:
         streamer.end()
 
 
-def _plain(recorded: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-    """Tensors that the caller may do with as with any other: inference mode has left no mark."""
-    return None if recorded is None else tuple(scores.clone() for scores in recorded)
-
-
 def _inputs_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What describes the prompt among the arguments of a decoding function.
-
-    The target's own preparations are not the draft's: positions, cache, encoded pictures.
-    """
+    """The inputs among the arguments of a decoding function, without what is the target's only."""
     own = ("position_ids", "past_key_values", "mm_encoder_outputs", "logits_to_keep", "use_cache")
     return {
         name: value
@@ -180,12 +170,11 @@ def _inputs_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call_of_generate() -> dict[str, Any]:
-    """The arguments of the `generate` that calls the decoding function; empty if none does.
+    """The arguments of the `generate` that calls the decoding function; empty without one.
 
-    `generate` (transformers 5.17 to 5.23) keeps two things to itself that are needed here. It
-    drops the streamer when it is given a decoding function, after putting the prompt into it; and
-    it hands on pictures only as encoded by the target, where the draft has to encode them with its
-    own weights. Both are read where they still are: in the frame of that call.
+    `generate` (transformers 5.17 to 5.23) does not pass on two of them: the streamer, after putting
+    the prompt into it, and images before the target has encoded them, which the draft encodes with
+    its own weights. So both are read from the frame of that call.
     """
     code = inspect.unwrap(GenerationMixin.generate).__code__
     frame: FrameType | None = inspect.currentframe()

@@ -1,4 +1,4 @@
-"""What one request asks for: how it is decoded and how its clips are sampled. No torch."""
+"""The options of a request: decoding and video sampling. No torch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from sage_core.media.types import Sampling
 
 @dataclass(frozen=True)
 class Options:
-    """How one request is decoded and how its clips are sampled.
+    """Decoding and video sampling of one request.
 
-    ``frames``, ``fps``, ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with
-    neither ``frames`` nor ``fps`` the model family's own count is used. ``sample``,
-    ``temperature``, ``top_p``, ``top_k``, ``min_p`` and ``candidates`` are those of `Choosing`;
-    ``seed`` is of everything that is drawn. ``generation`` holds further fields of transformers'
-    `GenerationConfig`; ``json_schema``, text or parsed, makes the answer JSON that follows it (with
-    the extra ``grammar``). ``draft_pruning`` is the share of the visual tokens that the draft
-    does without, and ``draft_pruning_method`` how they are chosen, as `Pruning` explains.
-    ``draft_lookup`` lets branches that are looked up in the text join the draft's trees.
-    ``draft_vocab`` is what the draft scores: so many tokens of the model's own list, the file of a
-    list, a list or its ids; None: the whole vocabulary. ``lossy`` names a rule of `lossy` that
-    gives up the model's own text; None keeps to it. With ``viskip`` nothing is drafted while that
-    share of the attention is on visual tokens. ``policy`` None is ``sage`` with a draft and
-    ``autoregressive`` without. ``phase_times`` times the phases of each step on CUDA, too.
+    ``policy`` None is ``sage`` with a draft and ``autoregressive`` without. ``frames``, ``fps``,
+    ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with neither ``frames`` nor
+    ``fps`` the model family's default is used. ``sample``, ``temperature``, ``top_p``, ``top_k``,
+    ``min_p`` and ``candidates`` are those of `SamplingParams`; ``seed`` is used for all random
+    numbers. ``draft_pruning`` and ``draft_pruning_method`` are ``ratio`` and ``method`` of
+    `Pruning`. ``draft_lookup`` adds branches of an n-gram lookup to the draft's trees.
+    ``draft_vocab`` limits the tokens that the draft computes logits of: a number of tokens of the
+    model's own list, the file of a list, a list or its ids. ``lossy`` names a rule of
+    `generation.lossy`. With ``viskip`` nothing is drafted while at least that share of the
+    attention is on visual tokens. ``json_schema``, text or parsed, constrains the answer to JSON
+    (with the extra ``grammar``). ``generation`` holds further fields of transformers'
+    `GenerationConfig`. ``phase_times`` times the phases of each step also on CUDA.
 
     Raises:
-        OptionError: a value that makes no sense, or an unknown generation field.
+        OptionError: an invalid value, or an unknown generation field.
     """
 
     policy: Any = None
@@ -64,7 +63,7 @@ class Options:
         for name, least in (("max_new_tokens", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name} must be a whole number of at least {least}: {value!r}")
+                raise OptionError(f"{name} must be an integer of at least {least}: {value!r}")
         self.sampling()
         self.pruning()
         self.sampling_params()
@@ -83,7 +82,7 @@ class Options:
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """The values of options that change drafting or acceptance, by their extension's name."""
+        """Values of options that change drafting or acceptance, by their extension's name."""
         return {
             name: getattr(self, kind.option or name)
             for name, kind in available().items()
@@ -92,7 +91,7 @@ class Options:
 
     @property
     def single_text(self) -> bool:
-        """Whether an extension needs the passes of one text alone."""
+        """Whether an extension works with one text only."""
         return any(extension.single_text for extension in parse(self.extensions))
 
     def sampling_params(self) -> SamplingParams:
@@ -101,11 +100,11 @@ class Options:
         return SamplingParams(**{name: getattr(self, name) for name in names})
 
     def pruning(self) -> Pruning:
-        """What the draft sees of the visual tokens."""
+        """Pruning of the draft's visual tokens."""
         return Pruning(self.draft_pruning, self.draft_pruning_method, seed=self.seed)
 
     def sampling(self, defaults: Sampling | None = None) -> Sampling:
-        """How clips are sampled, with a family's ``defaults`` for what is not set."""
+        """Video sampling, with a family's ``defaults`` for fields that are not set."""
         defaults = defaults or Sampling()
         chosen = self.frames is not None or self.fps is not None
         return replace(

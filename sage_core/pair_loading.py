@@ -1,4 +1,4 @@
-"""Loading a target with its draft: checked and measured before any weights are read."""
+"""Loads a target with its draft; both are checked and measured before any weights are read."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class LoadedPair:
 
     target: Any
     draft: Any | None
-    """A model, or a `heads.module.Head`; None without either: ``lookup`` may then draft."""
+    """A model or a `drafts.head.module.Head`; None without."""
     family: Family
     target_id: str
     draft_id: str | None
     device: str
-    """The target's: a name, or several with commas between."""
+    """The target's; several are separated by commas."""
     dtype: str
     """The dtype of the target's weights: ``float32``, ``bfloat16``, ``float16``."""
     note: str
     lookup: Ngram | None = None
-    """How drafts are looked up in place of a draft model."""
+    """N-gram lookup in place of a draft model."""
     folder: Path | None = None
     """The target's checkpoint."""
     small: Path | None = None
-    """Where the draft is a head: a small model, not loaded, for those who cannot use a head."""
+    """If the draft is a head: a small draft model, not loaded, for methods that need one."""
 
 
 def load_pair(
@@ -59,30 +59,10 @@ def load_pair(
     draft_device: str = "auto",
     trust_remote_code: bool = False,
 ) -> LoadedPair:
-    """Find, check and load a pair. Arguments as `sage_core.load`'s.
-
-    Configurations and tokenizers are fetched and compared first, then the pair is measured and
-    placed; only then are weights downloaded and read.
-
-    Raises:
-        ModelError: not found, no checkpoint, damaged, of an unknown kind, or no pair.
-        OptionError: an unknown or absent device, or an unknown dtype or quantization.
-        MemoryExhaustedError: it does not fit; says what would.
-    """
-    if is_lookup(draft):
-        lookup = as_ngram(str(draft))
-        without = load_pair(
-            target,
-            None,
-            device,
-            dtype,
-            progress,
-            quantization=quantization,
-            revision=revision,
-            draft_device=draft_device,
-            trust_remote_code=trust_remote_code,
-        )
-        return replace(without, lookup=lookup, draft_id=str(lookup))
+    """Find, check and load a pair. Arguments and errors as for `sage_core.load`."""
+    lookup = as_ngram(str(draft)) if is_lookup(draft) else None
+    if lookup is not None:
+        draft = draft_revision = None
     say = stage(progress, 0.0, 1.0)
     say("finding the models", 0.0)
     method = find_method(quantization)
@@ -120,7 +100,7 @@ def load_pair(
         draft_model = head.load(target_model)
     elif theirs is not None:
         say(f"loading the draft {names.draft_id}", 0.9)
-        # Both read the same pixels, so both compute in the target's number format.
+        # Both read the same pixels: the draft takes the target's dtype.
         alone = replace(placement, target=placement.draft, dtype=loaded, budgets=None)
         draft_model = _read(theirs, alone, trust_remote_code, stage(progress, 0.9, 1.0))
         if method is None:
@@ -131,10 +111,11 @@ def load_pair(
         draft_model,
         family,
         names.target_id,
-        names.draft_id,
+        names.draft_id if lookup is None else str(lookup),
         placement.target,
         loaded,
         placement.note + names.note,
+        lookup=lookup,
         folder=ours.checkpoint.folder,
         small=names.small,
     )
@@ -143,10 +124,10 @@ def load_pair(
 def _inspect_draft(
     names: PairNames, target: CheckpointInfo, revision: str | None, code: bool
 ) -> tuple[PairNames, CheckpointInfo | None]:
-    """The draft, if there is one and it fits; the names say so if one that is known does not.
+    """The draft if there is one; a known one that does not fit is dropped with a note.
 
     Raises:
-        ModelError: a draft that was asked for does not fit or is not there.
+        ModelError: a requested draft is missing or does not fit.
     """
     if names.draft is None:
         if names.unknown:

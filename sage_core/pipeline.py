@@ -1,4 +1,4 @@
-"""Files and a prompt in, text out: media, family and decoder behind three methods."""
+"""`Pipeline`: files and a prompt in, text out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 from sage_core.conversation import Conversation
 from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.costs.store import CostStore
-from sage_core.engine.probe import check_tree_pass
 from sage_core.errors import OptionError
 from sage_core.media import Clip
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
@@ -26,21 +25,23 @@ from sage_core.runtime.passes import Passes
 from sage_core.stream import Decoders, Result, Stream, is_one_file, open_files
 
 PAYS: Mapping[str, int] = MappingProxyType({"cpu": 8})
-"""Texts at once by device; one where nothing has been measured (`benchmarks/batches.py`)."""
+"""Texts at once by device, as measured by `benchmarks/batches.py`; 1 on other devices."""
 
 
 class Pipeline:
-    """A loaded pair with its family. Made by `sage_core.load`.
+    """A loaded pair with its family, made by `sage_core.load`.
 
     Args:
         pair: the models.
-        costs: what passes cost here; its file, if it has one, is written when the pipeline is
-            gone. None: a store in memory.
+        costs: of passes; its file is written when the pipeline is deleted. None: a store in
+            memory.
     """
 
     def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
         if pair.family.needs_tree_probe:
-            with memory_errors("while trying the model", MEMORY_ADVICE):
+            from sage_core.engine.probe import check_tree_pass
+
+            with memory_errors("while probing the model", MEMORY_ADVICE):
                 check_tree_pass(pair.target, pair.family)
         self._pair = pair
         self.target_id = pair.target_id
@@ -54,9 +55,9 @@ class Pipeline:
     def caption(
         self, files: Any, prompt: str | None = None, *, batch: int | str = 1, **options: Any
     ) -> Any:
-        """Describe files: one gives a `Result`, a sequence gives a list, each its own.
+        """Describe each file: a `Result` for one file, a list of them for a sequence.
 
-        ``prompt`` replaces the default one for pictures or clips. Options are `Options`' fields.
+        ``prompt`` replaces the default one for images or videos. Options are fields of `Options`.
         ``batch`` files are decoded at once, see `captions`.
 
         Raises:
@@ -76,14 +77,14 @@ class Pipeline:
         batch: int | str = 1,
         **options: Any,
     ) -> Generator[Outcome[Result]]:
-        """Describe files, each its own; gives a numbered `Outcome` as each is done.
+        """Describe each file; yields a numbered `Outcome` as each is done.
 
-        ``batch`` files are decoded at once, each with the text that it has alone; ``auto`` is as
-        many as were measured to pay, see `pays`. A file is opened when its turn comes. What one
-        raises is its outcome's ``error``, and the others go on. Closing this ends them all.
+        ``batch`` files are decoded at once, each with the text that it has alone; ``auto`` is
+        `pays`. A file is opened when it is started. An error of one is its outcome's ``error`` and
+        does not affect the others. Closing this ends them all.
 
         Raises:
-            OptionError: ``batch`` is no number of texts.
+            OptionError: ``batch`` is not an integer of at least 1.
         """
         alone = Options.of(options).single_text
         width = (1 if alone else self.pays) if batch == "auto" else batch
@@ -100,25 +101,25 @@ class Pipeline:
             stream = self._stream(file, prompt, options, scheduler)
             return (yield from stream.passes())
 
-        # Around all of them, since texts begin and end in any order.
+        # Around all of them, because texts start and end in any order.
         with quiet(), closing(scheduler.run(partial(one, file) for file in files)) as outcomes:
             yield from outcomes
 
     @property
     def pays(self) -> int:
-        """How many texts at once were measured to be fastest on this kind of device."""
+        """The number of texts at once that was measured to be fastest on this kind of device."""
         return PAYS.get(self.device, 1)
 
     def ask(self, files: Any, question: str, **options: Any) -> Result:
-        """Answer a question about all ``files`` seen together. Raises what `caption` does."""
+        """Answer a question about all ``files`` together. Raises as `caption`."""
         return self.stream(files, question, **options).result()
 
     def stream(self, files: Any, prompt: str | None = None, **options: Any) -> Stream:
-        """Start decoding about all ``files`` seen together; iterate the result for steps.
+        """Start decoding for all ``files`` together; iterate the result for steps.
 
         A file is a path, bytes, an open binary file, a Pillow image, or an opened `Picture` or
-        `Clip`. Without a prompt the default one of pictures or clips is used. Files are opened
-        here; the models run as the stream is iterated.
+        `Clip`. Without a prompt the default one for images or videos is used. Files are opened
+        here; the models run when the stream is iterated.
 
         Raises:
             InputError, OptionError, UnsupportedError.
@@ -141,8 +142,8 @@ class Pipeline:
         if prompt is None:
             if not media:
                 raise OptionError("nothing to describe: give a file, or a prompt")
-            clip = any(isinstance(item, Clip) for item in media)
-            prompt = VIDEO_PROMPT if clip else IMAGE_PROMPT
+            video = any(isinstance(item, Clip) for item in media)
+            prompt = VIDEO_PROMPT if video else IMAGE_PROMPT
         with memory_errors("while preparing the files", "give fewer or smaller ones"):
             inputs = self._pair.family.prepare(media, prompt)
         return Stream(
@@ -156,9 +157,9 @@ class Pipeline:
         )
 
     def chat(self, files: Any = (), **options: Any) -> Conversation:
-        """Start a conversation about all ``files``; its turns read only what is new.
+        """Start a conversation about all ``files``; each turn reads new tokens only.
 
-        Options are `Options`' fields and hold for all turns.
+        Options are fields of `Options`, for all turns.
 
         Raises:
             InputError, OptionError.
@@ -184,30 +185,28 @@ def load(
     """Load a target and its draft.
 
     Configurations and tokenizers are fetched and compared first and the pair is measured; weights
-    are downloaded and read only when both fit each other and the machine.
+    are downloaded and read only if both fit each other and the machine.
 
     Args:
         target: a hub id (``owner/name`` or ``owner/name@revision``), the folder of a checkpoint
-            or of a pair; None is the bundled pair.
-        draft: the same; ``auto`` is the one known for the target, the best that is cached if one
-            is; ``ngram`` looks drafts up in the text; None goes without, which allows only
-            autoregressive decoding.
+            or of a pair; None: the bundled pair.
+        draft: the same; ``auto``: the draft known for the target, preferably a cached one;
+            ``ngram``: n-gram lookup in the text; None: autoregressive decoding only.
         device: ``auto`` (one GPU if the pair fits, else several, else the CPU), ``cpu``,
             ``cuda``, ``cuda:N``, ``mps``.
-        dtype: ``auto`` (the checkpoint's own on a GPU; float32 on the CPU, or the checkpoint's
-            own where that does not fit) or its name. The draft takes the target's.
-        quantization: how to shrink the target's weights while loading: ``8bit`` or ``4bit``
-            (bitsandbytes), ``int8`` or ``int4`` (torchao); None or ``none`` leaves them.
+        dtype: ``auto`` (the checkpoint's on a GPU; float32 on the CPU, or the checkpoint's if that
+            does not fit) or its name. The draft takes the target's.
+        quantization: of the target's weights: ``8bit`` or ``4bit`` (bitsandbytes), ``int8`` or
+            ``int4`` (torchao); None or ``none``: not quantized.
         revision: branch, tag or commit of the target on the hub.
         draft_revision: the same of the draft.
-        draft_device: ``auto`` (beside the target if there is room), or as ``device``.
-        trust_remote_code: let modules run that come with the checkpoints.
-        costs: a file in which what passes cost is kept from run to run, and written when the
-            pipeline is gone; None keeps it in memory.
-        progress: called with a message and the fraction done, from 0 to 1, as loading goes on.
+        draft_device: ``auto`` (the target's if there is room), or as ``device``.
+        trust_remote_code: allow code that comes with the checkpoints.
+        costs: a file for pass costs, written when the pipeline is deleted; None: in memory only.
+        progress: called with a message and the fraction done, from 0 to 1.
 
     Raises:
-        ModelError: not found, damaged, of an unknown kind, or no pair.
+        ModelError: not found, not a checkpoint, damaged, of an unknown kind, or not a pair.
         OptionError: an unknown or absent device, or an unknown dtype or quantization.
         MemoryExhaustedError: it does not fit; says what it needs and what would fit.
     """

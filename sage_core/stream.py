@@ -1,4 +1,4 @@
-"""One text as it is decoded: what a request asks for, its steps, and its result."""
+"""The stream of one text's steps, and its result."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from sage_core.trees.steps import Step
 
 @dataclass(frozen=True)
 class Result:
-    """A finished text with everything about how it came about."""
+    """A finished text with its statistics."""
 
     text: str
     tokens: tuple[int, ...]
-    """Ids of the new tokens, the end token included as `generate` returns it."""
+    """Ids of the new tokens, the end token included as in `generate`."""
     stats: Stats
     steps: tuple[Step, ...]
     files: tuple[str, ...]
@@ -43,16 +43,15 @@ class Result:
     finish_reason: str
     """``eos``, ``length``, or ``stop``: another criterion, or closed before the end."""
     policy: str = ""
-    """The policy that was used, as `sage_core.trees.policies.parse` reads it."""
+    """The policy, as `sage_core.trees.policies.parse` reads it."""
     sampling: Mapping[str, Any] | None = None
-    """What tokens were drawn by: fields of the generation config, and ``candidates``. None if
-    the text is greedy."""
+    """Sampling fields of the generation config, and ``candidates``; None if the text is greedy."""
     lossy: str | None = None
-    """The lossy rule that drafts were accepted by; None if the text is the model's own."""
+    """The lossy rule of acceptance; None if the text is the model's own."""
 
 
 def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
-    """Open one file or several, of the kinds that `Pipeline.stream` takes.
+    """Open one file or several, as for `Pipeline.stream`.
 
     Raises:
         InputError: one cannot be read.
@@ -70,12 +69,11 @@ def is_one_file(files: Any) -> bool:
 class Decoders:
     """Makes the decoders of a pair's requests.
 
-    What serves several of them is kept here: packed weights and traces, what passes cost, and the
-    latest reduced vocabulary.
+    Keeps what they share: packed weights and traces, pass costs, and the latest reduced vocabulary.
 
     Args:
         pair: the loaded models.
-        costs: what passes cost; None: a store in memory.
+        costs: of passes; None: a store in memory.
     """
 
     def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
@@ -108,7 +106,7 @@ class Decoders:
         )
 
     def reduced(self, asked: Asked) -> ReducedHead | None:
-        """The draft's output head for the tokens that are asked for; None for all."""
+        """The draft's output head for a draft vocabulary; None for the whole one."""
         if self._reduced[0] != asked:
             pair = self._pair
             vocab = resolve(asked, pair.target_id, pair.folder, pair.family.tokenizer)
@@ -118,7 +116,7 @@ class Decoders:
 
 
 class Stream(Iterator[Step]):
-    """One text as it is decoded: iterate it for the steps as they happen."""
+    """The decoding of one text: iterate it for the steps as they happen."""
 
     def __init__(
         self,
@@ -154,7 +152,7 @@ class Stream(Iterator[Step]):
 
     @property
     def text(self) -> str:
-        """The text so far, without special tokens; an incomplete character is held back."""
+        """The text so far, without special tokens and without an incomplete last character."""
         return self._detokenizer.text
 
     @property
@@ -164,18 +162,18 @@ class Stream(Iterator[Step]):
 
     @property
     def finish_reason(self) -> str:
-        """As `Result.finish_reason`; ``stop`` while the text goes on."""
+        """As `Result.finish_reason`; ``stop`` before the end."""
         return self._session.finish_reason or "stop"
 
     def token_text(self, token_id: int) -> str:
-        """One token as text, for drawing trees; special tokens by their names."""
+        """One token as text, special tokens by their names, for drawing trees."""
         return self._detokenizer.token_text(token_id)
 
     def __next__(self) -> Step:
         if self._closed:
             raise StopIteration
         try:
-            # The prefill is where the libraries print advice.
+            # Libraries print advice in the prefill.
             with _memory_errors(), nullcontext() if self._steps else quiet():
                 step = next(self._session)
         except StopIteration:
@@ -185,7 +183,7 @@ class Stream(Iterator[Step]):
         return step
 
     def passes(self) -> Passes[Result]:
-        """Decode to the end, with passes that whoever iterates this makes."""
+        """Decode to the end; the passes are yielded."""
         with _memory_errors():
             while (step := (yield from self._session.next_step())) is not None:
                 self._take(step)
@@ -198,7 +196,7 @@ class Stream(Iterator[Step]):
             self._detokenizer.finish()
 
     def result(self) -> Result:
-        """Decode what is left, unless closed, and give the whole."""
+        """Decode to the end, unless closed, and return the whole text."""
         for _ in self:
             pass
         return Result(
@@ -215,7 +213,7 @@ class Stream(Iterator[Step]):
         )
 
     def close(self) -> None:
-        """Stop here: no more steps come, and `result` gives what there is."""
+        """Stop decoding; `result` returns the text so far."""
         self._closed = True
         self._detokenizer.finish()
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from training.auxiliary import token_labels
 from training.drills import drill
 from training.tokens import drill_ids, prefix_ids, talk_ids

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from training.auxiliary import AuxiliaryHead
 from training.batches import BatchConfig, batches
 from training.common import Log, Tensors, factor, hidden_states, mean_values, to_device

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import environment, harness, plots
-from benchmarks.evidence import ablation, calibrated, entropy, lengths, speed
+from benchmarks.evidence import calibrated, entropy, lengths, speed
 from benchmarks.evidence.bench import CLOCKS, Bench, Part
 
 PARTS: dict[str, Part] = {
@@ -27,8 +27,7 @@ PARTS: dict[str, Part] = {
     "lengths": lengths.PART,
     "shares": speed.SHARES,
     "entropy": entropy.PART,
-    "ablation": ablation.PART,
-    "ablation-timed": speed.TIMED,
+    "ablation-timed": speed.ABLATION,
     "calibration": calibrated.PART,
 }
 FOLDER = "benchmarks/results/evidence"

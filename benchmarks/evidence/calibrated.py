@@ -96,10 +96,10 @@ def ranks(found: Sequence[Recording]) -> list[dict[str, Any]]:
     hits = np.array([[(one.ranks == r).sum() for r in range(K)] for one in found])
     counts = np.array([[len(one.ranks)] * K for one in found])
     rate, low, high = ratio_of_sums(hits, counts)
-    said = np.concatenate([one.probs for one in found]).mean(axis=0)
+    predicted = np.concatenate([one.probs for one in found]).mean(axis=0)
     return [
         {"rank": r, "rate": float(rate[r]), "interval": (float(low[r]), float(high[r]))}
-        | {"probability": float(said[r])}
+        | {"probability": float(predicted[r])}
         for r in range(K)
     ]
 
@@ -198,24 +198,24 @@ def page(data: dict[str, Any]) -> list[str]:
         "cumulative": ("By the probability of a node's path, nodes of `sage-paper`", "nodes"),
     }
     for name, (title, counted) in titles.items():
-        said = "mean α" if name == "alpha" else "draft says"
+        predicted = "mean α" if name == "alpha" else "draft's probability"
         rows = [_bin_row(Bin(**b)) for b in data["bins"][name]]
         error = "" if name == "alpha" else f" (calibration error {number(data['errors'][name], 3)})"
         lines += ["", f"{title}{error}:", ""]
-        lines += table(["from – to", counted, said, "accepted", "95%"], rows)
+        lines += table(["from – to", counted, predicted, "accepted", "95%"], rows)
     rows = [
         [r["rank"] + 1, percent(r["probability"]), percent(r["rate"]), _percents(r["interval"])]
         for r in data["ranks"]
     ]
     lines += ["", "By rank among the draft's choices:", ""]
-    lines += table(["rank", "draft says", "accepted", "95%"], rows)
+    lines += table(["rank", "draft's probability", "accepted", "95%"], rows)
     return lines + _bounds_page(data["bounds"])
 
 
 def _bin_row(b: Bin) -> list[Any]:
     high = min(b.high, 1.0)
-    said = number(b.mean, 3)
-    return [f"{b.low:g} – {high:g}", b.count, said, percent(b.rate), _percents(b.interval)]
+    predicted = number(b.mean, 3)
+    return [f"{b.low:g} – {high:g}", b.count, predicted, percent(b.rate), _percents(b.interval)]
 
 
 def _percents(interval: Sequence[float]) -> str:
@@ -273,8 +273,10 @@ def draw(data: dict[str, Any]) -> Any:
         "k^(α−1), holds": corrected(alpha, K).tolist(),
     }
     titles = {"first": "first choice", "candidates": "candidates", "cumulative": "paths of nodes"}
-    said = {title: data["bins"][name] for name, title in titles.items()}
-    return plots.reliability(said, data["bins"]["alpha"], data["points"], alpha.tolist(), curves)
+    predicted = {title: data["bins"][name] for name, title in titles.items()}
+    return plots.reliability(
+        predicted, data["bins"]["alpha"], data["points"], alpha.tolist(), curves
+    )
 
 
 PART = Part("Calibration of the draft's confidence, and the bounds on it", run, page, draw)

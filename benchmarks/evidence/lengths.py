@@ -18,7 +18,7 @@ from sage_core.trees.steps import Step
 ITEMS = 2
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 METHODS = (REFERENCE, "static", "sage-paper", "sage")
-_GRAM = 8  # tokens in a row that count as said before
+_GRAM = 8  # tokens in a row that count as a repetition
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def reached(steps: Sequence[Step], times: Sequence[float], lengths: Sequence[int
     return found
 
 
-def said_before(tokens: Sequence[int], start: int, end: int, size: int = _GRAM) -> float:
-    """The share of runs of ``size`` tokens beginning in [start, end) that the text had before."""
+def repeated(tokens: Sequence[int], start: int, end: int, size: int = _GRAM) -> float:
+    """The share of runs of ``size`` tokens beginning in [start, end) that occurred before."""
     seen: set[tuple[int, ...]] = set()
     again = total = 0
     for place in range(min(end, len(tokens) - size + 1)):
@@ -82,7 +82,7 @@ def run(bench: Bench) -> dict[str, Any]:
             found["exact"] &= written == tokens
             found["methods"][name] = [asdict(r) for r in reached(steps, times, LENGTHS)]
         places = pairwise((0, *LENGTHS))
-        found["said_before"] = [said_before(tokens, low, high) for low, high in places]
+        found["said_before"] = [repeated(tokens, low, high) for low, high in places]
         texts.append(found)
     return {"lengths": LENGTHS, "clock": bench.clock, "texts": texts}
 
@@ -115,14 +115,14 @@ def page(data: dict[str, Any]) -> list[str]:
     exact = sum(text["exact"] for text in data["texts"])
     lines = [
         "The bundled pair ends a description after about a hundred tokens. Here the end of the "
-        f"text was forbidden (`min_new_tokens={data['lengths'][-1]}`), so what comes behind is "
-        "no description any more: the column on the right says how much of it was said before, "
-        f"in runs of {_GRAM} tokens. {len(data['texts'])} texts, one repeat, methods in rotated "
+        f"text was forbidden (`min_new_tokens={data['lengths'][-1]}`), and what follows is no "
+        "description: the last column is the share of it that repeats earlier text, in runs of "
+        f"{_GRAM} tokens. {len(data['texts'])} texts, one repeat, methods in rotated "
         f"order; all methods gave the same ids in {exact} of {len(data['texts'])}. Speed-up: the "
         f"ratio of the median texts, {TIME[data['clock']]}. Forbidding the end of the text takes "
         "a logits processor, which costs every method a little.",
     ]
-    said = np.mean([text["said_before"] for text in data["texts"]], axis=0)
+    repeats = np.mean([text["said_before"] for text in data["texts"]], axis=0)
     for title, within in (("From the start of the text", False), ("Since the row above", True)):
         by_name = {name: figures(data, name, within=within) for name in METHODS}
         base = by_name[REFERENCE]
@@ -130,7 +130,7 @@ def page(data: dict[str, Any]) -> list[str]:
         head = ["tokens"]
         for name in drafting:
             head += [f"{name}: τ", "tokens/s", "speed-up"]
-        head += [f"{REFERENCE}: tokens/s", *(["said before"] if within else [])]
+        head += [f"{REFERENCE}: tokens/s", *(["repeated"] if within else [])]
         rows = []
         for place, length in enumerate(data["lengths"]):
             row = [str(length)]
@@ -138,7 +138,7 @@ def page(data: dict[str, Any]) -> list[str]:
                 one = by_name[name][place]
                 row += [number(one["accepted"]), number(one["rate"], 1)]
                 row += [number(one["rate"] / base[place]["rate"])]
-            row += [number(base[place]["rate"], 1), *([percent(said[place])] if within else [])]
+            row += [number(base[place]["rate"], 1), *([percent(repeats[place])] if within else [])]
             rows.append(row)
         lines += ["", f"{title}:", "", *table(head, rows)]
     return lines

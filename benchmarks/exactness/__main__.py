@@ -1,11 +1,11 @@
 """Is the output the target's own? Everything that drafts, against `generate`, id by id.
 
-python -m benchmarks.exactness                        a subset, a few minutes
-python -m benchmarks.exactness --full --only tiny --output benchmarks/results/exactness-tiny
-python -m benchmarks.exactness --full --only pair --output benchmarks/results/exactness-pair
-python -m benchmarks.exactness --pair DIR             another pair than the bundled one
+    python -m benchmarks.exactness                        a subset, a few minutes
+    python -m benchmarks.exactness --full --only tiny --output benchmarks/results/exactness-tiny
+    python -m benchmarks.exactness --full --only pair --output benchmarks/results/exactness-pair
+    python -m benchmarks.exactness --pair DIR             another pair than the bundled one
 
-With --output, results are written after each family of a part; --resume goes on from there.
+With --output, results are written after each family of a part; --resume continues from there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment
+from benchmarks import environment, harness
 from benchmarks.exactness import matrix
 from benchmarks.exactness.pair import AT_ONCE, pair_cases, pair_models
 from benchmarks.exactness.prompts import made, tiny_models
@@ -31,9 +31,9 @@ from sage_core.runtime.cpu.executor import CpuBackend
 from tests.tiny import FAMILIES
 
 Unit = tuple[str, str, Callable[[], Iterator[Case]]]
-"""What is done in one go: its part, its name within it, and its cases."""
-ASKED = ("full", "pair", "seed", "plain", "device", "dtype")
-"""Arguments that a run must share with the one it goes on from; it may do other parts."""
+"""What is done between two writes: its part, its name within it, and its cases."""
+ASKED = ("full", "pair", "draft", "seed", "plain", "device", "dtype")
+"""Arguments that a run must share with the one it continues; it may do other parts."""
 
 
 def tiny_units(arguments: argparse.Namespace) -> Iterator[Unit]:
@@ -47,8 +47,8 @@ def tiny_units(arguments: argparse.Namespace) -> Iterator[Unit]:
             def cases(
                 family: str = family, part: str = part, models: Any = models
             ) -> Iterator[Case]:
-                sharp = dtype == torch.float32
-                wanted = matrix.groups(part, family, full=arguments.full, sharp=sharp)
+                exact = dtype == torch.float32
+                wanted = matrix.groups(part, family, full=arguments.full, cut_offs=exact)
                 for number, (spec, ways) in enumerate(wanted):
                     prompts = made(models, family, spec, seed=number)
                     name = f"{family} {spec}"
@@ -59,9 +59,7 @@ def tiny_units(arguments: argparse.Namespace) -> Iterator[Unit]:
 
 def pair_units(arguments: argparse.Namespace) -> Iterator[Unit]:
     """The items of the trained pair, some at a time."""
-    models, family = pair_models(
-        arguments.pair, arguments.device, arguments.dtype, plain=arguments.plain
-    )
+    models, family = pair_models(arguments)
     for start in range(0, arguments.items, AT_ONCE):
         end = min(start + AT_ONCE, arguments.items)
 
@@ -79,10 +77,10 @@ def units(arguments: argparse.Namespace) -> Iterator[Unit]:
 
 
 class Results:
-    """What has been found so far, kept in a file after each unit.
+    """The results so far, written to a file after each unit.
 
     Raises:
-        SystemExit: a file to go on from that another run wrote.
+        SystemExit: the file to continue is of a run with other arguments.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -97,7 +95,7 @@ class Results:
         if arguments.resume and file.is_file():
             data = json.loads(file.read_text(encoding="utf-8"))
             if any(data["asked"].get(name) != value for name, value in self._asked.items()):
-                sys.exit(f"{file} is of a run with other arguments: leave --resume out")
+                sys.exit(f"{file} is of a run with other arguments: omit --resume")
             self.done, self._before = data["done"], data["seconds"]
             self.records = {p: Record.from_dict(r) for p, r in data["results"].items()}
 
@@ -105,48 +103,41 @@ class Results:
         self.records.setdefault(part, Record()).merge(record)
         self.done.append(f"{part} {name}")
         total = record.total
-        said = f"{part} {name}: {total['exact']} of {total['cases']} equal"
-        print(f"\r{time.strftime('%H:%M:%S')} {said}", file=sys.stderr, flush=True)
+        equal = f"{total['exact']} of {total['cases']} equal"
+        print(f"\r{time.strftime('%H:%M:%S')} {part} {name}: {equal}", file=sys.stderr, flush=True)
         if self._output:
-            environment.save(self._output, self.data(), self.report())
+            environment.save(self._output, *self.report())
 
     def data(self) -> dict[str, Any]:
+        a = self._arguments
+        packed = not a.plain and a.device == "cpu" and a.dtype == "float32"
         return {
             "environment": environment.describe("benchmarks.exactness"),
             "asked": self._asked,
-            "device": self._arguments.device,
-            "dtype": self._arguments.dtype,
-            "passes": self._passes(),
+            "passes": "traced, with packed weights" if packed else "plain",
             "seconds": self._before + time.perf_counter() - self._started,
             "results": {part: record.as_dict() for part, record in self.records.items()},
             "done": self.done,
         }
 
-    def report(self) -> str:
-        return markdown(self.data(), self.records)
-
-    def _passes(self) -> str:
-        a = self._arguments
-        packed = not a.plain and a.device == "cpu" and a.dtype == "float32"
-        return "packed, taped" if packed else "plain"
+    def report(self) -> tuple[dict[str, Any], str]:
+        """As data and as Markdown."""
+        data = self.data()
+        return data, markdown(data, self.records)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.options(__doc__, seed=0)
+    parser.set_defaults(dtype="float32")
     parser.add_argument("--full", action="store_true", help="the whole matrix")
     parser.add_argument("--only", choices=["tiny", "pair"], help="one half of it")
     parser.add_argument("--part", nargs="+", choices=matrix.PARTS, default=[*matrix.PARTS])
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=[*FAMILIES])
-    parser.add_argument(
-        "--pair", help="a folder with target/ and draft/; default: the bundled pair"
-    )
     parser.add_argument("--items", type=int, help="held-out items on the pair (12, or 216 if full)")
-    parser.add_argument("--seed", type=int, default=0, help="of the held-out items")
-    parser.add_argument("--plain", action="store_true", help="plain passes, not packed ones")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
-    parser.add_argument("--resume", action="store_true", help="go on from FILE.json")
+    parser.add_argument(
+        "--plain", action="store_true", help="without traced passes, packed weights"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue FILE.json")
     arguments = parser.parse_args(argv)
     if arguments.items is None:
         arguments.items = 216 if arguments.full else 12
@@ -154,7 +145,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, report, and return 1 if anything differs that is no near tie."""
+    """Run, report, and return 1 if a text differs that is no near tie."""
     arguments = parse_arguments(argv)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -162,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     for part, name, cases in units(arguments):
         if f"{part} {name}" not in results.done:
             results.add(part, name, compared(cases()))
-    print(results.report())
+    print(results.report()[1])
     return 1 if any(record.total["wrong"] for record in results.records.values()) else 0
 
 

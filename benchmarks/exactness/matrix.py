@@ -30,14 +30,14 @@ POLICIES = (
     "sage",
 )
 DRAFTING = ("chain", "static", "eagle2", "optimal-static", "spec-llava", "sage-paper", "sage")
-"""Every policy that drafts, as it comes."""
+"""Every policy that drafts, with its defaults."""
 UNUSUAL = ("eagle2:nodes=90", "sage-paper:nmax=96,theta=0.001", "static:nodes=3", "chain:length=12")
 FEW = ("static", "eagle2", "sage")
 NGRAM = "ngram:shortest=1,least=0.001"
 EAGER_NGRAM = f"{NGRAM},price=0"
-"""Joins whatever it finds to a tree, whether it has paid or not."""
+"""Adds whatever it finds to a tree, whether it has paid or not."""
 DEAR = Costs.linear(1.0, 0.05, 0.4)
-"""What passes may cost where drafting hardly pays, so that `sage` often does not."""
+"""Costs at which drafting hardly pays, so that `sage` often does not draft."""
 
 PLAIN = tuple(Way(policy) for policy in POLICIES)
 HEADS = tuple(Way(policy, kind, kind) for kind in KINDS for policy in DRAFTING)
@@ -48,7 +48,7 @@ PRUNED = tuple(
     if policy != "autoregressive"
 )
 OPTIONS = (
-    *(Way("sage", draft, "drafts looked up") for draft in ("ngram", NGRAM)),
+    *(Way("sage", draft, "n-gram drafts") for draft in ("ngram", NGRAM)),
     *(Way(p, what="lookup beside a model", lookup=EAGER_NGRAM) for p in ("chain", *FEW)),
     *(Way(p, "head", "lookup beside a head", lookup=EAGER_NGRAM) for p in ("static", "sage")),
     *(
@@ -66,11 +66,11 @@ OPTIONS = (
     *(Way(p, "tower", "the target's own tower", visual=True) for p in ("static", "sage")),
     *(Way(p, "right", "a draft that is right") for p in ("chain", *FEW)),
     *(Way(p, "wrong", "a draft that is wrong") for p in ("chain", *FEW)),
-    *(Way(p, what="static passes", captured=True) for p in ("autoregressive", "chain", *FEW)),
-    Way("static", "weighted", "static passes", captured=True),
-    Way("eagle2", what="static passes", captured=True, lookup=EAGER_NGRAM),
+    *(Way(p, what="static passes", graphs=True) for p in ("autoregressive", "chain", *FEW)),
+    Way("static", "weighted", "static passes", graphs=True),
+    Way("eagle2", what="static passes", graphs=True, lookup=EAGER_NGRAM),
     *(Way("sage", what="drafts that cost", costs=costs) for costs in (UNKNOWN, DEAR)),
-    *(Way(p, what="in one line", manner="line") for p in ("chain", "static", "eagle2")),
+    *(Way(p, what="custom_generate", manner="generate") for p in ("chain", "static", "eagle2")),
     *(
         Way(
             p,
@@ -83,31 +83,31 @@ OPTIONS = (
         for p in FEW
     ),
 )
-"""Everything that changes how a text is drafted besides policy and draft."""
-MEETING = (
+"""Everything that changes drafting besides policy and draft."""
+SHARED = (
     *(Way(policy) for policy in ("autoregressive", *DRAFTING)),
     *(Way(policy, what="pruning 0.5", pruning=Pruning(0.5)) for policy in ("static", "sage")),
     *(Way("sage", draft, draft) for draft in ("head", "weighted", "vispec")),
-    Way("sage", NGRAM, "drafts looked up"),
+    Way("sage", NGRAM, "n-gram drafts"),
     Way("sage", what="lookup beside a model", lookup=EAGER_NGRAM),
     Way("static", what="part of the vocabulary", part_of_vocabulary=True),
 )
-"""For texts that are decoded together, or go on from one another."""
-BATCHES = tuple(replace(way, what=way.what or "model", manner="batch") for way in MEETING)
+"""For texts that are decoded together, or continue one another."""
+BATCHES = tuple(replace(way, what=way.what or "model", manner="batch") for way in SHARED)
 TURNS = (
-    *(replace(way, what=way.what or "model", manner="turns") for way in MEETING),
+    *(replace(way, what=way.what or "model", manner="turns") for way in SHARED),
     Way("sage", what="viskip 0.35", viskip=0.35, manner="turns"),
 )
 
 
 def _mixtures(number: int) -> tuple[Way, ...]:
-    """Ways that have anything at all in common, drawn once and for all."""
+    """Random combinations of policy, draft and options, the same in every run."""
     draw = random.Random(7)
     drawn = []
     for _ in range(number):
-        captured = draw.random() < 0.2
-        manner = "turns" if captured else draw.choice(("turns", "turns", "batch"))
-        gazes = manner == "turns" and not captured and draw.random() < 0.4
+        graphs = draw.random() < 0.2
+        manner = "turns" if graphs else draw.choice(("turns", "turns", "batch"))
+        viskip = manner == "turns" and not graphs and draw.random() < 0.4
         drawn.append(
             Way(
                 draw.choice([*DRAFTING, *UNUSUAL]),
@@ -116,8 +116,8 @@ def _mixtures(number: int) -> tuple[Way, ...]:
                 lookup=draw.choice((None, "ngram", NGRAM, EAGER_NGRAM)),
                 pruning=draw.choice((Pruning(), Pruning(0.5, "uniform"), Pruning(0.9))),
                 part_of_vocabulary=draw.random() < 0.3,
-                viskip=draw.choice((0.1, 0.2, 0.35)) if gazes else None,
-                captured=captured,
+                viskip=draw.choice((0.1, 0.2, 0.35)) if viskip else None,
+                graphs=graphs,
                 costs=draw.choice((CHEAP, UNKNOWN, DEAR)),
                 manner=manner,
             )
@@ -138,7 +138,7 @@ Groups = Iterable[tuple[Spec, tuple[Way, ...]]]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the matrix: its title, its ways, and of how many the quick form takes one."""
+    """A part of the matrix; without ``--full`` one in ``one_in`` of its ways is taken."""
 
     title: str
     ways: tuple[Way, ...]
@@ -148,24 +148,24 @@ class Part:
 PARTS = {
     "policies": Part("Policies, settings and pruning, with a draft model", PLAIN + PRUNED, 2),
     "heads": Part("Heads of every kind, with every policy", HEADS, 8),
-    "options": Part("What else drafts, and what else changes drafts", OPTIONS, 3),
+    "options": Part("Other drafts, and options that change drafting", OPTIONS, 3),
     "batches": Part("Texts decoded together", BATCHES, 4),
-    "turns": Part("Texts that go on from one another", TURNS, 4),
-    "mixtures": Part("Anything with anything", MIXTURES, 4),
+    "turns": Part("Texts that continue one another", TURNS, 4),
+    "mixtures": Part("Random combinations", MIXTURES, 4),
 }
 
 
-def groups(part: str, family: str, *, full: bool, sharp: bool) -> Groups:
+def groups(part: str, family: str, *, full: bool, cut_offs: bool) -> Groups:
     """The prompts of a part for a family, each with the ways that it is decoded in.
 
     Without ``full``, some of the ways, others for each family, each with one prompt. Without
-    ``sharp`` arithmetic, no sampling with cut-offs: where rounding moves a token across one, no
-    margin could show that it did.
+    ``cut_offs``, no sampling with top-k, top-p or min-p: in reduced precision rounding moves tokens
+    across these limits, and no margin of scores would show it.
     """
     whole = [
         (spec, ways)
         for spec, ways in _GROUPS[part](family)
-        if sharp or spec.setting not in CUT_OFFS
+        if cut_offs or spec.setting not in CUT_OFFS
     ]
     return whole if full else _thinned(whole, PARTS[part], [*FAMILIES].index(family))
 
@@ -202,7 +202,7 @@ def _heads(family: str) -> Iterator[tuple[Spec, tuple[Way, ...]]]:
     kinds = FAMILIES[family].kinds
     for kind in kinds:
         for setting in ("plain", SAMPLED):
-            # Without pictures, kinds of heads differ in nothing.
+            # Without images all kinds of heads compute the same.
             few = kind == "text" and len(kinds) > 1
             ways = tuple(way for way in HEADS if not few or way.draft in ("head", "vispec"))
             yield Spec(kind, _length(turn), USUAL, setting), ways

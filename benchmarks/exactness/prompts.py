@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.exactness.ways import Models, Prompt
+from benchmarks.harness import on
 from sage_core.runtime.backend import Backend
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
@@ -17,7 +18,7 @@ from tests.tiny.letters import Letters
 
 SAMPLED = "0.7, top-p 0.8, top-k 20"
 ENDS = [EOS, *range(40, 60)]
-"""Many ends, so that texts end early, wherever that is in a tree."""
+"""Many end tokens, so that texts end early, anywhere in a tree."""
 PUBLISHED = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -38,11 +39,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Among them the published defaults of Qwen2.5 (penalty 1.05), Qwen3-VL and LLaVA-OneVision."""
 CUT_OFFS = tuple(name for name in SETTINGS if "top-" in name or "min-p" in name)
-ROWS = (0, 30, 5, 90, 12)
+WORDS = (0, 30, 5, 90, 12)
 """Words of the prompts of a batch."""
 LIMITS = (24, 1, 40, 9, 25)
 PART = range(FIRST_WORD + 12, VOCAB - 40)
-"""What a draft scores that does not score all."""
+"""Tokens of a draft that scores a part of the vocabulary."""
 FURTHER = (7, 1)
 """Words between the texts of a conversation."""
 TOWERS = ("vision_tower", "visual")
@@ -50,7 +51,7 @@ TOWERS = ("vision_tower", "visual")
 
 @dataclass(frozen=True)
 class Spec:
-    """A prompt of a tiny family, before it is made; ``turns`` prompts that go on from it.
+    """A prompt of a tiny family, before it is made; ``turns`` prompts that continue it.
 
     ``kind`` is one of the family's, or ``batch`` for several of all kinds at once.
     """
@@ -82,7 +83,7 @@ def tiny_models(family: str, device: str, dtype: torch.dtype, backend: Backend) 
 
 
 def with_tower_of(target: Any, draft: Any) -> Any:
-    """A copy of ``draft`` that sees with the target's own vision tower, if there is one."""
+    """A copy of ``draft`` with the target's own vision tower, if there is one."""
     made = copy.deepcopy(draft)
     for name in TOWERS:
         if hasattr(getattr(target, "model", None), name):
@@ -91,39 +92,39 @@ def with_tower_of(target: Any, draft: Any) -> Any:
 
 
 def made(models: Models, family: str, spec: Spec, seed: int) -> list[Prompt]:
-    """The prompts of ``spec``, with what the oracle says to each."""
+    """The prompts of ``spec``, with the oracle's text of each."""
     target = models.target
     if spec.kind == "batch":
-        return [_asked(target, family, row, i) for i, row in enumerate(_rows(family, spec))]
-    first = _asked(target, family, spec, seed)
+        return [_prompt(target, family, one, i) for i, one in enumerate(_batch(family, spec))]
+    first = _prompt(target, family, spec, seed)
     prompts = [first]
     for number in range(1, spec.turns):
         words = FURTHER[(number - 1) % len(FURTHER)]
-        inputs = _going_on(first.inputs, prompts[-1].expected, words, number)
+        inputs = _continued(first.inputs, prompts[-1].expected, words, number)
         options = _options(spec, inputs["input_ids"].shape[1])
         prompts.append(Prompt.of(target, inputs, options, seed + number))
     return prompts
 
 
-def _rows(family: str, spec: Spec) -> list[Spec]:
-    """Prompts of all kinds; if the batch has a setting, the next row has the next one."""
+def _batch(family: str, spec: Spec) -> list[Spec]:
+    """Prompts of all kinds; if the batch has a setting, each prompt has the next one."""
     kinds, settings = FAMILIES[family].kinds, [*SETTINGS]
     first = settings.index(spec.setting)
     return [
         Spec(
             kinds[i % len(kinds)], words, limit, settings[(first + i * (first > 0)) % len(settings)]
         )
-        for i, (words, limit) in enumerate(zip(ROWS, LIMITS, strict=True))
+        for i, (words, limit) in enumerate(zip(WORDS, LIMITS, strict=True))
     ]
 
 
-def _asked(target: Any, family: str, spec: Spec, seed: int) -> Prompt:
+def _prompt(target: Any, family: str, spec: Spec, seed: int) -> Prompt:
     inputs = on(make_inputs(target, family, spec.kind, spec.length), target)
     return Prompt.of(target, inputs, _options(spec, inputs["input_ids"].shape[1]), seed)
 
 
 def _options(spec: Spec, prompt: int) -> dict[str, Any]:
-    """Arguments of `generate`; lengths are told without the prompt's and given with it."""
+    """Arguments of `generate`; lengths in `SETTINGS` do not include the prompt."""
     options = dict(SETTINGS[spec.setting])
     for name in ("min_length", "max_length"):
         if name in options:
@@ -135,7 +136,7 @@ def _options(spec: Spec, prompt: int) -> dict[str, Any]:
     return options
 
 
-def _going_on(inputs: dict[str, Any], ids: torch.Tensor, words: int, seed: int) -> dict[str, Any]:
+def _continued(inputs: dict[str, Any], ids: torch.Tensor, words: int, seed: int) -> dict[str, Any]:
     """The inputs with ``ids`` and then further words in place of the prompt."""
     generator = torch.Generator().manual_seed(seed)
     more = torch.randint(FIRST_WORD, VOCAB, (1, words), generator=generator).to(ids.device)
@@ -146,14 +147,3 @@ def _going_on(inputs: dict[str, Any], ids: torch.Tensor, words: int, seed: int) 
         types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
         longer["mm_token_type_ids"] = types
     return longer
-
-
-def on(inputs: dict[str, Any], target: Any) -> dict[str, Any]:
-    """Inputs where the target is; pixels in its dtype."""
-
-    def moved(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        return value.to(target.device, target.dtype if value.is_floating_point() else None)
-
-    return {name: moved(value) for name, value in inputs.items()}

@@ -1,58 +1,60 @@
-"""What was found, as Markdown."""
+"""The results as Markdown."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from benchmarks import environment
+from benchmarks import harness
 from benchmarks.exactness.matrix import PARTS
 from benchmarks.exactness.pair import TITLE
 from benchmarks.exactness.tally import AXES, Record
 
 TITLES = {name: part.title for name, part in PARTS.items()} | {"pair": TITLE}
 HEADINGS = {"group": "", "what": "what", "policy": "policy"}
+COLUMNS = {
+    "texts": "cases",
+    "equal": "exact",
+    "near ties": "near_ties",
+    "wrong": "wrong",
+    "new tokens": "new_tokens",
+}
 
 
 def markdown(data: dict[str, Any], records: dict[str, Record]) -> str:
-    """A table for each part: by family or kind of input, by what is tried, by policy."""
+    """A table for each part: by family or kind of input, by what is varied, by policy."""
     whole: Counter[str] = sum((record.total for record in records.values()), Counter())
-    lines = ["# Exactness: the engine against `generate`, id by id", ""]
-    lines += environment.as_markdown(data["environment"])
-    lines += [
-        f"- {data['device']}, {data['dtype']}, {data['passes']} passes; {data['seconds']:.0f} s",
-        "",
-        f"**{whole['exact']} of {whole['cases']} texts equal, {whole['near_ties']} near ties, "
-        f"{whole['wrong']} wrong.**",
-        "",
-        "τ is the mean number of draft tokens accepted in a step.",
-        "",
+    notes = [
+        f"{data['asked']['device']}, {data['asked']['dtype']}; passes: {data['passes']}; "
+        f"{data['seconds']:.0f} s",
+        harness.TAU_ALONE,
     ]
+    summary = (
+        f"**{whole['exact']} of {whole['cases']} texts equal, {whole['near_ties']} near ties, "
+        f"{whole['wrong']} wrong.**"
+    )
+    blocks = [[summary]]
     for part, record in records.items():
         total = record.total
-        lines += [f"## {TITLES[part]}: {total['exact']} of {total['cases']} equal", ""]
-        for axis in AXES:
-            lines += _table(HEADINGS[axis], record.counts[axis])
-        lines += [f"- {told(mismatch)}" for mismatch in record.mismatches]
-        lines += [""] if record.mismatches else []
-    return "\n".join(lines).rstrip()
+        blocks.append([f"## {TITLES[part]}: {total['exact']} of {total['cases']} equal"])
+        blocks += [_table(HEADINGS[axis], record.counts[axis]) for axis in AXES]
+        if record.mismatches:
+            blocks.append([f"- {described(mismatch)}" for mismatch in record.mismatches])
+    title = "Exactness: the engine against `generate`, id by id"
+    return harness.report(title, {"environment": data["environment"]}, notes, *blocks)
 
 
 def _table(heading: str, entries: dict[str, Counter[str]]) -> list[str]:
-    lines = [
-        f"| {heading} | texts | equal | near ties | wrong | new tokens | τ |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name, counted in entries.items():
-        shown = ("cases", "exact", "near_ties", "wrong", "new_tokens")
-        counts = " | ".join(str(counted[column]) for column in shown)
-        tau = f"{counted['accepted'] / counted['steps']:.2f}" if counted["steps"] else "–"
-        name = f"`{name}`" if heading == "policy" else name
-        lines.append(f"| {name} | {counts} | {tau} |")
-    return [*lines, ""]
+    def row(name: str, counted: Counter[str]) -> list[Any]:
+        tau = counted["accepted"] / counted["steps"] if counted["steps"] else None
+        shown = f"`{name}`" if heading == "policy" else name
+        return [shown, *(counted[key] for key in COLUMNS.values()), harness.number(tau)]
+
+    rows = [row(name, counted) for name, counted in entries.items()]
+    return harness.table([heading, *COLUMNS, "τ"], rows)
 
 
-def told(mismatch: dict[str, Any]) -> str:
+def described(mismatch: dict[str, Any]) -> str:
     """A mismatch in a sentence."""
     way = f"{mismatch['draft']}, `{mismatch['policy']}`, {mismatch['what']}"
     way += f" ({mismatch['options']})" if mismatch["options"] else ""

@@ -1,15 +1,16 @@
-"""Texts compared with the oracle's, and counts of them that can be added and kept."""
+"""Texts compared with the oracle's, and their counts."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.exactness.ways import Decoded, Models, Prompt, Way, decode
-from sage_core.bench.oracle import check_steps, first_mismatch
+from benchmarks.harness import progress
+from tests.tiny.oracle import check_steps, first_mismatch
 
 AXES = ("group", "what", "policy")
 COUNTED = ("cases", "exact", "near_ties", "wrong", "new_tokens", "steps", "accepted")
@@ -29,7 +30,7 @@ class Case:
 
 @dataclass
 class Record:
-    """Counts by group (family or kind of input), by what is tried and by policy."""
+    """Counts by group (family or kind of input), by what is varied and by policy."""
 
     counts: dict[str, dict[str, Counter[str]]] = field(
         default_factory=lambda: {axis: {} for axis in AXES}
@@ -42,7 +43,7 @@ class Record:
             self.counts[axis].setdefault(name, Counter()).update(counted)
 
     def merge(self, other: Record) -> None:
-        """Take the counts and mismatches of another record in."""
+        """Add the counts and mismatches of another record."""
         for axis, entries in other.counts.items():
             for name, counted in entries.items():
                 self.counts[axis].setdefault(name, Counter()).update(counted)
@@ -54,11 +55,11 @@ class Record:
         return sum(self.counts["group"].values(), Counter())
 
     def as_dict(self) -> dict[str, Any]:
-        told = {
+        counts = {
             axis: {name: {key: c[key] for key in COUNTED} for name, c in entries.items()}
             for axis, entries in self.counts.items()
         }
-        return {**told, "mismatches": self.mismatches}
+        return {**counts, "mismatches": self.mismatches}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Record:
@@ -67,19 +68,18 @@ class Record:
 
 
 def compared(cases: Iterable[Case]) -> Record:
-    """Decode every case in its ways and compare. Progress goes to stderr."""
+    """Decode every case in its ways and compare."""
     record = Record()
     done = 0
     for case in cases:
         for way in case.ways:
-            for counted, told in _compare(case, way):
+            for counted, mismatch in _compare(case, way):
                 record.add(case.group, way.what or case.setting, way.shown, counted)
-                if told is not None:
-                    record.mismatches.append(told)
-                    print(f"\nMISMATCH {told}", file=sys.stderr, flush=True)
+                if mismatch is not None:
+                    record.mismatches.append(mismatch)
+                    print(f"\nMISMATCH {mismatch}", file=sys.stderr, flush=True)
             done += len(case.prompts)
-        if sys.stderr.isatty():
-            print(f"\r{done} texts", end="", file=sys.stderr, flush=True)
+        progress(f"{done} texts")
     return record
 
 
@@ -93,17 +93,17 @@ def _compare(case: Case, way: Way) -> Iterator[tuple[Counter[str], dict[str, Any
     }
     try:
         decoded = decode(case.models, way, case.prompts)
-    except Exception as error:  # a matrix goes on, and says so
-        told = {"case": case.name, **where, "error": f"{type(error).__name__}: {error}"}
-        yield Counter(cases=len(case.prompts), wrong=len(case.prompts)), told
+    except Exception as error:  # reported, and the matrix goes on
+        failed = {"case": case.name, **where, "error": f"{type(error).__name__}: {error}"}
+        yield Counter(cases=len(case.prompts), wrong=len(case.prompts)), failed
         return
     for number, (prompt, text) in enumerate(zip(case.prompts, decoded, strict=True)):
         name = f"{case.name}, text {number + 1}" if len(case.prompts) > 1 else case.name
-        counted, found = _judged(case.models.target, prompt, text)
+        counted, found = _checked(case.models.target, prompt, text)
         yield counted, None if found is None else {"case": name, **where, **found}
 
 
-def _judged(
+def _checked(
     target: Any, prompt: Prompt, text: Decoded
 ) -> tuple[Counter[str], dict[str, Any] | None]:
     start = prompt.inputs["input_ids"].shape[1]
@@ -121,12 +121,12 @@ def _judged(
         seed=prompt.seed,
         **prompt.options,
     )
-    told = None if found is None else found.as_dict()
+    mismatch = None if found is None else asdict(found)
     if found is None and text.steps:
         try:
             check_steps(text.steps, text.sequences[0, start:].tolist())
         except AssertionError as error:
-            told = {"error": f"the steps tell another story: {error}"}
+            mismatch = {"error": f"the step records do not give the text: {error}"}
     near = found is not None and found.near_tie
-    counted["exact" if told is None else "near_ties" if near else "wrong"] += 1
-    return counted, told
+    counted["exact" if mismatch is None else "near_ties" if near else "wrong"] += 1
+    return counted, mismatch

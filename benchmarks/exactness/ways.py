@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 import sage_core
-from sage_core.bench.oracle import reference
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.engine.decoder import SpeculativeDecoder
@@ -20,10 +19,11 @@ from sage_core.runtime.backend import Backend
 from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.steps import Step
+from tests.tiny.oracle import reference
 
 ODD_TREE = Path(__file__).parents[1] / "trees" / "odd.txt"
 CHEAP = Costs.linear(1.0, 1e-4, 1e-3)
-"""What `sage` takes passes to cost, so that it drafts whatever may be accepted."""
+"""Costs at which `sage` drafts whatever may be accepted."""
 WIDTH = 3
 """Texts decoded at once in a batch."""
 
@@ -33,9 +33,10 @@ class Way:
     """One way to decode.
 
     ``draft`` is the name of one of `Models.draft`, or a spec of ``ngram``. ``what`` is the line of
-    the report that it counts in; if it is empty that is the prompt's. ``manner`` is ``alone``,
-    ``batch``, ``turns`` (the texts go on from one another) or ``line`` (transformers' `generate`
-    with `custom_generate`). A ``visual`` way differs from another only where there are pictures.
+    the report that it counts in; if it is empty that is the prompt's. ``graphs`` runs passes as for
+    CUDA graphs, with a static cache. ``manner`` is ``alone``, ``batch``, ``turns`` (the texts
+    continue one another) or ``generate`` (transformers' `generate` with `custom_generate`). A
+    ``visual`` way differs from another only where there are images.
     """
 
     policy: str
@@ -45,21 +46,21 @@ class Way:
     pruning: Pruning = field(default_factory=Pruning)
     part_of_vocabulary: bool = False
     viskip: float | None = None
-    captured: bool = False
+    graphs: bool = False
     costs: Costs = CHEAP
     manner: str = "alone"
     visual: bool = False
 
     @property
     def shown(self) -> str:
-        """The policy, without this machine's folders, or what drafts in its place."""
+        """The policy, without this machine's folders, or the n-gram draft."""
         policy = self.policy.replace(str(ODD_TREE), ODD_TREE.name)
         return self.draft if self.draft.startswith("ngram") else policy
 
     @property
     def options(self) -> str:
-        """What else is not as usual, for a report of what went wrong."""
-        named = ("lookup", "pruning", "part_of_vocabulary", "viskip", "captured", "costs", "manner")
+        """The options that differ from their defaults, for the report of a mismatch."""
+        named = ("lookup", "pruning", "part_of_vocabulary", "viskip", "graphs", "costs", "manner")
         usual = Way(self.policy)
         changed = [name for name in named if getattr(self, name) != getattr(usual, name)]
         return ", ".join(f"{name}={getattr(self, name)}" for name in changed)
@@ -67,7 +68,7 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What is asked for, and what `generate` answers."""
+    """Inputs and options, and the text that `generate` gives for them."""
 
     inputs: dict[str, Any]
     options: dict[str, Any]
@@ -78,7 +79,7 @@ class Prompt:
 
     @classmethod
     def of(cls, target: Any, inputs: dict[str, Any], options: dict[str, Any], seed: int) -> Prompt:
-        """Ask the oracle, under ``seed`` if the options sample."""
+        """With the oracle's text, under ``seed`` if the options sample."""
         torch.manual_seed(seed)
         expected = reference(target, inputs, **options)
         return cls(inputs, options, expected, seed if options.get("do_sample") else None)
@@ -90,14 +91,14 @@ class Prompt:
 
 
 class Models:
-    """A target with its drafts by name, and what runs them.
+    """A target with its drafts by name.
 
     Args:
         target: a loaded transformers model.
         draft: the model of its pair.
-        vocabulary: the tokens of a draft that scores only a part.
+        vocabulary: the tokens of a draft that scores a part of the vocabulary.
         backend: how passes run.
-        drafts: makes further drafts for the target by name; they are kept.
+        drafts: makes further drafts for the target by name; each is made once.
     """
 
     def __init__(
@@ -116,11 +117,11 @@ class Models:
         self._reduced: dict[str, ReducedHead] = {}
 
     @cached_property
-    def _captured(self) -> CudaGraphBackend:
+    def _graphs(self) -> CudaGraphBackend:
         return CudaGraphBackend(kernel=self.target.device.type == "cuda")
 
     def draft(self, name: str) -> Any:
-        """A draft model, a head, or the spec of a lookup."""
+        """A draft model, a head, or the spec of an n-gram draft."""
         if name.startswith("ngram"):
             return name
         if name not in self._drafts:
@@ -135,7 +136,7 @@ class Models:
             way.policy,
             way.pruning,
             way.costs,
-            backend=self._captured if way.captured else self._backend,
+            backend=self._graphs if way.graphs else self._backend,
             lookup=way.lookup,
             draft_vocab=self._part(way.draft) if way.part_of_vocabulary else None,
             viskip=way.viskip,
@@ -150,7 +151,7 @@ class Models:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A text, (1, prompt + new tokens), and its steps; none where only `generate` knows them."""
+    """A text, (1, prompt + new tokens), and its steps; none for `custom_generate`."""
 
     sequences: torch.Tensor
     steps: tuple[Step, ...]
@@ -158,8 +159,8 @@ class Decoded:
 
 def decode(models: Models, way: Way, prompts: Sequence[Prompt]) -> list[Decoded]:
     """All ``prompts`` in one way, in order."""
-    if way.manner == "line":
-        return [Decoded(_in_one_line(models, way, prompt), ()) for prompt in prompts]
+    if way.manner == "generate":
+        return [Decoded(_custom_generate(models, way, prompt), ()) for prompt in prompts]
     decoder = models.decoder(way)
     if way.manner == "batch":
         outputs = decoder.generate_batch([prompt.request for prompt in prompts], WIDTH)
@@ -171,7 +172,7 @@ def decode(models: Models, way: Way, prompts: Sequence[Prompt]) -> list[Decoded]
     return [Decoded(output.sequences, output.steps) for output in outputs]
 
 
-def _in_one_line(models: Models, way: Way, prompt: Prompt) -> torch.Tensor:
+def _custom_generate(models: Models, way: Way, prompt: Prompt) -> torch.Tensor:
     sequences: torch.Tensor = models.target.generate(
         **prompt.inputs,
         **{"do_sample": False, **prompt.options},

@@ -3,8 +3,8 @@
     python -m benchmarks.replay.fit FILE.npz [FILE.npz ...] --output planner.safetensors
 
 Samples are the text's own path through the recorded trees: at every level that it reaches, which of
-the path's candidates is accepted, and whether they held the accepted token. What a step knows of
-the steps before it comes from walking the text with a fixed tree.
+the path's candidates is accepted, and whether one is. The features of earlier steps come from
+walking the text with a fixed tree.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tests.core.reference_networks import (
 )
 
 RANKS = 10
-"""Candidates of a node that the policy looks at."""
+"""Candidates of a node that the policy considers."""
 
 
 @dataclass
 class Samples:
-    """Features and outcomes of both networks, row by row."""
+    """Features and outcomes of both networks, in the same order."""
 
     candidates: list[np.ndarray]
     accepted: list[np.ndarray]
@@ -54,7 +54,7 @@ class Samples:
 
 @dataclass
 class Past:
-    """What a step knows of those before it."""
+    """Features of a step that come from those before it."""
 
     alpha: float = 0.7
     recent: float = 0.9
@@ -62,14 +62,14 @@ class Past:
 
 
 WORSE = (*(0.0,) * 12, 0.5, 1.0)
-"""Walks of a text, and the share of right guesses that are taken away in each: drafts differ, and
-what a useless one looks like must have been seen."""
+"""Walks of a text, and the share of accepted candidates that is made to fail in each, so that the
+networks also see drafts that are worse than the recorded one."""
 
 
 def gather(
     recordings: Sequence[Recording], seed: int = 0, network: Weights | None = None
 ) -> Samples:
-    """Samples of all texts, each walked from several starts so that all positions are met.
+    """Samples of all texts, each walked from several starts so that all positions occur.
 
     ``network`` predicts the acceptance of parents; without one the draft's probability stands in.
     """
@@ -172,7 +172,7 @@ def train(
 def fit(recordings: Sequence[Recording], seed: int = 0) -> dict[str, np.ndarray]:
     """All weights, as `sage_core.trees.policies.sage.networks.fitted_weights` reads them."""
     network = None
-    for _ in range(2):  # the second time parents are predicted by what the first time gave
+    for _ in range(2):  # the second time the first network predicts the acceptance of parents
         candidates, accepted, nodes, held = gather(recordings, seed, network).joined()
         assert candidates.shape[1] == CANDIDATE_FEATURES and nodes.shape[1] == NODE_FEATURES
         found = {"candidate": train(candidates, accepted, seed), "node": train(nodes, held, seed)}

@@ -1,12 +1,12 @@
-"""Record what the draft proposes at every position of held-out texts, with what the target says.
+"""Record the draft's candidates at every position of held-out texts, with the target's text.
 
     python -m benchmarks.replay.record --items 60 --seed 11 --output FILE.npz
     python -m benchmarks.replay.record --pair DIR --items 24 --output FILE.npz
 
 At each position the draft's tree is grown to `LEVELS` levels, the `BEAM` likeliest nodes of each
 level expanded to their `RANKS` likeliest tokens. No node is verified: the target decodes a token a
-step, so its own text is there to judge every node. A policy that expands other nodes than these
-cannot be replayed exactly; `trees.py` counts how often that happens.
+step, and its own text decides which nodes would be accepted. A policy that expands other nodes than
+these cannot be replayed exactly; `walk.Round.missing` counts them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ LEVELS, BEAM, RANKS = 24, 12, 10
 class Position:
     """The draft's tree below one committed token.
 
-    ``tokens`` and ``probs`` (levels, BEAM, RANKS): the candidates of each expanded node; rows that
-    were not expanded hold -1 and 0. ``parents`` (levels, BEAM, 2): each expanded node as row and
-    rank of the level above (-1, -1 at the first). ``acceptance`` float32 (levels, BEAM, FORETOLD):
-    what the draft foretells of each row's candidates; None if it foretells nothing.
+    ``tokens`` and ``probs`` (levels, BEAM, RANKS): the candidates of each expanded node; entries
+    without one hold -1 and 0. ``parents`` (levels, BEAM, 2): each expanded node as entry and rank
+    of the level above (-1, -1 at the first). ``acceptance`` float32 (levels, BEAM, BIASES): the
+    acceptance biases that the draft predicts for a node's candidates; None if it predicts none.
     """
 
     tokens: np.ndarray
@@ -49,7 +49,7 @@ class Position:
     acceptance: np.ndarray | None = None
 
     def below(self, level: int, row: int, rank: int) -> int | None:
-        """The row of the next level that holds a candidate's own; None if there is none."""
+        """The entry of the next level that a candidate was expanded to; None if it was not."""
         if level + 1 == LEVELS:
             return None
         found = np.flatnonzero((self.parents[level + 1] == (row, rank)).all(axis=1))
@@ -99,7 +99,7 @@ class _Recorder(TreePlanner):
     def grow(self, level: Level) -> Growth:
         count, ranks = level.probs.shape
         places = [(-1, -1)]
-        if self._probs:  # not all that were to be expanded: nothing follows an end
+        if self._probs:  # of what was to be expanded, end tokens are not
             above = level.nodes - self._probs[-1].size
             places = [divmod(int(node) - above, ranks) for node in level.frontier]
         self._parents.append(places)
@@ -124,8 +124,8 @@ class _Recorder(TreePlanner):
             parents[level, :count] = self._parents[level]
             at += found.size
         bias = np.zeros((LEVELS, BEAM, BIASES), np.float32)
-        for level, told in enumerate(self._acceptance):
-            bias[level, : len(told)] = told
+        for level, predicted in enumerate(self._acceptance):
+            bias[level, : len(predicted)] = predicted
         known = bias if self._acceptance else None
         self._kept.append(Position(tokens, probs, parents, known))
         return TokenTree()

@@ -3,29 +3,31 @@
     python -m benchmarks.replay.simulate FILE.npz --output benchmarks/results/replay
     python -m benchmarks.replay.simulate FILE.npz --costs 0.08:0.001,0.2:0.012
 
-A regime is c_d/c_t:c_v/c_t, the price of a draft pass and of a further verified node in target
+A regime is c_d/c_t:c_v/c_t, the cost of a draft pass and of a further verified node in target
 passes. In each the rivals are tried at every size, and the best of them is chosen with hindsight on
-the very texts that are reported; `sage` gets the regime's costs and nothing else. Beside it stands
-what a planner could reach that knows the text before it drafts (`walk.clairvoyant`).
+the texts that are reported; `sage` gets the regime's costs and nothing else. Beside it: what a
+planner would reach that knows the text before it drafts (`walk.clairvoyant`).
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import environment
-from benchmarks.replay.record import BEAM, LEVELS, RANKS, Position, Recording, load
+from benchmarks import environment, harness
+from benchmarks.harness import number
+from benchmarks.replay.record import BEAM, LEVELS, RANKS, Recording, load
 from benchmarks.replay.walk import Round, clairvoyant, walk_after
 from sage_core.bench.calibration import FixedTree
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
 from sage_core.trees.policies.optimal_static import best_tree
+from sage_core.trees.policy import Policy
 
 DRAFT = (0.02, 0.05, 0.08, 0.15, 0.3)
 NODE = (0.001, 0.005, 0.012, 0.02)
@@ -34,12 +36,14 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all texts of what a method did: steps by nodes verified, passes, tokens."""
+    """Sums over all texts of what a method did."""
 
     tokens: int
     steps: int
     nodes: int
     passes: int
+    missing: int
+    """Expanded nodes that were not recorded."""
 
     def rate(self, draft: float, node: float) -> float:
         """Tokens per target pass; costs are linear, so the sums are enough."""
@@ -54,115 +58,39 @@ class Totals:
         }
 
 
-def path_order(position: Position, future: np.ndarray) -> np.ndarray:
-    """(LEVELS, LEVELS) int: of a tree of the first d levels, the place by cumulative probability of
-    the text's own node at level i, in [d - 1, i - 1]; a large number where it is not there."""
-    out = np.full((LEVELS, LEVELS), 1 << 20)
-    cumulative: list[np.ndarray] = []
-    above = np.ones(1)
-    own: list[float] = []
-    row: int | None = 0
-    for level in range(LEVELS):
-        probs = position.probs[level, : len(above)].astype(np.float64)
-        here = above[:, None] * probs
-        cumulative.append(here.ravel())
-        if row is not None and level < len(future):
-            hits = np.flatnonzero(position.tokens[level, row] == future[level])
-            place = (row, int(hits[0])) if len(hits) else None
-            if place:
-                own.append(float(here[place]))
-        else:
-            place = None
-        ranked = np.sort(np.concatenate(cumulative))[::-1]
-        for i, value in enumerate(own):
-            out[level, i] = int(np.searchsorted(-ranked, -value, side="left"))
-        if level + 1 == LEVELS:
-            break
-        parents = position.parents[level + 1]
-        valid = parents[:, 0] >= 0
-        above = here[parents[valid, 0], parents[valid, 1]]
-        row = position.below(level, *place) if place else None
-    return out
-
-
-def eagle2(recordings: Sequence[Recording]) -> dict[tuple[int, int], Totals]:
-    """EAGLE-2's trees of every depth and size."""
-    found: dict[tuple[int, int], Totals] = {}
-    orders = [
-        np.stack([path_order(p, one.ids[i + 1 :]) for i, p in enumerate(one.positions)])
-        for one in recordings
-    ]
-    for depth in range(1, LEVELS + 1):
-        for size in SIZES:
-            if size < depth:
-                continue
-            lengths = [(order[:, depth - 1] < size).sum(axis=1) for order in orders]
-            found[depth, size] = _walked(recordings, lengths, depth, size)
-    return found
-
-
-def chains(recordings: Sequence[Recording]) -> dict[int, Totals]:
-    """A single path of every length."""
-    runs = []
-    for one in recordings:
-        run = np.zeros(len(one.positions), int)
-        for i, position in enumerate(one.positions):
-            future = one.ids[i + 1 :]
-            row = 0
-            while run[i] < min(LEVELS, len(future)):
-                level = run[i]
-                if position.tokens[level, row, 0] != future[level]:
-                    break
-                run[i] += 1
-                below = position.below(level, row, 0)
-                if below is None:
-                    break
-                row = below
-        runs.append(run)
-    return {
-        length: _walked(recordings, [np.minimum(run, length) for run in runs], length, length, 1)
-        for length in range(1, LEVELS + 1)
-    }
-
-
-def _walked(
-    recordings: Sequence[Recording],
-    lengths: Sequence[np.ndarray],
-    depth: int,
-    size: int,
-    ranks: int = RANKS,
-) -> Totals:
-    tokens = steps = nodes = passes = 0
-    for one, accepted in zip(recordings, lengths, strict=True):
-        at, end = 0, len(one.ids) - 1
-        while at < end:
-            room = end - at - 1
-            drafted = min(depth, room)
-            length = min(int(accepted[at]), drafted)
-            steps, tokens, passes = steps + 1, tokens + length + 1, passes + drafted
-            most = drafted if ranks == 1 else ranks + BEAM * ranks * (drafted - 1)
-            nodes += min(size, most) if drafted else 0
-            at += length + 1
-    return Totals(tokens, steps, nodes, passes)
-
-
-def replayed(recordings: Sequence[Recording], policy: Any, costs: Costs) -> tuple[Totals, int]:
-    """Any policy, by its own code; and how many expanded nodes were not recorded.
-
-    Each text is told what those before it have taught, as in the engine.
-    """
+def replayed(recordings: Sequence[Recording], policy: Policy, costs: Costs) -> Totals:
+    """Any policy, by its own code; a text starts from what was learned on those before it."""
     rounds: list[Round] = []
     learned: dict[str, float] = {}
     for recording in recordings:
         more, learned = walk_after(learned, recording, policy, costs)
         rounds += more
-    totals = Totals(
+    return Totals(
         sum(one.committed for one in rounds),
         len(rounds),
         sum(one.nodes for one in rounds),
         sum(len(one.rows) for one in rounds),
+        sum(one.missing for one in rounds),
     )
-    return totals, sum(one.missing for one in rounds)
+
+
+def rivals(recordings: Sequence[Recording]) -> Iterator[tuple[str, str, Policy]]:
+    """Family, name and policy of every rival: each at every size."""
+    for length in range(1, LEVELS + 1):
+        yield "chain", f"chain {length}", parse(f"chain:length={length}")
+    for depth in range(1, LEVELS + 1):
+        for size in (size for size in SIZES if size >= depth):
+            spec = f"eagle2:depth={depth},nodes={size},beam={BEAM},k={RANKS}"
+            yield "eagle2", f"eagle2 d={depth} N={size}", parse(spec)
+    for family in ("static", "spec-llava", "sage-paper"):
+        yield family, family, parse(family)
+    deep = f"spec-llava:depth={LEVELS}"  # the paper names no limit; ours is 8
+    yield "spec-llava", deep, parse(deep)
+    rates = rank_rates(recordings)
+    for depth in (2, 4, 6, 8, 12, 16, 24):
+        for size in SIZES[3:]:
+            tree = FixedTree(best_tree(rates, size, depth))
+            yield "best static", f"best static d={depth} N={size}", tree
 
 
 def rank_rates(recordings: Sequence[Recording]) -> dict[int, dict[int, float]]:
@@ -191,45 +119,36 @@ def rank_rates(recordings: Sequence[Recording]) -> dict[int, dict[int, float]]:
 def simulate(
     recordings: Sequence[Recording], regimes: Sequence[tuple[float, float]], policy: str
 ) -> list[dict[str, Any]]:
-    """A row a regime."""
-    fixed: dict[str, Totals] = {f"chain {n}": t for n, t in chains(recordings).items()}
-    fixed |= {f"eagle2 d={d} N={n}": t for (d, n), t in eagle2(recordings).items()}
-    neutral = Costs.linear(1.0, 0.001, 0.1)
-    fixed["static"] = replayed(recordings, parse("static"), neutral)[0]
-    fixed["spec-llava"] = replayed(recordings, parse("spec-llava"), neutral)[0]
-    deep = f"spec-llava:depth={LEVELS}"  # the paper names no limit; ours is 8
-    fixed[deep] = replayed(recordings, parse(deep), neutral)[0]
-    fixed["sage-paper"] = replayed(recordings, parse("sage-paper"), neutral)[0]
-    rates = rank_rates(recordings)
-    for depth in (2, 4, 6, 8, 12, 16, 24):
-        for size in SIZES[3:]:
-            tree = FixedTree(best_tree(rates, size, depth))
-            fixed[f"best static d={depth} N={size}"] = replayed(recordings, tree, neutral)[0]
+    """The figures of each regime."""
+    neutral = Costs.linear(1.0, 0.001, 0.1)  # rivals shape the same trees whatever passes cost
+    fixed = {
+        (family, name): replayed(recordings, rival, neutral)
+        for family, name, rival in rivals(recordings)
+    }
     rows = []
     for draft, node in regimes:
         costs = Costs.linear(1.0, node, draft)
-        ours, unseen = replayed(recordings, parse(policy), costs)
-        rates_ = {name: totals.rate(draft, node) for name, totals in fixed.items()}
-        best = max(rates_, key=lambda name: rates_[name])
+        ours = replayed(recordings, parse(policy), costs)
+        rates = {name: totals.rate(draft, node) for (_, name), totals in fixed.items()}
+        best = max(rates, key=lambda name: rates[name])
         bounds = [clairvoyant(one, costs) for one in recordings]
         bound = sum(tokens for _, tokens in bounds) / sum(seconds for seconds, _ in bounds)
         mine = ours.rate(draft, node)
-        families = {
-            family: max(r for name, r in rates_.items() if name.startswith(family))
-            for family in ("chain", "static", "best static", "eagle2", "spec-llava", "sage-paper")
-        }
+        families: dict[str, float] = {}
+        for family, name in fixed:
+            families[family] = max(rates[name], families.get(family, 0.0))
         rows.append(
             {
                 "draft": draft,
                 "node": node,
                 "sage": round(mine, 3),
                 "best": best,
-                "best_rate": round(rates_[best], 3),
-                "ratio": round(mine / rates_[best], 3),
-                "clairvoyant": round(bound / rates_[best], 3),
+                "best_rate": round(rates[best], 3),
+                "ratio": round(mine / rates[best], 3),
+                "clairvoyant": round(bound / rates[best], 3),
                 "reached": round(mine / bound, 3),
                 "rivals": {family: round(rate, 3) for family, rate in families.items()},
-                "missing": unseen,
+                "missing": ours.missing,
                 **ours.figures(),
             }
         )
@@ -237,37 +156,33 @@ def simulate(
 
 
 def report(data: dict[str, Any]) -> str:
-    """The rows as Markdown."""
-    lines = ["# Replay of recorded drafts", "", *environment.as_markdown(data["environment"])]
-    lines += [
-        f"- {data['texts']} texts, {data['tokens']} tokens; rates are tokens per target pass",
-        "- best rival: of all chains, the static tree, the best static trees, EAGLE-2's trees of "
-        "all depths and sizes, spec-llava and sage-paper, chosen with hindsight in each regime",
-        "",
-        "| c_d/c_t | c_v/c_t | best rival | its rate | sage | sage / best | clairvoyant / best "
-        "| sage / clairvoyant | τ | nodes | passes |",
-        "|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    head = ["c_d/c_t", "c_v/c_t", "best rival", "its rate", "sage", "sage / best"]
+    head += ["clairvoyant / best", "sage / clairvoyant", "τ", "nodes", "passes"]
+    rows = [
+        [
+            *(row["draft"], row["node"], row["best"], number(row["best_rate"])),
+            *(number(row["sage"]), f"**{row['ratio']:.2f}**", number(row["clairvoyant"])),
+            *(number(row["reached"]), number(row["mean_accepted"])),
+            *(number(row["nodes_per_step"], 1), number(row["draft_passes_per_step"], 1)),
+        ]
+        for row in data["rows"]
     ]
-    for row in data["rows"]:
-        lines.append(
-            f"| {row['draft']} | {row['node']} | {row['best']} | {row['best_rate']:.2f} "
-            f"| {row['sage']:.2f} | **{row['ratio']:.2f}** | {row['clairvoyant']:.2f} "
-            f"| {row['reached']:.2f} | {row['mean_accepted']:.2f} | {row['nodes_per_step']:.1f} "
-            f"| {row['draft_passes_per_step']:.1f} |"
-        )
-    return "\n".join(lines)
+    notes = [
+        f"{data['texts']} texts, {data['tokens']} tokens; rates are tokens per target pass",
+        "best rival: of all chains, the static tree, the best static trees, EAGLE-2's trees of "
+        "all depths and sizes, spec-llava and sage-paper, chosen with hindsight in each regime",
+        harness.TAU_ALONE,
+    ]
+    return harness.report("Replay of recorded drafts", data, notes, harness.table(head, rows))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = harness.options(__doc__, pair=False, policy="sage", costs=())
     parser.add_argument("file", type=Path)
-    parser.add_argument("--costs", help="draft:node pairs between commas")
-    parser.add_argument("--policy", default="sage")
-    parser.add_argument("--output", help="write FILE.json and FILE.md")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     regimes = [(draft, node) for draft in DRAFT for node in NODE]
     if arguments.costs:
-        pairs = [part.split(":") for part in arguments.costs.split(",")]
+        pairs = [part.split(":") for part in arguments.costs]
         regimes = [(float(draft), float(node)) for draft, node in pairs]
     recordings = load(arguments.file)
     data = {
@@ -277,7 +192,8 @@ def main() -> None:
         "rows": simulate(recordings, regimes, arguments.policy),
     }
     environment.write(arguments.output, data, report(data))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,7 @@ from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 @dataclass(frozen=True)
 class Round:
-    """One step: where it began, nodes verified, rows of each draft pass, tokens committed."""
+    """One step: its position, nodes verified, tokens of each draft pass, tokens committed."""
 
     position: int
     nodes: int
@@ -25,20 +25,20 @@ class Round:
     """Expanded nodes whose candidates were not recorded."""
 
     def seconds(self, costs: Costs) -> float:
-        """What the step takes."""
+        """The time of the step at these costs."""
         drafting = float(costs.propose(self.rows).sum()) if self.rows else 0.0
         return drafting + float(costs.verify([self.nodes + 1])[0]) + costs.step
 
 
 def walk(recording: Recording, policy: Policy, costs: Costs) -> list[Round]:
-    """All steps of one text under a policy that is told the costs."""
+    """All steps of one text under a policy whose planner gets the costs."""
     return walk_after({}, recording, policy, costs)[0]
 
 
 def walk_after(
     learned: Mapping[str, float], recording: Recording, policy: Policy, costs: Costs
 ) -> tuple[list[Round], dict[str, float]]:
-    """The same behind texts that have taught something; and what is known behind this one."""
+    """The same, starting from what was learned on earlier texts; and what is learned after it."""
     planner = policy.planner()
     planner.calibrate(costs)
     planner.recall(learned)
@@ -72,10 +72,10 @@ def step(recording: Recording, at: int, planner: TreePlanner) -> Round:
 def _draft(
     position: Position, planner: TreePlanner, limit: int
 ) -> tuple[TokenTree, list[int], int]:
-    builder, passes, missing = TreeBuilder.empty(), [], 0
+    builder, passes, missing = TreeBuilder(), [], 0
     frontier: list[int] = [ROOT]
-    recorded = {ROOT: 0}  # tree node: its row of the level below
-    places: dict[int, tuple[int, int]] = {}  # tree node: its own row and rank
+    recorded = {ROOT: 0}  # tree node: its entry of the level below
+    places: dict[int, tuple[int, int]] = {}  # tree node: its own entry and rank
     for depth in range(1, limit + 1):
         probs = np.zeros((len(frontier), planner.branching), np.float32)
         rows = [recorded.get(node, -1) for node in frontier]
@@ -111,8 +111,8 @@ def _draft(
 def clairvoyant(recording: Recording, costs: Costs) -> tuple[float, int]:
     """Least seconds for a text when every step's accepted path is known, and the tokens.
 
-    The planner may choose how many levels to draft, and then verifies the accepted path alone; it
-    is bound by the recorded candidates. Dynamic programming from the end of the text.
+    The planner chooses how many levels to draft and verifies the accepted path alone, limited to
+    the recorded candidates. Dynamic programming from the end of the text.
     """
     end = len(recording.ids) - 1
     best = np.zeros(end + 1)
@@ -125,7 +125,7 @@ def clairvoyant(recording: Recording, costs: Costs) -> tuple[float, int]:
 
 
 def reachable(recording: Recording, at: int) -> int:
-    """Levels that hold the text's own next tokens, one below the other."""
+    """Levels that hold the text's own next tokens, each a child of the one above."""
     position, row = recording.positions[at], 0
     for level in range(LEVELS):
         if at + 1 + level >= len(recording.ids):

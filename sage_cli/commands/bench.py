@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from sage_cli.options.bench import BenchOptions, SharedOptions, as_run_options
+from sage_cli.options.bench import BenchOptions, ModelOptions
 from sage_cli.options.flags import argument
-from sage_cli.options.shared import PROMPT
+from sage_cli.options.shared import PROMPT, RunOptions
 from sage_cli.options.takes_options import takes_options
 
 __all__ = ["bench"]
 
 
-@takes_options(SharedOptions, "models")
+@takes_options(ModelOptions, "models")
 @takes_options(BenchOptions)
 def bench(
     data: Annotated[
@@ -35,4 +35,4 @@ def bench(
     names = data or []
     if names and names[0] == "diff":
         return int(diff(names[1:], as_json=options.json))
-    return int(run(names, prompt, options, as_run_options(models)))
+    return int(run(names, prompt, options, RunOptions(**vars(models))))

@@ -15,12 +15,12 @@ from sage_cli.console import (
     complain,
     display_name,
     is_terminal,
+    loading_progress,
     say,
     set_verbosity,
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
-from sage_cli.jobs.bench_loading import load_engine, sampling_asked
-from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions, decoding_settings
+from sage_cli.options.bench import DEFAULT_COMPARE, BenchOptions
 from sage_cli.options.check import check_decoding
 from sage_cli.options.shared import RunOptions
 from sage_core.errors import OptionError
@@ -39,6 +39,12 @@ __all__ = ["diff", "load_engine", "read", "run"]
 _DEFAULT_ITEMS = 18  # of the bundled ones: a result within minutes on two cores
 _CALIBRATION_ITEMS = 4
 _CALIBRATION_TOKENS = 96  # new tokens of each at most, because many settings are tried
+_MEASURED = ("repeats", "node_budget", "least")
+_DECODED = (
+    "max_new_tokens", "repetition_penalty", "draft_lookup", "draft_vocab", "lossy", "viskip",
+    "draft_pruning", "seed",
+)  # fmt: skip
+"""Options that the report holds as its settings."""
 
 
 def run(
@@ -53,7 +59,7 @@ def run(
     from sage_core.bench import methods
 
     _check(options, models)
-    sampled = sampling_asked(models) is not None
+    sampled = _sampling(models) is not None
     asked = methods.chosen(
         options.compare or DEFAULT_COMPARE,
         options.reference,
@@ -62,7 +68,8 @@ def run(
         sampled=sampled,
     )
     chosen = asked.methods
-    if models.draft == "none" and (needing := methods.with_draft(chosen.values())):
+    needing = [name for name, method in chosen.items() if method.drafts]
+    if models.draft == "none" and needing:
         raise OptionError(f"{', '.join(needing)}: needs a draft: leave out --draft none")
     reference = next(iter(chosen))
     methods.check_lossy(models.lossy, chosen[reference], sampled=sampled)
@@ -83,6 +90,28 @@ def _check(options: BenchOptions, models: RunOptions) -> None:
     if options.json and options.csv:
         raise OptionError("--json and --csv exclude each other")
     check_decoding(replace(models, lossy=None))  # each method has its own acceptance rule
+
+
+def _sampling(models: RunOptions) -> dict[str, Any] | None:
+    """The sampling parameters by their names in `GenerationConfig`; None: greedy decoding."""
+    from sage_core.options import Options
+
+    fields = Options(**models.decoding()).sampling_params().generation_fields()
+    return fields if fields.pop("do_sample", False) else None
+
+
+def load_engine(models: RunOptions) -> PairEngine:
+    """Load the pair, with progress on a terminal and one line on device and dtype."""
+    with loading_progress(is_terminal(sys.stderr) and not models.quiet) as progress:
+        progress("starting", 0.0)
+        from sage_core.bench.engine import PairEngine
+        from sage_core.options import Options
+        from sage_core.pair_loading import load_pair
+
+        pair = load_pair(**models.loading(), progress=progress)
+    if pair.note and not models.quiet:
+        say(pair.note)
+    return PairEngine(pair, Options(**models.decoding()))
 
 
 def read(
@@ -256,12 +285,13 @@ class _Job:
     def _report(self, measurement: Measurement, trees: TreeKeeper) -> None:
         """Print the results, and write them to the folder."""
         from sage_cli.render import bench as show
+        from sage_cli.render.tables import print_json
 
         report = self._results(measurement)
         if self._store is not None:
             self._write(self._store.folder, report, trees)
         if self._options.json:
-            show.print_report(report)
+            print_json(report)
         elif self._options.csv:
             show.print_csv(report)
         else:
@@ -287,11 +317,9 @@ class _Job:
             "reference": self._reference,
             "speedup_is": SPEEDUP,
             "settings": {
-                "repeats": self._options.repeats,
-                "node_budget": self._options.node_budget,
-                "least": self._options.least,
-                **decoding_settings(self._models),
-                "sampling": sampling_asked(self._models),
+                **{name: getattr(self._options, name) for name in _MEASURED},
+                **{name: getattr(self._models, name) for name in _DECODED},
+                "sampling": _sampling(self._models),
             },
             "calibration": self._calibration,
             "problems": self._problems,

@@ -5,21 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from sage_cli.options.decoding import DecodingOptions
 from sage_cli.options.flags import OUTPUT, once
-from sage_cli.options.media import MediaOptions
-from sage_cli.options.models import ModelOptions
 from sage_cli.options.shared import RunOptions, subset
 
-__all__ = [
-    "DEFAULT_COMPARE",
-    "BenchOptions",
-    "SharedOptions",
-    "as_run_options",
-    "decoding_settings",
-]
+__all__ = ["DEFAULT_COMPARE", "BenchOptions", "ModelOptions"]
 
 _what, _output = partial(once, "What is compared"), partial(once, OUTPUT)
 
@@ -43,10 +34,7 @@ class BenchOptions:
     ] = None
     reference: Annotated[
         str,
-        _what(
-            "The method that speeds and texts are compared with.",
-            metavar="METHOD",
-        ),
+        _what("The method that speeds and texts are compared with.", metavar="METHOD"),
     ] = "autoregressive"
     items: Annotated[
         int | None,
@@ -58,8 +46,7 @@ class BenchOptions:
         ),
     ] = None
     repeats: Annotated[
-        int,
-        _what("How often each method decodes each item.", min=1, metavar="N"),
+        int, _what("How often each method decodes each item.", min=1, metavar="N")
     ] = 2
     node_budget: Annotated[
         int | None,
@@ -72,11 +59,7 @@ class BenchOptions:
     ] = None
     least: Annotated[
         int,
-        _what(
-            "Texts of fewer tokens are compared but not timed.",
-            min=2,
-            metavar="N",
-        ),
+        _what("Texts of fewer tokens are compared but not timed.", min=2, metavar="N"),
     ] = 8
 
     json: Annotated[bool, _output("Print JSON instead of the table.")] = False
@@ -99,20 +82,7 @@ class BenchOptions:
     ] = "3"
 
 
-_DECODING = [f.name for f in fields(DecodingOptions) if f.name not in ("policy", "candidates")]
-_SHARED = {*_DECODING, "quiet", "verbose", "config"}
-_SHARED |= {f.name for kind in (MediaOptions, ModelOptions) for f in fields(kind)}
-_SHARED -= {"files_from"}
-
-SharedOptions = subset("SharedOptions", _SHARED)
-"""The options of `RunOptions` that a benchmark has too; methods have policies and candidates."""
-
-
-def as_run_options(options: Any) -> RunOptions:
-    """`SharedOptions` as `RunOptions`, which the rest of the command line takes."""
-    return RunOptions(**vars(options))
-
-
-def decoding_settings(models: RunOptions) -> dict[str, Any]:
-    """The decoding options of a benchmark, for its report."""
-    return {name: getattr(models, name) for name in _DECODING}
+_OUTPUTS = {"json", "jsonl", "output", "stats", "live", "save_view"}
+_NOT_SHARED = {"files_from", "policy", "candidates"} | _OUTPUTS
+ModelOptions = subset("ModelOptions", {f.name for f in fields(RunOptions)} - _NOT_SHARED)
+"""The options of `RunOptions` that a benchmark has too, with the same help and defaults."""

@@ -6,106 +6,95 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sage_cli.console import display_name, is_terminal
 from sage_cli.render.jsonout import dump
-from sage_cli.render.tables import print_json
 from sage_cli.render.tables import print_table as plain_table
 from sage_core.models.atomic_write import write_atomically
 
 __all__ = [
     "cells",
     "notes",
+    "pair_name",
     "print_csv",
     "print_diff",
-    "print_report",
     "print_table",
     "write_files",
 ]
 
-TITLES = (
-    "method",
-    "tokens/s",
-    "95%",
-    "speed-up",
-    "95%",
-    "worst",
-    "slower",
-    "τ",
-    "τ+1",
-    "nodes",
-    "drafts",
-    "exact",
-)
-"""Of the table: tokens/s and speed-up each with its interval; nodes and draft passes per step."""
-
-_CSV = (
-    "name",
-    "lossy",
-    "comparable",
-    "items",
-    "timed_items",
-    "exact",
-    "compared",
-    "failed",
-    "new_tokens",
-    "tokens_per_second",
-    "speedup",
-    "median_item_speedup",
-    "end_to_end_speedup",
-    "slower_items",
-    "worst_item",
-    "worst_item_speedup",
-    "steps",
-    "mean_accepted",
-    "mean_acceptance_length",
-    "nodes_per_step",
-    "draft_passes_per_step",
-    "peak_memory",
-)
 _SHOWN = 8  # differences and failures below the table; all are in the JSON
 
 
+def _name(method: Mapping[str, Any]) -> str:
+    return str(method["name"]) + (" (lossy)" if method.get("lossy") else "")
+
+
+def _number(name: str, digits: int) -> Callable[[Mapping[str, Any]], str]:
+    return lambda method: "–" if method[name] is None else f"{method[name]:.{digits}f}"
+
+
+def _range(name: str, digits: int) -> Callable[[Mapping[str, Any]], str]:
+    return lambda method: (
+        "–" if method[name] is None else "–".join(f"{end:.{digits}f}" for end in method[name])
+    )
+
+
+def _slower(method: Mapping[str, Any]) -> str:
+    return "–" if method["slower_items"] is None else f"{100 * method['slower_items']:.0f}%"
+
+
+def _exact(method: Mapping[str, Any]) -> str:
+    return f"{method['exact']}/{method['compared']}" if method.get("comparable", True) else "–"
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("method", _name),
+    ("tokens/s", _number("tokens_per_second", 1)),
+    ("95%", _range("tokens_per_second_interval", 0)),
+    ("speed-up", _number("speedup", 2)),
+    ("95%", _range("speedup_interval", 2)),
+    ("worst", _number("worst_item_speedup", 2)),
+    ("slower", _slower),
+    ("τ", _number("mean_accepted", 2)),
+    ("τ+1", _number("mean_acceptance_length", 2)),
+    ("nodes", _number("nodes_per_step", 1)),
+    ("drafts", _number("draft_passes_per_step", 1)),
+    ("exact", _exact),
+)
+"""Of the table: titles, and the cell of a method. Nodes and draft passes are per step."""
+TITLES = tuple(title for title, _ in _COLUMNS)
+
+_CSV = (
+    "name", "lossy", "comparable", "items", "timed_items", "exact", "compared", "failed",
+    "new_tokens", "tokens_per_second", "speedup", "median_item_speedup", "end_to_end_speedup",
+    "slower_items", "worst_item", "worst_item_speedup", "steps", "mean_accepted",
+    "mean_acceptance_length", "nodes_per_step", "draft_passes_per_step", "peak_memory",
+)  # fmt: skip
+
+
 def cells(method: Mapping[str, Any]) -> list[str]:
-    """One row of the table, in the order of `TITLES`."""
-    slower = method["slower_items"]
-    return [
-        method["name"] + (" (lossy)" if method.get("lossy") else ""),
-        _number(method["tokens_per_second"], 1),
-        _range(method["tokens_per_second_interval"], 0),
-        _number(method["speedup"], 2),
-        _range(method["speedup_interval"], 2),
-        _number(method["worst_item_speedup"], 2),
-        "–" if slower is None else f"{100 * slower:.0f}%",
-        _number(method["mean_accepted"], 2),
-        _number(method["mean_acceptance_length"], 2),
-        _number(method["nodes_per_step"], 1),
-        _number(method["draft_passes_per_step"], 1),
-        f"{method['exact']}/{method['compared']}" if method.get("comparable", True) else "–",
-    ]
+    """One method in the table, in the order of `TITLES`."""
+    return [cell(method) for _, cell in _COLUMNS]
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _range(interval: Sequence[float] | None, digits: int) -> str:
-    return "–" if interval is None else f"{interval[0]:.{digits}f}–{interval[1]:.{digits}f}"
+def pair_name(report: Mapping[str, Any]) -> str:
+    """The models of a report."""
+    models = report["models"]
+    return str(models["target"] + (f" with {models['draft']}" if models["draft"] else ""))
 
 
 def notes(report: Mapping[str, Any]) -> Iterator[str]:
     """How to read the table, then failures and differences."""
-    models = report["models"]
-    pair = models["target"] + (f" with {models['draft']}" if models["draft"] else "")
     settings = report["settings"]
     times = f"{settings['repeats']} repeat" + ("s" if settings["repeats"] > 1 else "")
     most = max((m["timed_items"] for m in report["methods"]), default=0)
     yield (
-        f"{pair}, {report['device']}, {report['dtype']}; {len(report['items'])} items, "
-        f"{most} of at least {settings['least']} tokens timed, {times}{_sampled(settings)}"
+        f"{pair_name(report)}, {report['device']}, {report['dtype']}; "
+        f"{len(report['items'])} items, {most} of at least {settings['least']} tokens timed, "
+        f"{times}{_sampled(settings)}"
     )
     yield (
         f"speed-up: median tokens/s over that of {report['reference']} on the same items; worst: "
@@ -117,7 +106,11 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
         "length with it, as in vLLM; nodes and draft passes per step; exact: texts with the same "
         f"tokens as {report['reference']}'s"
     )
-    yield from _not_compared(report["methods"])
+    if names := [m["name"] for m in report["methods"] if not m.get("comparable", True)]:
+        yield (
+            f"not comparable under sampling: {', '.join(names)}: one seed gives other texts there, "
+            "so tokens are not compared with the reference's, and speeds are those of other texts"
+        )
     yield from _failures(report)
     for method in report["methods"]:
         yield from _differences(method)
@@ -129,16 +122,6 @@ def _sampled(settings: Mapping[str, Any]) -> str:
         return ""
     given = ", ".join(f"{name} {value}" for name, value in fields.items())
     return f"; sampled with {given or 'the defaults of the model'}, seed {settings['seed']}"
-
-
-def _not_compared(methods: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Why some texts are not compared."""
-    names = [m["name"] for m in methods if not m.get("comparable", True)]
-    if names:
-        yield (
-            f"not comparable under sampling: {', '.join(names)}: one seed gives other texts there, "
-            "so tokens are not compared with the reference's, and speeds are those of other texts"
-        )
 
 
 def _failures(report: Mapping[str, Any]) -> Iterator[str]:
@@ -192,11 +175,6 @@ def print_table(report: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def print_report(report: Mapping[str, Any]) -> None:
-    """Print the whole report as JSON."""
-    print_json(report)
-
-
 def print_csv(report: Mapping[str, Any]) -> None:
     """Print one line per method."""
     sys.stdout.write(as_csv(report))
@@ -232,21 +210,10 @@ def print_diff(found: Mapping[str, Any], names: Sequence[str]) -> None:
     """Print what changed between two runs."""
     rows = []
     for change in found["changes"]:
-        low, high = change["interval"]
-        verdict = "no change"
-        if change["changed"]:
-            verdict = "more" if change["ratio"] > 1 else "less"
-        rows.append(
-            [
-                change["method"],
-                change["figure"].replace("_", " "),
-                f"{change['before']:.2f}",
-                f"{change['after']:.2f}",
-                f"{change['ratio']:.3f}",
-                f"{low:.3f}–{high:.3f}",
-                verdict,
-            ]
-        )
+        verdict = ("more" if change["ratio"] > 1 else "less") if change["changed"] else "no change"
+        names_of = [change["method"], change["figure"].replace("_", " ")]
+        figures = [f"{change['before']:.2f}", f"{change['after']:.2f}", f"{change['ratio']:.3f}"]
+        rows.append([*names_of, *figures, _range("interval", 3)(change), verdict])
     titles = ("method", "figure", "before", "after", "ratio", "95%", "")
     plain_table(titles, rows, empty="the runs have no figure in common")
     lines = [

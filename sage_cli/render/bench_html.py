@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sage_cli.render.bench import TITLES, cells, notes
+from sage_cli.render.bench import TITLES, cells, notes, pair_name
 from sage_cli.render.page import DATA, page
 from sage_core.models.atomic_write import write_atomically
 
@@ -33,16 +33,10 @@ def html(
 ) -> str:
     """The whole page."""
     template = files("sage_cli.render").joinpath("bench.html").read_text("utf-8")
-    models = report["models"]
-    pair = models["target"] + (f" with {models['draft']}" if models["draft"] else "")
+    pair = pair_name(report)
     shown = [
-        {
-            "title": view["item"],
-            "policy": view["method"],
-            "models": pair,
-            "steps": view["steps"],
-        }
-        for view in views
+        {"title": v["item"], "policy": v["method"], "models": pair, "steps": v["steps"]}
+        for v in views
     ]
     parts = {
         "TITLE": escape(pair),

@@ -6,18 +6,18 @@ A baseline should have its best setting, but one chosen on the measured items wo
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
 from sage_core.bench.measure import Input, Method, Stopwatch
-from sage_core.bench.methods import Assisted, spec
+from sage_core.bench.methods import Assisted
 from sage_core.trees.policies.optimal_static import DEEPEST
 from sage_core.trees.policies.static import RankPath, StaticPlanner
 from sage_core.trees.policy import Policy, TreePlanner
 
-__all__ = ["DEPTHS", "GRID", "FixedTree", "fastest", "grid"]
+__all__ = ["DEPTHS", "GRID", "FixedTree", "fastest"]
 
 DEPTHS = (1, 2, 3, 4, 6, 8, DEEPEST)
 """Depth limits of the fixed trees that are tried; each level costs a draft pass."""
@@ -69,9 +69,3 @@ def fastest(
             seconds[method.name] += timed.decode
     rates = {m.name: tokens[m.name] / seconds[m.name] for m in methods if seconds[m.name] > 0}
     return max(methods, key=lambda method: rates.get(method.name, 0.0)), rates
-
-
-def grid() -> Iterator[tuple[str, Assisted]]:
-    """The settings of assisted generation that are tried, by name."""
-    for setting in GRID:
-        yield spec(setting), setting

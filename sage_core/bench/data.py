@@ -10,7 +10,7 @@ from typing import Any
 
 from sage_core.bench.items import Files, Item, Problem
 from sage_core.errors import InputError, OptionError
-from sage_core.media.sniff import HEAD, kind_of
+from sage_core.media.open import is_media
 
 __all__ = ["BUNDLED", "BUNDLED_ITEMS", "MMSPEC", "bundled_items", "calibration_items", "read_data"]
 
@@ -83,22 +83,11 @@ def _read(name: str, prompt: str | None) -> Iterator[Item | Problem]:
 
 
 def _read_folder(folder: Path, prompt: str | None) -> Iterator[Item]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_media(path))
+    files = sorted(path for path in folder.rglob("*") if is_media(path))
     if not files:
         raise InputError(f"{folder}: no image and no video in this folder")
     for path in files:
         yield Item(str(path), Files((str(path),)), (prompt,), path.parent.name)
-
-
-def _is_media(path: Path) -> bool:
-    """Whether the file is an image or a video by its content. Hidden files are left out."""
-    if path.name.startswith("."):
-        return False
-    try:
-        with path.open("rb") as file:
-            return kind_of(file.read(HEAD)) in ("picture", "video")
-    except OSError:
-        return False
 
 
 def _read_lines(path: Path, prompt: str | None) -> Iterator[Item | Problem]:

@@ -6,13 +6,14 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
 from sage_core.bench.measure import Decoded, Input, Stopwatch
+from sage_core.bench.methods import Generate
 from sage_core.bench.oracle import seeded
 from sage_core.bench.records import Counts
 from sage_core.engine.costs.store import CostStore, Learned
@@ -20,7 +21,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.results import Stats
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.device import peak_memory, reset_peak_memory
-from sage_core.trees.steps import PhaseSeconds, Step
+from sage_core.trees.steps import Step
 
 __all__ = ["ByEngine", "ByTransformers", "MethodCosts"]
 
@@ -73,17 +74,13 @@ class ByEngine:
         new = output.sequences[0, item.prompt_tokens :].tolist()
         return Decoded(
             tuple(new),
-            _phases(output.stats),
+            asdict(output.stats.seconds),
             _counts(output.steps, output.stats),
             output.stats.peak_memory,
             output.steps,
             output.lossy,
             item.seed is None or settings.candidates == "topk",
         )
-
-
-def _phases(stats: Stats) -> dict[str, float]:
-    return {field.name: getattr(stats.seconds, field.name) for field in fields(PhaseSeconds)}
 
 
 def _counts(steps: tuple[Step, ...], stats: Stats) -> Counts:
@@ -103,27 +100,19 @@ class ByTransformers:
     Args:
         name: of the method.
         pair: the loaded models.
-        arguments: of `generate`, in addition to the item's.
+        method: what `generate` is asked for.
         draft: the assistant model; None: no assisted generation.
-        settings: fields of the assistant's generation config, in place of its own.
     """
 
-    def __init__(
-        self,
-        name: str,
-        pair: LoadedPair,
-        arguments: Mapping[str, Any] | None = None,
-        draft: Any = None,
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, name: str, pair: LoadedPair, method: Generate, draft: Any = None) -> None:
         self.name = name
         self._target = pair.target
-        self._drafts = draft is not None or bool(arguments)
-        self._arguments = dict(arguments or {})
+        self._arguments = method.arguments()
+        self._settings = method.settings()
+        self._drafts = draft is not None or bool(self._arguments)
         if draft is not None:
             self._arguments |= {"assistant_model": draft, **_tokenizers(pair, draft)}
         self._draft = draft
-        self._settings = dict(settings or {})
 
     def decode(self, item: Input, stopwatch: Stopwatch) -> Decoded:
         reset_peak_memory(self._target.device)

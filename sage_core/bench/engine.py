@@ -16,17 +16,16 @@ from sage_core.bench.decoders import ByEngine, ByTransformers, MethodCosts
 from sage_core.bench.items import Request
 from sage_core.bench.measure import Input, Method, Stopwatch
 from sage_core.bench.methods import (
-    Assisted,
     AssistedBest,
     BestStaticTree,
+    Generate,
     MethodSpec,
     NgramDrafts,
-    PromptLookup,
     parse,
     spec,
 )
-from sage_core.bench.modifiers import ModifiedPolicy, Vocab
-from sage_core.bench.oracle import first_mismatch
+from sage_core.bench.modifiers import ModifiedPolicy
+from sage_core.bench.oracle import mismatch
 from sage_core.bench.records import Mismatch
 from sage_core.drafts.head.module import Head
 from sage_core.drafts.pruning.options import Pruning
@@ -124,7 +123,7 @@ class PairEngine:
         if method.drafts and draft is None and not looks_up:
             raise OptionError(f"{name} needs a draft model: give --draft, or leave it out")
         head_only = isinstance(draft, Head) and self._pair.small is None
-        if isinstance(method, Assisted | AssistedBest) and head_only:
+        if isinstance(method, Generate) and method.drafts and head_only:
             raise OptionError(
                 f"{name} needs a draft model, and the draft is a head: leave it out of --compare"
             )
@@ -136,29 +135,26 @@ class PairEngine:
             OptionError: see `check` and `SpeculativeDecoder`.
         """
         self.check(name)
-        method, pair = parse(name), self._pair
+        method = parse(name)
         if isinstance(method, Policy):
             return self.by_engine(name, method, **self._run_options(method))
         if isinstance(method, ModifiedPolicy):
             return self._modified(name, method)
         if isinstance(method, NgramDrafts):
             limit = Eagle2(nodes=method.nodes)  # only its node limit is used
-            options = {**self._run_options(limit, model=False), "lookup": method.options()}
+            options = {**self._run_options(limit, model=False), "lookup": method}
             return self.by_engine(name, limit, model=False, **options)
         if isinstance(method, BestStaticTree):
             tree = FixedTree(tuple(tuple(path) for path in (setting or {})["tree"]))
             return self.by_engine(name, tree, **{**self._run_options(tree), "lookup": None})
         if isinstance(method, AssistedBest):
             method = parse((setting or {})["setting"])
-        if isinstance(method, Assisted):
-            return ByTransformers(name, pair, draft=self._assistant, settings=method.settings())
-        if isinstance(method, PromptLookup):
-            arguments = {
-                "prompt_lookup_num_tokens": method.tokens,
-                "max_matching_ngram_size": method.ngram,
-            }
-            return ByTransformers(name, pair, arguments)
-        return ByTransformers(name, pair)
+        assert isinstance(method, Generate)
+        return self._by_generate(name, method)
+
+    def _by_generate(self, name: str, method: Generate) -> ByTransformers:
+        draft = self._assistant if method.drafts else None
+        return ByTransformers(name, self._pair, method, draft)
 
     def by_engine(
         self,
@@ -206,10 +202,9 @@ class PairEngine:
 
     def _modified(self, name: str, method: ModifiedPolicy) -> ByEngine:
         """A policy with modifiers, which have precedence over the run's options."""
-        own = method.options
-        if (vocab := method.get(Vocab)) is not None:
-            own["draft_vocab"] = self._decoders.reduced(vocab.list or self._own_list(name))
-        options = {**self._run_options(method.policy), **own}
+        options = {**self._run_options(method.policy), **method.options}
+        if (vocab := method.get("draft_vocab")) is not None:
+            options["draft_vocab"] = self._decoders.reduced(vocab.list or self._own_list(name))
         return self.by_engine(name, method.policy, candidates=method.candidates, **options)
 
     def _own_list(self, name: str) -> Path:
@@ -235,10 +230,7 @@ class PairEngine:
         raise ValueError(f"{spec(method)} has no setting to choose")
 
     def _best_assisted(self, items: Sequence[Input]) -> dict[str, Any]:
-        methods = [
-            ByTransformers(name, self._pair, draft=self._assistant, settings=setting.settings())
-            for name, setting in calibration.grid()
-        ]
+        methods = [self._by_generate(spec(setting), setting) for setting in calibration.GRID]
         best, rates = calibration.fastest(methods, items, self.stopwatch)
         return {"setting": best.name, "tokens_per_second": rates}
 
@@ -264,24 +256,8 @@ class PairEngine:
         }
 
     def explain(self, item: Input, expected: Sequence[int], got: Sequence[int]) -> Mismatch:
-        """The first difference of two texts, with its margin in the target's scores.
-
-        Raises:
-            ValueError: the texts are equal.
-        """
-        prompt = item.inputs["input_ids"]
-
-        def whole(tokens: Sequence[int]) -> torch.Tensor:
-            new = torch.tensor([list(tokens)], dtype=prompt.dtype, device=prompt.device)
-            return torch.cat([prompt, new], dim=1)
-
-        inputs, options = dict(item.inputs), dict(item.options)
-        found = first_mismatch(
-            self._pair.target, inputs, whole(expected), whole(got), item.seed, **options
-        )
-        if found is None:
-            raise ValueError("the texts are equal")
-        return found
+        """The first difference of two texts, with its margin in the target's scores."""
+        return mismatch(self._pair.target, item.inputs, expected, got, item.seed, item.options)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Token ids as text, without special tokens."""

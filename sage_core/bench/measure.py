@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -257,18 +257,13 @@ class Measurement:
         try:
             decoded = method.decode(replace(item, repeat=repeat), stopwatch)
             record = Record(
-                item.id,
-                method.name,
-                repeat,
-                decoded.tokens,
-                stopwatch.first_tokens,
-                stopwatch.prefill,
-                stopwatch.decode,
-                decoded.phases,
-                decoded.counts,
-                decoded.peak_memory,
-                decoded.lossy,
-                decoded.comparable,
+                item=item.id,
+                method=method.name,
+                repeat=repeat,
+                first_tokens=stopwatch.first_tokens,
+                prefill=stopwatch.prefill,
+                decode=stopwatch.decode,
+                **{name: value for name, value in vars(decoded).items() if name != "steps"},
             )
             check(record, item.limit, item.ends)
         except Exception as error:
@@ -295,11 +290,11 @@ class Measurement:
                 found = self._engine.explain(item, expected.tokens, record.tokens)
             except Exception:  # the difference counts, explained or not
                 found = Mismatch(*first_difference(expected.tokens, record.tokens))
-            yield Difference(item.id, record.method, **found.as_dict())
+            yield Difference(item=item.id, method=record.method, **asdict(found))
 
 
 def check(record: Record, limit: int, ends: frozenset[int]) -> None:
-    """Refuse an inconsistent record: a method that miscounts is not measured.
+    """Refuse an inconsistent record.
 
     Raises:
         SageError: no tokens, more than the limit, tokens behind the end of the text, or counts
@@ -307,23 +302,22 @@ def check(record: Record, limit: int, ends: frozenset[int]) -> None:
     """
     new = len(record.tokens)
     if not 1 <= record.first_tokens <= new:
-        raise SageError(f"it reports {record.first_tokens} first tokens of {new}")
+        raise SageError(f"the method reports {record.first_tokens} first tokens of {new}")
     if new > limit:
-        raise SageError(f"it returned {new} tokens, with max_new_tokens {limit}")
+        raise SageError(f"the method returned {new} tokens, with max_new_tokens {limit}")
     ended = next((i for i, token in enumerate(record.tokens) if token in ends), new - 1)
     if ended < new - 1:
-        raise SageError(f"it returned {new - 1 - ended} tokens behind the end token")
+        raise SageError(f"the method returned {new - 1 - ended} tokens behind the end token")
     counts = record.counts
     if counts is None:
         return
     if sum(counts.accepted.values()) != counts.steps:
-        raise SageError("it miscounts: there is not one accepted length for each step")
+        raise SageError("inconsistent counts: not one accepted length for each step")
     counted = sum((length + 1) * steps for length, steps in counts.accepted.items())
     # A text may end on an accepted token: then the last step has no bonus token.
     if new - record.first_tokens not in (counted, counted - 1):
-        raise SageError(
-            f"it miscounts: {counted} tokens by its steps, {new - record.first_tokens} returned"
-        )
+        returned = new - record.first_tokens
+        raise SageError(f"inconsistent counts: {counted} tokens by its steps, {returned} returned")
 
 
 def _one_line(error: BaseException) -> str:

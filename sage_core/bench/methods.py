@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -25,13 +25,11 @@ __all__ = [
     "Generate",
     "MethodSpec",
     "NgramDrafts",
-    "OtherMethod",
     "PromptLookup",
     "check_lossy",
     "chosen",
     "parse",
     "spec",
-    "split",
 ]
 
 ALL = (
@@ -74,9 +72,17 @@ class Generate(OtherMethod):
 
     name: ClassVar[str] = "transformers"
 
+    def arguments(self) -> dict[str, Any]:
+        """Further arguments of `generate`."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of the assistant's `GenerationConfig` in place of its own."""
+        return {}
+
 
 @dataclass(frozen=True)
-class Assisted(OtherMethod):
+class Assisted(Generate):
     """`generate(assistant_model=draft)`.
 
     Raises:
@@ -103,7 +109,6 @@ class Assisted(OtherMethod):
             raise OptionError(f"{self.name}: tokens must not be negative")
 
     def settings(self) -> dict[str, Any]:
-        """Fields of `GenerationConfig` that differ from transformers' defaults."""
         given: dict[str, Any] = {}
         if self.tokens:
             given["num_assistant_tokens"] = self.tokens
@@ -115,7 +120,7 @@ class Assisted(OtherMethod):
 
 
 @dataclass(frozen=True)
-class AssistedBest(OtherMethod):
+class AssistedBest(Generate):
     """`generate(assistant_model=draft)` with the fastest of several settings on other items."""
 
     name: ClassVar[str] = "transformers-assisted-best"
@@ -124,7 +129,7 @@ class AssistedBest(OtherMethod):
 
 
 @dataclass(frozen=True)
-class PromptLookup(OtherMethod):
+class PromptLookup(Generate):
     """`generate(prompt_lookup_num_tokens=tokens)`: prompt lookup decoding.
 
     Raises:
@@ -141,26 +146,15 @@ class PromptLookup(OtherMethod):
         if self.tokens < 1 or self.ngram < 1:
             raise OptionError(f"{self.name}: tokens and ngram must be at least 1")
 
+    def arguments(self) -> dict[str, Any]:
+        return {"prompt_lookup_num_tokens": self.tokens, "max_matching_ngram_size": self.ngram}
+
 
 @dataclass(frozen=True)
-class NgramDrafts(OtherMethod):
-    """Trees from n-gram lookup, without a draft model. Options are those of `Ngram`."""
-
-    longest: int = Ngram.longest
-    shortest: int = Ngram.shortest
-    branches: int = Ngram.branches
-    length: int = Ngram.length
-    nodes: int = Ngram.nodes
-    least: float = Ngram.least
+class NgramDrafts(OtherMethod, Ngram):
+    """Trees from n-gram lookup, without a draft model."""
 
     name: ClassVar[str] = "ngram"
-
-    def __post_init__(self) -> None:
-        self.options()
-
-    def options(self) -> Ngram:
-        """The options of the n-gram drafter."""
-        return Ngram(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -178,14 +172,8 @@ class BestStaticTree(OtherMethod):
             raise OptionError(f"{self.name}: nodes must be at least 1, not {self.nodes}")
 
 
-_OTHERS: tuple[type[OtherMethod], ...] = (
-    Generate,
-    Assisted,
-    AssistedBest,
-    PromptLookup,
-    NgramDrafts,
-    BestStaticTree,
-)
+_OTHERS: tuple[type[OtherMethod], ...]
+_OTHERS = (Generate, Assisted, AssistedBest, PromptLookup, NgramDrafts, BestStaticTree)
 
 MethodSpec = Policy | ModifiedPolicy | OtherMethod
 
@@ -297,7 +285,7 @@ def chosen(
 def _check_sampled_reference(method: MethodSpec) -> None:
     """Refuse a reference that uses random numbers in another order than `generate`."""
     drawn = isinstance(method, ModifiedPolicy) and method.candidates == "drawn"
-    if drawn or isinstance(method, Assisted | AssistedBest | PromptLookup):
+    if drawn or (isinstance(method, Generate) and method.name != Generate.name):
         raise OptionError(
             f"--reference {spec(method)}: with sampling, the same seed gives other texts than with "
             "any other method: use autoregressive or transformers"
@@ -326,19 +314,12 @@ def check_lossy(rule: str | None, reference: MethodSpec, *, sampled: bool = Fals
             "support: compare a policy with the modifier instead, such as "
             "static+ears:tolerance=0.1"
         )
-    ours = isinstance(reference, NgramDrafts | BestStaticTree) or not isinstance(
-        reference, OtherMethod
-    )
-    if ours and (reference.drafts or isinstance(reference, NgramDrafts)):
+    drafts = reference.drafts or isinstance(reference, NgramDrafts)
+    if drafts and not isinstance(reference, Generate):
         raise OptionError(
             f"--lossy: the reference {reference.name} would be lossy too: use autoregressive or "
             "transformers"
         )
-
-
-def with_draft(methods: Iterable[MethodSpec]) -> list[str]:
-    """The names of those that need a draft."""
-    return [spec(method) for method in methods if method.drafts]
 
 
 def _within(method: MethodSpec, nodes: int) -> MethodSpec:
@@ -349,7 +330,7 @@ def _within(method: MethodSpec, nodes: int) -> MethodSpec:
     if nodes < 1:
         raise OptionError(f"--node-budget must be at least 1, not {nodes}")
     if isinstance(method, ModifiedPolicy):
-        lookup = method.get(Ngram)
+        lookup: Ngram | None = method.get("lookup")
         looked_up = 0 if lookup is None else min(lookup.nodes, nodes // 2)
         if lookup is not None and not looked_up:
             raise OptionError(f"{method.name}: a node budget of 1 leaves no node for the lookup")

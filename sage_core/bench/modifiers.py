@@ -9,30 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from sage_core.drafts.ngram import Ngram
 from sage_core.drafts.vocab.token_list import FILE_NAME
 from sage_core.engine import extensions
+from sage_core.engine.extensions.viskip import ViSkip
 from sage_core.errors import OptionError
 from sage_core.generation.lossy import Ears, Lossy, SpecVla, check_sampled
-from sage_core.generation.sampling_params import check_candidates
 from sage_core.trees import policies
 from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.policies import Policy
 
-__all__ = ["Drawn", "ModifiedPolicy", "Modifier", "Other", "ViSkip", "Vocab", "parse", "spec"]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ViSkip:
-    """Draft nothing from this share of attention on visual tokens on."""
-
-    share: float = 0.35
-
-    name: ClassVar[str] = "viskip"
+__all__ = ["Drawn", "ModifiedPolicy", "Modifier", "Vocab", "parse", "spec"]
 
 
 @dataclass(frozen=True)
@@ -44,40 +33,48 @@ class Vocab:
 
     list: str = ""
 
-    name: ClassVar[str] = "vocab"
-
 
 @dataclass(frozen=True)
 class Drawn:
     """Candidates are drawn from the draft's distribution; for sampled text."""
 
-    name: ClassVar[str] = "drawn"
+
+_KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
+    {
+        "ngram": ("lookup", Ngram),
+        "ears": ("lossy", Ears),
+        "spec-vla": ("lossy", SpecVla),
+        "viskip": ("viskip", ViSkip),
+        "vocab": ("draft_vocab", Vocab),
+        "drawn": ("candidates", Drawn),
+    }
+)
+"""Modifiers with options: the option of the engine that they set, and what holds its value.
+
+Any other option that changes drafting or acceptance is a modifier by its own name."""
 
 
 @dataclass(frozen=True)
-class Other:
-    """Any other option that changes drafting or acceptance: ``NAME`` or ``NAME:VALUE``.
-
-    Raises:
-        OptionError: no such option, or a value that it refuses.
-    """
+class Modifier:
+    """An option of the engine that applies to one method."""
 
     name: str
-    value: str = ""
+    option: str
+    value: Any
+    """An object of the kind in `_KINDS`; for other options their text, or True."""
 
-    def __post_init__(self) -> None:
-        extensions.parse({self.name: self.value or True})
-
-
-Modifier = Ngram | ViSkip | Vocab | Drawn | Lossy | Other
+    def __str__(self) -> str:
+        if self.name in _KINDS:
+            return spec_text(self.name, self.value, defaults=self.option == "lossy")
+        return self.name if self.value is True else f"{self.name}:{self.value}"
 
 
 @dataclass(frozen=True)
 class ModifiedPolicy:
-    """A policy with modifiers, one of each kind.
+    """A policy with modifiers, one for each option.
 
     Raises:
-        OptionError: none or two of a kind, a policy that drafts nothing, or an invalid value.
+        OptionError: none or two for an option, a policy that drafts nothing, or an invalid value.
         UnsupportedError: modifiers that do not go with the policy or with one another.
     """
 
@@ -92,48 +89,37 @@ class ModifiedPolicy:
                 f"{self.name}: policy {self.policy.name} drafts nothing, so modifiers have no "
                 "effect: name another policy"
             )
-        kinds = [Lossy if isinstance(one, Lossy) else _name(one) for one in self.modifiers]
-        if len(set(kinds)) < max(1, len(kinds)):
+        names = [one.option for one in self.modifiers]
+        if len(set(names)) < max(1, len(names)):
             raise OptionError(f"{self.name}: name each modifier once, and one lossy rule at most")
-        check_candidates(self.candidates, self.policy)
-        for extension in extensions.parse(self.options):
-            extension.check(self.policy, self.candidates, draft=True)
+        extensions.resolve(self.policy, self.candidates, self.options, draft=True)
 
     @property
     def name(self) -> str:
         """Without options: ``sage+ngram``."""
-        return "+".join([self.policy.name, *(_name(one) for one in self.modifiers)])
+        return "+".join([self.policy.name, *(one.name for one in self.modifiers)])
+
+    def get(self, option: str) -> Any:
+        """The value of an option; None without its modifier."""
+        return next((one.value for one in self.modifiers if one.option == option), None)
+
+    @property
+    def lossy(self) -> Lossy | None:
+        rule: Lossy | None = self.get("lossy")
+        return rule
 
     @property
     def candidates(self) -> str:
         """``drawn`` or ``topk``. EARS relaxes rejection sampling, which needs drawn candidates."""
-        drawn = isinstance(self.lossy, Ears) or self.get(Drawn) is not None
-        return "drawn" if drawn else "topk"
-
-    @property
-    def lossy(self) -> Lossy | None:
-        return self.get(Lossy)
+        return "drawn" if isinstance(self.lossy, Ears) or self.get("candidates") else "topk"
 
     @property
     def options(self) -> dict[str, Any]:
         """Values of options that change drafting or acceptance, by name; lists are not read yet."""
-        values: dict[str, Any] = {}
-        for one in self.modifiers:
-            if isinstance(one, Ngram):
-                values["lookup"] = one
-            elif isinstance(one, Lossy):
-                values["lossy"] = one
-            elif isinstance(one, ViSkip):
-                values["viskip"] = one.share
-            elif isinstance(one, Vocab):
-                values["draft_vocab"] = one.list or FILE_NAME
-            elif isinstance(one, Other):
-                values[one.name] = one.value or True
+        values = {one.option: one.value for one in self.modifiers if one.option != "candidates"}
+        if "draft_vocab" in values:
+            values["draft_vocab"] = values["draft_vocab"].list or FILE_NAME
         return values
-
-    def get(self, kind: type[T]) -> T | None:
-        """The modifier of a kind; None if there is none."""
-        return next((one for one in self.modifiers if isinstance(one, kind)), None)
 
     def check_text(self, sampled: bool) -> None:
         """Refuse modifiers that are for greedy text only, or for sampled text only.
@@ -151,16 +137,13 @@ class ModifiedPolicy:
 
     def within(self, policy: Policy, nodes: int) -> ModifiedPolicy:
         """The same with ``policy``, and looked-up branches of at most ``nodes`` nodes."""
-        fewer = (
-            replace(one, nodes=min(one.nodes, nodes)) if isinstance(one, Ngram) else one
-            for one in self.modifiers
-        )
-        return ModifiedPolicy(policy, tuple(fewer))
 
+        def limited(one: Modifier) -> Modifier:
+            if one.option != "lookup":
+                return one
+            return replace(one, value=replace(one.value, nodes=min(one.value.nodes, nodes)))
 
-_KINDS: Mapping[str, type[Modifier]] = MappingProxyType(
-    {"ngram": Ngram, **{kind.name: kind for kind in (Ears, SpecVla, ViSkip, Vocab, Drawn)}}
-)
+        return ModifiedPolicy(policy, tuple(map(limited, self.modifiers)))
 
 
 def parse(text: str) -> ModifiedPolicy:
@@ -176,29 +159,15 @@ def parse(text: str) -> ModifiedPolicy:
 def _parse_modifier(text: str) -> Modifier:
     name, _, options = text.partition(":")
     if name in _KINDS:
-        return parse_options(_KINDS[name], options, name)
-    others = [other for other in extensions.available() if other not in _OWN_NAMES]
+        option, kind = _KINDS[name]
+        return Modifier(name, option, parse_options(kind, options, name))
+    renamed = {option for option, _ in _KINDS.values()}
+    others = [option for option in extensions.available() if option not in renamed]
     if name in others:
-        return Other(name, options)
+        return Modifier(name, name, options or True)
     raise OptionError(f"unknown modifier {text!r}: choose from {', '.join([*_KINDS, *others])}")
-
-
-_OWN_NAMES = ("lookup", "draft_vocab", "lossy", "viskip")
-"""Options whose modifiers have names and options of their own."""
 
 
 def spec(method: ModifiedPolicy) -> str:
     """The text that `parse` reads; options at their defaults are left out."""
-    return "+".join([policies.spec(method.policy), *map(_spec_modifier, method.modifiers)])
-
-
-def _spec_modifier(one: Modifier) -> str:
-    if isinstance(one, Ngram | Lossy):
-        return str(one)
-    if isinstance(one, Other):
-        return f"{one.name}:{one.value}" if one.value else one.name
-    return spec_text(one.name, one)
-
-
-def _name(one: Modifier) -> str:
-    return "ngram" if isinstance(one, Ngram) else one.name
+    return "+".join([policies.spec(method.policy), *map(str, method.modifiers)])

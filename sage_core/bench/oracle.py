@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,11 +13,6 @@ from sage_core.bench.records import Mismatch, first_difference
 
 TIE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3.2e-2}
 """Relative difference of two logits up to which rounding can swap them."""
-
-
-def reference(target: Any, inputs: dict[str, Any], **options: Any) -> Tensor:
-    """(1, prompt + new tokens): greedy decoding by transformers itself."""
-    return target.generate(**inputs, **{"do_sample": False, **options})
 
 
 @contextmanager
@@ -32,33 +26,29 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def first_mismatch(
+def mismatch(
     target: Any,
-    inputs: dict[str, Any],
-    expected: Tensor,
-    got: Tensor,
-    seed: int | None = None,
-    **options: Any,
-) -> Mismatch | None:
-    """The first difference of two sequences of shape (1, prompt + new); None if they are equal.
+    inputs: Mapping[str, Any],
+    expected: Sequence[int],
+    got: Sequence[int],
+    seed: int | None,
+    options: Mapping[str, Any],
+) -> Mismatch:
+    """The first difference of two texts that are not equal, given as new tokens.
 
     Args:
         target: the model whose scores give the margin.
-        inputs: of both sequences; the prompt is ``input_ids``.
-        expected: the output of `generate`.
-        got: that of the other decoder.
+        inputs: of both texts; the prompt is ``input_ids``.
+        expected: what `generate` writes.
+        got: what the other decoder writes.
         seed: of sampling; None for greedy decoding.
         options: further arguments of `generate`.
     """
-    if got.shape == expected.shape and torch.equal(got, expected):
-        return None
-    prompt = inputs["input_ids"].shape[1]
-    wanted, found = expected[0, prompt:].tolist(), got[0, prompt:].tolist()
-    position, want, have = first_difference(wanted, found)
+    position, want, have = first_difference(expected, got)
     if want is None or have is None:
         return Mismatch(position, want, have)
     with seeded(seed, target.device):
-        scores = _scores(target, inputs, position, wanted[:position], options)
+        scores = _scores(target, inputs, list(expected[:position]), options)
     if scores is not None and seed is not None:
         scores = scores + gumbel_noise(seed, position, scores)
         if int(scores.argmax()) != want:  # not drawn as `torch.multinomial` draws
@@ -71,11 +61,11 @@ def first_mismatch(
 
 
 def _scores(
-    target: Any, inputs: dict[str, Any], position: int, before: list[int], options: dict[str, Any]
+    target: Any, inputs: Mapping[str, Any], before: list[int], options: Mapping[str, Any]
 ) -> Tensor | None:
-    """(vocabulary,) processed scores that `generate` chose the new token at ``position`` from.
+    """(vocabulary,) processed scores that `generate` chose the token behind ``before`` from.
 
-    None if `generate` does not write the tokens ``before`` it.
+    None if `generate` itself writes other tokens, or ends before.
     """
     output = target.generate(
         **inputs,
@@ -83,12 +73,10 @@ def _scores(
         output_scores=True,
         return_dict_in_generate=True,
     )
-    prompt = inputs["input_ids"].shape[1]
+    prompt, position = inputs["input_ids"].shape[1], len(before)
     if output.sequences[0, prompt : prompt + position].tolist() != before:
         return None
-    if position >= len(output.scores):
-        return None
-    return output.scores[position][0].float()
+    return output.scores[position][0].float() if position < len(output.scores) else None
 
 
 def gumbel_noise(seed: int, position: int, like: Tensor) -> Tensor:
@@ -102,27 +90,3 @@ def gumbel_noise(seed: int, position: int, like: Tensor) -> Tensor:
     for _ in range(position + 1):
         exponential.exponential_(generator=generator)
     return -exponential[0].log()
-
-
-def check_steps(steps: tuple[Any, ...], new_tokens: list[int]) -> None:
-    """Check that step records agree with the sequence of new tokens.
-
-    Raises:
-        AssertionError: they do not.
-    """
-    committed = [token for step in steps for token in step.tokens]
-    assert committed == new_tokens, "the steps' tokens are not the sequence's"
-    assert [step.index for step in steps] == list(range(len(steps)))
-    assert [step.finished for step in steps] == [False] * (len(steps) - 1) + [True]
-    assert steps[0].is_prefill and not steps[0].tree.tokens and len(steps[0].tokens) == 1
-    for before, step in pairwise(steps):
-        assert step.root == before.tokens[-1]
-        path = step.accepted
-        assert path == (step.tree.path(path[-1]) if path else ())
-        drafted = [step.tree.tokens[node] for node in path]
-        assert list(step.tokens[: len(path)]) == drafted
-        extra = len(step.tokens) - len(path)
-        assert extra == 1 or (extra == 0 and step.finished), "a step has no bonus token"
-        if extra == 1 and not step.finished:
-            last = path[-1] if path else -1
-            assert step.tree.child(last, step.tokens[-1]) is None, "the path was cut short"

@@ -100,21 +100,13 @@ class Mismatch:
     near_tie: bool = False
     """Whether rounding explains the margin."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-@dataclass(frozen=True)
-class Difference:
+@dataclass(frozen=True, kw_only=True)
+class Difference(Mismatch):
     """The `Mismatch` of a method's text on an item with the reference's."""
 
     item: str
     method: str
-    position: int
-    expected: int | None
-    got: int | None
-    margin: float | None
-    near_tie: bool
 
 
 def first_difference(
@@ -172,15 +164,11 @@ _TYPES: dict[str, type[Any]] = {
 def to_json(line: Line) -> dict[str, Any]:
     """A line as a JSON object; ``line`` in it names the kind of line."""
     name = next(name for name, kind in _TYPES.items() if type(line) is kind)
-    data = {"line": name, **asdict(line)}
-    if isinstance(line, Record) and line.counts is not None:
-        for table in ("accepted", "drafted"):
-            data["counts"][table] = {str(k): v for k, v in data["counts"][table].items()}
-    return data
+    return {"line": name, **asdict(line)}
 
 
 def from_json(data: Mapping[str, Any]) -> Line:
-    """The line that `to_json` made an object of.
+    """The line that `to_json` made an object of, after a round trip through JSON.
 
     Raises:
         ValueError, TypeError, KeyError: it is not such an object.
@@ -191,7 +179,7 @@ def from_json(data: Mapping[str, Any]) -> Line:
         fields["tokens"] = tuple(fields["tokens"])
         if fields["counts"] is not None:
             counts = dict(fields["counts"])
-            for table in ("accepted", "drafted"):
+            for table in ("accepted", "drafted"):  # JSON has only texts as keys
                 counts[table] = {int(k): v for k, v in counts[table].items()}
             fields["counts"] = Counts(**counts)
     line: Line = kind(**fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["LEVEL", "RESAMPLES", "interval", "median", "paired_interval", "paired_ratio"]
 
@@ -30,31 +31,18 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """The percentile bootstrap interval of the median over items, at `LEVEL`."""
-    if not len(values):
-        return None
-    drawn = np.asarray(values)[_resamples(len(values), seed)]
-    return _percentiles(np.median(drawn, axis=1))
+    return paired_interval(values, np.ones(len(values)), seed)
 
 
 def paired_interval(
-    ours: Sequence[float], theirs: Sequence[float], seed: int = 0
+    ours: Sequence[float], theirs: ArrayLike, seed: int = 0
 ) -> tuple[float, float] | None:
     """The interval of `paired_ratio`: an item is resampled with both its values."""
-    if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} values cannot be paired with {len(theirs)}")
-    if not len(ours):
+    pairs = np.column_stack([ours, theirs])  # refuses columns of different lengths
+    if not len(pairs):
         return None
-    drawn = _resamples(len(ours), seed)
-    above = np.median(np.asarray(ours)[drawn], axis=1)
-    return _percentiles(above / np.median(np.asarray(theirs)[drawn], axis=1))
-
-
-def _resamples(items: int, seed: int) -> np.ndarray:
-    """(RESAMPLES, items) int: the items of each resample, drawn with replacement."""
-    return np.random.default_rng(seed).integers(0, items, (RESAMPLES, items))
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    drawn = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    medians = np.median(pairs[drawn], axis=1)
     rest = 50 * (1 - LEVEL)
-    low, high = np.percentile(values, (rest, 100 - rest))
+    low, high = np.percentile(medians[:, 0] / medians[:, 1], (rest, 100 - rest))
     return float(low), float(high)

@@ -25,8 +25,6 @@ from sage_core.trees.policies.sage.policy import UNKNOWN, Sage, SagePlanner
 from sage_core.trees.policy import BIASES, Growth, Level, TreePlanner
 from sage_core.trees.tree import TokenTree
 
-__all__ = ["NodeSamples", "RecordingSage", "fit_acceptance", "fit_biases", "identity_predictor"]
-
 RIDGE = 100.0
 """Ridge penalty on weights of features of standard deviation 1."""
 MAX_NODES = 25_000
@@ -96,12 +94,9 @@ def fit_acceptance(
     """Fit ``head.acceptance`` to texts decoded with the head; replaces the one it has.
 
     Args:
-        target: the head's loaded target.
         head: trained and placed (`sage_core.drafts.head.checkpoint.placed`).
         prompts: as processors return them; consumed until there are ``max_nodes`` nodes.
         max_new_tokens: of each text.
-        backend: how passes run.
-        max_nodes: nodes to fit to.
 
     Returns:
         How many nodes it was fitted to; 0 where they were too few, and the head is unchanged.

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from sage_core.errors import InputError
-from sage_core.media.sniff import HEAD, kind_of
-
-__all__ = ["Notice", "Sample", "read_samples", "sample_at", "split"]
+from sage_core.media.open import is_media
 
 _PROMPTS, _FILES = ("prompt", "question"), ("image", "video", "images")
 _FIELDS = (*_PROMPTS, *_FILES, "answer", "id")
@@ -48,7 +46,7 @@ def read_samples(data: str | Path, notice: Notice) -> list[Sample]:
     path = Path(data)
     if path.is_dir():
         samples = [
-            Sample(str(file), (str(file),)) for file in sorted(path.rglob("*")) if _is_media(file)
+            Sample(str(file), (str(file),)) for file in sorted(path.rglob("*")) if is_media(file)
         ]
         if not samples:
             raise InputError(f"{path}: no image or video in this folder")
@@ -107,17 +105,6 @@ def _text(line: dict[str, Any], name: str) -> str:
     if not isinstance(line[name], str) or not line[name].strip():
         raise ValueError(f"{name} must be non-empty text")
     return str(line[name])
-
-
-def _is_media(path: Path) -> bool:
-    """Whether the content is an image or a video; the file's name is ignored."""
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return kind_of(file.read(HEAD)) in ("picture", "video")
-    except OSError:
-        return False
 
 
 def split(count: int, seed: int) -> tuple[list[int], list[int]]:

@@ -13,13 +13,11 @@ from sage_core.distill.data import Sample, split
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.process_group import ProcessGroup
 from sage_core.distill.run import new_student
-from sage_core.distill.teacher import Teacher
+from sage_core.distill.teacher import Example, Teacher, usable
 from sage_core.distill.trainer import Event, OnEvent, Trainer
-from sage_core.errors import InputError, OptionError
+from sage_core.errors import InputError
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.device import peak_memory
-
-__all__ = ["DryRun", "dry_run"]
 
 _MEASURED = 64  # prompts whose length is looked at; preparing thousands of images takes long
 
@@ -55,7 +53,6 @@ class DryRun:
     """Of the run, without evaluation and checkpoints."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
         return asdict(self)
 
 
@@ -64,11 +61,7 @@ def dry_run(
 ) -> DryRun:
     """Take one training step on the longest of ``samples`` and measure it.
 
-    Args:
-        pair: as `run.distill` takes it.
-        samples: all samples of the run.
-        options: options of the run.
-        on_event: called with a note for each sample that cannot be used.
+    ``on_event`` is called with a note for each sample that cannot be used.
 
     Raises:
         InputError: none of the samples that were tried can be used.
@@ -111,30 +104,26 @@ def _longest(
 ) -> tuple[int, dict[str, int], float]:
     """The longest usable sample, its tokens by kind, and the seconds that its answer took."""
 
-    def leave_out(error: Exception) -> None:
+    def left_out(error: Exception) -> None:
         on_event(Event(0, 0.0, note=f"{error}: left out"))
 
-    lengths: dict[int, int] = {}
-    for index in indices:
-        try:
-            tokens = int(teacher.prompt(index)["input_ids"].shape[1])
-        except (InputError, OptionError) as error:
-            leave_out(error)
-            continue
+    def length(index: int) -> int:
         given = teacher.given_answer(index)
-        lengths[index] = tokens + (0 if given is None else len(given))
-    for index in sorted(lengths, key=lambda one: -lengths[one]):
+        tokens = int(teacher.prompt(index)["input_ids"].shape[1])
+        return tokens + (0 if given is None else len(given))
+
+    def read(index: int) -> tuple[int, float, Example]:
         begin = monotonic()
-        try:
-            answer = teacher.answer(index, teacher.prompt(index))
-            seconds = monotonic() - begin if teacher.given_answer(index) is None else 0.0
-            example = teacher.example(index)
-        except (InputError, OptionError) as error:
-            leave_out(error)
-            continue
+        answer = teacher.answer(index, teacher.prompt(index))
+        seconds = monotonic() - begin if teacher.given_answer(index) is None else 0.0
+        return len(answer), seconds, teacher.example(index)
+
+    lengths = dict(usable(length, indices, left_out))
+    longest_first = sorted(lengths, key=lambda one: -lengths[one])
+    for index, (answer, seconds, example) in usable(read, longest_first, left_out):
         visual = int(example.visual.sum())
         counts = {"prompt_tokens": example.prompt_tokens, "visual_tokens": visual}
-        return index, {**counts, "answer_tokens": len(answer)}, seconds
+        return index, {**counts, "answer_tokens": answer}, seconds
     raise InputError("none of the training samples can be used: the messages before say why")
 
 
@@ -143,11 +132,7 @@ def run_length(
 ) -> tuple[int, float]:
     """Steps and seconds of a run in which the target writes each sample's answer once.
 
-    Args:
-        options: with ``steps``, ``minutes`` or both.
-        samples: training samples.
-        step: seconds of a step.
-        answer: seconds of an answer.
+    ``step`` and ``answer`` are the seconds of one of them; ``samples`` is a number.
     """
     first = samples / options.batch  # steps in which answers are still to be written
     limit = 60 * options.minutes if options.minutes is not None else inf

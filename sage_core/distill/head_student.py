@@ -21,8 +21,6 @@ from sage_core.drafts.head.checkpoint import load_head, save_head
 from sage_core.drafts.head.init import new_head
 from sage_core.drafts.head.module import Head
 
-__all__ = ["HeadStudent"]
-
 
 class HeadStudent:
     """Trains a `sage_core.drafts.head.module.Head`; embedding and output head are the target's.

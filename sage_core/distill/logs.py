@@ -9,8 +9,6 @@ from typing import Any
 
 from sage_core.errors import OptionError
 
-__all__ = ["LOG", "Log"]
-
 LOG = "log.csv"
 _COLUMNS = ("step", "seconds", "name", "value")
 
@@ -19,7 +17,6 @@ class Log:
     """``log.csv`` in the output folder, one line per value.
 
     Args:
-        folder: where the files go.
         step: the step that the run resumes from: later lines are dropped; 0 starts a new file.
         tensorboard: write event files to ``folder``/tensorboard too.
 
@@ -41,7 +38,6 @@ class Log:
         self._board = _board(folder / "tensorboard", step) if tensorboard else None
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Append the values of a step."""
         with self._path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             for name, value in values.items():

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CANDIDATES", "acceptance_loss", "cross_entropy", "distribution_loss", "feature_loss"]
-
 CANDIDATES = 64
 """How many of the target's most likely tokens `acceptance_loss` sums over."""
 

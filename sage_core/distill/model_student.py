@@ -23,18 +23,12 @@ from sage_core.models.inputs import cast
 from sage_core.models.quiet import quiet
 from sage_core.models.shared_vision import find_tower, share_vision
 
-__all__ = ["ModelStudent", "new_model", "small_config"]
-
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "config.json")
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 
 class ModelStudent:
     """Trains a small model; weights with the target's shapes start as copies, others at random.
-
-    Args:
-        teacher: the target.
-        options: of the run; ``layers`` and ``hidden`` are its sizes.
 
     Raises:
         OptionError: ``layers`` or ``hidden`` that the target's class does not allow.
@@ -82,8 +76,7 @@ class ModelStudent:
             if file.is_file() and not any(file.match(pattern) for pattern in _WEIGHTS):
                 shutil.copy(file, folder / file.name)
         # In the target's dtype, so that a shared tower is equal to the target's bit for bit.
-        dtype = self._teacher.target.dtype
-        small = copy.deepcopy(self.module).to(dtype)
+        small = copy.deepcopy(self.module).to(self._teacher.target.dtype)
         small.generation_config = copy.deepcopy(self._teacher.target.generation_config)
         with quiet():  # it has a progress bar
             small.save_pretrained(folder)
@@ -170,10 +163,9 @@ def _take_weights(model: Any, target: Any) -> Any:
         given = known.get(name)
         if given is not None and given.shape == weight.shape and given.is_floating_point():
             weight.copy_(given)
-    holder, name = find_tower(model)
-    theirs, own = find_tower(target)
-    if holder is None or theirs is None:
+    mine, theirs = find_tower(model)[2], find_tower(target)[2]
+    if mine is None or theirs is None:
         return None
-    mine, source = getattr(holder, name), getattr(theirs, own).state_dict()
+    source = theirs.state_dict()
     same = all(source[key].shape == value.shape for key, value in mine.state_dict().items())
     return mine if same else None

@@ -11,8 +11,6 @@ from typing import Any, Literal, get_args
 
 from sage_core.errors import OptionError
 
-__all__ = ["KINDS", "LOSSES", "DistillOptions", "default_learning_rate"]
-
 Kind = Literal["head", "specvlm", "vispec", "model"]
 Loss = Literal["sage", "acceptance"]
 KINDS, LOSSES = get_args(Kind), get_args(Loss)
@@ -24,6 +22,14 @@ def _option(default: Any, help: str, **about: Any) -> Any:
     """A field with its help text and, in ``about``, ``least`` (its lower bound), ``metavar`` and
     ``shown`` (what stands for a default of None)."""
     return field(default=default, metadata={"help": help, **about})
+
+
+def _whole(default: int | None, help: str, **about: Any) -> Any:
+    return _option(default, help, **{"least": 1, "metavar": "N", **about})
+
+
+def _number(default: float | None, help: str, **about: Any) -> Any:
+    return _option(default, help, metavar="X", **about)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,7 @@ class DistillOptions:
         "model: a small model of the target's class.",
         metavar="KIND",
     )
-    steps: int | None = _option(None, "Stop after N steps.", least=1, metavar="N")
+    steps: int | None = _whole(None, "Stop after N steps.")
     minutes: float | None = _option(None, "Stop after M minutes of training.", metavar="M")
     mode: str = _option(
         "weighted",
@@ -49,45 +55,34 @@ class DistillOptions:
         "convolution, resampler, text.",
         metavar="MODE",
     )
-    ratio: float = _option(
+    ratio: float = _number(
         3.0,
         "Visual tokens for each one that specvlm keeps, in mode weighted (at most 5) and of a "
         "single branch.",
         least=1,
-        metavar="X",
     )
-    queries: int = _option(
-        2, "Learned queries per image, of the resampler and of vispec.", least=1, metavar="N"
-    )
-    layers: int | None = _option(
-        None, "Layers of a model.", least=1, metavar="N", shown="an eighth of the target's"
-    )
-    hidden: int | None = _option(
+    queries: int = _whole(2, "Learned queries per image, of the resampler and of vispec.")
+    layers: int | None = _whole(None, "Layers of a model.", shown="an eighth of the target's")
+    hidden: int | None = _whole(
         None,
         "Hidden size of a model.",
-        least=1,
-        metavar="N",
         shown="half the target's; the same where the vision tower's output has that size",
     )
-    lr: float | None = _option(
+    lr: float | None = _number(
         None,
         "Learning rate.",
-        metavar="X",
         shown="8e-5 at hidden size 3584, inversely proportional to it, at most 3e-3",
     )
-    decay: float = _option(
+    decay: float = _number(
         0.0,
         "Fraction of the run, at its end, over which the learning rate falls linearly to 0.",
         least=0,
         most=1,
-        metavar="X",
     )
-    batch: int = _option(
+    batch: int = _whole(
         8,
         "Samples per step, over all processes. Gradients are accumulated sample by sample, so "
         "memory does not depend on it.",
-        least=1,
-        metavar="N",
     )
     loss: Loss = _option(  # noqa: RUF009
         "sage",
@@ -95,30 +90,23 @@ class DistillOptions:
         "acceptance probability. Heads add a loss on features to either.",
         metavar="LOSS",
     )
-    ce_weight: float = _option(0.1, "Weight of --loss, for heads.", least=0, metavar="X")
-    feature_weight: float = _option(
-        1.0, "Weight of the loss on features, for heads.", least=0, metavar="X"
-    )
-    depths: int = _option(
+    ce_weight: float = _number(0.1, "Weight of --loss, for heads.", least=0)
+    feature_weight: float = _number(1.0, "Weight of the loss on features, for heads.", least=0)
+    depths: int = _whole(
         3,
         "Consecutive draft steps that a head is trained on; from the second on it reads its own "
         "features.",
-        least=1,
-        metavar="N",
     )
-    temperature: float = _option(
+    temperature: float = _number(
         0.0,
         "Sampling temperature of the answers that the target writes; 0 is greedy.",
         least=0,
-        metavar="X",
     )
-    max_new_tokens: int = _option(256, "Longest answer in tokens.", least=2, metavar="N")
+    max_new_tokens: int = _whole(256, "Longest answer in tokens.", least=2)
     recompute: bool = _option(False, "Activation checkpointing: less memory, more time.")
-    checkpoint_every: int = _option(
+    checkpoint_every: int = _whole(
         100,
         "Steps between checkpoints. Each evaluates the held-out samples; the best draft is kept.",
-        least=1,
-        metavar="N",
     )
     max_pixels: int | None = _option(None, "Largest image or frame in pixels.", least=1)
     seed: int = _option(0, "Seed of everything random.", least=0)

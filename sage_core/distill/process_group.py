@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["ProcessGroup", "is_main_process", "local_device"]
-
 
 def is_main_process() -> bool:
     """Whether this process writes files and messages, by the launcher's numbering."""
@@ -28,9 +26,7 @@ class ProcessGroup:
     """Rank and size of the group, and its collective operations.
 
     Samples are assigned by position, so the number of processes changes speed and rounding only.
-
-    Args:
-        device: of this process; on a GPU the student runs in mixed precision, bfloat16.
+    On a GPU the student runs in mixed precision, bfloat16.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from sage_core.distill.student import ChainAcceptance
 from sage_core.distill.teacher import Teacher
-from sage_core.errors import InputError, OptionError
-
-__all__ = ["REPORT", "TIMED", "Report", "Speed", "measure", "usable"]
 
 REPORT = "report.json"
 TIMED = 6
@@ -63,33 +58,10 @@ class Report:
     speeds: tuple[Speed, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
         data = asdict(self)
         for plain, speed in zip(data["speeds"], self.speeds, strict=True):
             plain["tokens_per_second"] = speed.tokens_per_second
         return data
-
-
-def weights_bytes(folder: Path) -> int:
-    """Size of a draft's weight files."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def rounded(found: ChainAcceptance) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """`ChainAcceptance.by_depth` and `by_rank`, rounded for the report."""
-    return (
-        tuple(round(share, 4) for share in found.by_depth),
-        tuple(round(share, 4) for share in found.by_rank),
-    )
-
-
-def usable(teacher: Teacher, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """The prompts of samples, without unusable ones."""
-    for index in indices:
-        try:
-            yield teacher.prompt(index)
-        except (InputError, OptionError):  # reported when it was left out
-            continue
 
 
 def measure(

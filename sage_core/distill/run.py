@@ -10,29 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sage_core.distill.data import Sample, read_samples, split
 from sage_core.distill.logs import Log
 from sage_core.distill.options import DistillOptions
 from sage_core.distill.process_group import ProcessGroup
-from sage_core.distill.report import (
-    REPORT,
-    TIMED,
-    Report,
-    measure,
-    rounded,
-    usable,
-    weights_bytes,
-)
+from sage_core.distill.report import REPORT, TIMED, Report, measure
 from sage_core.distill.state import check_output, load_state
 from sage_core.distill.student import ChainAcceptance, Student
-from sage_core.distill.teacher import Teacher
+from sage_core.distill.teacher import Teacher, usable
 from sage_core.distill.trainer import Event, OnEvent, Trainer
-from sage_core.errors import InputError, OptionError
+from sage_core.models.catalog import weight_bytes
 from sage_core.pair_loading import LoadedPair
-
-__all__ = ["distill", "new_student"]
 
 _MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "recompute", "decay")
 """Options that may change when a run is resumed."""
@@ -55,10 +43,8 @@ def distill(
         data: a folder of images and videos, or a ``.jsonl`` file, see `data.read_samples`; or
             samples that were read before.
         output: folder for the draft, ``log.csv``, ``report.json`` and the state of the run.
-        options: options of the run.
         on_event: called with progress and notes.
         resume: continue from the state in ``output``, if there is one.
-        tensorboard: write event files too.
 
     Raises:
         InputError: no sample can be used, or ``output`` holds another run.
@@ -125,17 +111,6 @@ def _identity(
     return {**chosen, "target": fingerprint(pair.target), "data": data}
 
 
-@torch.no_grad()
-def _evaluate(student: Student, teacher: Teacher, held_out: list[int]) -> ChainAcceptance:
-    found = ChainAcceptance()
-    for index in held_out:
-        try:
-            found += student.evaluate(teacher.example(index))
-        except (InputError, OptionError):  # reported in training
-            continue
-    return found
-
-
 def _report(
     trainer: Trainer,
     student: Student,
@@ -149,14 +124,14 @@ def _report(
     draft = student.load(output)
     # After a resume the saved head may have an acceptance predictor, which is not trained here.
     student.module.load_state_dict(draft.state_dict(), strict=False)
-    found = _evaluate(student, teacher, held_out)
-    prompts = usable(teacher, held_out)
+    examples = usable(teacher.example, held_out)  # errors were reported in training
+    found = sum((student.evaluate(example) for _, example in examples), ChainAcceptance())
+    prompts = (prompt for _, prompt in usable(teacher.prompt, held_out))
     timed = list(islice(prompts, TIMED))
     nodes = student.fit_acceptance(draft, prompts, output)
     drafts = [("new", draft)]
     if teacher.pair.draft is not None:
         drafts.insert(0, (teacher.pair.draft_id or "previous", teacher.pair.draft))
-    depths, ranks = rounded(found)
     return Report(
         kind=options.kind,
         target=teacher.pair.target_id,
@@ -166,10 +141,10 @@ def _report(
         samples=samples,
         held_out=len(held_out),
         tau=round(found.tau, 4),
-        by_depth=depths,
-        by_rank=ranks,
+        by_depth=tuple(round(share, 4) for share in found.by_depth),
+        by_rank=tuple(round(share, 4) for share in found.by_rank),
         parameters=trainer.parameters,
-        bytes=weights_bytes(output),
+        bytes=weight_bytes(output),
         acceptance_nodes=nodes,
         speeds=measure(teacher, timed, drafts, options.max_new_tokens),
     )

@@ -13,8 +13,6 @@ from sage_core.errors import InputError
 from sage_core.models.atomic_write import replacing
 from sage_core.models.quiet import is_memory_error
 
-__all__ = ["STATE", "check_output", "load_state", "save_state", "write_errors"]
-
 STATE = "state.pt"
 
 
@@ -32,11 +30,7 @@ def write_errors(folder: Path) -> Iterator[None]:
 
 
 def check_output(folder: Path) -> None:
-    """Refuse an output folder that holds a run.
-
-    Raises:
-        InputError: it has a state file.
-    """
+    """Raise `InputError` for an output folder that holds the state of a run."""
     if (folder / STATE).is_file():
         raise InputError(f"{folder}: holds a run: continue it with --resume or use another folder")
 

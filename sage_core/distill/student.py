@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from operator import add
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,15 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from sage_core.distill.teacher import Example
-
-__all__ = [
-    "EVALUATED_DEPTH",
-    "RANKS",
-    "ChainAcceptance",
-    "LossOutput",
-    "Student",
-    "chain_acceptance",
-]
 
 EVALUATED_DEPTH = 6
 """Depth of the chain on which held-out samples are evaluated."""
@@ -50,14 +42,8 @@ class ChainAcceptance:
     none of the ten."""
 
     def __add__(self, other: ChainAcceptance) -> ChainAcceptance:
-        def both(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
-            return tuple(x + y for x, y in zip(a, b, strict=True))
-
-        return ChainAcceptance(
-            both(self.reached, other.reached),
-            both(self.accepted, other.accepted),
-            both(self.ranks, other.ranks),
-        )
+        counts = zip(astuple(self), astuple(other), strict=True)
+        return ChainAcceptance(*(tuple(map(add, *both)) for both in counts))
 
     @property
     def by_depth(self) -> tuple[float, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,15 +13,13 @@ from torch import Tensor
 from sage_core.distill.data import Sample
 from sage_core.distill.options import DistillOptions
 from sage_core.engine.decoder import SpeculativeDecoder
-from sage_core.errors import InputError
+from sage_core.errors import InputError, OptionError
 from sage_core.media import Clip, open_media
-from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device, visual_mask
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 
-__all__ = ["CACHE_BYTES", "Example", "Teacher"]
-
+T = TypeVar("T")
 CACHE_BYTES = 512 * 1024**2
 """Bytes of examples kept in memory: with a small target and few samples the target reads each
 sample once, with a large one at every use."""
@@ -36,7 +34,6 @@ class Example:
     """
 
     inputs: dict[str, Any]
-    """Inputs of the target's forward."""
     prompt_tokens: int
     features: Tensor
     """(1, n, size): the decoder's last hidden states, after its final norm."""
@@ -59,7 +56,6 @@ class Example:
 
     @property
     def bytes(self) -> int:
-        """Size of its tensors."""
         tensors = [self.features, self.embeds, self.logits, *self.inputs.values()]
         return sum(one.nbytes for one in tensors if isinstance(one, Tensor))
 
@@ -78,7 +74,6 @@ class Teacher:
     Args:
         pair: the target; its draft, if any, speeds up writing.
         samples: all samples, by index.
-        options: options of the run.
         cache_bytes: examples are kept while they fit.
     """
 
@@ -102,7 +97,6 @@ class Teacher:
         self._writer = self.decoder(pair.draft, policy)
 
     def decoder(self, draft: Any, policy: str = "sage") -> SpeculativeDecoder:
-        """A decoder of the target with ``draft``."""
         return SpeculativeDecoder(self.target, draft, policy, backend=self.backend)
 
     @property
@@ -161,9 +155,8 @@ class Teacher:
             return given
         settings: dict[str, Any] = {"max_new_tokens": self._options.max_new_tokens}
         if self._options.temperature > 0:
-            seed = self._options.seed * 1_000_003 + index
-            drawn = {"do_sample": True, "temperature": self._options.temperature, "seed": seed}
-            settings |= drawn
+            settings |= {"do_sample": True, "temperature": self._options.temperature}
+            settings["seed"] = self._options.seed * 1_000_003 + index
         written = self._writer.generate(**inputs, **settings).sequences
         return written[0, inputs["input_ids"].shape[1] :].cpu().clone()
 
@@ -191,10 +184,8 @@ class Teacher:
         read = _with_answer(inputs, answer[:-1])
         with _recorded(self.target.get_decoder()) as seen:
             self.target.base_model(**read, use_cache=False)
-        features = seen["output"].last_hidden_state
-        ids = read["input_ids"]
-        embeds = seen.get("inputs_embeds")
-        positions = seen.get("position_ids")
+        features, ids = seen["output"].last_hidden_state, read["input_ids"]
+        embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         if embeds is None:
             embeds = self.target.get_input_embeddings()(ids)
         if positions is None:
@@ -209,6 +200,22 @@ class Teacher:
             positions=positions,
             logits=self.logits(features[0, p:]),
         )
+
+
+def usable(
+    read: Callable[[int], T],
+    indices: Iterable[int],
+    left_out: Callable[[Exception], None] | None = None,
+) -> Iterator[tuple[int, T]]:
+    """``(index, read(index))`` of the samples that can be used; ``left_out`` gets other errors."""
+    for index in indices:
+        try:
+            found = read(index)
+        except (InputError, OptionError) as error:
+            if left_out is not None:
+                left_out(error)
+            continue
+        yield index, found
 
 
 def _with_answer(inputs: dict[str, Any], answer: Tensor) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,8 +20,6 @@ from sage_core.distill.student import ChainAcceptance, Student
 from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import InputError, OptionError
 from sage_core.models.quiet import memory_errors
-
-__all__ = ["Event", "OnEvent", "Trainer"]
 
 _ADVICE = "use --recompute, a lower --max-new-tokens, --depths or --max-pixels, or --dtype bfloat16"
 _MAX_GRADIENT_NORM = 1.0
@@ -52,14 +50,9 @@ class Trainer:
     resumed run takes the same steps as one that was not interrupted.
 
     Args:
-        student: the draft in training.
-        teacher: gives its examples.
-        train: indices of training samples.
-        held_out: indices of evaluation samples.
-        options: options of the run.
+        train, held_out: indices of training and evaluation samples.
         folder: where the best draft and the state are written.
         identity: kept in the state, see `state.load_state`.
-        group: the processes.
         on_event: called with progress; with notes in every process, else in the main one.
     """
 
@@ -142,10 +135,6 @@ class Trainer:
         by_steps = self.step / steps if steps else 0.0
         return max(by_steps, seconds / (60 * minutes) if minutes else 0.0)
 
-    def _learning_rate(self) -> float:
-        left, decay = 1 - self._done, self._options.decay
-        return self._rate * (left / decay if left < decay else 1.0)
-
     def take_step(self) -> dict[str, float]:
         """One optimizer step; returns the mean loss and its parts.
 
@@ -176,7 +165,7 @@ class Trainer:
                 totals[name] = totals.get(name, 0.0) + float(value)
             used += 1
             tokens += example.answer_tokens
-        names = ["loss", *self._part_names()]
+        names = ["loss", options.loss, *([] if options.kind == "model" else ["features"])]
         *sums, all_used, all_tokens = group.sum(
             [*(totals.get(name, 0.0) for name in names), used, tokens]
         )
@@ -186,7 +175,8 @@ class Trainer:
             return dict.fromkeys(names, 0.0)
         group.sum_gradients(self._parameters, 1 / all_used)
         torch.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
-        rate = self._learning_rate()
+        left, decay = 1 - self._done, options.decay
+        rate = self._rate * (left / decay if left < decay else 1.0)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
         self._optimizer.step()
@@ -205,10 +195,6 @@ class Trainer:
                 "none of the training samples can be used: the messages before say why each was "
                 "left out"
             )
-
-    def _part_names(self) -> list[str]:
-        features = [] if self._options.kind == "model" else ["features"]
-        return [self._options.loss, *features]
 
     def _example(self, index: int) -> Example | None:
         """A sample's example, or None, with a note, if it cannot be used."""
@@ -232,12 +218,8 @@ class Trainer:
                     with self._group.autocast():
                         mine += self._student.evaluate(example)
         self._student.module.train()
-        depths = len(mine.reached)
-        counts = self._group.sum([*mine.reached, *mine.accepted, *mine.ranks])
-        whole = [int(count) for count in counts]
-        self.acceptance = ChainAcceptance(
-            tuple(whole[:depths]), tuple(whole[depths : 2 * depths]), tuple(whole[2 * depths :])
-        )
+        counts = [self._group.sum(part) for part in astuple(mine)]
+        self.acceptance = ChainAcceptance(*(tuple(map(int, part)) for part in counts))
         by_depth = {f"tau/{depth}": x for depth, x in enumerate(self.acceptance.by_depth, 1)}
         return {"tau": self.acceptance.tau, **by_depth}
 
@@ -254,9 +236,7 @@ class Trainer:
             save_state(
                 self._folder,
                 {
-                    "plan": self._identity,
-                    "step": self.step,
-                    "best": self.best,
+                    **{"plan": self._identity, "step": self.step, "best": self.best},
                     "seconds": seconds,
                     "weights": {name: p.detach().cpu() for name, p in self._named},
                     "optimizer": self._optimizer.state_dict(),

@@ -15,8 +15,6 @@ from torch import Tensor
 from sage_core.distill.teacher import Example
 from sage_core.drafts.head.module import Head
 
-__all__ = ["step_mask", "unroll"]
-
 
 def step_mask(step: int, before: int, answer: int) -> Tensor:
     """bool (answer - step + 1, keys): which keys the queries of a step attend to.
@@ -60,7 +58,7 @@ def unroll(head: Head, example: Example, depths: int, *, training: bool = True) 
     for step in range(1, min(depths, answer) + 1):
         if step > 1:
             own = slice(p + step - 1, total)
-            inputs = head.inputs(steps[-1][None, :-1], embeds[:, own], prompt.joined)
+            inputs = head.inputs(steps[-1][None, :-1], embeds[:, own], prompt.global_feature)
             positions = example.positions[..., own]
             seen = step_mask(step, before, answer)
         predicted = head.decoder(

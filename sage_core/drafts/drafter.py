@@ -1,4 +1,4 @@
-"""What the decoding loop asks of a draft."""
+"""The interface of a draft, as the decoding loop uses it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Drafter(ABC):
 
     @property
     def started(self) -> bool:
-        """Whether the draft holds a prompt that a further text may go on from."""
+        """Whether the draft has read a prompt that a later text may continue."""
         return False
 
     @abstractmethod
@@ -33,8 +33,8 @@ class Drafter(ABC):
         """Read the prompt and take the first token of the text.
 
         Args:
-            first: the token that the target's prefill gave.
-            prompt: what the target computed for the prompt.
+            first: the token after the prompt, by the target.
+            prompt: the target's outputs.
         """
 
     @abstractmethod
@@ -43,17 +43,17 @@ class Drafter(ABC):
 
     @abstractmethod
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        """Take what was committed.
+        """Take the outcome of a step.
 
         Args:
             tree: the verified tree.
             outcome: its accepted path and the committed tokens.
-            hidden: (nodes + 1, hidden) the target's last hidden states of the root and the nodes.
+            hidden: (nodes + 1, hidden) the target's last hidden states, root first.
         """
 
 
 class PasslessDrafter(Drafter):
-    """A draft that makes no forward passes: a subclass has `draft`."""
+    """A draft that makes no forward passes: a subclass implements `draft`."""
 
     def start(self, first: int) -> None:
         """Take the first token of the text."""
@@ -65,18 +65,18 @@ class PasslessDrafter(Drafter):
     def prefill(self, first: int, prompt: PromptOutputs) -> Passes[None]:
         self.start(first)
         return
-        yield  # a generator that makes no pass
+        yield  # a generator without passes
 
     def propose(self, planner: TreePlanner, sequence: TokenSequence) -> Passes[Proposal]:
         return self.draft(planner, sequence)
         yield
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        """Nothing, unless a subclass needs what was committed."""
+        """Does nothing by default."""
 
 
 class NoDrafter(PasslessDrafter):
-    """Proposes nothing: the loop then decodes one token a step."""
+    """Proposes nothing: autoregressive decoding."""
 
     def draft(self, planner: TreePlanner, sequence: TokenSequence) -> Proposal:
         return Proposal()

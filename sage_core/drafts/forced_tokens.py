@@ -1,4 +1,4 @@
-"""Tokens that a grammar forces, drafted without a pass."""
+"""Drafting of tokens that a grammar forces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sage_core.trees.steps import Acceptance, Proposal, Shape
 from sage_core.trees.tree import ROOT, TokenTree
 
 FORCED_LEAST = 2
-"""Fewer forced tokens than these are left to the draft, which continues behind them."""
+"""Fewer forced tokens than these are left to the draft, which also drafts after them."""
 
 
 class ForcedDrafter(Drafter):
-    """Proposes the tokens that a grammar forces, without a draft pass; otherwise asks another.
+    """Proposes the tokens that a grammar forces, without a draft pass; otherwise uses ``inner``.
 
-    The target still verifies: where the grammar leaves the tokenization open it may write the
-    forced text in other tokens. The policy's planner does not observe these steps.
+    The target verifies them: it may tokenize the forced text otherwise. The policy's planner does
+    not observe these steps.
     """
 
     def __init__(self, inner: Drafter, grammar: JsonGrammar) -> None:

@@ -1,4 +1,4 @@
-"""Drafting with a small transformers model that has read the same prompt."""
+"""Drafting with a small transformers model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from sage_core.trees.tree import TokenTree, TreeBuilder
 
 
 class ModelDrafter(TreeDrafter):
-    """Drafts with a draft model; accepted nodes that it has passed already stay in its cache.
+    """Drafts with a draft model. Accepted nodes that it has passed stay in its cache.
 
     Args:
         runner: runs the draft model.
         inputs: the prompt, as the processor returned it.
         vocab_size: the target's.
-        room: cache slots to reserve behind the prompt.
-        vision: what the target's vision tower has computed, if the draft shares it.
-        draft_prompt: what the draft reads of the prompt.
+        room: cache slots to reserve after the prompt.
+        vision: outputs of the target's vision tower, if the draft shares it.
+        draft_prompt: which tokens of the prompt the draft reads.
     """
 
     _runner: Runner
@@ -63,7 +63,7 @@ class ModelDrafter(TreeDrafter):
 
     @property
     def length(self) -> int:
-        """Tokens of the text that are in the cache or will be read next; pruned ones left out."""
+        """Tokens in the cache or pending; pruned ones are not counted."""
         return self._runner.committed + len(self._pending)
 
     def rewind(self, lost: int, new: Sequence[int]) -> None:
@@ -73,21 +73,21 @@ class ModelDrafter(TreeDrafter):
         self._columns = {}
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
-        # Ancestors are passed before their children, so the passed part of a path is its beginning.
+        # Ancestors are passed before their children: the passed nodes are a prefix of the path.
         kept = [self._columns[node] for node in outcome.nodes if node in self._columns]
         self._runner.commit(kept)
         self._pending += outcome.tokens[len(kept) :]
         self._columns = {}
 
-    def time_pass(self, rows: int, branching: int) -> Passes[None]:
-        nodes = [0] * rows
-        logits, _ = yield PassRequest(self._runner, nodes, nodes, np.eye(rows, dtype=bool))
+    def time_pass(self, nodes: int, branching: int) -> Passes[None]:
+        zeros = [0] * nodes
+        logits, _ = yield PassRequest(self._runner, zeros, zeros, np.eye(nodes, dtype=bool))
         TopK().select(logits.float(), branching)
         self._runner.commit([0])
 
     def _read_pending(self) -> Passes[Tensor]:
-        # A token that the draft's smaller vocabulary lacks is read as its last one: the guesses
-        # behind it get worse, the output stays the same.
+        # A token beyond the draft's vocabulary is read as its last one: drafts after it get worse,
+        # the output stays the same.
         known = [min(token, self._runner.vocab_size - 1) for token in self._pending]
         outputs = yield from self._runner.extend(known)
         self._pending = []

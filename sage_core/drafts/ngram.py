@@ -1,4 +1,4 @@
-"""Drafts without a model: what followed the last words when they stood in the text before."""
+"""N-gram lookup (prompt lookup decoding): drafts from earlier occurrences of the last tokens."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from sage_core.errors import OptionError
 from sage_core.trees.option_specs import parse_options, spec_text
 from sage_core.trees.tree import ROOT, TokenTree
 
-__all__ = ["BREAK", "NAME", "Match", "Ngram", "NgramIndex", "as_ngram", "is_lookup"]
+__all__ = ["NAME", "NO_TOKEN", "Match", "Ngram", "NgramIndex", "as_ngram", "is_lookup"]
 
 NAME = "ngram"
-BREAK = -1
-"""Stands for a token that is no text, a picture's for instance: nothing is matched across it."""
-_RECENT = 16
-"""Occurrences of one n-gram that are looked at, the latest: a step's work is bounded."""
+NO_TOKEN = -1
+"""In place of ids that are not text, such as an image's: nothing is matched across it."""
+_MAX_OCCURRENCES = 16
+"""Latest occurrences of an n-gram that are used, which bounds the time of a step."""
 _BASE = 4.0
-_ELSE = 16.0
-"""A match of n tokens weighs _BASE^n, and that the text goes on in a new way weighs this much."""
+"""A match of n tokens has weight _BASE^n."""
+_NEW_WEIGHT = 16.0
+"""Weight of a continuation that did not occur before."""
 
 
 @dataclass(frozen=True)
 class Ngram:
-    """Options of drafting by lookup (after prompt lookup decoding), written ``ngram:nodes=16``.
+    """Options of n-gram lookup (after prompt lookup decoding), written ``ngram:nodes=16``.
 
     The last ``longest`` to ``shortest`` tokens are looked up in the prompt and the text so far.
-    What followed them there becomes branches of a tree: up to ``branches`` at each node, ``length``
-    levels and ``nodes`` nodes, the likeliest first; nodes below ``least`` are left out. Beside a
-    draft model, the branches join its tree while they earn ``price`` tokens a node.
+    Their continuations there form a tree: up to ``branches`` children per node, ``length`` levels
+    and ``nodes`` nodes, the most probable first; nodes of a cumulative probability below ``least``
+    are left out. With a draft model, the branches are added to its tree while they gain at least
+    ``price`` accepted tokens per node.
 
     Raises:
-        OptionError: a value that makes no sense.
+        OptionError: a value out of its range.
     """
 
     longest: int = 5
@@ -59,7 +61,7 @@ class Ngram:
 
 
 def is_lookup(draft: object) -> bool:
-    """Whether ``draft`` is drafting by lookup: ``ngram``, perhaps with options, or an `Ngram`."""
+    """Whether ``draft`` is ``ngram``, perhaps with options, or an `Ngram`."""
     named = isinstance(draft, str) and draft.partition(":")[0] == NAME
     return named or isinstance(draft, Ngram)
 
@@ -77,45 +79,47 @@ def as_ngram(text: str | Ngram) -> Ngram:
 
 @dataclass(frozen=True)
 class Match:
-    """What a lookup gave: a tree, and how many tokens its longest match has (0: no match)."""
+    """The result of a lookup: a tree, and the length in tokens of its longest match (0: none)."""
 
     tree: TokenTree = field(default_factory=TokenTree)
-    match: int = 0
+    length: int = 0
 
 
 class NgramIndex:
-    """A text with all its n-grams, kept up to date in constant time a token."""
+    """An index of a text's n-grams, updated in constant time per token."""
 
     def __init__(self, options: Ngram) -> None:
         self._o = options
         self._tokens: list[int] = []
         self._run = 0
-        """Tokens since the last break."""
+        """Tokens since the last `NO_TOKEN`."""
         self._ends: dict[tuple[int, ...], list[int]] = {}
-        """Positions behind each occurrence of an n-gram, ascending."""
+        """Positions after each occurrence of an n-gram, ascending."""
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def extend(self, tokens: Iterable[int]) -> None:
-        """Append tokens; `BREAK` stands for those that are no text."""
+        """Append tokens, with `NO_TOKEN` for ids that are not text."""
         o = self._o
         for token in tokens:
             self._tokens.append(token)
-            self._run = self._run + 1 if token != BREAK else 0
+            self._run = self._run + 1 if token != NO_TOKEN else 0
             end = len(self._tokens)
             for n in range(o.shortest, min(o.longest, self._run) + 1):
                 self._ends.setdefault(tuple(self._tokens[end - n :]), []).append(end)
 
     def matches(self) -> list[tuple[int, int]]:
-        """(tokens matched, position behind the match): longest first, then latest first.
+        """(length of the match, position after it), longest first, then latest first.
 
-        Each earlier position once, with its longest match.
+        Each position is listed once, with its longest match.
         """
         end = len(self._tokens)
         found: dict[int, int] = {}
         for n in range(min(self._o.longest, self._run), self._o.shortest - 1, -1):
-            for place in reversed(self._ends[tuple(self._tokens[end - n :])][-_RECENT - 1 :]):
+            for place in reversed(
+                self._ends[tuple(self._tokens[end - n :])][-_MAX_OCCURRENCES - 1 :]
+            ):
                 if place < end:
                     found.setdefault(place, n)
         return [(n, place) for place, n in found.items()]
@@ -127,24 +131,24 @@ class NgramIndex:
             return Match()
         trie = _Trie()
         for order, (n, place) in enumerate(matches):
-            # Of equal matches the latest counts for most, and twice the same counts double.
+            # Of equally long matches the latest has the largest weight; equal ones add up.
             weight = _BASE**n * (1 + 1 / (1 + order))
             trie.add(self._tokens[place : place + depth], weight)
         return Match(trie.best(self._o.branches, nodes, self._o.least), matches[0][0])
 
 
 class _Trie:
-    """Continuations with weights, merged where they begin alike."""
+    """Weighted continuations, merged by common prefixes."""
 
     def __init__(self) -> None:
         self._children: list[dict[int, int]] = [{}]
         self._weights = [0.0]
 
     def add(self, tokens: Sequence[int], weight: float) -> None:
-        """One continuation, up to its first break."""
+        """Add one continuation, up to its first `NO_TOKEN`."""
         node = 0
         for token in tokens:
-            if token == BREAK:
+            if token == NO_TOKEN:
                 return
             child = self._children[node].setdefault(token, len(self._weights))
             if child == len(self._weights):
@@ -154,33 +158,27 @@ class _Trie:
             node = child
 
     def best(self, branches: int, nodes: int, least: float) -> TokenTree:
-        """The likeliest nodes, a parent before its children.
+        """The most probable nodes, parents before children.
 
-        A token's probability is its share of the weight of its siblings and of something new.
+        A token's probability is its weight over that of its siblings and `_NEW_WEIGHT`.
         """
-        tokens: list[int] = []
-        parents: list[int] = []
-        probs: list[float] = []
-        ranks: list[int] = []
-        # (-cumulative, node of the trie, token, parent in the tree, probability, rank); of equals
-        # the node that was there first
+        chosen: list[tuple[int, int, float, int]] = []  # token, parent, probability, rank
+        # (-cumulative probability, node of the trie, token, parent in the tree, probability, rank);
+        # among equals the earlier node of the trie comes first
         heap: list[tuple[float, int, int, int, float, int]] = []
 
-        def push(node: int, place: int, above: float) -> None:
+        def push(node: int, parent: int, above: float) -> None:
             children = self._children[node].items()
-            total = sum(self._weights[child] for _, child in children) + _ELSE
+            total = sum(self._weights[child] for _, child in children) + _NEW_WEIGHT
             ranked = sorted(children, key=lambda item: -self._weights[item[1]])
             for rank, (token, child) in enumerate(ranked[:branches]):
                 prob = self._weights[child] / total
                 if above * prob >= least:
-                    heapq.heappush(heap, (-above * prob, child, token, place, prob, rank))
+                    heapq.heappush(heap, (-above * prob, child, token, parent, prob, rank))
 
         push(0, ROOT, 1.0)
-        while heap and len(tokens) < nodes:
+        while heap and len(chosen) < nodes:
             negative, child, token, parent, prob, rank = heapq.heappop(heap)
-            tokens.append(token)
-            parents.append(parent)
-            probs.append(prob)
-            ranks.append(rank)
-            push(child, len(tokens) - 1, -negative)
-        return TokenTree(tuple(tokens), tuple(parents), tuple(probs), tuple(ranks))
+            chosen.append((token, parent, prob, rank))
+            push(child, len(chosen) - 1, -negative)
+        return TokenTree(*zip(*chosen, strict=True)) if chosen else TokenTree()

@@ -26,13 +26,12 @@ from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 class TreeDrafter(Drafter):
     """Grows a tree level by level under a policy's planner; a subclass makes the passes.
 
-    Its cache holds the committed text but for the pending tokens, which the next tree's first pass
-    reads; the nodes passed in a step sit behind as tree columns until `observe`.
+    The cache holds the committed text except the pending tokens, which the next tree's first pass
+    reads. Nodes passed in a step follow as tree columns until `observe`.
 
     Args:
         runner: runs the draft.
-        vocab_size: the target's; where it differs from the draft's, tokens beyond the smaller
-            one are never drafted.
+        vocab_size: the target's; tokens beyond the smaller of both vocabularies are not drafted.
     """
 
     def __init__(self, runner: TreeRunner, vocab_size: int) -> None:
@@ -42,55 +41,57 @@ class TreeDrafter(Drafter):
         self.candidates: CandidateSelector = TopK()
         """How each node's candidates are chosen; the acceptance rule must match it."""
         self._columns: dict[int, int] = {}
+        """The tree column of each node that has been passed."""
 
     def use_reduced_lm_head(self, reduced: ReducedHead) -> None:
-        """Score the tokens of ``reduced`` only. To be called before the first pass."""
+        """Compute logits of the tokens of ``reduced`` only. Call it before the first pass."""
         self._reduced = reduced
         self._runner.set_lm_head(reduced)
 
     @abstractmethod
     def rewind(self, lost: int, new: Sequence[int]) -> None:
-        """Go on with another text: the one before less its last ``lost`` tokens, then ``new``.
-
-        ``new`` is read by the next `prefill`.
-        """
+        """Drop the last ``lost`` tokens of the text and append ``new``, for the next `prefill`."""
 
     @abstractmethod
-    def time_pass(self, rows: int, branching: int) -> Passes[None]:
-        """A pass over ``rows`` nodes with the ranking of their candidates, to measure its cost.
+    def time_pass(self, nodes: int, branching: int) -> Passes[None]:
+        """Make a pass over ``nodes`` nodes and rank their candidates, for timing.
 
-        It lengthens the text by a token, until `discard_timed`.
+        It appends a token to the cache, until `discard_timed`.
         """
 
     def discard_timed(self, passes: int) -> None:
-        """Drop what so many calls of `time_pass` have left in the cache."""
+        """Drop the tokens of so many calls of `time_pass` from the cache."""
         self._runner.truncate(passes)
 
     @abstractmethod
     def _read_pending(self) -> Passes[Tensor]:
-        """Pass what was committed since the last tree; (1, vocabulary) logits after its last."""
+        """Pass the pending tokens; returns (1, vocabulary) logits after the last."""
 
     @abstractmethod
     def _pass(
         self, builder: TreeBuilder, frontier: Sequence[int], level: int, seen: np.ndarray
     ) -> Passes[Tensor]:
-        """Pass nodes of one level, the root's children being level 0; (F, vocabulary) logits.
+        """Pass the F nodes of ``frontier``; returns (F, vocabulary) logits.
 
-        ``seen``, bool (F, columns), is which tree columns, old and new, each node attends to.
+        Args:
+            builder: the tree so far.
+            frontier: nodes of one level.
+            level: 0 for the root's children.
+            seen: bool (F, columns), the tree columns, old and new, that each node attends to.
         """
 
-    def _acceptance_bias(self, rows: int) -> np.ndarray | None:
-        """`Level.acceptance` of the ``rows`` nodes that were passed last, if the draft has it."""
+    def _acceptance_bias(self, nodes: int) -> np.ndarray | None:
+        """`Level.acceptance` of the nodes passed last; None without an acceptance predictor."""
         return None
 
     @property
     def visual_tokens(self) -> int | None:
-        """How many columns stand for images; None: as many as its `DraftPrompt` keeps."""
+        """Visual inputs that the draft has read; None: as many as its `DraftPrompt` keeps."""
         return None
 
     @property
     def device(self) -> torch.device:
-        """Where the draft is."""
+        """The draft's device."""
         return self._runner.device
 
     @property
@@ -106,7 +107,7 @@ class TreeDrafter(Drafter):
             empty = TokenTree()
             return Proposal(empty, replace(shape, depth=0), 0, planning, planned=empty)
 
-        builder = TreeBuilder.empty()
+        builder = TreeBuilder()
         logits = yield from self._read_pending()
         frontier: Sequence[int] = [ROOT]
         passes = 1
@@ -119,8 +120,8 @@ class TreeDrafter(Drafter):
             growth = candidates.placed(planner.grow(level))
             planning += perf_counter() - begun
             if candidates.draft is not None:
-                drawn = set(growth.parents.tolist())
-                draws.update({frontier[row]: candidates.draft[row] for row in drawn})
+                parents = set(growth.parents.tolist())
+                draws.update({frontier[i]: candidates.draft[i] for i in parents})
             nodes = _add(builder, growth, frontier, candidates.tokens, candidates.probs)
             # Nothing follows an end token, and processors may not be defined there.
             frontier = [
@@ -130,7 +131,7 @@ class TreeDrafter(Drafter):
             ]
             if not frontier or depth == limit:
                 break
-            seen = self._see(builder, frontier)
+            seen = self._visibility(builder, frontier)
             logits = yield from self._pass(builder, frontier, depth - 1, seen)
             passes += 1
 
@@ -150,22 +151,22 @@ class TreeDrafter(Drafter):
         sequence: TokenSequence,
         k: int,
     ) -> Candidates:
-        """Up to k candidates below each frontier node, given (F, vocabulary or fewer) logits."""
+        """Up to k candidates below each frontier node, from (F, vocabulary or fewer) logits."""
         reduced = self._reduced
         if reduced is None:
-            return self.candidates.select(self._scored(logits, builder, frontier, sequence), k)
+            return self.candidates.select(self._scores(logits, builder, frontier, sequence), k)
         if not sequence.has_processors:
-            return reduced.named(self.candidates.select(logits.float(), k), self._vocab)
-        whole = reduced.spread(logits, self._vocab)
-        scores = self._scored(whole, builder, frontier, sequence)
-        # A rule may do sums with the scores of tokens that the draft does not score.
+            return reduced.to_token_ids(self.candidates.select(logits.float(), k), self._vocab)
+        whole = reduced.scatter_logits(logits, self._vocab)
+        scores = self._scores(whole, builder, frontier, sequence)
+        # A processor may compute with the scores of -inf of the other tokens.
         return self.candidates.select(scores.masked_fill(scores.isnan(), -torch.inf), k)
 
     @torch.inference_mode()
-    def _scored(
+    def _scores(
         self, logits: Tensor, builder: TreeBuilder, frontier: Sequence[int], sequence: TokenSequence
     ) -> Tensor:
-        """(F, vocabulary) scores, by the same processors that the target's scores go through."""
+        """(F, vocabulary) scores, by the logits processors of the target's scores."""
         if logits.shape[1] > self._vocab:
             logits = logits[:, : self._vocab]
         if not sequence.has_processors:
@@ -176,28 +177,25 @@ class TreeDrafter(Drafter):
         paths = [_tokens_to(builder, node) for node in frontier]
         return sequence.draft_scores(logits, paths)
 
-    def _see(self, builder: TreeBuilder, frontier: Sequence[int]) -> np.ndarray:
-        """Which passed columns, and itself, each new node sees: bool (F, old columns + F)."""
+    def _visibility(self, builder: TreeBuilder, frontier: Sequence[int]) -> np.ndarray:
+        """Give each node a column; bool (F, columns), its ancestors' columns and its own."""
         old = len(self._columns)
-        new = np.zeros((len(frontier), old + len(frontier)), dtype=bool)
-        for row, node in enumerate(frontier):
-            up = builder.parents[node]
-            while up != ROOT:
-                new[row, self._columns[up]] = True
-                up = builder.parents[up]
-            new[row, old + row] = True
-        for row, node in enumerate(frontier):
-            self._columns[node] = old + row
-        return new
+        self._columns.update({node: old + i for i, node in enumerate(frontier)})
+        visible = np.zeros((len(frontier), len(self._columns)), dtype=bool)
+        for i, node in enumerate(frontier):
+            while node != ROOT:
+                visible[i, self._columns[node]] = True
+                node = builder.parents[node]
+        return visible
 
     def _renumber(self, drafted: TokenTree, tree: TokenTree) -> None:
-        """Follow a pruning: columns belong to the nodes of the tree that is verified."""
+        """Number the columns by the nodes of ``tree``, which is ``drafted`` pruned."""
         old_of = {path: node for node, path in enumerate(_token_paths(drafted))}
-        columns = {}
-        for node, path in enumerate(_token_paths(tree)):
-            if old_of[path] in self._columns:
-                columns[node] = self._columns[old_of[path]]
-        self._columns = columns
+        self._columns = {
+            node: self._columns[old_of[path]]
+            for node, path in enumerate(_token_paths(tree))
+            if old_of[path] in self._columns
+        }
 
 
 def _add(
@@ -207,13 +205,13 @@ def _add(
     tokens: np.ndarray,
     probs: np.ndarray,
 ) -> range:
-    # A level has one or two rows as a rule: lists are faster than arrays there.
-    rows, ranks = growth.parents.tolist(), growth.ranks.tolist()
+    # Most levels have one or two nodes: lists are faster than arrays.
+    parents, ranks = growth.parents.tolist(), growth.ranks.tolist()
     all_tokens, all_probs = tokens.tolist(), probs.tolist()
     return builder.add(
-        [frontier[row] for row in rows],
-        [all_tokens[row][rank] for row, rank in zip(rows, ranks, strict=True)],
-        [all_probs[row][rank] for row, rank in zip(rows, ranks, strict=True)],
+        [frontier[parent] for parent in parents],
+        [all_tokens[parent][rank] for parent, rank in zip(parents, ranks, strict=True)],
+        [all_probs[parent][rank] for parent, rank in zip(parents, ranks, strict=True)],
         ranks,
     )
 

@@ -1,14 +1,17 @@
-"""`SpeculativeDecoder`: two loaded transformers models in, the target's own output, sooner."""
+"""`SpeculativeDecoder`: speculative decoding of two loaded transformers models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sage_core.drafts.head.checkpoint import check_head
+from sage_core.drafts.head.module import Head
+from sage_core.drafts.ngram import is_lookup
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.batching.scheduler import BatchScheduler, check_width
 from sage_core.engine.costs.store import CostStore
-from sage_core.engine.extensions import DecodingExtension
+from sage_core.engine.extensions import DecodingExtension, resolve
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import DecodeOutput
 from sage_core.engine.session import DecodingSession
@@ -16,42 +19,42 @@ from sage_core.engine.settings import DecoderSettings
 from sage_core.errors import OptionError
 from sage_core.generation.prepare import Prepared, split_arguments
 from sage_core.runtime.backend import Backend
+from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policy import Policy
 
 
 class SpeculativeDecoder:
-    """Decoding of ``target`` by speculation with ``draft`` under a tree policy.
+    """Decodes ``target`` by speculation with ``draft`` under a tree policy.
 
-    Greedy unless the caller asks for ``do_sample``; a sampled text is distributed as the target's
-    own, and with candidates ``topk`` it is the one that `generate` writes under the same seed.
+    The text is the one of `generate`. With ``do_sample`` it is distributed as the target's own, and
+    with candidates ``topk`` it is the one of `generate` under the same seed.
 
     Args:
         target: a loaded transformers model with a `generate` method, in evaluation mode.
-        draft: a smaller one with the same tokenizer; a `drafts.head.module.Head` of this target;
-            ``"ngram"``, perhaps with options, drafts without a model by lookup in the text; None
-            allows only ``autoregressive``.
+        draft: a smaller model with the same tokenizer; a `drafts.head.module.Head` of this target;
+            ``"ngram"``, perhaps with options: n-gram lookup without a model; None allows only
+            ``autoregressive``.
         policy: a name or spec such as ``"sage-paper:dmax=12"``, or a `Policy`; None: ``sage`` with
             a draft and ``autoregressive`` without.
-        pruning: what the draft reads of the visual tokens; it changes speed only.
-        costs: what passes cost, for policies that weigh it: fixed, so that equal inputs give equal
-            trees, or a `CostStore` that measures what it lacks. None: a store in memory.
-        candidates: ``topk`` or ``drawn``, how a sampled text's candidates are chosen
+        pruning: which visual tokens the draft reads; it changes speed only.
+        costs: of passes, for policies that weigh them: fixed `Costs`, for reproducible trees, or a
+            `CostStore` that measures missing ones. None: a store in memory.
+        candidates: ``topk`` or ``drawn``, the candidates of sampled texts
             (`generation.speculative_sampling`).
-        backend: how passes run: `CpuBackend` (the default), `CudaGraphBackend`, `EagerBackend`.
-        phase_times: on CUDA, time the phases of each step, at the price of five device
-            synchronisations a step.
+        backend: `CpuBackend` (the default), `CudaGraphBackend` or `EagerBackend`.
+        phase_times: on CUDA, time the phases of each step, by five device synchronizations a step.
         extensions: further extensions, as objects.
         options: options that change drafting or acceptance, by the names of
-            `engine.extensions.available`: ``lookup`` (branches that are looked up join the tree
-            while they pay), ``draft_vocab`` (the tokens that the draft scores), ``lossy`` (a rule
-            that gives up the target's own text), ``viskip`` (draft nothing from this share of
-            attention on visual tokens on).
+            `engine.extensions.available`: ``lookup`` (adds looked-up branches to trees while they
+            pay), ``draft_vocab`` (tokens that the draft computes logits of), ``lossy`` (a rule of
+            lossy acceptance), ``viskip`` (no drafts from this share of attention on visual
+            tokens).
 
     Raises:
         OptionError: unknown policy, candidates or option, or a drafting policy without a draft.
         ModelError: a head of another target.
-        UnsupportedError: options that do not go together, or a model whose attention or logits a
+        UnsupportedError: options that cannot be combined, or a model whose attention or logits a
             tree pass cannot reproduce.
     """
 
@@ -69,17 +72,22 @@ class SpeculativeDecoder:
         extensions: Sequence[DecodingExtension] = (),
         **options: Any,
     ) -> None:
-        self.settings = DecoderSettings.of(
-            target,
-            draft,
-            policy,
-            pruning,
-            costs,
-            candidates,
-            backend,
-            phase_times,
-            extensions,
-            options,
+        if is_lookup(draft):
+            draft, options = None, {**options, "lookup": draft}
+        chosen, asked = resolve(policy, candidates, options, extensions, draft=draft is not None)
+        draft = draft if chosen.drafts else None
+        if isinstance(draft, Head):
+            check_head(target, draft)
+        self.settings = DecoderSettings(
+            target=target,
+            draft=draft,
+            policy=chosen,
+            pruning=pruning or Pruning(),
+            candidates=candidates,
+            costs=costs or CostStore(),
+            backend=backend or CpuBackend(),
+            extensions=tuple(one.bind(target, draft) for one in asked),
+            phase_times=phase_times,
         )
 
     @property
@@ -105,21 +113,18 @@ class SpeculativeDecoder:
         seed: int | None = None,
         **arguments: Any,
     ) -> DecodingSession:
-        """Start decoding; iterate the result for a `Step` for the prefill and one per step.
+        """Start decoding; iterate the result for a `Step` of the prefill and of each step.
 
         Args:
-            reuse: the caches of an earlier text that this one may go on from; the arguments are
-                those of the whole text all the same.
-            prepared: what `generate` made of the arguments, if it has been asked already; the
-                arguments are then only what the draft reads.
-            seed: of everything that a sampled text draws; None draws from torch's global
-                generator, as `generate` does.
-            arguments: what the processor returned, and any argument of `generate` that sets the
-                generation config: ``max_new_tokens``, ``repetition_penalty``, a
+            reuse: caches of an earlier text, whose common prefix is not read again.
+            prepared: the arguments as `generate` prepared them; the arguments are then the draft's
+                inputs.
+            seed: of a sampled text; None: torch's global generator, as in `generate`.
+            arguments: the processor's outputs, and arguments of `generate`: ``max_new_tokens``,
                 ``generation_config``, ``logits_processor``, ``stopping_criteria``...
 
         Raises:
-            UnsupportedError: the arguments ask for what cannot be followed exactly.
+            UnsupportedError: arguments that cannot be followed exactly.
         """
         inputs, options = split_arguments(arguments)
         return DecodingSession(
@@ -139,10 +144,10 @@ class SpeculativeDecoder:
         """Decode several texts at once, each as `generate` would alone, with shared passes.
 
         Args:
-            prompts: for each text what `generate` takes; lengths and media may differ.
-            width: the most texts at once, the others wait for a slot; None: all.
-            shared: further arguments of `generate` for all of them. A ``seed`` is that of each
-                text; without one, what texts that are sampled draw depends on their neighbours.
+            prompts: arguments of `generate` for each text; lengths and media may differ.
+            width: most texts at once, the others wait for a slot; None: all.
+            shared: further arguments of `generate` for all texts. Each text has the given ``seed``;
+                without one, sampled texts of a batch depend on each other.
 
         Returns:
             An output for each prompt, in order. Seconds in ``stats`` are wall-clock seconds of
@@ -150,19 +155,18 @@ class SpeculativeDecoder:
 
         Raises:
             OptionError: a ``width`` below 1, ``reuse`` or ``prepared`` for several texts.
-            UnsupportedError: what `generate` refuses, and options that need one text alone.
-            What any text raises; the others are then ended.
+            UnsupportedError: as `generate`, and options that need one text alone.
+            An error of any text, which ends the others.
         """
         given = [{**shared, **prompt} for prompt in prompts]
         for name in ("reuse", "prepared"):
             if any(name in arguments for arguments in given):
                 raise OptionError(f"{name} belongs to one text: leave it out for several at once")
         check_width(1 if width is None else width)
-        scheduler = BatchScheduler(
-            self.settings.target, max(1, min(width or len(given), len(given)))
-        )
-        joined = self.attached(scheduler)
-        jobs = (lambda one=one: joined.stream(**one).passes() for one in given)
+        width = max(1, min(width or len(given), len(given)))
+        scheduler = BatchScheduler(self.settings.target, width)
+        decoder = self.attached(scheduler)
+        jobs = (lambda one=one: decoder.stream(**one).passes() for one in given)
         outputs = {outcome.number: outcome.get() for outcome in scheduler.run(jobs)}
         return [outputs[number] for number in range(len(given))]
 

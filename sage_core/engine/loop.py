@@ -1,4 +1,4 @@
-"""The decoding loop: prefill both models, then draft, verify, accept, commit, step after step."""
+"""The decoding loop: prefill, then draft, verify, accept and commit in each step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sage_core.trees.steps import PhaseSeconds, Proposal, Step
 from sage_core.trees.tree import TokenTree
 
 Decoding = Generator[PassRequest | Step, Outputs | None, None]
-"""A text under way: yields the passes it needs, and a `Step` whenever tokens are committed."""
+"""Decoding of a text: yields the passes that it needs, and a `Step` when tokens are committed."""
 
 
 def decode(
@@ -35,42 +35,21 @@ def decode(
 ) -> Decoding:
     """Decode one text: a `Step` for the prefill, and then one per verification.
 
-    The target's cache holds the committed text but for its last token, the root of the next tree.
-    Without a draft every tree is empty and this is autoregressive decoding.
+    The target's cache holds the committed text except its last token, the root of the next tree.
+    Without a draft all trees are empty and this is autoregressive decoding.
 
     Args:
         target: the model whose output is reproduced.
         prepared: its prompt.
         drafter: proposes the trees.
         planner: a policy's state for this text.
-        sequence: where tokens are committed; it knows when the text ends.
-        room: cache slots to reserve behind the prompt.
+        sequence: the committed tokens, with the stopping criteria.
+        room: cache slots to reserve after the prompt.
         accept: the acceptance rule.
-        phase_times: on CUDA, wait for the device between the phases of a step, so that the seconds
-            of each phase are its own. Without, a phase ends when its kernels have been launched.
+        phase_times: on CUDA, synchronize between the phases of a step. Without, a phase ends when
+            its kernels have been launched.
     """
     clock = _Clock(target.device, phase_times)
-    step = yield from _prefill(clock, target, prepared, drafter, sequence, room, accept)
-    yield step
-    while not step.finished:
-        root = step.tokens[-1]
-        step = yield from _decode_step(
-            step.index + 1, root, clock, target, drafter, planner, sequence, accept
-        )
-        yield step
-
-
-def _prefill(
-    clock: _Clock,
-    target: Runner,
-    prepared: Prepared,
-    drafter: Drafter,
-    sequence: TokenSequence,
-    room: int,
-    accept: AcceptRule,
-) -> Passes[Step]:
-    """Read the prompt with both models; the target's own next token is the first of the text."""
-    clock.restart()
     features = drafter.needs_features
     if prepared.read:
         prompt: PromptOutputs = yield from target.extend(prepared.unread, features=features)
@@ -82,12 +61,15 @@ def _prefill(
     if drafter.started or not sequence.finished:
         yield from drafter.prefill(first[0], prompt)
     seconds = PhaseSeconds(prefill_target=prefill_target + accepting, prefill_draft=clock.lap())
-    return Step(0, -1, TokenTree(), (), first, seconds=seconds, finished=sequence.finished)
+    step = Step(0, -1, TokenTree(), (), first, seconds=seconds, finished=sequence.finished)
+    yield step
+    while not step.finished:
+        step = yield from _decode_step(step, clock, target, drafter, planner, sequence, accept)
+        yield step
 
 
 def _decode_step(
-    index: int,
-    root: int,
+    previous: Step,
     clock: _Clock,
     target: Runner,
     drafter: Drafter,
@@ -95,8 +77,9 @@ def _decode_step(
     sequence: TokenSequence,
     accept: AcceptRule,
 ) -> Passes[Step]:
-    """One step: draft a tree below ``root``, verify it in one pass, commit the longest match."""
+    """Draft a tree below the last token, verify it in one pass, commit the accepted path."""
     clock.restart()
+    root = previous.tokens[-1]
 
     proposal = yield from drafter.propose(planner, sequence)
     tree = proposal.tree
@@ -118,7 +101,7 @@ def _decode_step(
         path = tuple(node for node in outcome.nodes if node < len(proposal.planned))
         planner.observe(proposal.planned, path, outcome.tokens[: len(path) + 1])
     return Step(
-        index=index,
+        index=previous.index + 1,
         root=root,
         tree=tree,
         accepted=outcome.nodes,
@@ -139,18 +122,18 @@ def _decode_step(
 class _Clock:
     """Splits the wall-clock seconds of a step into laps, one per phase."""
 
-    def __init__(self, device: torch.device, wait: bool) -> None:
-        self._device = device if wait and device.type == "cuda" else None
+    def __init__(self, device: torch.device, synchronize: bool) -> None:
+        self._device = device if synchronize and device.type == "cuda" else None
         self.restart()
 
     def restart(self) -> None:
-        """Begin a lap."""
+        """Start a lap."""
         if self._device is not None:
             torch.cuda.synchronize(self._device)
         self._last = perf_counter()
 
     def lap(self) -> float:
-        """The seconds since the last lap ended."""
+        """The seconds since the last lap; starts the next one."""
         before = self._last
         self.restart()
         return self._last - before

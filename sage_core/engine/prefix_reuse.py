@@ -1,4 +1,4 @@
-"""The caches of both models, kept from one text to the next, so that only new tokens are read."""
+"""Prefix reuse: the caches of both models are kept from text to text."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from sage_core.engine.loop import Decoding
 from sage_core.engine.settings import DecoderSettings
 from sage_core.generation.prepare import Prepared, prepare
 from sage_core.generation.sequence import TokenSequence
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from sage_core.runtime.passes import passes_until_event
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step
 
 _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-"""Inputs with a value for each token; every other tensor describes images and videos."""
+"""Inputs with a value per token; all other tensors are of images and videos."""
 
 
 class PrefixReuse:
-    """The caches of a target and its draft, for texts that go on from one another.
+    """The caches of a target and its draft, for texts with common prefixes.
 
-    Give the same one to every `SpeculativeDecoder.stream` of a conversation. A text that begins as
-    the one before, with the same images, is read only from where it differs; any other is read from
-    its start, and so is one that follows a step which broke off. The output is the same either way.
-    It serves one text at a time: the next one's first step ends the one before.
+    Pass the same object to each `SpeculativeDecoder.stream` of a conversation. A text that begins
+    as the previous one, with the same images, is read only from the first difference; any other is
+    read from its start, also after a step that raised. The output is the same either way. It serves
+    one text at a time: the first step of a text ends the previous one.
     """
 
     def __init__(self) -> None:
         self.reused = 0
-        """Tokens of the latest prompt that the target's cache held already."""
+        """Tokens of the latest prompt that were in the target's cache."""
         self.kept: dict[str, Any] = {}
-        """What decoding extensions keep while texts go on from one another."""
+        """State of decoding extensions that is kept with the caches."""
         self.drafter: TreeDrafter | None = None
-        """The drafter that has read what is held; None if there is none."""
+        """The drafter with the draft's cache; None without one."""
         self._target: Runner | None = None
         self._draft: Any = None
         self._sequence: TokenSequence | None = None
-        """None if nothing is held."""
+        """The cached text; None if the caches are not valid."""
         self._media: dict[str, Tensor] = {}
         self._media_end = 0
 
     def runner(self, settings: DecoderSettings) -> Runner:
-        """The runner of the settings' target; what other models have read is forgotten."""
+        """The runner of the settings' target; caches of other models are dropped."""
         target, draft = settings.target, settings.draft
         if self._target is None or self._target.model is not target or self._draft is not draft:
             self._target = Runner(target, settings.backend.executor(target))
@@ -55,12 +55,12 @@ class PrefixReuse:
         return self._target
 
     def forget(self) -> None:
-        """Hold nothing: the next text is read from its start."""
+        """Drop the caches: the next text is read from its start."""
         self._sequence, self.drafter, self.reused = None, None, 0
         self.kept = {}
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Prepared:
-        """As `prepare.prepare`, with ``read`` set to how much of the prompt is held already."""
+        """As `generation.prepare.prepare`, with ``read`` the number of tokens in the cache."""
         assert self._target is not None
         model, sequence = self._target.model, self._sequence
         self._sequence = None  # until the new text's first step is done
@@ -73,7 +73,7 @@ class PrefixReuse:
             self._media = media
             self._media_end = _media_end(model.config, prepared.input_ids) if media else 0
             return prepared
-        # The images have been read: only the rules of the text are asked for.
+        # The images are in the cache: `generate` prepares the text only.
         text = {name: value for name, value in inputs.items() if name not in media}
         prepared = replace(prepare(model, text, options), read=self.reused)
         self._target.truncate(self._target.committed - self.reused)
@@ -85,22 +85,22 @@ class PrefixReuse:
     def following(
         self, decoding: Decoding, sequence: TokenSequence, drafter: TreeDrafter | None
     ) -> Decoding:
-        """The ``decoding`` of ``sequence``; notes whenever the caches agree with the text."""
+        """The ``decoding`` of ``sequence``; the caches are valid after each of its steps."""
         self.drafter = drafter
         step: Step | None
         while (step := (yield from passes_until_event(decoding))) is not None:
             self._sequence = sequence
             if step.finished and drafter is not None and not drafter.started:
-                self.forget()  # the draft has read nothing that a text could go on from
+                self.forget()  # the draft has not read the prompt
             yield step
             if step.finished:
                 return
             if self._sequence is not sequence:
                 raise RuntimeError("another text has been started with the same prefix reuse")
-            self._sequence = None  # while a step is under way
+            self._sequence = None  # during a step
 
     def _knows(self, media: dict[str, Tensor]) -> bool:
-        """Whether these are the images that were read."""
+        """Whether these are the images in the caches."""
         return media.keys() == self._media.keys() and all(
             value is self._media[name] or _equal(value, self._media[name])
             for name, value in media.items()
@@ -108,7 +108,7 @@ class PrefixReuse:
 
 
 def _common(sequence: TokenSequence, ids: Tensor) -> int:
-    """How many tokens of (1, n) ``ids`` begin the text as well; the last of them is left out."""
+    """The length of the common prefix of the text and (1, n) ``ids`` without its last token."""
     n = min(sequence.length, ids.shape[1] - 1)
     agree = sequence.ids[0, :n] == ids[0, :n].to(sequence.ids.device)
     return int(agree.long().cumprod(0).sum())
@@ -119,6 +119,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _media_end(config: Any, ids: Tensor) -> int:
-    """The first position of (1, n) ``ids`` behind all pictures; n if they cannot be told apart."""
+    """The first position of (1, n) ``ids`` after all images; n if there are no placeholders."""
     found = visual_mask(config, ids)[0].nonzero()
     return int(found.max()) + 1 if len(found) else int(ids.shape[1])

@@ -1,4 +1,4 @@
-"""A trial of one small tree: refuses models that a tree pass cannot decode exactly."""
+"""A probe with one small tree: refuses models that tree passes cannot decode exactly."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sage_core.runtime.runner import Runner
 
 
 def check_tree_pass(model: Any, family: Family) -> None:
-    """Refuse a model whose own forward and a tree pass through its decoder disagree.
+    """Refuse a model whose forward and a tree pass through its decoder disagree.
 
     Raises:
-        ModelError: they disagree, or a pass cannot be run at all.
+        ModelError: they disagree, or a pass fails.
     """
     unsupported = f"{family.config.model_type} models are not supported"
     try:
@@ -39,20 +39,18 @@ def check_tree_pass(model: Any, family: Family) -> None:
             f"({type(error).__name__}: {reason})"
         ) from error
     if not agree:
-        raise ModelError(
-            f"{unsupported}: their attention depends on more than the text before a token"
-        )
+        raise ModelError(f"{unsupported}: their attention is not plain causal attention")
 
 
 def tree_pass_agrees(model: Any, family: Family) -> bool:
-    """Whether a path in a small tree has the logits of one forward over the same text.
+    """Whether the logits after a path in a small tree are those of a forward over the same text.
 
-    The prompt is an image with a question. The path's last node is not adjacent to its parent in
-    the pass, so that the tree mask matters. Logits agree within 1e-3 of the largest in float32,
-    within 0.1 in other dtypes.
+    The prompt is an image with a question. The path's last node is not adjacent to its parent, so
+    that the tree mask matters. The tolerance, relative to the largest logit, is 1e-3 in float32 and
+    0.1 in other dtypes.
     """
     shades = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    media = [Picture(Image.fromarray(shades), "a picture")]
+    media = [Picture(Image.fromarray(shades), "an image")]
     inputs = family.prepare(media, "What is this?")
     runner = Runner(model)
     inputs = {k: cast(v, model) for k, v in on_device(inputs, runner.device).items()}

@@ -1,4 +1,4 @@
-"""Totals over a run's steps: accepted length, passes, nodes, time by phase, memory."""
+"""The output of decoding, and totals over its steps."""
 
 from __future__ import annotations
 
@@ -13,46 +13,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_DERIVED = (
+    "decode_seconds", "mean_accepted", "mean_acceptance_length", "tokens_per_step",
+    "nodes_per_step", "draft_passes_per_step", "tokens_per_second", "end_to_end_tokens_per_second",
+)  # fmt: skip
+"""Properties of `Stats` that are part of its JSON."""
+
+
 @dataclass(frozen=True)
 class Stats:
-    """Totals of one generation. Times in seconds, memory in bytes.
+    """Totals of one text. Times in seconds, memory in bytes.
 
-    ``decode_seconds`` excludes prefill and media; ``tokens_per_second`` counts the tokens that
-    were committed after the prefill's own first token over ``decode_seconds``;
-    ``end_to_end_tokens_per_second`` counts all new tokens over everything, media included.
+    ``decode_seconds`` excludes prefill and media. ``tokens_per_second`` is the number of tokens
+    after the prefill's first one over ``decode_seconds``; ``end_to_end_tokens_per_second`` is the
+    number of all new tokens over all seconds, media included.
     """
 
     new_tokens: int = 0
     prompt_tokens: int = 0
     visual_tokens: int = 0
-    """Tokens of the prompt that stand for pictures and frames."""
+    """Tokens of the prompt that represent images and frames."""
     draft_visual_tokens: int = 0
-    """How many of them the draft has seen; 0 without a draft."""
+    """How many of them the draft has read; 0 without a draft."""
     steps: int = 0
     draft_passes: int = 0
     nodes_verified: int = 0
-    """Drafted nodes that the target checked; the root costs nothing and is not counted."""
+    """Drafted nodes that the target verified; roots are not counted."""
     accepted_histogram: dict[int, int] = field(default_factory=dict)
     """Steps by accepted length; its mean is τ."""
     seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
     media_seconds: float = 0.0
     wall_seconds: float = 0.0
-    """From the first use of the models to the last token, as a clock on the wall saw it."""
+    """Wall-clock seconds from the first use of the models to the last token."""
     peak_memory: int = 0
     """Peak memory in bytes: of the device on CUDA, resident memory of the process otherwise."""
 
     @classmethod
-    def from_steps(
-        cls,
-        steps: Iterable[Step],
-        *,
-        prompt_tokens: int = 0,
-        visual_tokens: int = 0,
-        draft_visual_tokens: int = 0,
-        media_seconds: float = 0.0,
-        wall_seconds: float = 0.0,
-        peak_memory: int = 0,
-    ) -> Stats:
+    def from_steps(cls, steps: Iterable[Step], **others: Any) -> Stats:
+        """Totals of ``steps``; ``others`` are the fields that steps do not contain."""
         totals = dict.fromkeys((f.name for f in fields(PhaseSeconds)), 0.0)
         histogram: Counter[int] = Counter()
         new = passes = nodes = 0
@@ -67,17 +65,12 @@ class Stats:
             nodes += len(step.tree)
         return cls(
             new_tokens=new,
-            prompt_tokens=prompt_tokens,
-            visual_tokens=visual_tokens,
-            draft_visual_tokens=draft_visual_tokens,
             steps=sum(histogram.values()),
             draft_passes=passes,
             nodes_verified=nodes,
             accepted_histogram=dict(sorted(histogram.items())),
             seconds=PhaseSeconds(**totals),
-            media_seconds=media_seconds,
-            wall_seconds=wall_seconds,
-            peak_memory=peak_memory,
+            **others,
         )
 
     @property
@@ -91,17 +84,17 @@ class Stats:
 
     @property
     def mean_accepted(self) -> float:
-        """τ: draft tokens accepted per step, on average; the bonus token is not counted."""
+        """τ: mean number of accepted draft tokens per step; the bonus token is not counted."""
         return self.accepted / self.steps if self.steps else 0.0
 
     @property
     def mean_acceptance_length(self) -> float:
-        """τ + 1: accepted draft tokens and the bonus token, as vLLM counts."""
+        """τ + 1: accepted draft tokens and the bonus token, as in vLLM."""
         return self.mean_accepted + 1 if self.steps else 0.0
 
     @property
     def tokens_per_step(self) -> float:
-        """Tokens committed per step: τ + 1, less what the end of the text cut off."""
+        """Tokens committed per step: τ + 1, less accepted tokens after the text's end."""
         return (self.new_tokens - 1) / self.steps if self.steps else 0.0
 
     @property
@@ -125,18 +118,7 @@ class Stats:
         """Plain data, ready for JSON: the fields and the derived figures."""
         data = asdict(self)
         data["accepted_histogram"] = {str(k): v for k, v in self.accepted_histogram.items()}
-        for name in (
-            "decode_seconds",
-            "mean_accepted",
-            "mean_acceptance_length",
-            "tokens_per_step",
-            "nodes_per_step",
-            "draft_passes_per_step",
-            "tokens_per_second",
-            "end_to_end_tokens_per_second",
-        ):
-            data[name] = getattr(self, name)
-        return data
+        return data | {name: getattr(self, name) for name in _DERIVED}
 
 
 @dataclass(frozen=True)
@@ -150,9 +132,8 @@ class DecodeOutput:
     finish_reason: str
     """``eos``, ``length`` or ``stop`` (any other stopping criterion)."""
     scores: tuple[Tensor, ...] | None = None
-    """With ``output_scores``: (1, vocabulary) float32 processed scores of every new token."""
+    """With ``output_scores``: (1, vocabulary) float32 processed scores of each new token."""
     logits: tuple[Tensor, ...] | None = None
     """With ``output_logits``: the same before processing."""
     lossy: str | None = None
-    """The lossy rule by which drafts were accepted: the text need not be the target's own. None
-    if it is."""
+    """The lossy rule of acceptance, by which the text may differ from the target's; None: exact."""

@@ -1,4 +1,4 @@
-"""One text being decoded: its parts are made once, then the loop runs, and its steps are kept."""
+"""One text being decoded: makes its parts, runs the loop, keeps the steps."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from sage_core.generation.speculative_sampling import sampling_fields, sampling_
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
 from sage_core.runtime.device import peak_memory, reset_peak_memory
-from sage_core.runtime.passes import Passes, next_event, passes_until_event
+from sage_core.runtime.passes import Passes, passes_until_event, run_passes
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step
 
 
 class DecodingSession(Iterator[Step]):
-    """A text under way: iterate it for steps, or have its passes made by a scheduler (`passes`).
+    """The decoding of one text: iterate it for steps, or give its `passes` to a scheduler.
 
     Args:
         settings: of the decoder.
@@ -59,8 +59,8 @@ class DecodingSession(Iterator[Step]):
         self._prepared = prepared
         self._seed = seed
         self.sampling: dict[str, Any] | None = None
-        """What tokens are drawn by: fields of the generation config, and ``candidates``. None if
-        the text is greedy, and before its first step."""
+        """Sampling fields of the generation config, and ``candidates``. None if the text is greedy,
+        and before its first step."""
         self._reuse = reuse or PrefixReuse()
         self._target = self._reuse.runner(settings)
         self._inputs = on_device(inputs, self._target.device)
@@ -72,20 +72,19 @@ class DecodingSession(Iterator[Step]):
         self._wall = 0.0
 
     def __next__(self) -> Step:
-        begun = perf_counter()
-        step = next_event(self._decoding)
-        self._wall += perf_counter() - begun
-        self._steps.append(step)
+        step = run_passes(self.next_step())
+        if step is None:
+            raise StopIteration
         return step
 
     def passes(self) -> Passes[DecodeOutput]:
-        """Decode to the end, with passes that whoever iterates this makes."""
+        """Decode to the end; the passes are yielded."""
         while (yield from self.next_step()) is not None:
             pass
         return self.output()
 
     def next_step(self) -> Passes[Step | None]:
-        """The next step; None at the end."""
+        """The next step, None at the end; the passes are yielded."""
         begun = perf_counter()
         step: Step | None = yield from passes_until_event(self._decoding)
         self._wall += perf_counter() - begun
@@ -95,11 +94,11 @@ class DecodingSession(Iterator[Step]):
 
     @property
     def finish_reason(self) -> str:
-        """``eos``, ``length`` or ``stop`` once the text has ended, empty before."""
+        """``eos``, ``length`` or ``stop``; empty before the end of the text."""
         return self._sequence.reason if self._sequence else ""
 
     def output(self) -> DecodeOutput:
-        """The sequences and totals of what has been decoded so far."""
+        """The text so far, with its steps and totals."""
         if self._sequence is None:
             raise RuntimeError("iterate the session first: nothing has been decoded yet")
         scores, logits = self._sequence.scores_record, self._sequence.logits_record
@@ -114,7 +113,7 @@ class DecodingSession(Iterator[Step]):
         )
 
     def stats(self) -> Stats:
-        """Totals of the steps so far; ``wall_seconds`` leaves out what the caller did between."""
+        """Totals of the steps so far; ``wall_seconds`` excludes the caller's time between steps."""
         prompt, drafts = self._draft_prompt, self._settings.draft is not None
         kept = prompt.kept_tokens if prompt else 0
         read = kept if self._draft_visual is None else self._draft_visual
@@ -137,7 +136,7 @@ class DecodingSession(Iterator[Step]):
             preparing = perf_counter() - begun
             sequence = self._start(prepared)
             self._draft_prompt = draft_prompt = _draft_prompt(settings, prepared)
-            # Behind the prompt: the text itself, and one whole tree with its root.
+            # After the prompt: the text, and one whole tree with its root.
             nodes = settings.policy.max_nodes + sum(e.more_nodes for e in settings.extensions)
             room = max(0, sequence.remaining) + nodes + 1
             model = self._reuse.drafter or self._model_drafter(prepared, room, vision)
@@ -163,7 +162,7 @@ class DecodingSession(Iterator[Step]):
         calibration = self._calibration(parts, model)
         if calibration is not None:
             yield from calibration.start(sequence.remaining)
-        # Preparing may have encoded the images already: it is part of the target's prefill.
+        # Preparation may encode the images: it is part of the target's prefill.
         seconds = replace(first.seconds, prefill_target=first.seconds.prefill_target + preparing)
         step: Step | None = replace(first, seconds=seconds)
         while step is not None:
@@ -175,7 +174,7 @@ class DecodingSession(Iterator[Step]):
             calibration.finish(self._steps)
 
     def _start(self, prepared: Prepared) -> TokenSequence:
-        """The sequence that tokens are committed to."""
+        """The empty sequence of new tokens."""
         config = prepared.config
         fields = sampling_fields(config)
         kind = self._settings.candidates
@@ -187,7 +186,7 @@ class DecodingSession(Iterator[Step]):
     def _model_drafter(
         self, prepared: Prepared, room: int, vision: SharedVision
     ) -> TreeDrafter | None:
-        """The drafter that runs the draft model or head; None without one."""
+        """The drafter of the draft model or head; None without one."""
         settings, draft, prompt = self._settings, self._settings.draft, self._draft_prompt
         assert prompt is not None
         if draft is None:
@@ -200,16 +199,13 @@ class DecodingSession(Iterator[Step]):
     def _parts(
         self, prepared: Prepared, sequence: TokenSequence, model: TreeDrafter | None
     ) -> DecodingParts:
-        """Drafter, planner and acceptance rule, with all extensions around them."""
+        """Drafter, planner and acceptance rule, wrapped by all extensions."""
         settings, prompt = self._settings, self._draft_prompt
         assert prompt is not None
         device = sequence.ids.device
+        drafting = model.device if model else device
         strategy = sampling_strategy(
-            prepared.config,
-            settings.candidates,
-            self._seed,
-            device,
-            model.device if model else device,
+            prepared.config, settings.candidates, self._seed, device, drafting
         )
         parts = DecodingParts(model or NoDrafter(), settings.policy.planner(), strategy)
         context = DecodingContext(
@@ -225,7 +221,7 @@ class DecodingSession(Iterator[Step]):
         return parts
 
     def _calibration(self, parts: DecodingParts, model: TreeDrafter | None) -> Calibration | None:
-        """What gives the planner its costs; None if it weighs none or nothing is drafted."""
+        """The planner's calibration; None if it uses no costs or there is no draft model."""
         if not parts.planner.counts_costs or model is None or not model.started:
             return None
         settings, target = self._settings, self._target
@@ -240,9 +236,9 @@ class DecodingSession(Iterator[Step]):
 
 
 def _draft_prompt(settings: DecoderSettings, prepared: Prepared) -> DraftPrompt:
-    """What the draft reads of the prompt's images."""
+    """The tokens of the prompt that the draft reads."""
     pruning, draft = settings.pruning, settings.draft
-    # A head compresses images by itself, if at all, unless a ratio is given.
+    # By default nothing is pruned for heads, which may compress images themselves.
     if draft is None or (isinstance(draft, Head) and pruning.ratio is None):
         pruning = Pruning(method="none")
     return DraftPrompt(pruning, settings.target.config, prepared)

@@ -1,30 +1,25 @@
-"""What a decoder was made with, checked: the one object that its parts receive."""
+"""The settings of a decoder: the one object that its parts receive."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sage_core.drafts.head.checkpoint import check_head
-from sage_core.drafts.head.module import Head
-from sage_core.drafts.ngram import is_lookup
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.costs.store import CostStore
-from sage_core.engine.extensions import DecodingExtension, resolve
+from sage_core.engine.extensions import DecodingExtension
 from sage_core.errors import UnsupportedError
 from sage_core.runtime.backend import Backend
-from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policy import Policy
 
 
 @dataclass(frozen=True, eq=False)
 class DecoderSettings:
-    """Models and options of a decoder; arguments as for `SpeculativeDecoder`.
+    """Models and options of a decoder, as for `SpeculativeDecoder`.
 
     Raises:
-        OptionError, UnsupportedError: the options do not go together.
+        UnsupportedError: an extension does not work with the backend.
     """
 
     target: Any
@@ -37,46 +32,12 @@ class DecoderSettings:
     extensions: tuple[DecodingExtension, ...]
     phase_times: bool = False
     batch: int = 1
-    """Texts that are decoded at once, whose passes are made together."""
+    """Texts that are decoded at once."""
 
-    @classmethod
-    def of(
-        cls,
-        target: Any,
-        draft: Any,
-        policy: str | Policy | None,
-        pruning: Pruning | None,
-        costs: Costs | CostStore | None,
-        candidates: str,
-        backend: Backend | None,
-        phase_times: bool,
-        extensions: Sequence[DecodingExtension],
-        options: Mapping[str, Any],
-    ) -> DecoderSettings:
-        """Settings from the arguments of `SpeculativeDecoder`."""
-        if is_lookup(draft):
-            draft, options = None, {**options, "lookup": draft}
-        chosen, asked = resolve(policy, candidates, options, extensions, draft=draft is not None)
-        draft = draft if chosen.drafts else None
-        if isinstance(draft, Head):
-            check_head(target, draft)
-        backend = backend or CpuBackend()
-        if any(one.single_text for one in asked) and not backend.batches:
-            names = ", ".join(one.name for one in asked if one.single_text)
-            raise UnsupportedError(
-                f"{names} observes eager passes only: leave it out, or the backend"
-            )
-        return cls(
-            target,
-            draft,
-            chosen,
-            pruning or Pruning(),
-            candidates,
-            costs or CostStore(),
-            backend,
-            tuple(one.bind(target, draft) for one in asked),
-            phase_times,
-        )
+    def __post_init__(self) -> None:
+        names = ", ".join(one.name for one in self.extensions if one.single_text)
+        if names and not self.backend.batches:
+            raise UnsupportedError(f"{names} needs eager passes: leave it out, or the backend")
 
     def extension(self, name: str) -> DecodingExtension | None:
         """The extension of an option; None if it is off."""
@@ -84,12 +45,12 @@ class DecoderSettings:
 
     @property
     def lossy(self) -> str | None:
-        """The rule by which the text need not be the target's own; None if it is."""
+        """The lossy rule by which the text may differ from the target's own; None: it does not."""
         names = [str(one) for one in self.extensions if not one.lossless]
         return ", ".join(names) or None
 
     @property
     def times_phases(self) -> bool:
-        """Whether the seconds of each phase are its own."""
+        """Whether phases are timed separately: always on the CPU."""
         device = self.target.get_input_embeddings().weight.device
         return self.phase_times or device.type != "cuda"

@@ -1,17 +1,16 @@
-"""One target over several GPUs, a process each, by transformers' own tensor parallelism.
+"""One target over several GPUs, a process each, by transformers' tensor parallelism.
 
-Every process runs the same loop over its share of the target's weights; transformers exchanges what
-the layers need. What depends on more than the target (drafting, and a policy that counts time) and
-what must never differ (the tokens that are committed) is decided by process 0, the leader, and told
-to the others, so that no rounding or timing can lead two processes apart::
+Every process runs the same loop over its shard of the target. Process 0, the leader, drafts, plans
+and accepts, and broadcasts trees and committed tokens, so that rounding and timing cannot make
+processes diverge::
 
-    with parallel.joined() as group:                       # under torchrun, a process a GPU
-        target = parallel.load_target("path/to/72b", torch.bfloat16)
+    with tensor_parallel.joined() as group:                # under torchrun, a process per GPU
+        target = tensor_parallel.load_target("path/to/72b", torch.bfloat16)
         draft = load_draft() if group.leads else None
         output = group.decoder(target, draft, "static").generate(**inputs)
 
-All processes call the same things in the same order, and take a text to its end: one that stops
-early leaves the others waiting until the process group's timeout.
+All processes make the same calls in the same order and decode texts to the end: if one stops early,
+the others wait until the process group's timeout.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from sage_core.trees.tree import TokenTree
 
 @dataclass(frozen=True)
 class Group(DecodingExtension):
-    """The processes that share a target: an extension of a decoder's drafting and acceptance."""
+    """The processes that share a target, as an extension of drafting and acceptance."""
 
     rank: int
     size: int
@@ -58,7 +57,7 @@ class Group(DecodingExtension):
 
     @property
     def leads(self) -> bool:
-        """True in process 0, which drafts and whose choices hold."""
+        """True in process 0, which drafts and accepts."""
         return self.rank == 0
 
     def broadcast(self, value: Any) -> Any:
@@ -72,7 +71,7 @@ class Group(DecodingExtension):
         return replace(parts, drafter=_SharedDrafter(self, parts.drafter), strategy=strategy)
 
     def _accepting(self, rule: AcceptRule) -> AcceptRule:
-        """``rule`` in the leader; the same path committed to the text of every process."""
+        """``rule`` in the leader; its tokens are appended in every process."""
 
         def accept(proposal: Proposal, logits: Tensor, sequence: TokenSequence) -> Acceptance:
             outcome: Acceptance = self.broadcast(
@@ -93,18 +92,18 @@ class Group(DecodingExtension):
         costs: Costs = UNKNOWN,
         **options: Any,
     ) -> SpeculativeDecoder:
-        """A decoder over the shared target; ``draft`` and ``policy`` count in the leader only.
+        """A decoder of the shared target; ``draft`` and ``policy`` are used by the leader only.
 
         Args:
-            target: as `load_target` gives it.
-            draft: whole, on the leader's device; None in the other processes.
+            target: of `load_target`.
+            draft: unsharded, on the leader's device; None in the other processes.
             policy: as for `SpeculativeDecoder`.
-            costs: of passes, for policies that weigh them. Nothing is measured: a pass that the
-                leader makes alone would wait for the others.
+            costs: of passes, for policies that weigh them; they cannot be measured, because the
+                leader cannot make a pass alone.
             options: of `SpeculativeDecoder`.
 
         Raises:
-            OptionError: a draft in a process that does not lead.
+            OptionError: a draft in a process other than the leader.
         """
         if not self.leads:
             if draft is not None:
@@ -141,14 +140,14 @@ class _SharedDrafter(Drafter):
 def joined() -> Iterator[Group]:
     """The group of the processes that torchrun started, this one on the GPU of its local rank.
 
-    NCCL where there is CUDA, else gloo. A group that exists already is used and left as it is.
+    The backend is NCCL on CUDA, else gloo. An existing default group is used and kept.
 
     Raises:
         OptionError: not started by torchrun.
     """
     made = not dist.is_initialized()
     if made and "RANK" not in os.environ:
-        raise OptionError("tensor parallelism needs a process a GPU: start this with torchrun")
+        raise OptionError("tensor parallelism needs a process per GPU: start this with torchrun")
     if made:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -161,10 +160,10 @@ def joined() -> Iterator[Group]:
 
 
 def load_target(path: str, dtype: torch.dtype) -> Any:
-    """This process's share of the model at ``path``, by the plan that transformers has for it.
+    """This process's shard of the model at ``path``, by transformers' plan for it.
 
     Raises:
-        ModelError: transformers has no such plan, or the heads cannot be shared evenly.
+        ModelError: there is no such plan, or the heads cannot be divided evenly.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.distributed import DistributedConfig
@@ -191,7 +190,7 @@ def _checked_config(path: str) -> Any:
     for heads in (text.num_attention_heads, text.num_key_value_heads):
         if heads % size:
             raise ModelError(
-                f"{path}: {heads} attention heads cannot be shared by {size} processes: start a "
+                f"{path}: {heads} attention heads cannot be divided by {size} processes: start a "
                 "number that divides them"
             )
     return config

@@ -1,4 +1,4 @@
-"""The share of the target's attention that is on visual tokens, and planning by it (ViSkip)."""
+"""The share of the target's attention on visual tokens, and ViSkip's planner."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from sage_core.trees.tree import TokenTree
 __all__ = ["ViSkipPlanner", "VisualAttention"]
 
 _LAYERS = 4
-"""Layers that are observed, spread over the depth: each costs a few small operations a step."""
+"""Observed layers, spread over the depth; each costs a few small operations per step."""
 
 
 class VisualAttention:
-    """The attention that the target's latest committed token gave to the visual tokens.
+    """The attention of the target's latest committed token to the visual tokens.
 
-    Queries are recorded as the target's layers compute them. Keys need not be: once a step is
-    committed, what the token attended to is the committed text, which is what the cache then
-    holds. So no mask is needed, and no attention matrix but one row.
+    Queries are recorded in the target's passes; keys are read from the cache after the commit, when
+    it contains what the token attended to. So one row of attention is computed, without a mask.
 
     Args:
-        target: runs the observed model, with PyTorch's scaled dot-product attention.
+        target: a model with PyTorch's scaled dot-product attention.
         visual: int64 (n,) positions of the visual tokens.
     """
 
@@ -46,11 +45,11 @@ class VisualAttention:
         self._layers = sorted({(2 * i + 1) * count // (2 * _LAYERS) for i in range(_LAYERS)})
         self._queries: dict[int, tuple[Tensor, float]] = {}
         self._row = -1
-        """Of the latest target pass: where the latest committed token's parent was."""
+        """The index in the latest pass of the token before the latest committed one."""
         self._prefill = True
 
     def around(self, decoding: Decoding) -> Decoding:
-        """The decoding with its layers observed while a step is made; not between steps."""
+        """The decoding with its layers observed during steps, not between them."""
         while True:
             with ExitStack() as stack:
                 for index in self._layers:
@@ -66,15 +65,15 @@ class VisualAttention:
 
     def _record(self, layer: int, query: Tensor, _key: Tensor, scale: float | None) -> None:
         rows = query[0].transpose(0, 1)  # (n, heads, size)
-        if self._prefill:  # a prompt may be long, and only its last row is used
+        if self._prefill:  # only the last query of a prompt is used
             rows = rows[-1:].clone()
         self._queries[layer] = rows, scale if scale is not None else query.shape[-1] ** -0.5
 
     @torch.inference_mode()
     def share(self) -> float:
-        """The share of the attention on visual tokens: the mean over heads and observed layers.
+        """The share of the attention on visual tokens, the mean over heads and observed layers.
 
-        To be called between steps, when nothing but the committed text is in the cache.
+        Call it between steps, when the cache contains committed text only.
 
         Raises:
             UnsupportedError: the model's attention cannot be observed.
@@ -95,14 +94,9 @@ class VisualAttention:
 
 
 class ViSkipPlanner(PlannerWrapper):
-    """A policy's planner that drafts nothing while attention is on the image.
+    """Drafts nothing while at least the share ``least`` of attention is on visual tokens.
 
-    The policy does not observe the steps that it was not asked about.
-
-    Args:
-        planner: the policy's own.
-        attention: of the same text.
-        least: the share from which on nothing is drafted.
+    The wrapped planner does not observe these steps.
     """
 
     def __init__(self, planner: TreePlanner, attention: VisualAttention, least: float) -> None:

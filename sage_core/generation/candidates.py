@@ -72,9 +72,7 @@ class Sampled:
 
     A policy gets the k largest probabilities instead of those of the samples, so that the number
     of children of a node cannot depend on the samples there: the acceptance rule would be biased.
-
-    Args:
-        generator: on the device of the scores.
+    The generator is on the device of the scores.
     """
 
     def __init__(self, generator: torch.Generator) -> None:

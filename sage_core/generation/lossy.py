@@ -16,8 +16,6 @@ from sage_core.errors import OptionError, UnsupportedError
 from sage_core.trees.option_specs import parse_spec, spec_text
 from sage_core.trees.policy import Policy
 
-__all__ = ["Ears", "Lossy", "SpecVla", "as_lossy", "check_lossy", "check_sampled"]
-
 
 @dataclass(frozen=True)
 class Lossy:

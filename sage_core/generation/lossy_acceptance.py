@@ -17,8 +17,6 @@ from sage_core.generation.sequence import TokenSequence
 from sage_core.generation.speculative_sampling import RecursiveRejection, SamplingStrategy
 from sage_core.trees.steps import Acceptance, Proposal
 
-__all__ = ["NearestAction", "TolerantRejection", "with_lossy_acceptance"]
-
 
 def with_lossy_acceptance(choice: SamplingStrategy, lossy: Lossy | None) -> SamplingStrategy:
     """``choice`` with its acceptance rule replaced by ``lossy``; unchanged if that is None.
@@ -40,11 +38,8 @@ class TolerantRejection(RecursiveRejection):
     """EARS (arXiv 2512.13194): rejection sampling with a tolerance that grows with 1 - max p.
 
     The paper has one candidate per node. On a tree, every sibling gets the tolerance of the node's
-    original p, not of the residual that earlier rejections left.
-
-    Args:
-        generator: as for `RecursiveRejection`.
-        tolerance: the tolerance where max p approaches 0.
+    original p, not of the residual that earlier rejections left. ``tolerance`` is that where max p
+    approaches 0.
     """
 
     def __init__(self, generator: torch.Generator | None, tolerance: float) -> None:

@@ -50,13 +50,40 @@ class Prepared:
         return ids
 
 
-def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split arguments of `generate` into model inputs and generation options.
+_UNSUPPORTED = (
+    *("assistant_model", "custom_generate", "inputs_embeds", "negative_prompt_ids"),
+    *("past_key_values", "streamer"),
+)
+_GENERATE_ARGUMENTS = {
+    *("assistant_model", "custom_generate", "generation_config", "logits_processor"),
+    *("negative_prompt_attention_mask", "negative_prompt_ids", "prefix_allowed_tokens_fn"),
+    *("stop_strings", "stopping_criteria", "streamer", "synced_gpus", "tokenizer"),
+}
+_LOOP_ARGUMENTS = (
+    *("generation_config", "input_ids", "logits_processor", "past_key_values"),
+    *("stopping_criteria", "synced_gpus"),
+)
+_REFUSED_FIELDS = {
+    "num_beams": (1, "beam search is not supported"),
+    "num_return_sequences": (1, "one text a prompt"),
+    "guidance_scale": (1, "guidance needs a second prompt"),
+    "penalty_alpha": (None, "contrastive search"),
+    "dola_layers": (None, "DoLa reads inner layers"),
+    "token_healing": (None, "it rewrites the prompt"),
+    "prompt_lookup_num_tokens": (None, "use a policy"),
+    "constraints": (None, "constrained beam search"),
+    "force_words_ids": (None, "constrained beam search"),
+    "use_mtp": (None, "use a policy"),
+    "assistant_early_exit": (None, "use a policy"),
+    "prefill_chunk_size": (None, "the prompt is read in one pass"),
+}
+"""Fields of a generation config that are refused unless they are falsy or have the neutral value;
+some versions of transformers lack some of them."""
 
-    Returns:
-        Model inputs (ids, masks, pixels), and generation options (fields of `GenerationConfig`,
-        ``generation_config``, processors, criteria and so on).
-    """
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model inputs (ids, masks, pixels) and generation options (fields of `GenerationConfig`,
+    ``generation_config``, processors, criteria and so on) among the arguments of `generate`."""
     from transformers import GenerationConfig
 
     rules = set(GenerationConfig().to_dict()) | _GENERATE_ARGUMENTS
@@ -102,22 +129,6 @@ def prepare_draft(model: Any, inputs: Mapping[str, Any]) -> Prepared:
     return _prepared(model, _capture(model, {**inputs, **plain}))
 
 
-_GENERATE_ARGUMENTS = {
-    "assistant_model",
-    "custom_generate",
-    "generation_config",
-    "logits_processor",
-    "negative_prompt_attention_mask",
-    "negative_prompt_ids",
-    "prefix_allowed_tokens_fn",
-    "stop_strings",
-    "stopping_criteria",
-    "streamer",
-    "synced_gpus",
-    "tokenizer",
-}
-
-
 def _capture(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments that `generate` would call its own loop with."""
     captured: dict[str, Any] = {}
@@ -135,15 +146,7 @@ def _capture(model: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepared(model: Any, captured: dict[str, Any]) -> Prepared:
-    left_out = (
-        "generation_config",
-        "input_ids",
-        "logits_processor",
-        "past_key_values",
-        "stopping_criteria",
-        "synced_gpus",
-    )
-    kwargs = {name: value for name, value in captured.items() if name not in left_out}
+    kwargs = {name: value for name, value in captured.items() if name not in _LOOP_ARGUMENTS}
     input_ids = captured["input_ids"]
     return Prepared(
         input_ids=input_ids,
@@ -186,28 +189,20 @@ def _take_stop_strings(model: Any, options: dict[str, Any]) -> None:
 @contextmanager
 def _quiet_generation_warnings() -> Iterator[None]:
     """Hide the warning that greedy decoding ignores the checkpoint's temperature."""
-    logger = logging.getLogger("transformers.generation.configuration_utils")
-    utils = logging.getLogger("transformers.generation.utils")
-    levels = logger.level, utils.level
-    logger.setLevel(logging.ERROR)
-    utils.setLevel(logging.ERROR)
+    names = ("configuration_utils", "utils")
+    loggers = [logging.getLogger(f"transformers.generation.{name}") for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(levels[0])
-        utils.setLevel(levels[1])
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _refuse_arguments(model: Any, options: dict[str, Any]) -> None:
-    names = (
-        "assistant_model",
-        "custom_generate",
-        "inputs_embeds",
-        "negative_prompt_ids",
-        "past_key_values",
-        "streamer",
-    )
-    for name in names:
+    for name in _UNSUPPORTED:
         if options.get(name) is not None:
             raise UnsupportedError(f"{name} is not supported: leave it out")
     given = options.get("generation_config")
@@ -225,33 +220,15 @@ def refuse_config(config: Any) -> None:
     Raises:
         UnsupportedError: names the option.
     """
-    refusals = [
-        ("num_beams", (config.num_beams or 1) > 1, "beam search is not supported"),
-        ("num_return_sequences", (config.num_return_sequences or 1) > 1, "one text a prompt"),
-        ("guidance_scale", (config.guidance_scale or 1) != 1, "guidance needs a second prompt"),
-        ("penalty_alpha", bool(_of(config, "penalty_alpha")), "contrastive search"),
-        ("dola_layers", bool(_of(config, "dola_layers")), "DoLa reads inner layers"),
-        ("token_healing", bool(config.token_healing), "it rewrites the prompt"),
-        ("prompt_lookup_num_tokens", bool(config.prompt_lookup_num_tokens), "use a policy"),
-        ("constraints", bool(_of(config, "constraints")), "constrained beam search"),
-        ("force_words_ids", bool(_of(config, "force_words_ids")), "constrained beam search"),
-        ("use_mtp", bool(_of(config, "use_mtp")), "use a policy"),
-        ("assistant_early_exit", bool(_of(config, "assistant_early_exit")), "use a policy"),
-        ("prefill_chunk_size", bool(config.prefill_chunk_size), "the prompt is read in one pass"),
-    ]
-    for name, unwanted, reason in refusals:
-        if unwanted:
+    for name, (neutral, reason) in _REFUSED_FIELDS.items():
+        value = getattr(config, name, None)
+        if value and value != neutral:
             raise UnsupportedError(f"generation option {name} is not supported: {reason}")
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(config, name):
             raise UnsupportedError(
                 f"generation option {name} is not supported: ids, scores and logits come back"
             )
-
-
-def _of(config: Any, name: str) -> Any:
-    """A field that some versions of transformers lack."""
-    return getattr(config, name, None)
 
 
 def _refuse_batch(input_ids: Tensor, kwargs: dict[str, Any]) -> None:

@@ -78,25 +78,6 @@ def check_candidates(candidates: str, policy: Policy, *, lookup: bool = False) -
         )
 
 
-def check_viskip(share: float | None, policy: Policy, *, model: bool, eager: bool = True) -> None:
-    """Refuse a share of `viskip` that is none, has nothing to skip, or cannot be watched.
-
-    ``model``: a draft model drafts; ``eager``: passes run eagerly.
-
-    Raises:
-        OptionError: not above 0 and at most 1, or nothing that could rest.
-        UnsupportedError: passes that are not eager.
-    """
-    if share is None:
-        return
-    if not 0 < share <= 1:
-        raise OptionError(f"viskip must be above 0 and at most 1: {share}")
-    if not (model and policy.drafts):
-        raise OptionError("viskip lets a draft model rest, and none drafts here: leave it out")
-    if not eager:
-        raise UnsupportedError("viskip watches eager passes only: leave it out, or the runner")
-
-
 def _check_known(candidates: str) -> None:
     if candidates not in CANDIDATES:
         raise OptionError(f"unknown candidates {candidates!r}: choose from {', '.join(CANDIDATES)}")

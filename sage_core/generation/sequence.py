@@ -72,7 +72,6 @@ class TokenSequence:
         return self.has_processors or recording
 
     def ends_with(self, token: int) -> bool:
-        """Whether ``token`` is an end-of-text token."""
         return token in self._end_tokens
 
     @torch.inference_mode()
@@ -144,33 +143,13 @@ class TokenSequence:
 
 
 _STATELESS = frozenset(
-    {
-        "EncoderNoRepeatNGram",
-        "EncoderRepetitionPenalty",
-        "ExponentialDecayLengthPenalty",
-        "ForcedBOSToken",
-        "ForcedEOSToken",
-        "InfNanRemove",
-        "LogitNormalization",
-        "MinLength",
-        "MinNewTokensLength",
-        "NoBadWords",
-        "NoRepeatNGram",
-        "PrefixConstrained",
-        "RepetitionPenalty",
-        "SequenceBias",
-        "SuppressTokens",
-        "SuppressTokensAtBegin",
-        "Watermark",
-        "Temperature",
-        "TopH",
-        "TopK",
-        "TopP",
-        "MinP",
-        "Typical",
-        "Epsilon",
-        "Eta",
-    }
+    (
+        *("EncoderNoRepeatNGram", "EncoderRepetitionPenalty", "ExponentialDecayLengthPenalty"),
+        *("ForcedBOSToken", "ForcedEOSToken", "InfNanRemove", "LogitNormalization", "MinLength"),
+        *("MinNewTokensLength", "NoBadWords", "NoRepeatNGram", "PrefixConstrained"),
+        *("RepetitionPenalty", "SequenceBias", "SuppressTokens", "SuppressTokensAtBegin"),
+        *("Watermark", "Temperature", "TopH", "TopK", "TopP", "MinP", "Typical", "Epsilon", "Eta"),
+    )
 )
 """Processors of transformers that are functions of ids and scores, without their suffixes."""
 

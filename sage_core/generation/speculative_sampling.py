@@ -37,14 +37,8 @@ from sage_core.generation.sequence import TokenSequence
 from sage_core.trees.steps import Acceptance, Proposal
 
 OFF: dict[str, float | None] = {
-    "temperature": None,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "top_h": None,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
+    **{"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0},
+    **{"top_h": None, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
 }
 """Fields of a generation config that shape the sampling distribution, each with its neutral value
 besides None."""
@@ -59,11 +53,7 @@ class SamplingStrategy:
 
 
 def sampling_strategy(
-    config: Any,
-    candidates: str,
-    seed: int | None,
-    device: torch.device,
-    draft_device: torch.device,
+    config: Any, candidates: str, seed: int | None, device: torch.device, draft_device: torch.device
 ) -> SamplingStrategy:
     """The acceptance rule and candidate selection for a merged generation config.
 
@@ -104,21 +94,25 @@ class TargetSampling:
     """
 
     def __init__(self, generator: torch.Generator | None) -> None:
-        self._generator = generator
+        self.generator = generator
 
     @torch.inference_mode()
     def __call__(self, proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
         def choose(node: int) -> int:
             probs = text.scores(logits[node + 1 : node + 2]).softmax(dim=-1)
-            return self._draw(probs)
+            return self._choose(proposal, node, probs)
 
         return follow(proposal.tree, text, choose)
 
+    def _choose(self, proposal: Proposal, node: int, probs: Tensor) -> int:
+        """The token after ``node``, given the target's distribution (1, vocabulary) there."""
+        return self._draw(probs)
+
     def _draw(self, probs: Tensor) -> int:
-        return int(torch.multinomial(probs, num_samples=1, generator=self._generator))
+        return int(torch.multinomial(probs, num_samples=1, generator=self.generator))
 
 
-class RecursiveRejection:
+class RecursiveRejection(TargetSampling):
     """Recursive rejection sampling: accept or reject children in the order of sampling.
 
     At nodes without sampled children (not in ``proposal.draws``) it samples from the target, as
@@ -132,23 +126,14 @@ class RecursiveRejection:
         RuntimeError: the tree lacks a sampled candidate before one that it has.
     """
 
-    def __init__(self, generator: torch.Generator | None) -> None:
-        self.generator = generator
-
-    @torch.inference_mode()
-    def __call__(self, proposal: Proposal, logits: Tensor, text: TokenSequence) -> Acceptance:
+    def _choose(self, proposal: Proposal, node: int, probs: Tensor) -> int:
         tree, draws = proposal.tree, proposal.draws
-
-        def choose(node: int) -> int:
-            probs = text.scores(logits[node + 1 : node + 2]).softmax(dim=-1)
-            if node not in draws:
-                return self._draw(probs)
-            children = sorted(tree.children(node), key=tree.ranks.__getitem__)
-            if [tree.ranks[child] for child in children] != list(range(len(children))):
-                raise RuntimeError("a tree of sampled candidates lacks some of them")
-            return self._decide(probs, draws[node], [tree.tokens[child] for child in children])
-
-        return follow(tree, text, choose)
+        if node not in draws:
+            return self._draw(probs)
+        children = sorted(tree.children(node), key=tree.ranks.__getitem__)
+        if [tree.ranks[child] for child in children] != list(range(len(children))):
+            raise RuntimeError("a tree of sampled candidates lacks some of them")
+        return self._decide(probs, draws[node], [tree.tokens[child] for child in children])
 
     def _decide(self, probs: Tensor, draft: Tensor, drawn: list[int]) -> int:
         """The next token, from p (1, vocabulary), q (vocabulary,) and the ordered samples of q."""
@@ -175,6 +160,3 @@ class RecursiveRejection:
     def _uniform(self) -> float:
         device = None if self.generator is None else self.generator.device
         return float(torch.rand((), generator=self.generator, dtype=torch.double, device=device))
-
-    def _draw(self, probs: Tensor) -> int:
-        return int(torch.multinomial(probs, num_samples=1, generator=self.generator))

@@ -26,7 +26,7 @@ def read_picture(source: Path | bytes, sampling: Sampling, name: str) -> Picture
         InputError: corrupt, truncated, of an unsupported format, or too large.
     """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    with _as_input_errors(name), _no_bomb_warning(), Image.open(stream) as image:
+    with _as_input_errors(name), Image.open(stream) as image:
         check_size(*image.size, name)
         if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
             return _animation(image, sampling, name)
@@ -40,10 +40,14 @@ def from_image(image: Image.Image, sampling: Sampling, name: str) -> Picture:
     with _as_input_errors(name):
         upright = ImageOps.exif_transpose(image)
         rgb = to_rgb(upright if upright is not None else image)
-        size = fit(*rgb.size, sampling.max_pixels)
-        if size != rgb.size:
-            rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return Picture(rgb, name)
+        return Picture(_shrunk(rgb, sampling.max_pixels), name)
+
+
+def _shrunk(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    size = fit(*image.size, max_pixels)
+    if size == image.size:
+        return image
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -86,25 +90,26 @@ def _animation(image: Image.Image, sampling: Sampling, name: str) -> Clip:
         seconds = float(image.info.get("duration") or 0) / 1000
         durations.append(seconds if seconds > 0 else DEFAULT_FRAME_SECONDS)
     times = np.concatenate([[0.0], np.cumsum(durations)])
-    chosen = choose_frames(times[:-1], float(times[-1]), sampling, name)
+    duration = float(times[-1])
+    chosen = choose_frames(times[:-1], duration, sampling, name)
     most = sampling.largest_frame(len(chosen))
     frames = []
     for index in chosen:
         image.seek(int(index))
-        frame = to_rgb(image)
-        size = fit(*frame.size, most)
-        if size != frame.size:
-            frame = frame.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-        frames.append(np.asarray(frame))
-    duration = float(times[-1])
+        frames.append(np.asarray(_shrunk(to_rgb(image), most)))
     return Clip(np.stack(frames), times[chosen], count / duration, duration, name)
 
 
 @contextmanager
 def _as_input_errors(name: str) -> Iterator[None]:
-    """Turn what Pillow raises on a bad file into an `InputError` of one line."""
+    """Turn what Pillow raises on a bad file into an `InputError` of one line.
+
+    Its warning below its own limit is silenced; `check_size` has the limit that applies here.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -123,11 +128,3 @@ def _as_input_errors(name: str) -> Iterator[None]:
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-@contextmanager
-def _no_bomb_warning() -> Iterator[None]:
-    """Silence Pillow's warning below its limit; `check_size` has the limit that applies here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

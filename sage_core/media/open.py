@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -41,12 +43,16 @@ def open_media(
     if isinstance(source, Picture | Clip):
         return source
     if isinstance(source, str | os.PathLike):
-        return _open_path(Path(source), sampling, name or os.fspath(source))
+        path, name = Path(source), name or os.fspath(source)
+        if (found := _head(path, name)) is not None:
+            return _decode(path, *found, sampling, name)
+        with _read_errors(name):
+            source = path.read_bytes()
     if isinstance(source, bytes | bytearray | memoryview):
-        return _open_bytes(bytes(source), sampling, name or "<bytes>")
+        data, name = bytes(source), name or "<bytes>"
+        return _decode(data, data[:HEAD], len(data), sampling, name)
     if hasattr(source, "read"):
-        name = name or str(getattr(source, "name", "<file>"))
-        return _open_bytes(source.read(), sampling, name)
+        return open_media(source.read(), sampling, name or str(getattr(source, "name", "<file>")))
     if hasattr(source, "getexif"):  # a Pillow image, asked without importing Pillow
         from sage_core.media.images import from_image
 
@@ -65,34 +71,37 @@ def check_media(source: Path | bytes, name: str) -> None:
     Raises:
         InputError: missing, a directory, not readable, empty, or of an unsupported format.
     """
-    if isinstance(source, bytes):
-        _kind(source[:HEAD], name)
-        return
-    found = _head(source, name)
+    found = (source[:HEAD],) if isinstance(source, bytes) else _head(source, name)
     if found is not None:
         _kind(found[0], name)
 
 
-def _open_path(path: Path, sampling: Sampling, name: str) -> Picture | Clip:
-    found = _head(path, name)
-    if found is None:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read: {error.strerror}") from error
-        return _open_bytes(data, sampling, name)
-    return _decode(path, *found, sampling, name)
+def is_media(path: Path) -> bool:
+    """Whether a file is an image or a video by its content; hidden files are neither."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(HEAD)) in ("picture", "video")
+    except OSError:
+        return False
 
 
 def _head(path: Path, name: str) -> tuple[bytes, int] | None:
     """A file's first bytes and its length; None for a pipe or a device, which cannot rewind."""
-    try:
+    with _read_errors(name):
         if path.is_dir():
             raise InputError(f"{name}: is a directory: give the files in it")
         if path.exists() and not path.is_file():
             return None
         with path.open("rb") as file:
             return file.read(HEAD), os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file: check the path") from error
     except PermissionError as error:
@@ -100,10 +109,6 @@ def _head(path: Path, name: str) -> tuple[bytes, int] | None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{name}: cannot be read: {reason}") from error
-
-
-def _open_bytes(data: bytes, sampling: Sampling, name: str) -> Picture | Clip:
-    return _decode(data, data[:HEAD], len(data), sampling, name)
 
 
 def _decode(

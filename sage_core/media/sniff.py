@@ -10,19 +10,9 @@ HEAD = 4096
 """Bytes from the beginning of a file that `kind_of` uses."""
 
 _PICTURES = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"GIF87a",
-    b"GIF89a",
-    b"BM",
-    b"II*\x00",
-    b"MM\x00*",
-    b"II+\x00",
-    b"MM\x00+",
-    b"\x00\x00\x01\x00",
-    b"\x00\x00\x00\x0cjP  \r\n\x87\n",
-    b"\xff\x4f\xff\x51",
-    b"qoif",
+    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"qoif"),
+    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\x00\x00\x01\x00"),
+    *(b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 _VIDEOS = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
@@ -59,22 +49,16 @@ def kind_of(head: bytes) -> Kind:
     for first, step in ((0, 188), (4, 192)):  # packets of MPEG-TS and of M2TS
         if head[first : first + 2 * step + 1 : step] == b"GGG":
             return "video"
-    tables: tuple[tuple[tuple[bytes, ...], Kind], ...] = (
-        (_PICTURES, "picture"),
-        (_VIDEOS, "video"),
-        (_DOCUMENTS, "document"),
-        (_ARCHIVES, "archive"),
-        (_SOUNDS, "sound"),
-    )
-    for magics, kind in tables:
-        if head.startswith(magics) and (kind != "picture" or _plausible_picture(head)):
+    tables: dict[Kind, tuple[bytes, ...]] = {
+        **{"picture": _PICTURES, "video": _VIDEOS, "document": _DOCUMENTS},
+        **{"archive": _ARCHIVES, "sound": _SOUNDS},
+    }
+    # BM may begin a text; the reserved bytes of a bitmap's header are zero.
+    bitmap = len(head) >= 18 and head[6:10] == bytes(4)
+    for kind, magics in tables.items():
+        if head.startswith(magics) and (bitmap or not head.startswith(b"BM")):
             return kind
     return "text" if _is_text(head) else "unknown"
-
-
-def _plausible_picture(head: bytes) -> bool:
-    """True unless ``BM`` begins a text: the reserved bytes of a bitmap's header are zero."""
-    return not head.startswith(b"BM") or (len(head) >= 18 and head[6:10] == bytes(4))
 
 
 def _is_text(head: bytes) -> bool:
@@ -97,20 +81,13 @@ def missing_bytes(head: bytes, total: int) -> int:
     """
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return max(0, int.from_bytes(head[4:8], "little") + 8 - total)
-    if head.startswith(b"\x1aE\xdf\xa3"):
-        return _missing_matroska(head, total)
-    return 0
-
-
-def _missing_matroska(head: bytes, total: int) -> int:
-    """From the sizes of the EBML header and the Segment (RFC 8794, section 6)."""
+    if not head.startswith(b"\x1aE\xdf\xa3"):
+        return 0
+    # The sizes of the EBML header and the Segment (RFC 8794, section 6).
     size, at = _vint(head, 4)
-    if size is None:
+    if size is None or head[at + size : at + size + 4] != b"\x18S\x80g":
         return 0
-    at += size
-    if head[at : at + 4] != b"\x18S\x80g":
-        return 0
-    size, at = _vint(head, at + 4)
+    size, at = _vint(head, at + size + 4)
     return 0 if size is None else max(0, at + size - total)
 
 

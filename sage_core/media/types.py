@@ -71,14 +71,12 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("frames", "max_pixels", "frame_pixels", "clip_pixels"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and (not whole or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
         for name in ("fps", "start", "end"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if value is not None and not number:
                 raise OptionError(f"{name} must be a number, not {value!r}")
         if self.fps is not None and self.fps <= 0:
             raise OptionError(f"fps must be more than 0, not {self.fps!r}")

@@ -7,7 +7,6 @@ leaves frames out, and in MPEG streams.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import tempfile
@@ -25,6 +24,7 @@ from sage_core.media.video_index import (
     LARGE_FILE,
     UnreadableError,
     VideoIndex,
+    ffmpeg_source,
     stack_frames,
 )
 
@@ -76,21 +76,11 @@ def decode(
 
 
 def _open(decord: Any, source: Path | bytes, width: int, height: int) -> Any:
-    # An absolute path: FFmpeg takes "a:b.mp4" for a protocol.
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
-    if isinstance(file, str) and not _is_utf8(file):
-        file = io.BytesIO(Path(file).read_bytes())
+    if isinstance(source, Path) and any("\ud800" <= c <= "\udfff" for c in str(source.absolute())):
+        source = source.read_bytes()  # decord accepts file names in UTF-8 only
     return decord.VideoReader(
-        file, width=width, height=height, num_threads=min(4, os.cpu_count() or 1)
+        ffmpeg_source(source), width=width, height=height, num_threads=min(4, os.cpu_count() or 1)
     )
-
-
-def _is_utf8(path: str) -> bool:
-    """False for a file name that decord does not accept."""
-    try:
-        return bool(path.encode("utf-8"))
-    except UnicodeEncodeError:
-        return False
 
 
 @contextmanager

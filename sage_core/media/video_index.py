@@ -152,9 +152,12 @@ def open_video(source: Path | bytes) -> Any:
     """PyAV's container of a file or its bytes."""
     import av
 
-    # An absolute path: FFmpeg takes "a:b.mp4" for a protocol.
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
-    return av.open(file, "r", metadata_errors="replace")
+    return av.open(ffmpeg_source(source), "r", metadata_errors="replace")
+
+
+def ffmpeg_source(source: Path | bytes) -> Any:
+    """A stream of bytes, or an absolute path, since FFmpeg takes "a:b.mp4" for a protocol."""
+    return io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
 
 
 def video_stream(container: Any) -> Any:
@@ -196,7 +199,6 @@ def _check_complete(container: Any, stream: Any, name: str) -> None:
 
 
 def truncated(name: str, missing: int) -> InputError:
-    """The error for a video that lacks ``missing`` bytes."""
     return InputError(
         f"{name}: the video is truncated, {missing:,} bytes are missing: get a complete copy"
     )
@@ -281,7 +283,6 @@ class _Packets:
                 self._resets = bool(self._idr.filter(packet))
 
     def times(self) -> _Times:
-        """When the frames are presented."""
         if self._container.format.name in NO_TIMES or None in self.pts:
             numbers = np.arange(len(self.pts))
             return numbers, numbers[:0], len(numbers), True
@@ -293,7 +294,6 @@ class _Packets:
         return pts, keyframes, self._end, False
 
     def seek_by_number(self) -> bool:
-        """See `VideoIndex.seek_by_number`."""
         if len(_video_streams(self._container)) != 1 or not self._keys or None in self.pts:
             return False
         if self._container.format.name == MATROSKA:

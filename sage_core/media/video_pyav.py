@@ -64,7 +64,6 @@ def decode(
 
 
 def _threaded(container: Any) -> Any:
-    """The video stream, to be decoded in threads."""
     stream = video_stream(container)
     stream.thread_type = "AUTO"
     return stream
@@ -93,7 +92,6 @@ def _by_seeking(
 
 
 def _sought(container: Any, stream: Any, pts: int) -> Iterator[Any]:
-    """The frames from the keyframe at ``pts`` on."""
     container.seek(int(pts), stream=stream)
     return iter(container.decode(stream))
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-__all__ = ["replace_file", "replacing", "replacing_files", "write_atomically"]
-
 
 def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> None:
     """Replace ``path`` with ``data``; text is written as UTF-8, odd bytes of file names kept.

@@ -98,10 +98,8 @@ def list_models() -> list[ModelEntry]:
     entries: list[ModelEntry] = []
     with suppress(ModelError):
         target = bundled_folder() / "target"
-        kind = architecture(read_config(target))
-        entries.append(
-            ModelEntry(BUNDLED, "bundled", target, kind, weight_bytes(target), "bundled", True)
-        )
+        kind, size = architecture(read_config(target)), weight_bytes(target)
+        entries.append(ModelEntry(BUNDLED, "bundled", target, kind, size, "bundled", True))
     return entries + sorted(_cached(), key=lambda entry: entry.id.lower())
 
 
@@ -162,18 +160,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it is missing or damaged.
     """
     path = folder / "config.json"
-    with reading_json(path):
-        config = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{path}: names no model_type: not a transformers checkpoint")
-    return config
+    with reading_json(path) as config:
+        if isinstance(config, dict) and "model_type" in config:
+            return config
+    raise ModelError(f"{path}: names no model_type: not a transformers checkpoint")
 
 
 @contextmanager
-def reading_json(path: Path) -> Iterator[None]:
-    """Turn errors about a missing or damaged JSON file into a `ModelError` that names it."""
+def reading_json(path: Path) -> Iterator[Any]:
+    """The content of a JSON file. An error of reading it, or of a lookup in it within the context,
+    becomes a `ModelError` that names the file."""
     try:
-        yield
+        yield json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(
             f"{path.parent}: not a model: it has no {path.name} (give a transformers checkpoint)"
@@ -197,18 +195,14 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
-    with reading_json(index):
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    return [folder / shard for shard in shards]
+    with reading_json(index) as content:
+        return [folder / shard for shard in sorted(set(content["weight_map"].values()))]
 
 
 def check_weights(folder: Path, name: str, there: Collection[str] = ()) -> None:
     """Refuse a checkpoint without config.json or with missing weights.
 
-    Args:
-        folder: the checkpoint.
-        name: its name in messages.
-        there: file names of its hub repository, if the weights are not downloaded yet.
+    ``there``: file names of its hub repository, if the weights are not downloaded yet.
 
     Raises:
         ModelError: no config.json, a missing file of weights, or pickled weights only.

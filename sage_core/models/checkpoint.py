@@ -32,9 +32,8 @@ def inspect(
     """Find, check and measure a checkpoint without reading its weights.
 
     Args:
-        name: a folder or hub id.
+        name, revision: a folder, or a hub id with a branch, tag or commit.
         shown: its name in messages.
-        revision: a branch, tag or commit on the hub.
         code: whether the checkpoint's own code may run.
         method: how it will be quantized.
 

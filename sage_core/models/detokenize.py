@@ -44,7 +44,7 @@ class Detokenizer:
 
     def token_text(self, token_id: int) -> str:
         """The text of one token; special tokens by name, incomplete characters as U+FFFD."""
-        return str(self._decode([token_id], skip_special_tokens=False))
+        return str(self._decode([token_id], skip_special=False))
 
     def _settle(self, final: bool) -> None:
         # A character has at most four bytes, so an incomplete one spans at most three tokens. If
@@ -60,11 +60,8 @@ class Detokenizer:
         self._pieces.append(text[len(before) :])
         self._window, self._settled = self._settled, end
 
-    def _decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return str(
-            self._tokenizer.decode(
-                list(tokens),
-                skip_special_tokens=skip_special_tokens,
-                clean_up_tokenization_spaces=False,
-            )
+    def _decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+        text = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
         )
+        return str(text)

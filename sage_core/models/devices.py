@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,7 @@ def check_device(device: str, found: Sequence[Device]) -> str:
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse an unknown dtype.
-
-    Raises:
-        OptionError: neither ``auto`` nor one of `DTYPES`.
-    """
+    """Raise `OptionError` for a dtype that is neither ``auto`` nor one of `DTYPES`."""
     if dtype not in (AUTO, *DTYPES):
         raise OptionError(f"unknown dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
 
@@ -123,24 +120,20 @@ def report() -> DeviceReport:
     import torch
     from huggingface_hub import constants
 
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    versions["platform"] = platform.platform(terse=True)
-    for package in (*_PACKAGES, *_OPTIONAL):
-        versions[package] = _version(package)
-    versions["cuda"] = torch.version.cuda
+    versions = {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        **{package: version_of(package) for package in (*_PACKAGES, *_OPTIONAL)},
+        "cuda": torch.version.cuda,
+    }
+    video = "PyAV and decord" if versions["decord"] else "PyAV"
+    video = video if versions["av"] else "none: pip install av"
     found = find_devices()
-    return DeviceReport(
-        versions, found, choose(found), _video(versions), str(constants.HF_HUB_CACHE)
-    )
+    return DeviceReport(versions, found, choose(found), video, str(constants.HF_HUB_CACHE))
 
 
-def _video(versions: dict[str, str | None]) -> str:
-    if not versions["av"]:
-        return "none: pip install av"
-    return "PyAV and decord" if versions["decord"] else "PyAV"
-
-
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     # eva-decord provides the module decord where decord has no wheel.
     for name in (package, f"eva-{package}") if package == "decord" else (package,):
         try:
@@ -148,6 +141,17 @@ def _version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+@cache
+def processor() -> str:
+    """The model name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def _host_memory() -> tuple[int, int]:

@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.errors import ModelError
-from sage_core.models.catalog import (
-    check_weights,
-    is_complete,
-    read_config,
-    weight_bytes,
-    weight_files,
-)
+from sage_core.models import catalog
 from sage_core.models.progress import Progress, gib
 from sage_core.models.quiet import quiet
 
@@ -63,12 +57,7 @@ def split_revision(name: str | Path, revision: str | None) -> tuple[str | Path, 
     return bare, pinned
 
 
-def find(
-    name: str | Path,
-    revision: str | None = None,
-    *,
-    code: bool = False,
-) -> Checkpoint:
+def find(name: str | Path, revision: str | None = None, *, code: bool = False) -> Checkpoint:
     """A checkpoint's small files, downloaded if ``name`` is a hub id that is not cached.
 
     Complete cached snapshots are used without network access. ``code`` fetches the repository's own
@@ -83,8 +72,8 @@ def find(
     if path.is_dir():
         if revision is not None:
             raise ModelError(f"{name}: is a folder, which has no revisions: leave --revision out")
-        check_weights(path, str(name))
-        return Checkpoint(str(name), path, bytes=weight_bytes(path))
+        catalog.check_weights(path, str(name))
+        return Checkpoint(str(name), path, bytes=catalog.weight_bytes(path))
     if path.exists():
         raise ModelError(f"{name}: is a file: give the folder of a transformers checkpoint")
     repo = os.fspath(name)
@@ -93,9 +82,9 @@ def find(
             f"{name}: no such folder, and not a hub id either (owner/name): check the name"
         )
     folder = cached_folder(repo, revision)
-    if folder is not None and is_complete(folder) and not (code and _lacks_code(folder)):
-        return Checkpoint(repo, folder, bytes=weight_bytes(folder))
-    return _fetch_small_files(repo, revision, (*SMALL_FILES, *(CODE_FILES if code else ())))
+    if folder is not None and catalog.is_complete(folder) and not (code and _lacks_code(folder)):
+        return Checkpoint(repo, folder, bytes=catalog.weight_bytes(folder))
+    return _fetch_small_files(repo, revision, SMALL_FILES + (CODE_FILES if code else ()))
 
 
 def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoint:
@@ -108,8 +97,8 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
         return checkpoint
     from huggingface_hub import snapshot_download
 
-    names = [path.name for path in weight_files(checkpoint.folder) if not path.is_file()]
-    left = checkpoint.bytes - weight_bytes(checkpoint.folder)
+    names = [path.name for path in catalog.weight_files(checkpoint.folder) if not path.is_file()]
+    left = checkpoint.bytes - catalog.weight_bytes(checkpoint.folder)
     with _hub_errors(checkpoint.repo), quiet():
         snapshot_download(
             checkpoint.repo,
@@ -118,8 +107,8 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
             etag_timeout=TIMEOUT,
             tqdm_class=_bar(checkpoint.name, left, progress),
         )
-    check_weights(checkpoint.folder, checkpoint.name)
-    return replace(checkpoint, repo=None, bytes=weight_bytes(checkpoint.folder))
+    catalog.check_weights(checkpoint.folder, checkpoint.name)
+    return replace(checkpoint, repo=None, bytes=catalog.weight_bytes(checkpoint.folder))
 
 
 def cached_folder(repo: str, revision: str | None = None) -> Path | None:
@@ -135,13 +124,13 @@ def cached_folder(repo: str, revision: str | None = None) -> Path | None:
 
 def _lacks_code(folder: Path) -> bool:
     """Whether a checkpoint needs modules of its own that were not fetched."""
-    return "auto_map" in read_config(folder) and not any(folder.glob("*.py"))
+    return "auto_map" in catalog.read_config(folder) and not any(folder.glob("*.py"))
 
 
 def is_cached(repo: str) -> bool:
     """Whether a hub id can be loaded without a download."""
     folder = cached_folder(repo)
-    return folder is not None and is_complete(folder)
+    return folder is not None and catalog.is_complete(folder)
 
 
 def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Checkpoint:
@@ -156,55 +145,44 @@ def _fetch_small_files(repo: str, revision: str | None, patterns: tuple[str, ...
             )
         )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    check_weights(folder, repo, there=frozenset(sizes))
-    total = sum(sizes[path.name] for path in weight_files(folder))
+    catalog.check_weights(folder, repo, there=frozenset(sizes))
+    total = sum(sizes[path.name] for path in catalog.weight_files(folder))
     return Checkpoint(repo, folder, repo, revision=folder.name, bytes=total)
 
 
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """Turn errors of the hub's client into a `ModelError` of one line."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
         yield
     except ModelError:
         raise
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{repo}: a gated model: accept its terms on the hub, then {_log_in()}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{repo}: no such revision on the hub: check --revision") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{repo}: not on the hub, or private: check the name, or run: hf auth login"
-        ) from error
-    except HfHubHTTPError as error:
+    except Exception as error:  # network errors differ by version of the hub's client
+        raise ModelError(f"{repo}: {_reason(repo, error)}") from error
+
+
+def _reason(repo: str, error: Exception) -> str:
+    """Why the hub's client failed, and what to do."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"a gated model: accept its terms on the hub, then {_log_in()}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision on the hub: check --revision"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "not on the hub, or private: check the name, or run: hf auth login"
+    if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
-            raise ModelError(f"{repo}: the hub denies access: {_log_in()}") from error
-        raise ModelError(
-            f"{repo}: the hub refused the download (HTTP {status}): try again later"
-        ) from error
-    except Exception as error:  # network errors differ by version of the hub's client
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise ModelError(
-                f"{repo}: the cache cannot be written ({error.strerror}): free space or set HF_HOME"
-            ) from error
-        here = "not" if cached_folder(repo) is None else "only in part"
-        reach = "the hub cannot be reached: connect once"
-        if constants.HF_HUB_OFFLINE:
-            reach = "HF_HUB_OFFLINE forbids network access: unset it once"
-        raise ModelError(
-            f"{repo}: {here} in the local cache, and {reach}, or give the path of a local copy"
-        ) from error
+            return f"the hub denies access: {_log_in()}"
+        return f"the hub refused the download (HTTP {status}): try again later"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        return f"the cache cannot be written ({error.strerror}): free space or set HF_HOME"
+    here = "not" if cached_folder(repo) is None else "only in part"
+    reach = "the hub cannot be reached: connect once"
+    if constants.HF_HUB_OFFLINE:
+        reach = "HF_HUB_OFFLINE forbids network access: unset it once"
+    return f"{here} in the local cache, and {reach}, or give the path of a local copy"
 
 
 def _log_in() -> str:

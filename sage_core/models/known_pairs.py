@@ -42,63 +42,35 @@ class KnownPair:
 
 
 _QUANTIZED = ("", "-AWQ", "-GPTQ-Int4", "-GPTQ-Int8")
-_QWEN3_VL = {
-    "235B-A22B": "8B 4B 2B",
-    "32B": "4B 2B 8B",
-    "30B-A3B": "2B 4B",
-    "8B": "2B",
-    "4B": "2B",
-}
+_QWEN3_VL = {"235B-A22B": "8B 4B 2B", "32B": "4B 2B 8B", "30B-A3B": "2B 4B", "8B": "2B", "4B": "2B"}
 _QWEN3_VL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _LLAMA = {
-    "3.3-70B": "3.1-8B 3.2-3B 3.2-1B",
-    "3.1-70B": "3.1-8B 3.2-3B 3.2-1B",
-    "3.1-8B": "3.2-1B",
-    "3.2-3B": "3.2-1B",
+    **{"3.3-70B": "3.1-8B 3.2-3B 3.2-1B", "3.1-70B": "3.1-8B 3.2-3B 3.2-1B"},
+    **{"3.1-8B": "3.2-1B", "3.2-3B": "3.2-1B"},
 }
 
 SERIES = (
     Series(
-        "LLaVA-OneVision",
-        ("llava_onevision",),
-        152_000,
-        "llava-hf/llava-onevision-qwen2-{}-hf",
-        {
-            "72b-ov": "7b-ov 0.5b-ov",
-            "72b-ov-chat": "7b-ov-chat 7b-ov 0.5b-ov",
-            "7b-ov": "0.5b-ov",
-            "7b-ov-chat": "0.5b-ov",
-        },
+        "LLaVA-OneVision", ("llava_onevision",), 152_000, "llava-hf/llava-onevision-qwen2-{}-hf",
+        {"72b-ov": "7b-ov 0.5b-ov", "72b-ov-chat": "7b-ov-chat 7b-ov 0.5b-ov",
+         "7b-ov": "0.5b-ov", "7b-ov-chat": "0.5b-ov"},
     ),
     Series(
-        "Qwen2.5-VL",
-        ("qwen2_5_vl",),
-        151_936,
-        "Qwen/Qwen2.5-VL-{}-Instruct",
-        {"72B": "7B 3B", "32B": "7B 3B", "7B": "3B"},
-        ("", "-AWQ"),
+        "Qwen2.5-VL", ("qwen2_5_vl",), 151_936, "Qwen/Qwen2.5-VL-{}-Instruct",
+        {"72B": "7B 3B", "32B": "7B 3B", "7B": "3B"}, ("", "-AWQ"),
     ),
     Series(
-        "Qwen2-VL",
-        ("qwen2_vl",),
-        151_936,
-        "Qwen/Qwen2-VL-{}-Instruct",
-        {"72B": "7B 2B", "7B": "2B"},
-        _QUANTIZED,
+        "Qwen2-VL", ("qwen2_vl",), 151_936, "Qwen/Qwen2-VL-{}-Instruct",
+        {"72B": "7B 2B", "7B": "2B"}, _QUANTIZED,
     ),
     Series("Qwen3-VL", _QWEN3_VL_TYPES, 151_936, "Qwen/Qwen3-VL-{}-Instruct", _QWEN3_VL),
     Series("Qwen3-VL Thinking", _QWEN3_VL_TYPES, 151_936, "Qwen/Qwen3-VL-{}-Thinking", _QWEN3_VL),
     # The drafts' ids are those in the code of TABED (arXiv 2601.20357), whose authors trained them.
     # Whether they are public on the hub is not known: without them the target goes alone.
     Series(
-        "LLaVA-1.5",
-        ("llava",),
-        32_064,
-        "{}",
-        {
-            "llava-hf/llava-1.5-13b-hf": "mjbooo/lvlm160m-bf16 mjbooo/lvlm68m",
-            "llava-hf/llava-1.5-7b-hf": "mjbooo/lvlm68m mjbooo/lvlm160m-bf16",
-        },
+        "LLaVA-1.5", ("llava",), 32_064, "{}",
+        {"llava-hf/llava-1.5-13b-hf": "mjbooo/lvlm160m-bf16 mjbooo/lvlm68m",
+         "llava-hf/llava-1.5-7b-hf": "mjbooo/lvlm68m mjbooo/lvlm160m-bf16"},
     ),
     Series("Llama 3", ("llama",), 128_256, "meta-llama/Llama-{}-Instruct", _LLAMA),
     Series(
@@ -106,32 +78,14 @@ SERIES = (
         {"3.1-70B": "3.1-8B 3.2-1B", "3.1-8B": "3.2-1B", "3.2-3B": "3.2-1B"},
     ),
     Series(
-        "Qwen2.5",
-        ("qwen2",),
-        151_936,
-        "Qwen/Qwen2.5-{}-Instruct",
-        {
-            "72B": "7B 3B 1.5B 0.5B",
-            "32B": "3B 1.5B 0.5B",
-            "14B": "1.5B 0.5B",
-            "7B": "0.5B 1.5B",
-            "3B": "0.5B",
-        },
-        _QUANTIZED,
+        "Qwen2.5", ("qwen2",), 151_936, "Qwen/Qwen2.5-{}-Instruct",
+        {"72B": "7B 3B 1.5B 0.5B", "32B": "3B 1.5B 0.5B", "14B": "1.5B 0.5B", "7B": "0.5B 1.5B",
+         "3B": "0.5B"}, _QUANTIZED,
     ),
     Series(
-        "Qwen3",
-        ("qwen3", "qwen3_moe"),
-        151_936,
-        "Qwen/Qwen3-{}",
-        {
-            "235B-A22B": "4B 1.7B 0.6B",
-            "32B": "1.7B 0.6B 4B",
-            "30B-A3B": "0.6B 1.7B",
-            "14B": "0.6B 1.7B",
-            "8B": "0.6B 1.7B",
-            "4B": "0.6B",
-        },
+        "Qwen3", ("qwen3", "qwen3_moe"), 151_936, "Qwen/Qwen3-{}",
+        {"235B-A22B": "4B 1.7B 0.6B", "32B": "1.7B 0.6B 4B", "30B-A3B": "0.6B 1.7B",
+         "14B": "0.6B 1.7B", "8B": "0.6B 1.7B", "4B": "0.6B"},
     ),
 )  # fmt: skip
 """Every series, in the order in which they are listed."""
@@ -141,7 +95,7 @@ def _expand() -> dict[str, KnownPair]:
     pairs: dict[str, KnownPair] = {}
     for series in SERIES:
         for size, drafts in series.drafts.items():
-            fitting = tuple(series.pattern.format(draft) for draft in drafts.split())
+            fitting = tuple(map(series.pattern.format, drafts.split()))
             for variant in series.variants:
                 target = series.pattern.format(size) + variant
                 pairs[target] = KnownPair(series.name, target, fitting, quantized=bool(variant))
@@ -165,13 +119,10 @@ def smaller_drafts(model_type: str, vocab_size: int, parameters: int) -> tuple[s
     """
     found: list[str] = []
     for series in SERIES:
-        same_tokenizer = abs(vocab_size - series.vocab_size) < 512
-        if model_type in series.model_types and same_tokenizer:
-            drafts = {draft for drafts in series.drafts.values() for draft in drafts.split()}
-            smallest = min((series.pattern.format(draft) for draft in drafts), key=parameters_in)
-            if parameters_in(smallest) < parameters:
-                found.append(smallest)
-    return tuple(found)
+        if model_type in series.model_types and abs(vocab_size - series.vocab_size) < 512:
+            drafts = " ".join(series.drafts.values()).split()
+            found.append(min(map(series.pattern.format, drafts), key=parameters_in))
+    return tuple(draft for draft in found if parameters_in(draft) < parameters)
 
 
 def parameters_in(name: str) -> float:

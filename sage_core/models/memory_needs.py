@@ -70,21 +70,14 @@ class Size:
         else:
             weights = (self.linear + self.others) * width
         logits = 128 * self.head_values * 4
-        return Need(
-            weights,
-            self.cache_values * self.context * width,
-            self.work_values * self.context * width + logits,
-        )
+        per_value = self.context * width
+        return Need(weights, self.cache_values * per_value, self.work_values * per_value + logits)
 
 
 def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> Size:
     """The size of the model that ``config`` describes, built on the meta device.
 
-    Args:
-        name: its name in messages.
-        config: its transformers configuration.
-        stored: bytes of its files of weights, if known.
-        code: whether the checkpoint's own code may run.
+    ``stored``: bytes of its files of weights, if known. ``code``: its own code may run.
 
     Raises:
         ModelError: not a text-generating model, or it cannot be built.
@@ -102,10 +95,8 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
             raise ModelError(f"{name}: not a text-generating model: choose another") from error
-        raise ModelError(
-            f"{name}: its config.json describes no model that can be built "
-            f"({type(error).__name__}): get a complete copy of the model"
-        ) from error
+        reason = f"its config.json describes no model that can be built ({type(error).__name__})"
+        raise ModelError(f"{name}: {reason}: get a complete copy of the model") from error
     parameters = {key: value.numel() for key, value in model.named_parameters()}
     head = model.get_output_embeddings()
     linear = sum(
@@ -132,14 +123,11 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
 
 def auto_class(config: Any) -> Any:
     """The auto class for that configuration: image-text-to-text if it is one, else causal LM."""
-    from transformers import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-    )
+    import transformers
 
-    multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def _feed_forward_width(text: Any) -> int:

@@ -19,11 +19,7 @@ def check_pair(
 ) -> type[Family]:
     """Refuse a draft whose prompts would differ from the target's; returns their family.
 
-    Args:
-        target: transformers configuration of the target.
-        draft: of the draft.
-        target_tokenizer: the target's tokenizer.
-        draft_tokenizer: the draft's.
+    ``target`` and ``draft`` are transformers configurations.
 
     Raises:
         ModelError: names the first difference.
@@ -39,7 +35,9 @@ def check_pair(
         )
     check_same_tokenizer(target_tokenizer, draft_tokenizer)
     check_same_placeholders(target, draft)
-    _check_same_image_tokens(target, draft)
+    for key in _VISION:
+        what = f"target and draft split images into different tokens: {key}"
+        _check_equal(what, _vision(target, key), _vision(draft, key))
     _check_embedding_size(target, draft, draft_tokenizer)
     return family
 
@@ -54,17 +52,10 @@ def check_same_tokenizer(target: Any, draft: Any) -> None:
     """
     ours = {index: token for token, index in target.get_vocab().items()}
     theirs = {index: token for token, index in draft.get_vocab().items()}
-    if ours == theirs:
-        return
-    for index in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(index), theirs.get(index)
-        if mine == other:
-            continue
-        raise ModelError(
-            f"target and draft have different tokenizers: token {index} is "
-            f"{_shown(mine)} for the target and {_shown(other)} for the draft: choose a draft of "
-            "the target's own family"
-        )
+    for index in sorted(ours.keys() | theirs.keys()) if ours != theirs else ():
+        mine, other = (repr(ids[index]) if index in ids else "nothing" for ids in (ours, theirs))
+        what = f"target and draft have different tokenizers: token {index}"
+        _check_equal(what, mine, other)
 
 
 def check_same_placeholders(target: Any, draft: Any) -> None:
@@ -77,12 +68,7 @@ def check_same_placeholders(target: Any, draft: Any) -> None:
     """
     ours, theirs = _ids(target), _ids(draft)
     for key in sorted(ours.keys() & theirs.keys()):
-        mine, other = ours[key], theirs[key]
-        if mine != other:
-            raise ModelError(
-                f"{key} is {mine} for the target and {other} for the draft: choose a draft of the "
-                "target's own family"
-            )
+        _check_equal(key, ours[key], theirs[key])
 
 
 def _ids(config: Any) -> dict[str, int]:
@@ -97,14 +83,12 @@ def _ids(config: Any) -> dict[str, int]:
     }
 
 
-def _check_same_image_tokens(target: Any, draft: Any) -> None:
-    for key in _VISION:
-        mine, other = _vision(target, key), _vision(draft, key)
-        if mine != other:
-            raise ModelError(
-                f"target and draft split images into different tokens: {key} is {mine} for the "
-                f"target and {other} for the draft: choose a draft of the target's own family"
-            )
+def _check_equal(what: str, mine: Any, other: Any) -> None:
+    if mine != other:
+        raise ModelError(
+            f"{what} is {mine} for the target and {other} for the draft: choose a draft of the "
+            "target's own family"
+        )
 
 
 def _vision(config: Any, key: str) -> Any:
@@ -124,7 +108,3 @@ def _check_embedding_size(target: Any, draft: Any, tokenizer: Any) -> None:
             f"the draft has {most} tokens and cannot embed token {beyond}, which prompts may "
             "contain: choose another draft"
         )
-
-
-def _shown(token: str | None) -> str:
-    return "nothing" if token is None else repr(token)

@@ -8,8 +8,6 @@ from pathlib import Path
 from sage_core.models import catalog, hub
 from sage_core.models.known_pairs import drafts_for
 
-__all__ = ["PairNames", "find_pair"]
-
 
 @dataclass(frozen=True)
 class PairNames:

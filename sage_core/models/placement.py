@@ -59,7 +59,6 @@ def place(
     Devices of unknown memory are assumed to have enough.
 
     Args:
-        pair: the pair's sizes.
         found: the devices of this machine, the CPU first.
         device: ``auto``, or the target's device.
         draft_device: ``auto`` (that of the target if there is room), or the draft's device.
@@ -70,102 +69,95 @@ def place(
         MemoryExhaustedError: it fits nowhere; names options that would fit.
     """
     check_dtype(dtype)
-    device = check_device(device, found)
-    draft_device = check_device(draft_device, found)
-    placement = _search(pair, found, device, draft_device, dtype)
+    devices = {one.name: one for one in found}
+    wanted = _Request(
+        pair, devices, check_device(device, found), check_device(draft_device, found), dtype
+    )
+    placement = wanted.search()
     if placement is None:
-        raise MemoryExhaustedError(_refusal(pair, found, device, draft_device, dtype))
+        raise MemoryExhaustedError(_refusal(wanted))
     return placement
 
 
-def _search(
-    pair: PairSize, found: Sequence[Device], device: str, draft_device: str, dtype: str
-) -> Placement | None:
-    host, gpus = found[0], [one for one in found if one.name.startswith("cuda")]
-    if device == AUTO:
-        placement = _on_gpus(pair, found, gpus, draft_device, dtype)
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `place`, checked."""
+
+    pair: PairSize
+    devices: Mapping[str, Device]
+    device: str
+    draft_device: str
+    dtype: str
+
+    def search(self) -> Placement | None:
+        if self.device != AUTO:
+            return self._on(self.device, self._home(self.device), "running", " as asked")
+        gpus = [name for name in self.devices if name.startswith("cuda")]
+        placement = self._on_gpus(gpus)
         if placement is not None:
             return placement
         why = "no GPU has room for the pair" if gpus else "no GPU found"
-        return _on(pair, found, host.name, _or(draft_device, host.name), dtype, f"{why}: running")
-    return _on(pair, found, device, _or(draft_device, device), dtype, "running", " as asked")
+        host = next(iter(self.devices))
+        return self._on(host, self._home(host), f"{why}: running")
 
+    def _home(self, default: str) -> str:
+        """The draft's device, which is ``default`` unless it was given."""
+        return default if self.draft_device == AUTO else self.draft_device
 
-def _or(device: str, other: str) -> str:
-    return other if device == AUTO else device
+    def _on_gpus(self, names: Sequence[str]) -> Placement | None:
+        """One GPU for both, one for each, or the target spread over all."""
+        places = [(name, self._home(name)) for name in names]
+        if self.draft_device == AUTO and self.pair.draft:
+            places += [(one, two) for one in names for two in names if one != two]
+        for target, draft in places:
+            placement = self._on(target, draft, "using the GPU:")
+            if placement is not None:
+                return placement
+        return self._spread([self.devices[name] for name in names]) if len(names) > 1 else None
 
-
-def _on_gpus(
-    pair: PairSize, found: Sequence[Device], gpus: Sequence[Device], draft_device: str, dtype: str
-) -> Placement | None:
-    """One GPU for both, one for each, or the target spread over all."""
-    names = [gpu.name for gpu in gpus]
-    together = [(name, _or(draft_device, name)) for name in names]
-    apart = [(one, two) for one in names for two in names if one != two]
-    for target, draft in together + (apart if draft_device == AUTO and pair.draft else []):
-        placement = _on(pair, found, target, draft, dtype, "using the GPU:")
-        if placement is not None:
-            return placement
-    if len(gpus) < 2:
+    def _on(self, target: str, draft: str, how: str, ending: str = "") -> Placement | None:
+        """The placement on two given devices, or None if it does not fit."""
+        for chosen in _dtypes(self.pair, target, self.dtype):
+            needs: dict[str, int] = {}
+            for name, need in zip((target, draft), self.pair.needs(chosen), strict=True):
+                if need.total:
+                    needs[name] = needs.get(name, 0) + need.total
+            if all(_room(self.devices[name]) >= needed for name, needed in needs.items()):
+                where = "the CPU" if target == "cpu" else _described(self.devices[target])
+                where = f"on {where}" if how.endswith("running") else where
+                used = _needed(self.devices[target], needs[target])
+                note = f"{how} {where}{ending} in {_format(self.pair, chosen)}{used}"
+                if draft != target and self.pair.draft is not None:
+                    note += f", the draft on {draft}{_needed(self.devices[draft], needs[draft])}"
+                return Placement(target, draft, chosen, note)
         return None
-    return _spread(pair, found, gpus, draft_device, "checkpoint" if dtype == AUTO else dtype)
 
-
-def _on(
-    pair: PairSize,
-    found: Sequence[Device],
-    target: str,
-    draft: str,
-    dtype: str,
-    how: str,
-    ending: str = "",
-) -> Placement | None:
-    """The placement on two given devices, or None if it does not fit."""
-    by_name = {one.name: one for one in found}
-    for chosen in _dtypes(pair, target, dtype):
-        needs: dict[str, int] = {}
-        for name, need in zip((target, draft), pair.needs(chosen), strict=True):
-            if need.total:
-                needs[name] = needs.get(name, 0) + need.total
-        if all(_room(by_name[name]) >= needed for name, needed in needs.items()):
-            where = "the CPU" if target == "cpu" else _described(by_name[target])
-            where = f"on {where}" if how.endswith("running") else where
-            used = _needed(by_name[target], needs[target])
-            note = f"{how} {where}{ending} in {_format(pair, chosen)}{used}"
-            if draft != target and pair.draft is not None:
-                note += f", the draft on {draft}{_needed(by_name[draft], needs[draft])}"
-            return Placement(target, draft, chosen, note)
-    return None
-
-
-def _spread(
-    pair: PairSize, found: Sequence[Device], gpus: Sequence[Device], draft_device: str, dtype: str
-) -> Placement | None:
-    """The target spread over the GPUs, the draft on the emptiest of them or on ``draft_device``."""
-    target, draft = pair.needs(dtype)
-    shared = target.cache + target.work
-    gpus = [gpu for gpu in gpus if _room(gpu) > shared / len(gpus)]  # not those that are full
-    if len(gpus) < 2:
-        return None
-    home = _or(draft_device, max(gpus, key=_room).name)
-    if draft.total > next(_room(one) for one in found if one.name == home):
-        return None
-    budgets = {}
-    for gpu in gpus:
-        room = _room(gpu) - shared // len(gpus) - (draft.total if gpu.name == home else 0)
-        if room > 0:
-            budgets[int(gpu.name.removeprefix("cuda:"))] = int(room)
-    # Layers are not split, so part of each GPU stays empty.
-    if target.weights > 0.95 * sum(budgets.values()):
-        return None
-    names = ",".join(f"cuda:{index}" for index in budgets)
-    free = sum(gpu.free for gpu in gpus)
-    needed = (target + draft).total
-    note = (
-        f"spread over {len(budgets)} GPUs, as one has no room, in {_format(pair, dtype)}: "
-        f"about {gib(needed)} of {gib(free)} free"
-    )
-    return Placement(names, home, dtype, note, budgets)
+    def _spread(self, gpus: Sequence[Device]) -> Placement | None:
+        """The target spread over the GPUs, the draft on the emptiest of them unless it is given."""
+        dtype = "checkpoint" if self.dtype == AUTO else self.dtype
+        target, draft = self.pair.needs(dtype)
+        shared = target.cache + target.work
+        gpus = [gpu for gpu in gpus if _room(gpu) > shared / len(gpus)]  # not those that are full
+        if len(gpus) < 2:
+            return None
+        home = self._home(max(gpus, key=_room).name)
+        if draft.total > _room(self.devices[home]):
+            return None
+        budgets = {}
+        for gpu in gpus:
+            room = _room(gpu) - shared // len(gpus) - (draft.total if gpu.name == home else 0)
+            if room > 0:
+                budgets[int(gpu.name.removeprefix("cuda:"))] = int(room)
+        # Layers are not split, so part of each GPU stays empty.
+        if target.weights > 0.95 * sum(budgets.values()):
+            return None
+        names = ",".join(f"cuda:{index}" for index in budgets)
+        needed, free = (target + draft).total, sum(gpu.free for gpu in gpus)
+        note = (
+            f"spread over {len(budgets)} GPUs, as one has no room, in {_format(self.pair, dtype)}: "
+            f"about {gib(needed)} of {gib(free)} free"
+        )
+        return Placement(names, home, dtype, note, budgets)
 
 
 def _dtypes(pair: PairSize, device: str, dtype: str) -> tuple[str, ...]:
@@ -200,12 +192,11 @@ def _needed(device: Device, needed: int) -> str:
     return f": about {gib(needed)}{free}"
 
 
-def _refusal(
-    pair: PairSize, found: Sequence[Device], device: str, draft_device: str, dtype: str
-) -> str:
+def _refusal(wanted: _Request) -> str:
     """One line: the memory needed, the memory available, and what would fit."""
-    places = [one for one in found if device in (AUTO, one.name)]
-    if device == AUTO and len(places) > 1:
+    pair, dtype = wanted.pair, wanted.dtype
+    places = [one for one in wanted.devices.values() if wanted.device in (AUTO, one.name)]
+    if wanted.device == AUTO and len(places) > 1:
         places = places[1:]
     tried = _dtypes(pair, places[0].name, dtype)[-1]
     target, draft = pair.needs(tried)
@@ -213,20 +204,17 @@ def _refusal(
     text = (
         f"the {'pair' if pair.draft else 'model'} needs about {gib(need.total)} in "
         f"{_format(pair, tried)} ({gib(need.weights)} of weights, {gib(need.cache)} of caches, "
-        f"{gib(need.work)} to work in), and there is {_free(places)} free"
+        f"{gib(need.work)} to work in), and there is "
+        f"{', '.join(f'{gib(one.free)} on {one.name}' for one in places)} free"
     )
     advice = [
         f"{option} (about {gib(sum(n.total for n in other.needs(_own(other, form))))})"
         for option, other, form in _alternatives(pair, dtype, on_cpu=places[0].name == "cpu")
-        if _search(other, found, device, draft_device, form) is not None
+        if replace(wanted, pair=other, dtype=form).search() is not None
     ]
     if not advice:
         advice = [f"a smaller model, or {gib(need.total)} on one GPU or several"]
     return f"{text}: try {', or '.join(advice)}"
-
-
-def _free(places: Sequence[Device]) -> str:
-    return ", ".join(f"{gib(one.free)} on {one.name}" for one in places)
 
 
 def _own(pair: PairSize, dtype: str) -> str:

@@ -22,36 +22,29 @@ def quiet() -> Iterator[None]:
     if VERBOSE.isEnabledFor(logging.DEBUG):
         yield
         return
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub import utils as hub
     from transformers.utils import logging as library
 
-    level, bars, hub_bars = (
-        library.get_verbosity(),
-        library.is_progress_bar_enabled(),
-        not are_progress_bars_disabled(),
-    )
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
+    hub_logger = logging.getLogger("huggingface_hub")
+    hub_level = hub_logger.level
     library.set_verbosity(logging.CRITICAL)
     library.disable_progress_bar()
-    hub.setLevel(logging.CRITICAL)
+    hub_logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if hub_bars:
-                disable_progress_bars()
+                hub.disable_progress_bars()
             yield
     finally:
         library.set_verbosity(level)
-        hub.setLevel(hub_level)
+        hub_logger.setLevel(hub_level)
         if bars:
             library.enable_progress_bar()
         if hub_bars:
-            enable_progress_bars()
+            hub.enable_progress_bars()
 
 
 @contextmanager

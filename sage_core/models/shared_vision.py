@@ -30,10 +30,8 @@ class SharedVision:
 
     def __init__(self, target: Any, draft: Any) -> None:
         self._calls: list[_Call] = []
-        self._holder, self._name = find_tower(draft)
-        holder, name = find_tower(target)
-        mine = getattr(holder, name, None) if holder is not None else None
-        theirs = getattr(self._holder, self._name, None) if self._holder is not None else None
+        self._holder, self._name, theirs = find_tower(draft)
+        mine = find_tower(target)[2]
         self._tower: nn.Module | None = mine if mine is theirs else None
 
     @contextmanager
@@ -104,13 +102,14 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def find_tower(model: Any) -> tuple[Any, str]:
-    """The module that holds a vision tower, and its attribute name; (None, "") without one."""
+def find_tower(model: Any) -> tuple[Any, str, Any]:
+    """The module that holds a vision tower, its attribute name, and the tower; (None, "", None)
+    without one."""
     for holder in (getattr(model, "model", None), model):
         for name in TOWER_NAMES:
             if isinstance(holder, nn.Module) and name in holder._modules:
-                return holder, name
-    return None, ""
+                return holder, name, holder._modules[name]
+    return None, "", None
 
 
 def share_vision(target: Any, draft: Any) -> bool:
@@ -118,23 +117,16 @@ def share_vision(target: Any, draft: Any) -> bool:
 
     Equal means the same class, configuration, device and weights.
     """
-    theirs, name = find_tower(draft)
-    mine, own_name = find_tower(target)
-    if theirs is None or mine is None:
-        return False
-    tower, other = getattr(mine, own_name), getattr(theirs, name)
-    if type(tower) is not type(other):
+    holder, name, other = find_tower(draft)
+    tower = find_tower(target)[2]
+    if tower is None or type(tower) is not type(other):
         return False
     if tower.config.to_diff_dict() != other.config.to_diff_dict():
         return False
     ours, drafts = tower.state_dict(), other.state_dict()
-    if ours.keys() != drafts.keys():
+    if any(value.device != drafts[key].device for key, value in ours.items() if key in drafts):
         return False
-    for key, value in ours.items():
-        twin = drafts[key]
-        if (value.shape, value.dtype, value.device) != (twin.shape, twin.dtype, twin.device):
-            return False
-        if not torch.equal(value, twin):
-            return False
-    setattr(theirs, name, tower)
+    if not _same(ours, drafts):
+        return False
+    setattr(holder, name, tower)
     return True

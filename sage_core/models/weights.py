@@ -36,28 +36,23 @@ def load_weights(
     its file to its device, so that the host never holds a second copy.
 
     Args:
-        folder: the checkpoint.
-        config: its transformers configuration.
-        name: its name in messages.
         device: the device, unless ``budgets`` are given.
         dtype: one of `devices.DTYPES`, or ``checkpoint``.
         method: how to quantize it while loading.
         budgets: bytes of weights per GPU index, to spread the model over several GPUs.
-        code: whether the checkpoint's own code may run.
         size: the result of `memory_needs.measure`, for progress and the checkpoint's dtype.
-        progress: called as the weights are read.
 
     Raises:
         ModelError: damaged, incomplete, or of an unsupported architecture.
         MemoryExhaustedError: it does not fit.
     """
     own = size.own_dtype if size is not None else "bfloat16"
-    computed = own if dtype == "checkpoint" else dtype
-    options: dict[str, Any] = {
-        "device_map": {"": device} if budgets is None else "sequential",
-        "max_memory": None if budgets is None else dict(budgets),
-        "quantization_config": None if method is None else config_for(method, computed),
-    }
+    options: dict[str, Any] = {"device_map": {"": device}}
+    if budgets is not None:
+        options = {"device_map": "sequential", "max_memory": dict(budgets)}
+    if method is not None:
+        computed = own if dtype == "checkpoint" else dtype
+        options["quantization_config"] = config_for(method, computed)
     with memory_errors(f"while loading {name}", MEMORY_ADVICE):
         try:
             with quiet(), _report_bytes(name, size, dtype, progress):
@@ -70,7 +65,7 @@ def load_weights(
                     local_files_only=True,
                     trust_remote_code=code,
                     output_loading_info=True,
-                    **{key: value for key, value in options.items() if value is not None},
+                    **options,
                 )
         except MemoryError:
             raise

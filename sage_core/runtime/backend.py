@@ -1,4 +1,4 @@
-"""Backends: how the passes of a pair's models are executed."""
+"""Backends: they make the executors of a pair's models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_core.runtime.tree_runner import EagerExecutor, Executor
 
 
 class Backend(Protocol):
-    """Makes executors and keeps what they share from text to text, by model."""
+    """Makes executors and keeps what texts share, by model."""
 
     batches: bool
     """Whether passes of several texts can be made together."""
@@ -21,12 +21,12 @@ class Backend(Protocol):
 
         Args:
             model: a transformers model, or a draft head.
-            modules: those whose weights a pass multiplies by; None: decoder and output head.
+            modules: those with the weights of a pass; None: decoder and output head.
         """
 
 
 class EagerBackend:
-    """Every pass through the model's own modules: the reference for all other backends."""
+    """All passes by the model's own modules: the reference for other backends."""
 
     batches = True
 

@@ -8,7 +8,7 @@ import torch
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement where the platform allows it (CUDA only)."""
+    """Start a new measurement (CUDA only)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -16,7 +16,7 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> int:
     """Peak bytes: allocated on the device on CUDA, the process's resident peak otherwise.
 
-    0 where the platform does not tell.
+    0 where it is not available.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -1,8 +1,8 @@
 """The key/value cache: written once into a preallocated buffer, compacted in place.
 
-A transformers `Cache` whose layers are views of one buffer per kind. A pass writes its keys and
-values at the fill mark; `keep` then moves the accepted slots to follow the committed ones and
-pulls the mark back. A step therefore costs O(tree) memory traffic, whatever the context length.
+A transformers `Cache` whose layers are views of one buffer each for keys and values. A pass
+appends at the fill mark; `keep` then moves the accepted slots behind the committed ones and moves
+the mark back. A step costs O(tree) memory traffic, whatever the context length.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TreeCacheLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write (batch, heads, n, head size) at the fill mark; gives views of all filled slots."""
+        """Append (batch, heads, n, head size); returns views of all filled slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -49,7 +49,7 @@ class TreeCacheLayer(CacheLayerMixin):
         return self.keys[..., :end, :], self.values[..., :end, :]
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
-        # transformers passed the positions of the queries here before it passed their number.
+        # Older versions of transformers pass the queries' positions instead of their number.
         n = query_length if isinstance(query_length, int) else query_length.shape[0]
         return self.length + n, 0
 
@@ -63,11 +63,11 @@ class TreeCacheLayer(CacheLayerMixin):
 
 
 class TreeCache(Cache):
-    """A cache of ``layers`` layers with room for ``capacity`` absolute positions.
+    """A cache of ``layers`` layers with room for ``capacity`` slots; it grows by copying.
 
     With ``shared`` all layers are slices of one buffer of shape (layers, batch, heads, capacity,
-    head size), so that compaction is two copies in all; models whose layers differ in shape or sit
-    on several devices need ``shared=False``. It grows, by copying, when the capacity was too low.
+    head size), so that compaction is two copies in all. Models whose layers differ in shape or are
+    on several devices need ``shared=False``.
     """
 
     layer_class = TreeCacheLayer
@@ -99,7 +99,7 @@ class TreeCache(Cache):
         return self._buffers[-1][0][0], self._buffers[-1][1][0]
 
     def grow(self, needed: int) -> None:
-        """Move to buffers with room for ``needed`` slots and half as many again."""
+        """Move to buffers with room for 1.5 times ``needed`` slots."""
         self._capacity = needed + needed // 2
 
         def larger(buffer: Tensor) -> Tensor:
@@ -112,15 +112,14 @@ class TreeCache(Cache):
         self._buffers = [(larger(keys), larger(values)) for keys, values in self._buffers]
         for index, layer in enumerate(self._layers):
             if layer.is_initialized:
-                block, row = (0, index) if self._shared else (index, 0)
-                layer.keys = self._buffers[block][0][row]
-                layer.values = self._buffers[block][1][row]
+                keys, values = self._buffers[0 if self._shared else index]
+                layer.keys = keys[index if self._shared else 0]
+                layer.values = values[index if self._shared else 0]
 
     def keep(self, committed: int, slots: Sequence[int]) -> None:
         """Keep the first ``committed`` slots and move ``slots`` to follow them, in that order.
 
-        ``slots`` are absolute, ascending and not below ``committed``; everything else is forgotten
-        (the buffer is not touched for slots that are where they should be already).
+        ``slots`` are absolute, ascending and not below ``committed``; all others are dropped.
         """
         end = committed + len(slots)
         first = next((i for i, slot in enumerate(slots) if slot != committed + i), len(slots))

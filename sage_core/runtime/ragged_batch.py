@@ -1,10 +1,9 @@
-"""Passes of several texts as one: one run of tokens, attention over a cache each.
+"""Passes of several texts as one ragged batch: no padding, and a cache for each text.
 
-The texts' tree tokens stand behind one another as a single sequence, (1, all tokens). Embeddings,
-projections and the head read their weights once for all of them, whatever each tree's size: nothing
-is padded. Where tokens look at others, in attention, the run is cut again and each text's part goes
-over that text's own keys and values under its own mask, by the very call that it would make alone.
-So every text keeps a `TreeCache` to itself, and may join or leave between two passes at no cost.
+The texts' tree tokens are concatenated to one sequence, (1, all tokens), so that embeddings,
+projections and the output head read their weights once. In attention the sequence is split: each
+text's tokens attend to its own cache under its own mask, by the same call as in a pass of its own.
+Texts may join or leave the batch between two passes at no cost.
 """
 
 from __future__ import annotations
@@ -15,25 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sage_core.errors import UnsupportedError
 from sage_core.runtime.attention.swap import attending_by
-from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.kv_cache import TreeCache, TreeCacheLayer
 from sage_core.runtime.tree_runner import Outputs, PassRequest
 
-JOINT_ATTENTION = "sage_joint"
+RAGGED_ATTENTION = "sage_ragged"
 """The name in transformers' `AttentionInterface`."""
-JOINT_ARGUMENT = "sage_joint_parts"
+RAGGED_ARGUMENT = "sage_ragged_parts"
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One text's share of a joint pass.
+    """One text's part of a ragged pass.
 
     Raises:
-        ValueError: tokens, positions and mask are not of one length.
+        ValueError: tokens, positions and mask differ in length.
     """
 
     tokens: Sequence[int]
@@ -46,19 +44,19 @@ class Part:
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.positions) == self.mask.shape[-2] > 0:
-            raise ValueError("a part has as many positions and rows of its mask as it has tokens")
+            raise ValueError("tokens, positions and rows of the mask differ in number")
 
 
 def supports_ragged(decoder: Any) -> bool:
-    """Whether a decoder's attention is one that can be cut into parts."""
+    """Whether a decoder's attention can be split by texts: PyTorch's, by transformers."""
     return str(decoder.config._attn_implementation) == "sdpa"
 
 
-def ragged_pass(decoder: Any, parts: Sequence[Part], rows: Tensor | None = None) -> Tensor:
-    """Last hidden states (all tokens, hidden) of the ``parts`` behind one another.
+def ragged_pass(decoder: Any, parts: Sequence[Part], embeds: Tensor | None = None) -> Tensor:
+    """Last hidden states (all tokens, hidden) of the concatenated ``parts``.
 
-    Every part's keys and values are written to its own cache, as by a pass of its own. The decoder
-    embeds the tokens itself, unless it is given their ``rows``, (1, all tokens, hidden).
+    Each part's keys and values are appended to its own cache. ``embeds``, (1, all tokens, hidden),
+    are the decoder's inputs; None: the embeddings of the tokens.
 
     Raises:
         UnsupportedError: the decoder does not hand keyword arguments to its layers.
@@ -66,79 +64,61 @@ def ragged_pass(decoder: Any, parts: Sequence[Part], rows: Tensor | None = None)
     device = parts[0].mask.device
     tokens = [token for part in parts for token in part.tokens]
     positions = [position for part in parts for position in part.positions]
-    joined = _Joined(parts)
-    with attending_by(decoder.config, JOINT_ATTENTION, joint_attention_forward):
+    ragged = _Ragged(parts)
+    with attending_by(decoder.config, RAGGED_ATTENTION, ragged_attention_forward):
         hidden: Tensor = decoder(
-            input_ids=torch.tensor([tokens], device=device) if rows is None else None,
-            inputs_embeds=rows,
+            input_ids=torch.tensor([tokens], device=device) if embeds is None else None,
+            inputs_embeds=embeds,
             position_ids=torch.tensor([positions], device=device),
-            # Four dimensions: transformers takes such a mask as made and builds none of its own.
+            # transformers uses a mask of four dimensions as it is and builds none of its own.
             attention_mask=torch.zeros((1, 1, len(tokens), 1), dtype=torch.int64, device=device),
-            past_key_values=_JointCache(joined),
+            past_key_values=_RaggedCache(ragged),
             use_cache=True,
-            **{JOINT_ARGUMENT: joined},
+            **{RAGGED_ARGUMENT: ragged},
         ).last_hidden_state[0]
     return hidden
 
 
 @dataclass(eq=False)
-class _Joined:
-    """The parts, and between a layer's update and its attention that layer's keys and values."""
+class _Ragged:
+    """The parts, and between a layer's cache update and its attention that layer's states."""
 
     parts: Sequence[Part]
-    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    states: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def sizes(self) -> list[int]:
         return [len(part.tokens) for part in self.parts]
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Hand (1, heads, all tokens, size) to the caches of the parts."""
-        cut = zip(self.parts, keys.split(self.sizes, -2), values.split(self.sizes, -2), strict=True)
-        self.seen = [part.cache.layers[layer].update(k, v) for part, k, v in cut]  # type: ignore[union-attr]
 
+class _RaggedLayer(TreeCacheLayer):
+    """One layer of all texts' caches. It has no storage of its own: its length is 0."""
 
-class _JointLayer(CacheLayerMixin):
-    """One layer of all caches; its fill marks are theirs."""
-
-    is_sliding = False
-    is_compileable = False
-
-    def __init__(self, joined: _Joined, index: int) -> None:
-        super().__init__()
-        self._joined = joined
-        self._index = index
+    _owner: _RaggedCache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: the storage is the texts' own."""
+        """Nothing is allocated."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write to every text's cache. What it gives is not read: attention has the parts."""
-        self._joined.update(self._index, key_states, value_states)
+        """Append to each text's cache. The returned states are not used by the attention."""
+        ragged = self._owner.ragged
+        layers: list[Any] = [part.cache.layers[self._index] for part in ragged.parts]
+        split = [states.split(ragged.sizes, -2) for states in (key_states, value_states)]
+        ragged.states = [layer.update(k, v) for layer, k, v in zip(layers, *split, strict=True)]
         return key_states, value_states
 
-    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
-        n = query_length if isinstance(query_length, int) else query_length.shape[0]
-        return n, 0
 
-    def get_seq_length(self, *args: Any) -> int:
-        return 0
+class _RaggedCache(TreeCache):
+    layer_class = _RaggedLayer
 
-    def get_max_length(self) -> int:
-        return -1
-
-    get_max_cache_shape = get_max_length
+    def __init__(self, ragged: _Ragged) -> None:
+        super().__init__(len(ragged.parts[0].cache.layers), 0)
+        self.ragged = ragged
 
 
-class _JointCache(Cache):
-    def __init__(self, joined: _Joined) -> None:
-        count = len(joined.parts[0].cache.layers)
-        super().__init__(layers=[_JointLayer(joined, index) for index in range(count)])
-
-
-def joint_attention_forward(
+def ragged_attention_forward(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -146,31 +126,31 @@ def joint_attention_forward(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer: (1, all tokens, heads, size), and no weights.
+    """The attention function of each layer: (1, all tokens, heads, size), and no weights.
 
     Raises:
         UnsupportedError: the model's decoder does not hand keyword arguments to its layers.
     """
-    joined: _Joined | None = kwargs.pop(JOINT_ARGUMENT, None)
-    if joined is None:
+    ragged: _Ragged | None = kwargs.pop(RAGGED_ARGUMENT, None)
+    if ragged is None:
         raise UnsupportedError(
             f"{type(module).__name__} cannot decode several texts at once: its decoder drops "
             "keyword arguments; decode them one by one"
         )
     out = []
-    queries = query.split(joined.sizes, -2)
-    for part, states, (keys, values) in zip(joined.parts, queries, joined.seen, strict=True):
-        mask = part.mask.to(states.device)
-        out.append(sdpa_attention_forward(module, states, keys, values, mask, **kwargs)[0])
+    queries = query.split(ragged.sizes, -2)
+    for part, own, (keys, values) in zip(ragged.parts, queries, ragged.states, strict=True):
+        mask = part.mask.to(own.device)
+        out.append(sdpa_attention_forward(module, own, keys, values, mask, **kwargs)[0])
     return torch.cat(out, dim=1), None
 
 
 @torch.inference_mode()
 def run_together(requests: Sequence[PassRequest]) -> list[Outputs]:
-    """The passes of several texts over one model, as one: what `PassRequest.run` gives, for each.
+    """Make passes over one model together; the outputs of `PassRequest.run` for each.
 
     Raises:
-        UnsupportedError: see `ragged_pass`.
+        UnsupportedError: as `ragged_pass`.
     """
     first = requests[0].runner
     sizes = [len(request.tokens) for request in requests]
@@ -181,6 +161,6 @@ def run_together(requests: Sequence[PassRequest]) -> list[Outputs]:
         embeds = [one for r in requests if (one := r.runner.input_embeds(r)) is not None]
         hidden = ragged_pass(first.decoder, parts, torch.cat(embeds, dim=1) if embeds else None)
         split = hidden.split(sizes)
-        asked = [h[-r.last :] if r.last else h for h, r in zip(split, requests, strict=True)]
-        logits = first.lm_head(torch.cat(asked)).split([len(one) for one in asked])
+        scored = [h[-r.last :] if r.last else h for h, r in zip(split, requests, strict=True)]
+        logits = first.lm_head(torch.cat(scored)).split([len(one) for one in scored])
     return list(zip(logits, split, strict=True))

@@ -1,10 +1,10 @@
-"""Runs one transformers model on one sequence: prefill, passes over token trees, commit."""
+"""Runs a transformers model on one sequence: prefill, passes over token trees, commit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,14 @@ from sage_core.runtime.passes import Passes
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
 
 EXTEND_TOKENS = 512
-"""Most tokens of further text in one pass, which bounds the size of the mask."""
+"""Most tokens of a pass that extends the text, which bounds the size of the mask."""
 
 
 @dataclass(frozen=True, eq=False)
 class PromptOutputs:
-    """What the target computed for a prompt, or for the part of it that was not cached.
+    """Outputs for a prompt, or for the part of it that was not cached.
 
-    The last three are None unless they were asked for.
+    The last three are None unless requested.
     """
 
     logits: Tensor
@@ -32,17 +32,17 @@ class PromptOutputs:
     features: Tensor | None = None
     """(1, n, hidden) last hidden states, after the final norm."""
     embeds: Tensor | None = None
-    """(1, n, hidden) input embeddings, visual ones included; None behind a cached prefix."""
+    """(1, n, hidden) input embeddings, visual ones included; None after a cached prefix."""
     positions: Tensor | None = None
-    """(1, n) or (axes, 1, n) rotary positions; None behind a cached prefix."""
+    """(1, n) or (axes, 1, n) rotary positions; None after a cached prefix."""
 
 
 class Runner(TreeRunner):
-    """Runs a transformers model. The model itself is never modified.
+    """Runs a transformers model, which is not modified.
 
     Raises:
-        UnsupportedError: the model's logits or attention follow rules that a tree pass through
-            its decoder would not reproduce (sliding windows, soft-capped or scaled logits).
+        UnsupportedError: a tree pass through the decoder would not reproduce the model's attention
+            or logits (sliding windows, soft-capped or scaled logits).
     """
 
     def __init__(self, model: Any, executor: Executor | None = None) -> None:
@@ -80,11 +80,10 @@ class Runner(TreeRunner):
 
         Args:
             prepared: the prompt.
-            room: cache slots to reserve behind it.
-            positions: int64 ascending: the decoder reads only the prompt's tokens there, the last
-                among them; slots then count the tokens read, and rotary positions stay the
-                prompt's. None: all.
-            features: give hidden states, embeddings and positions as well.
+            room: cache slots to reserve after it.
+            positions: int64 ascending: read only the tokens there, the prompt's last among them.
+                Slots then count the tokens read; rotary positions stay the prompt's. None: all.
+            features: return hidden states, embeddings and positions as well.
         """
         n = prepared.prompt_tokens if positions is None else len(positions)
         devices = set((getattr(self._model, "hf_device_map", None) or {}).values())
@@ -96,20 +95,19 @@ class Runner(TreeRunner):
             is_first_iteration=True,
             **{**prepared.model_inputs, "past_key_values": cache, "use_cache": True},
         )
-        with (
-            _prefill_subset(self._decoder, positions, prepared.prompt_tokens),
-            _decoder_call(self._decoder, features) as seen,
-        ):
+        call: dict[str, Any] | None = {} if features else None
+        with _prefill_hooks(self._decoder, positions, prepared.prompt_tokens, call):
             logits = self._model(**inputs, return_dict=True).logits[:, -1]
         self.committed = n
-        if not features:
+        if call is None:
             return PromptOutputs(logits)
-        return PromptOutputs(
-            logits, seen.features, seen.embeds(self._model.get_input_embeddings()), seen.positions()
-        )
+        embeds = call.get("inputs_embeds")
+        if embeds is None:
+            embeds = self._model.get_input_embeddings()(call["input_ids"])
+        return PromptOutputs(logits, call["features"], embeds, _positions(call))
 
     def extend(self, tokens: Sequence[int], *, features: bool = False) -> Passes[PromptOutputs]:
-        """Read more text behind what is committed, and commit it."""
+        """Read more text and commit it."""
         states: list[Tensor] = []
         for start in range(0, len(tokens), EXTEND_TOKENS):
             part = tokens[start : start + EXTEND_TOKENS]
@@ -134,93 +132,60 @@ class Runner(TreeRunner):
         return hidden
 
 
-@dataclass
-class _DecoderCall:
-    """The arguments and the output of one call of a decoder."""
+def _prefill_hooks(
+    decoder: Any, positions: np.ndarray | None, length: int, call: dict[str, Any] | None
+) -> ExitStack:
+    """Hooks on ``decoder`` while the model around it runs a prompt of ``length`` tokens.
 
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    features: Tensor | None = None
-
-    def embeds(self, embedding: Any) -> Tensor:
-        given = self.kwargs.get("inputs_embeds")
-        embeds: Tensor = embedding(self.kwargs["input_ids"]) if given is None else given
-        return embeds
-
-    def positions(self) -> Tensor:
-        """Rotary positions, without a leading axis of plain text positions."""
-        assert self.features is not None
-        given = self.kwargs.get("position_ids")
-        if given is None:
-            return torch.arange(self.features.shape[1], device=self.features.device)[None]
-        positions: Tensor = given[1:] if given.ndim == 3 and given.shape[0] == 4 else given
-        return positions
-
-
-@contextmanager
-def _decoder_call(decoder: Any, wanted: bool) -> Iterator[_DecoderCall]:
-    """Record the call of ``decoder`` that is made while this is open, if it is wanted."""
-    seen = _DecoderCall()
-    if not wanted:
-        yield seen
-        return
-
-    def record(_module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        seen.kwargs = {**({"input_ids": args[0]} if args else {}), **kwargs}
-        seen.features = output.last_hidden_state
-
-    handle = decoder.register_forward_hook(record, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _prefill_subset(decoder: Any, positions: np.ndarray | None, length: int) -> Iterator[None]:
-    """While open, ``decoder`` reads of a prompt of ``length`` tokens only those at ``positions``.
-
-    The model around it runs unchanged: it encodes images and merges them with the text, and what
-    it then passes to its decoder is cut to the kept columns, rotary positions (of one or of three
-    axes) and per-layer visual features included. With None everything is read.
+    Its arguments are cut to ``positions``, unless None: the model encodes images and merges them
+    with the text as ever. Arguments and features are recorded in ``call``, unless None.
     """
-    if positions is None:
-        yield
-        return
 
     def cut(_module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        assert positions is not None
         return args, _cut(kwargs, torch.from_numpy(positions), length)
 
-    handle = decoder.register_forward_pre_hook(cut, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def record(_module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        assert call is not None
+        call.update({"input_ids": args[0]} if args else {})
+        call.update(kwargs, features=output.last_hidden_state)
+
+    hooks = ExitStack()
+    if positions is not None:
+        hooks.callback(decoder.register_forward_pre_hook(cut, with_kwargs=True).remove)
+    if call is not None:
+        hooks.callback(decoder.register_forward_hook(record, with_kwargs=True).remove)
+    return hooks
+
+
+def _positions(call: dict[str, Any]) -> Tensor:
+    """Rotary positions, without the leading axis of text positions that Qwen passes."""
+    given: Tensor | None = call.get("position_ids")
+    if given is None:
+        return torch.arange(call["features"].shape[1], device=call["features"].device)[None]
+    return given[1:] if given.ndim == 3 and given.shape[0] == 4 else given
 
 
 def _cut(kwargs: dict[str, Any], positions: Tensor, length: int) -> dict[str, Any]:
     out = dict(kwargs)
-    seen = out.get("inputs_embeds")
-    first = seen if seen is not None else out["input_ids"]
-    keep = positions.to(first.device)
+    embeds = out.get("inputs_embeds")
+    device = (out["input_ids"] if embeds is None else embeds).device
+    keep = positions.to(device)
     for name in ("inputs_embeds", "input_ids"):
         if out.get(name) is not None:
             out[name] = out[name][:, keep]
     given = out.get("position_ids")
     if given is None:
-        given = torch.arange(length, device=first.device)[None]
+        given = torch.arange(length, device=device)[None]
     out["position_ids"] = given[..., keep]
-    # The prompt has no padding and the cut keeps its order: plain causal attention is right.
-    out["attention_mask"] = None
-    for name in ("cache_position", "visual_pos_masks"):
-        value = out.get(name)
-        if value is None:
-            continue
-        if name == "cache_position":
-            out[name] = value[: len(keep)]
-            continue
-        out[name] = value[:, keep]
-        among = value[0, keep].nonzero()[:, 0]  # kept columns that are visual
-        index = (value[0].cumsum(0) - 1)[keep[among]]  # their numbers among all visual ones
+    out["attention_mask"] = None  # causal: there is no padding, and the order is kept
+    if out.get("cache_position") is not None:
+        out["cache_position"] = out["cache_position"][: len(keep)]
+    visual = out.get("visual_pos_masks")
+    if visual is not None:
+        out["visual_pos_masks"] = visual[:, keep]
+        kept = keep[visual[0, keep].nonzero()[:, 0]]
+        index = (visual[0].cumsum(0) - 1)[kept]  # of the kept visual tokens among all
         features = out.get("deepstack_visual_embeds")
         if features is not None:
             out["deepstack_visual_embeds"] = [layer[index] for layer in features]
@@ -232,7 +197,7 @@ def _refuse_model(model: Any, config: Any) -> None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise UnsupportedError(
-            f"{name} has {', '.join(sorted(kinds))} layers: only full attention works"
+            f"{name} has {', '.join(sorted(kinds))} layers: only full attention is supported"
         )
     for cap in ("final_logit_softcapping", "attn_logit_softcapping"):
         if getattr(config, cap, None):

@@ -1,4 +1,4 @@
-"""The additive attention mask of tree passes, kept from pass to pass."""
+"""The additive attention mask of tree passes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 class TreeMaskBuffer:
     """Masks of one text's tree passes, as views of a buffer.
 
-    The committed part is zero once and for all: a pass over n rows writes O(n²), and one over the
-    only row of a path nothing.
+    The committed part stays zero: a pass over n tokens writes O(n²), and a pass over the only node
+    of a path writes nothing.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -19,18 +19,18 @@ class TreeMaskBuffer:
         self._open = torch.zeros((1, 1, 1, 0), device=device)
         self._device, self._dtype = device, dtype
         self._clean = 0
-        """All slots before this one are zero in every row."""
+        """All columns before this one are zero."""
 
     def additive(self, visible: np.ndarray, committed: int) -> Tensor:
-        """(1, 1, n, committed + columns): 0 where seen, else the least value.
+        """(1, 1, n, committed + columns): 0 where attended to, else the dtype's minimum.
 
         Args:
-            visible: bool (n, columns), which tree columns each row sees.
-            committed: slots before them, which every row sees.
+            visible: bool (n, columns), the tree columns that each token attends to.
+            committed: slots before them, which all tokens attend to.
         """
         n, columns = visible.shape
         end = committed + columns
-        if n == 1 and visible.all():  # the only row of a level, on the only path so far
+        if n == 1 and visible.all():  # the only node of a level, on the only path so far
             if self._open.shape[-1] < end:
                 room = (1, 1, 1, end + 512)
                 self._open = torch.zeros(room, dtype=self._dtype, device=self._device)
@@ -40,7 +40,7 @@ class TreeMaskBuffer:
             self._mask = torch.zeros(shape, dtype=self._dtype, device=self._device)
             self._clean = committed
         least = torch.finfo(self._dtype).min
-        # Columns that an earlier tree wrote and that are committed text by now must be seen again.
+        # Clear the columns of earlier trees that are committed text now.
         self._mask[:, min(self._clean, committed) : committed] = 0
         self._clean = committed
         tree = np.where(visible, 0.0, least).astype(np.float32)

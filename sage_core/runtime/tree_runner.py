@@ -1,4 +1,4 @@
-"""One forward pass over tree tokens as data, and what runs such passes with a cache."""
+"""Requests of forward passes over tree tokens, and the runner and executors that make them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Outputs = tuple[Tensor, Tensor]
 
 @dataclass(slots=True, eq=False)
 class PassRequest:
-    """A forward pass over n tree tokens, behind the tree columns passed since the last commit.
+    """A forward pass over n tree tokens, which become tree columns until the next commit.
 
     Args:
         runner: runs the model, and holds the cache that the pass extends.
         tokens: n token ids.
-        depths: n distances from the first slot behind the committed text.
-        visible: bool (n, columns): the tree columns, old and new, that each token attends to
-            besides the whole committed text.
+        depths: n distances from the first slot after the committed text.
+        visible: bool (n, columns): the tree columns, old and new, that each token attends to,
+            besides the committed text.
         last: number of last tokens to compute logits for; 0 for all.
         features: (n, hidden) the feature before each token, for a draft head; None for a model.
     """
@@ -41,7 +41,7 @@ class PassRequest:
     features: Tensor | None = None
 
     def run(self) -> Outputs:
-        """Make this pass by itself."""
+        """Make this pass alone."""
         return self.runner.run(self)
 
 
@@ -53,19 +53,19 @@ class Executor(Protocol):
     """Executes one model's passes for one text at a time."""
 
     name: str
-    """What pass costs depend on: ``eager``, ``traced``, ``packed weights``, ``CUDA graphs``..."""
+    """Part of the key of pass costs: ``eager``, ``traced``, ``CUDA graphs``..."""
 
     def new_cache(self, layers: int, capacity: int, *, shared: bool) -> TreeCache:
-        """An empty cache with room for ``capacity`` slots; ``shared`` as for `TreeCache`."""
+        """An empty cache; arguments as for `TreeCache`."""
 
     def run(self, runner: TreeRunner, request: PassRequest) -> Outputs:
         """Make one pass."""
 
     def multiplying(self, tokens: int) -> AbstractContextManager[None]:
-        """While open, the model's own modules run a pass over so many tokens at their fastest."""
+        """While open, the model's modules use packed weights if a pass over ``tokens`` does."""
 
     def observable(self) -> Executor:
-        """An executor that calls the model's own modules in every pass, for hooks to observe."""
+        """An executor that calls the model's own modules in every pass, for hooks on them."""
 
 
 class EagerExecutor:
@@ -87,16 +87,15 @@ class EagerExecutor:
 
 
 class TreeRunner(ABC):
-    """The passes of a model, or of a draft head, over one sequence, with its cache.
+    """Runs a model, or a draft head, on one sequence, with its cache.
 
     The cache holds ``committed`` slots of the sequence and, between a pass and its `commit`, the
-    tree columns passed behind them. Slots are absolute positions in the cache; rotary positions
-    are slots plus an offset that the prompt sets.
+    tree columns after them. Rotary positions are slots plus an offset that the prompt sets.
 
     Args:
-        executor: how passes run.
+        executor: of the passes.
         lm_head: (n, hidden) -> (n, vocabulary) logits.
-        device: where inputs are made.
+        device: of the inputs.
         dtype: of the additive mask.
     """
 
@@ -118,16 +117,16 @@ class TreeRunner(ABC):
     @property
     @abstractmethod
     def model(self) -> Any:
-        """The module whose weights are used: passes over the same model can be made together."""
+        """The module whose weights are used: passes over one model can be made together."""
 
     @property
     @abstractmethod
     def decoder(self) -> Any:
-        """The decoder stack inside, a transformers module."""
+        """Its decoder stack, a transformers module."""
 
     @abstractmethod
     def inputs(self, request: PassRequest) -> dict[str, Tensor]:
-        """All tensors that a pass reads besides the model's own, by name; the mask as ``mask``."""
+        """The input tensors of a pass by name; the mask as ``mask``."""
 
     @abstractmethod
     def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
@@ -138,19 +137,16 @@ class TreeRunner(ABC):
         return None
 
     def set_lm_head(self, lm_head: Callable[[Tensor], Tensor]) -> None:
-        """Compute logits by ``lm_head``, (n, hidden) -> (n, S), in tree passes. Not in `prefill`.
-
-        To be called before the first pass.
-        """
+        """Compute the logits of all passes but `prefill` by ``lm_head``, (n, hidden) -> (n, S)."""
         self.lm_head = lm_head
 
     def observe_layers(self) -> None:
-        """From here on call the decoder's own modules in every pass, for hooks to observe."""
+        """From now on call the decoder's own modules in every pass, for hooks on them."""
         self.executor = self.executor.observable()
 
     @torch.inference_mode()
     def run(self, request: PassRequest) -> Outputs:
-        """Make one pass of this runner; see `PassRequest`."""
+        """Make one pass of this runner."""
         return self.executor.run(self, request)
 
     def forward(
@@ -164,7 +160,7 @@ class TreeRunner(ABC):
         request: PassRequest,
         call: Callable[[int, Mapping[str, Any], TreeCache, EagerPass], Tensor] | None = None,
     ) -> Outputs:
-        """One pass through the model's own modules, or through ``call`` in their place.
+        """One pass by the model's own modules, or by ``call``.
 
         ``call`` takes the number of tokens, the inputs, the cache and the eager pass.
         """

@@ -11,8 +11,6 @@ from typing import Any, TypeVar, get_type_hints
 
 from sage_core.errors import OptionError
 
-__all__ = ["parse_options", "parse_spec", "spec_text"]
-
 T = TypeVar("T")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

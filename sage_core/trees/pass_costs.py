@@ -40,14 +40,8 @@ class Costs:
 
     @classmethod
     def linear(cls, target: float, node: float, draft: float, row: float = 0.0) -> Costs:
-        """Linear curves in seconds.
-
-        Args:
-            target: a target pass over one token (c_t).
-            node: each further token of it (c_v).
-            draft: a draft pass over one token (c_d).
-            row: each further token of it.
-        """
+        """Linear curves in seconds: ``target`` and ``draft`` are passes over one token (c_t, c_d),
+        ``node`` (c_v) and ``row`` are each further token of them."""
 
         def line(start: float, slope: float) -> Curve:
             return ((1, start), (1025, start + 1024 * slope))

@@ -72,6 +72,11 @@ class Growth:
         return cls(empty, empty, empty.astype(bool))
 
 
+def likeliest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` greatest scores; ties go to the first, hence to parents."""
+    return np.argsort(-scores, kind="stable")[:count]
+
+
 class TreePlanner(ABC):
     """Shapes the trees of one text. Per step: `plan`, `grow` per level, `prune`, `observe`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -129,15 +129,11 @@ class TokenTree:
 class TreeBuilder:
     """A tree under construction, level by level. `freeze` returns the checked, immutable tree."""
 
-    tokens: list[int]
-    parents: list[int]
-    probs: list[float]
-    ranks: list[int]
-    cumulative: list[float]
-
-    @classmethod
-    def empty(cls) -> TreeBuilder:
-        return cls([], [], [], [], [])
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    probs: list[float] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    cumulative: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -216,7 +216,7 @@ USAGE = [
     (("caption", "a.png", "--draft", "ngram", "--policy", "autoregressive"), "verifies no drafts"),
     (("caption", "a.png", "--policy", "autoregressive", "--draft-lookup"), "verifies no drafts"),
     (("caption", "a.png", "--viskip", "0"), "viskip must be above 0"),
-    (("caption", "a.png", "--viskip", "0.3", "--draft", "ngram"), "none drafts here"),
+    (("caption", "a.png", "--viskip", "0.3", "--draft", "ngram"), "viskip needs a draft model"),
     (("caption", "a.png", "--lossy", "lucky"), "unknown lossy rule 'lucky'"),
     (("caption", "a.png", "--lossy", "ears"), "needs candidates drawn"),
     (("caption", "a.png", "--lossy", "ears", "--policy", "autoregressive"), "has none"),

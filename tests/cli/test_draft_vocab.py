@@ -46,7 +46,7 @@ def test_text_from_standard_input_to_standard_output(sage) -> None:
 REFUSED: dict[str, tuple[list[str], int, str]] = {
     "no files": (["draft-vocab"], 2, "no files to count tokens in"),
     "no such file": (["draft-vocab", "none.txt"], 3, "none.txt: No such file"),
-    "no text": (["draft-vocab", "binary"], 3, "binary: is no text"),
+    "no text": (["draft-vocab", "binary"], 3, "binary: not"),
     "no such model": (["draft-vocab", "text", "--model", "./none"], 4, "no such folder"),
     "nothing kept": (["draft-vocab", "text", "--size", "0"], 2, "--size"),
     "no such folder": (["draft-vocab", "text", "--output", "none/v.json"], 2, "no folder"),

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 import sage_core
 import sage_core.engine.batching.scheduler
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.batching.scheduler import BatchScheduler
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError, UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cpu.executor import CpuBackend
-from sage_core.runtime.ragged_batch import joint_attention_forward, run_together
+from sage_core.runtime.ragged_batch import ragged_attention_forward, run_together
 from sage_core.runtime.runner import Runner
 from sage_core.runtime.tree_runner import PassRequest
 from sage_core.trees.pass_costs import Costs
@@ -29,6 +28,7 @@ from sage_core.trees.tree import TokenTree
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs, wrong_draft
 from tests.tiny.families import FIRST_WORD, VOCAB
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 POLICIES = (
@@ -246,7 +246,7 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
 def test_a_decoder_that_drops_arguments_is_found_out() -> None:
     states = torch.zeros(1, 1, 1, 4)
     with pytest.raises(UnsupportedError, match="one by one"):
-        joint_attention_forward(torch.nn.Module(), states, states, states, None)
+        ragged_attention_forward(torch.nn.Module(), states, states, states, None)
 
 
 @pytest.mark.real_costs

@@ -408,7 +408,7 @@ def test_the_fastest_is_by_all_tokens_and_all_seconds():
         Record("a", "m", 1, (3,), 1, 0.5, 0.0),
         Record("a", "m", 0, (3,), 1, 0.5, 0.0, lossy="ears:tolerance=0.1", comparable=False),
         ItemInfo("a", "charts", 37, 0.25),
-        Difference("a", "m", 3, 5, None, None, False),
+        Difference(3, 5, None, item="a", method="m"),
         Failure("a", "", 0, "input", "gone"),
     ],
     ids=["run", "short run", "sampled run", "item", "difference", "failure"],

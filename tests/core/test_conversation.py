@@ -54,8 +54,8 @@ def letters_only(pipeline: Pipeline) -> dict[str, Any]:
 def assert_exact(conversation: Conversation, result: Any, **options: Any) -> list[int]:
     """The answer is the target's own for the prompt, whose ids are returned."""
     family, target = conversation._pair.family, conversation._pair.target
-    assert conversation._under_way is not None
-    prompt = conversation._under_way.prompt
+    assert conversation._pending is not None
+    prompt = conversation._pending.prompt
     ids = torch.tensor([prompt])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     inputs = family.add_token_types(inputs | (conversation._media_inputs or {}))

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from sage_core.bench.oracle import check_steps, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cuda import graphs as captured
@@ -22,6 +21,7 @@ from sage_core.trees.tree import TokenTree
 from tests.core.replay_on_cpu import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import FIRST_WORD
+from tests.tiny.oracle import check_steps, reference
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sage_core
-from sage_core.drafts.vocab.count_tokens import Said, count_vocab, read_texts
+from sage_core.drafts.vocab.count_tokens import CountedText, count_vocab, read_texts
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead
 from sage_core.drafts.vocab.token_list import (
     FILE_NAME,
@@ -29,23 +29,23 @@ def record(text: str, tokens: list[int], target: str = "a/model") -> dict[str, A
 
 
 RECORDS = [record("one", [5, 6]), {"schema": 1, "error": {"kind": "input"}}, record("two", [7])]
-SAID = [Said("one", (5, 6), "a/model"), Said("two", (7,), "a/model")]
+TEXTS = [CountedText("one", (5, 6), "a/model"), CountedText("two", (7,), "a/model")]
 JSONL = "\n".join(map(json.dumps, RECORDS)) + "\n"
 
-CONTENTS: dict[str, tuple[str, list[Said]]] = {
-    "lines of records": (JSONL, SAID),
-    "lines of records behind a mark and an empty line": ("\ufeff\n" + JSONL, SAID),
-    "a list of records": (json.dumps(RECORDS, indent=1), SAID),
-    "one record, indented": (json.dumps(RECORDS[0], indent=1), SAID[:1]),
-    "text": ("a b\nc\n", [Said("a b\nc\n")]),
-    "text that is JSON of another kind": ('{"a": 1}\n', [Said('{"a": 1}\n')]),
-    "text in brackets": ("[sic] and so on", [Said("[sic] and so on")]),
-    "nothing": ("", [Said("")]),
+CONTENTS: dict[str, tuple[str, list[CountedText]]] = {
+    "lines of records": (JSONL, TEXTS),
+    "lines of records behind a mark and an empty line": ("\ufeff\n" + JSONL, TEXTS),
+    "a list of records": (json.dumps(RECORDS, indent=1), TEXTS),
+    "one record, indented": (json.dumps(RECORDS[0], indent=1), TEXTS[:1]),
+    "text": ("a b\nc\n", [CountedText("a b\nc\n")]),
+    "text that is JSON of another kind": ('{"a": 1}\n', [CountedText('{"a": 1}\n')]),
+    "text in brackets": ("[sic] and so on", [CountedText("[sic] and so on")]),
+    "nothing": ("", [CountedText("")]),
 }
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_what_files_hold(name: str) -> None:
+def test_read_texts(name: str) -> None:
     content, expected = CONTENTS[name]
     assert list(read_texts(content.encode(), "f")) == expected
 
@@ -60,12 +60,12 @@ def test_long_texts_come_in_blocks_of_whole_lines() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe\x00", "no text in UTF-8"),
-        (b"PK\x03\x04\0\0", "is no text"),
-        ((JSONL + "{broken\n").encode(), "line 4 is no record"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b"PK\x03\x04\0\0", "not a text file"),
+        ((JSONL + "{broken\n").encode(), "line 4 is not a record"),
     ],
 )
-def test_what_is_no_text_is_refused(content: bytes, message: str) -> None:
+def test_binary_files_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(read_texts(content, "some file"))
 
@@ -96,9 +96,9 @@ def test_how_one_is_asked_for() -> None:
 
 
 DAMAGED: dict[str, tuple[str, str]] = {
-    "no JSON": ("{", "no draft vocabulary"),
-    "other JSON": ('{"ids": [1]}', "no draft vocabulary"),
-    "a list": ("[1]", "no draft vocabulary"),
+    "no JSON": ("{", "not a draft vocabulary"),
+    "other JSON": ('{"ids": [1]}', "not a draft vocabulary"),
+    "a list": ("[1]", "not a draft vocabulary"),
     "no ids": ('{"format": "sage draft vocabulary 1", "always": []}', "damaged"),
     "another field": (
         '{"format": "sage draft vocabulary 1", "ids": [1], "always": [], "x": 1}',
@@ -197,5 +197,5 @@ def test_the_head_is_copied_once_for_requests_of_the_same_list(
 def test_without_a_draft_model_it_is_refused(pair: Path) -> None:
     for draft in (None, "ngram"):
         pipeline = sage_core.load(pair, draft, device="cpu")
-        with pytest.raises(OptionError, match="none drafts here"):
+        with pytest.raises(OptionError, match="draft_vocab needs a draft model"):
             pipeline.ask((), "one", draft_vocab=[9])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from sage_core.bench.oracle import reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import (
@@ -19,6 +18,7 @@ from tests.tiny import (
     perfect_draft,
     wrong_draft,
 )
+from tests.tiny.oracle import reference
 
 POLICIES = ("chain", "static", "sage")
 RICHEST = {family: spec.kinds[-1] for family, spec in FAMILIES.items()}

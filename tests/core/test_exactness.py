@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 POLICIES = ("autoregressive", "chain", "static", "sage")
 VARIANTS = (

@@ -14,13 +14,13 @@ import benchmarks.exactness.__main__ as command
 from benchmarks.exactness import matrix, ways
 from benchmarks.exactness.prompts import CUT_OFFS, SETTINGS
 from benchmarks.exactness.tally import Record, compared
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.trees.policies import available
 from sage_core.trees.steps import Step
 from sage_core.trees.tree import TokenTree
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import KINDS
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
 
@@ -185,7 +185,7 @@ def _parts(full: bool) -> list[tuple[str, str, Any, tuple[Any, ...]]]:
         (part, family, spec, ways)
         for part in matrix.PARTS
         for family in FAMILIES
-        for spec, ways in matrix.groups(part, family, full=full, sharp=True)
+        for spec, ways in matrix.groups(part, family, full=full, cut_offs=True)
     ]
 
 
@@ -206,9 +206,9 @@ def test_the_quick_form_has_every_way_with_some_family() -> None:
     assert ways[0] == ways[1]
 
 
-def test_without_sharp_arithmetic_nothing_is_cut_off() -> None:
+def test_without_cut_offs_no_setting_has_one() -> None:
     for part in matrix.PARTS:
-        for spec, _ in matrix.groups(part, "llava", full=True, sharp=False):
+        for spec, _ in matrix.groups(part, "llava", full=True, cut_offs=False):
             assert spec.setting not in CUT_OFFS
 
 

@@ -101,10 +101,8 @@ def test_shapes_that_cannot_hold_it_are_refused(change: dict[str, int], says: st
 
 
 def test_the_table_of_floors(capsys: pytest.CaptureFixture[str]) -> None:
-    assert expansion.main(["--pairs", "qwen-7b", "--bandwidth", "4.3e12"]) == 0
+    assert expansion.main(["--bandwidth", "4.3e12"]) == 0
     out = capsys.readouterr().out
     assert "| qwen-7b | target: Qwen2.5-VL-7B | 28 x 3584 | 28 / 4 | 7.62 B | 14.14 |" in out
     assert "Qwen2.5-0.5B has 16 heads over 4 keys, not 14 over 2" in out
-    with pytest.raises(SystemExit):
-        expansion.main(["--pairs", "qwen-8b"])
-    assert set(PAIRS) == {"qwen-7b", "qwen-32b", "llava-7b"}
+    assert all(out.count(f"| {name} |") == 2 for name in PAIRS)

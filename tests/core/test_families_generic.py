@@ -159,7 +159,7 @@ def save(folder: Path, other: Other, layers: int, seed: int) -> Path:
 FOLLOWED = {"idefics3": _idefics3, "llava_next": _llava_next, "internvl": _internvl}
 REFUSED = {
     "gemma3": (_gemma3, "sliding_attention"),
-    "paligemma": (_paligemma, "depends on more than the text before a token"),
+    "paligemma": (_paligemma, "not plain causal attention"),
 }
 VARIED = {"no_repeat_ngram_size": 2}
 """Some random models would repeat one token for ever."""
@@ -191,7 +191,7 @@ def test_a_model_with_the_common_interface(name: str, tmp_path: Path) -> None:
     conversation = pipeline.chat([picture()], max_new_tokens=12)
     for _ in range(3):
         result = conversation.ask("What is this?")
-        prompt = torch.tensor([conversation._under_way.prompt])
+        prompt = torch.tensor([conversation._pending.prompt])
         inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
         inputs = family.add_token_types(inputs | conversation._media_inputs)
         whole = target.generate(**inputs, do_sample=False, max_new_tokens=12)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.generate import CustomGenerate
 from sage_core.engine.costs import calibration
 from sage_core.engine.costs.calibration import MIN_SECONDS, SHARE, PassTimer
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
+from sage_core.generate import CustomGenerate
 from sage_core.generation.json_schema import JsonGrammar
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies.static import StaticPlanner

@@ -13,11 +13,11 @@ import torch
 from transformers import GenerationConfig, WatermarkingConfig
 
 import sage_core
-from sage_core.bench.oracle import reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError
 from tests.core.saved_families import SAVED, picture, save_pair
 from tests.tiny import build_pair, make_inputs
+from tests.tiny.oracle import reference
 
 DOCS = Path(__file__).parents[2] / "docs" / "generation-config.md"
 FAMILY, KIND, NEW = "qwen2_5_vl", "image", 24

@@ -14,7 +14,7 @@ from benchmarks import gpu, gpu_measure
 from benchmarks.gpu import Report, requirements, run_tests
 from benchmarks.gpu_measure import GRAPHS, PassTime, TextResults
 from benchmarks.harness import GENERATE, Decoded
-from sage_core.bench.oracle import Mismatch
+from sage_core.bench.records import Mismatch
 
 
 @pytest.mark.slow

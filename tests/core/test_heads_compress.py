@@ -244,10 +244,10 @@ def test_what_is_read_of_a_prompt(mode: str | None, axes: int) -> None:
     assert reading.positions.reshape(axes, -1).tolist() == [[row[i] for i in at] for row in flat]
     assert reading.positions.ndim == positions.ndim
     text = int((~VISUAL).sum())
-    assert reading.visual_rows == len(wanted) - text <= int(VISUAL.sum())
-    assert (reading.joined is None) == (joined is None)
+    assert reading.visual_inputs == len(wanted) - text <= int(VISUAL.sum())
+    assert (reading.global_feature is None) == (joined is None)
     if mode == "text":
-        assert reading.visual_rows == 0
+        assert reading.visual_inputs == 0
 
 
 @pytest.mark.parametrize("options", [{"kind": "specvlm"}, {"kind": "vispec"}])
@@ -257,7 +257,7 @@ def test_text_alone_passes_the_compressor_by(options: dict[str, Any]) -> None:
     none = torch.zeros_like(VISUAL)
     reading = head.build_prompt(features, embeds, none, positions)
     torch.testing.assert_close(reading.inputs, head.inputs(features, embeds))
-    assert reading.joined is None and reading.visual_rows == 0
+    assert reading.global_feature is None and reading.visual_inputs == 0
     assert reading.kept.tolist() == list(range(len(VISUAL)))
 
 

@@ -184,7 +184,7 @@ def test_what_a_head_cannot_be_asked_for(pair: Path, folder: Path) -> None:
     assert heads.find_saved_head(pair / "draft", make_config(2)) is None
     assert (
         heads.find_saved_head("some/model", make_config(2)) is None
-        and heads.look(None, None) is None
+        and heads.find_saved_head(None, None) is None
     )
 
 

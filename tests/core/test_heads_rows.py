@@ -14,7 +14,7 @@ from sage_core.drafts.head.module import Head
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.sequence import TokenSequence
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from sage_core.trees.tree import ROOT, TreeBuilder
 from tests.core.test_exactness import assert_exact
 from tests.tiny import FAMILIES, build_pair, make_inputs
@@ -22,11 +22,11 @@ from tests.tiny.heads import KINDS, LATEST, head_for
 
 
 class Spy(HeadDrafter):
-    """Notes the logits behind each drafted path."""
+    """Records the logits after each drafted path."""
 
-    noted: list[tuple[tuple[int, ...], Tensor]]
+    recorded: list[tuple[tuple[int, ...], Tensor]]
 
-    def _scored(
+    def _scores(
         self, logits: Tensor, builder: TreeBuilder, frontier: Any, text: TokenSequence
     ) -> Tensor:
         for row, node in enumerate(frontier):
@@ -34,8 +34,8 @@ class Spy(HeadDrafter):
             while node != ROOT:
                 path.insert(0, builder.tokens[node])
                 node = builder.parents[node]
-            self.noted.append((tuple(path), logits[row]))
-        return super()._scored(logits, builder, frontier, text)
+            self.recorded.append((tuple(path), logits[row]))
+        return super()._scores(logits, builder, frontier, text)
 
 
 def read_whole(
@@ -74,9 +74,9 @@ def read_whole(
     read = head.build_prompt(
         features[:, : n - 1], embeds[:, 1:n], visual[1:n], at[..., 1:n], training=training
     )
-    later = head.inputs(features[:, n - 1 : -1], embeds[:, n:], read.joined)
+    later = head.inputs(features[:, n - 1 : -1], embeds[:, n:], read.global_feature)
     rows = torch.cat([read.inputs, later], dim=1)
-    return rows, torch.cat([read.positions, at[..., n:]], dim=-1), read.joined
+    return rows, torch.cat([read.positions, at[..., n:]], dim=-1), read.global_feature
 
 
 def predicted(head: Head, rows: Tensor, places: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
     """Features before each token, positions, masks, the cache behind accepted paths."""
     target, head = build_pair(family).target, head_for(family, kind)
     inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
-    noted: list[tuple[tuple[int, ...], Tensor]] = []
-    monkeypatch.setattr(Spy, "noted", noted, raising=False)
+    recorded: list[tuple[tuple[int, ...], Tensor]] = []
+    monkeypatch.setattr(Spy, "recorded", recorded, raising=False)
     monkeypatch.setattr("sage_core.engine.session.HeadDrafter", Spy)
     text = inputs["input_ids"][0].tolist()
     accepted = 0
@@ -119,11 +119,11 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
     for step in SpeculativeDecoder(target, head, "eagle2:depth=3,beam=2,k=3,nodes=9").stream(
         **inputs, max_new_tokens=12
     ):
-        for path, logits in (*noted[:1], *noted[1:][-1:]):
+        for path, logits in (*recorded[:1], *recorded[1:][-1:]):
             wanted = plain(target, head, inputs, text, path)
             torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
             checked += 1
-        noted.clear()
+        recorded.clear()
         text += step.tokens
         accepted += len(step.accepted)
     assert checked > 8 and accepted > 0
@@ -139,8 +139,8 @@ def test_text_that_goes_on_reads_its_own_features(
     """
     target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "vispec")
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
-    noted: list[tuple[tuple[int, ...], Tensor]] = []
-    monkeypatch.setattr(Spy, "noted", noted, raising=False)
+    recorded: list[tuple[tuple[int, ...], Tensor]] = []
+    monkeypatch.setattr(Spy, "recorded", recorded, raising=False)
     monkeypatch.setattr("sage_core.engine.session.HeadDrafter", Spy)
     decoder, reuse = SpeculativeDecoder(target, head, "static"), PrefixReuse()
     text = inputs["input_ids"][0].tolist()
@@ -158,12 +158,12 @@ def test_text_that_goes_on_reads_its_own_features(
             "attention_mask": torch.ones_like(ids),
             "mm_token_type_ids": types,
         }
-        noted.clear()
+        recorded.clear()
         wanted = target.generate(**whole, do_sample=False, max_new_tokens=new)
         first = None
         for step in decoder.stream(reuse=reuse, **whole, max_new_tokens=new):
-            if first is None and noted:
-                first = noted[0][1]
+            if first is None and recorded:
+                first = recorded[0][1]
                 plainly = plain(target, head, inputs, text, ())
                 torch.testing.assert_close(first, plainly, rtol=1e-3, atol=1e-3)
             text += step.tokens

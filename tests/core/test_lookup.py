@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sage_core
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
-from sage_core.drafts.ngram import BREAK, Ngram, NgramIndex, as_ngram
-from sage_core.drafts.ngram_hybrid import Payoff, graft
+from sage_core.drafts.ngram import NO_TOKEN, Ngram, NgramIndex, as_ngram
+from sage_core.drafts.ngram_hybrid import LookupGains, graft
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import OptionError
@@ -21,6 +20,7 @@ from sage_core.trees.tree import ROOT, TokenTree
 from tests.core.saved_pair import save_pair
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft, wrong_draft
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 Path = tuple[int, ...]
 
@@ -38,7 +38,7 @@ def literal_matches(text: list[int], o: Ngram) -> list[tuple[int, int]]:
     found = []
     for place in range(1, len(text)):
         n = 0
-        while n < min(place, o.longest) and text[place - n - 1] == text[-n - 1] != BREAK:
+        while n < min(place, o.longest) and text[place - n - 1] == text[-n - 1] != NO_TOKEN:
             n += 1
         if n >= o.shortest:
             found.append((n, place))
@@ -50,8 +50,8 @@ def literal_tree(text: list[int], o: Ngram, depth: int) -> list[Path]:
     followed = []
     for order, (n, place) in enumerate(literal_matches(text, o)):
         tokens = text[place : place + depth]
-        if BREAK in tokens:
-            tokens = tokens[: tokens.index(BREAK)]
+        if NO_TOKEN in tokens:
+            tokens = tokens[: tokens.index(NO_TOKEN)]
         followed.append((tuple(tokens), 4.0**n * (1 + 1 / (1 + order))))
 
     def weight(path: Path) -> float:
@@ -76,7 +76,7 @@ def literal_tree(text: list[int], o: Ngram, depth: int) -> list[Path]:
     return [path for _, path in sorted(chosen, key=lambda one: -one[0])[: o.nodes]]
 
 
-texts = st.lists(st.sampled_from([1, 2, 3, 3, BREAK]), min_size=1, max_size=14)
+texts = st.lists(st.sampled_from([1, 2, 3, 3, NO_TOKEN]), min_size=1, max_size=14)
 
 
 @given(texts, st.integers(1, 3), st.integers(0, 2), st.integers(1, 4), st.integers(1, 12))
@@ -90,7 +90,7 @@ def test_lookups_are_what_a_search_finds(
     assert index.matches() == literal_matches(text, o)
     found = index.find(depth, o.nodes)
     assert sorted(paths(found.tree)) == sorted(literal_tree(text, o, depth))
-    assert found.match == max((n for n, _ in index.matches()), default=0)
+    assert found.length == max((n for n, _ in index.matches()), default=0)
     few = index.find(depth, 3).tree
     assert paths(few) == paths(found.tree)[: len(few)], "a smaller tree has the best of it"
     assert len(few) == min(3, len(found.tree))
@@ -272,31 +272,31 @@ def test_a_hybrid_with_a_right_and_a_wrong_draft(make: Any) -> None:
 
 
 def test_branches_leave_when_they_do_not_pay_and_come_back_when_they_would() -> None:
-    payoff = Payoff(price=0.1)
-    payoff.learn(3, 8, 0, own=2)
-    assert payoff.pays(3), "they begin with some credit"
+    gains = LookupGains(price=0.1)
+    gains.update(3, 8, 0, by_draft=2)
+    assert gains.pays(3), "no gains are known yet"
     for _ in range(5):
-        payoff.learn(3, 8, 2, own=2)
-    assert not payoff.pays(3), "they went as far as the draft, and no farther"
-    assert payoff.pays(4), "each length of match is judged by itself"
+        gains.update(3, 8, 2, by_draft=2)
+    assert not gains.pays(3), "no token more than the draft"
+    assert gains.pays(4), "gains are kept by length of match"
     for _ in range(10):
-        payoff.learn(3, 8, 3, own=2)
-    assert payoff.pays(3)
-    dear = Payoff(price=0.5)
+        gains.update(3, 8, 3, by_draft=2)
+    assert gains.pays(3)
+    expensive = LookupGains(price=0.5)
     for _ in range(10):
-        dear.learn(3, 8, 3, own=2)
-    assert not dear.pays(3), "one token for eight nodes is less than half a token a node"
+        expensive.update(3, 8, 3, by_draft=2)
+    assert not expensive.pays(3), "one token for eight nodes is less than half a token per node"
 
 
 def test_the_draft_rests_where_lookups_do_as_well() -> None:
-    payoff = Payoff(price=0.1)
-    assert not payoff.leads(5)
+    gains = LookupGains(price=0.1)
+    assert not gains.suffices(5)
     for _ in range(20):
-        payoff.learn(5, 0, 4, own=3)
-    assert payoff.leads(5) and not payoff.leads(2)
+        gains.update(5, 0, 4, by_draft=3)
+    assert gains.suffices(5) and not gains.suffices(2)
     for _ in range(3):
-        payoff.learn(5, 0, 0, own=None)
-    assert not payoff.leads(5), "lookups that fail wake it"
+        gains.update(5, 0, 0, by_draft=None)
+    assert not gains.suffices(5), "after lookups that failed"
 
 
 def test_a_draft_that_rested_goes_on_where_the_text_is() -> None:
@@ -340,7 +340,7 @@ def test_a_policy_learns_from_its_own_part_only() -> None:
     assert max(len(step.tree) for step in output.steps) > 2
     assert all(nodes <= 2 and accepted <= 2 for nodes, accepted in seen)
     drafted = [step for step in output.steps if step.draft_passes]
-    assert len(seen) == len(drafted) < output.stats.steps, "where the draft rests it learns nothing"
+    assert len(seen) == len(drafted) < output.stats.steps, "not without a draft pass"
 
 
 def test_a_conversation_goes_on_with_lookups() -> None:

@@ -284,7 +284,7 @@ class _Stateful:
         ([4], [4, 4], None),
     ],
 )
-def test_pictures_belong_to_the_prompt_that_asks_for_them(sizes, asked, owned) -> None:
+def test_images_are_assigned_by_placeholders(sizes, asked, owned) -> None:
     if owned is None:
         with pytest.raises(UnsupportedError, match="one by one"):
             padded._owned(sizes, asked, "image")
@@ -297,15 +297,15 @@ def test_pictures_belong_to_the_prompt_that_asks_for_them(sizes, asked, owned) -
     [
         ("pixel_values", torch.zeros(9, 2), {"image_grid_thw": torch.tensor([[1, 2, 2]] * 2)}, "t"),
         ("image_sizes", torch.zeros(3, 2), {}, "image_sizes of several prompts"),
-        ("batch_num_images", torch.tensor([2]), {}, "joins pictures of two prompts"),
+        ("batch_num_images", torch.tensor([2]), {}, "joins images of two prompts"),
     ],
 )
-def test_tensors_that_do_not_fit_the_pictures(name, value, other, says) -> None:
+def test_tensors_that_do_not_fit_the_images(name, value, other, says) -> None:
     with pytest.raises(UnsupportedError, match=says):
         padded._parts(name, value, {name: value, **other}, 2)(0, 1)
 
 
-def test_no_token_to_pad_with() -> None:
+def test_without_a_pad_token() -> None:
     config = tf.GenerationConfig(pad_token_id=None)
     decoder = sage_core.SpeculativeDecoder(build_pair("llama").target, None, "autoregressive")
     target = decoder.target
@@ -314,6 +314,6 @@ def test_no_token_to_pad_with() -> None:
     ]
     ids = torch.cat([make_inputs(target, "llama", "text")["input_ids"]] * 2)
     with pytest.raises(OptionError, match="pad_token_id"):
-        padded.joined(outputs, ids, config)
-    same, *_ = padded.joined(outputs[:1] * 2, ids, config)
+        padded.pad_texts(outputs, ids, config)
+    same, *_ = padded.pad_texts(outputs[:1] * 2, ids, config)
     assert same.shape == (2, ids.shape[1] + 3)

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from sage_core.bench.oracle import check_steps, reference
 from sage_core.engine import tensor_parallel as parallel
 from sage_core.engine.tensor_parallel import Group
 from sage_core.errors import ModelError, OptionError
 from tests.tiny import build_pair, make_inputs
+from tests.tiny.oracle import check_steps, reference
 
 FAMILY = "qwen2_5_vl"
 POLICIES = ("autoregressive", "static", "sage")

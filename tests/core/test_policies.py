@@ -69,7 +69,7 @@ def _grown(planner: TreePlanner, draft: Draft) -> tuple[list[RankPath], list[flo
     """Rank paths and probabilities of all nodes."""
     shape = planner.plan()
     paths: list[RankPath] = []
-    builder = TreeBuilder.empty()
+    builder = TreeBuilder()
     frontier = [ROOT]
     for depth in range(1, shape.depth + 1):
         parents = [() if node == ROOT else paths[node] for node in frontier]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from sage_core.bench.oracle import first_mismatch, reference
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from tests.tiny import FAMILIES, build_pair, make_inputs, perfect_draft
 from tests.tiny.families import FIRST_WORD, VOCAB
+from tests.tiny.oracle import first_mismatch, reference
 
 POLICIES = ("autoregressive", "chain", "static", "sage")
 NEW = 14

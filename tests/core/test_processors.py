@@ -10,12 +10,13 @@ import pytest
 import torch
 import transformers as tf
 
-from sage_core.bench.oracle import reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, UnsupportedError
+from sage_core.trees.policies import parse
 from tests.core.test_exactness import assert_exact
 from tests.tiny import build_pair, make_inputs
 from tests.tiny.letters import Letters
+from tests.tiny.oracle import reference
 
 POLICIES = ("autoregressive", "static", "sage")
 FAMILY = "qwen2_5_vl"
@@ -316,5 +317,6 @@ def test_padding_is_refused() -> None:
 def test_a_drafting_policy_needs_a_draft() -> None:
     target, _ = build_pair("llama")
     with pytest.raises(OptionError, match="sage"):
-        SpeculativeDecoder(target)
+        SpeculativeDecoder(target, policy="sage")
+    assert SpeculativeDecoder(target).policy == parse("autoregressive")
     assert_exact(target, None, "autoregressive", make_inputs(target, "llama", "text"), **GREEDY)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import sage_core
-from sage_core.bench.oracle import check_steps, reference
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine.costs.keys import pass_key
@@ -23,6 +22,7 @@ from sage_core.runtime.runner import Runner
 from tests.core.replay_on_cpu import record
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.families import EOS, FIRST_WORD, VOCAB
+from tests.tiny.oracle import check_steps, reference
 from tests.tiny.tables import Picky, compare, draw, random_world, rows_of
 
 POLICIES = ("chain", "static", "optimal-static", "eagle2", "spec-llava", "sage-paper", "sage")
@@ -146,8 +146,8 @@ def test_drawn_texts_are_distributed_as_the_target_s_own(policy: Any) -> None:
 class LeftInPart(ReducedHead):
     """Forgets that the target's distribution has the other tokens too."""
 
-    def named(self, offer: Candidates, vocabulary: int) -> Candidates:
-        return replace(super().named(offer, vocabulary), draft=offer.draft)
+    def to_token_ids(self, offer: Candidates, vocabulary: int) -> Candidates:
+        return replace(super().to_token_ids(offer, vocabulary), draft=offer.draft)
 
 
 def test_a_distribution_in_the_wrong_places_is_found_out() -> None:
@@ -215,9 +215,9 @@ def test_what_cannot_be_is_refused() -> None:
     target, draft = build_pair("llama")
     with pytest.raises(OptionError, match="token 160, and the target has only 160"):
         SpeculativeDecoder(target, draft, draft_vocab=[9, 160])
-    with pytest.raises(OptionError, match="none drafts here"):
+    with pytest.raises(OptionError, match="draft_vocab needs a draft model"):
         SpeculativeDecoder(target, None, "autoregressive", draft_vocab=[9])
-    with pytest.raises(OptionError, match="none drafts here"):
+    with pytest.raises(OptionError, match="draft_vocab needs a draft model"):
         SpeculativeDecoder(target, "ngram", draft_vocab=[9])
 
     class Packed(torch.nn.Module):

@@ -91,17 +91,13 @@ def test_a_replayed_text_is_the_engines(
     assert [(one.nodes, len(one.rows), one.committed) for one in known] == told[: len(known)]
 
 
-def test_trees_of_all_sizes_at_once_are_those_of_the_policy(recording: Recording) -> None:
-    fast = simulate.eagle2([recording])
-    for depth, nodes in ((1, 4), (4, 16), (8, 32)):
-        policy = parse(f"eagle2:depth={depth},nodes={nodes},beam={BEAM},k={RANKS}")
-        slow, _ = simulate.replayed([recording], policy, COSTS)
-        assert fast[depth, nodes].steps == slow.steps
-        assert fast[depth, nodes].passes == slow.passes
-    chains = simulate.chains([recording])
-    for length in (1, 5):
-        slow, _ = simulate.replayed([recording], parse(f"chain:length={length}"), COSTS)
-        assert (chains[length].steps, chains[length].nodes) == (slow.steps, slow.nodes)
+def test_totals_are_those_of_the_walk(recording: Recording) -> None:
+    policy = parse("chain:length=5")
+    twice = simulate.replayed([recording, recording], policy, COSTS)
+    rounds = walk(recording, policy, COSTS)
+    assert (twice.steps, twice.missing) == (2 * len(rounds), 0)
+    assert twice.tokens == 2 * sum(one.committed for one in rounds)
+    assert twice.passes == twice.nodes == 2 * sum(len(one.rows) for one in rounds)
 
 
 def test_a_row_of_the_report_adds_up(recording: Recording) -> None:

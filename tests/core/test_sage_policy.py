@@ -345,7 +345,7 @@ def below(prob: float, told: float, node: float, dmax: int) -> Growth:
     planner.calibrate(Costs.linear(1.0, node, 0.05))
     planner.plan()
     probs = np.array([[0.9, *[0.1 / 9] * 9]], np.float32)
-    tree = TreeBuilder.empty()
+    tree = TreeBuilder()
     growth = planner.grow(Level(1, [ROOT], probs, tree))
     count = len(growth.parents)
     new = tree.add([ROOT] * count, range(count), [0.5] * count, growth.ranks.tolist())

@@ -1,4 +1,4 @@
-"""Taped passes: those of the eager model to the last bit, or none where that is not sure."""
+"""Traced passes: equal to eager passes to the last bit, or eager where that is not certain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAIN = [name for name in FAMILIES if name not in EXPERTS]
 
 
 def passes(seed: int, count: int) -> Iterator[tuple[list[int], list[int], np.ndarray, list[int]]]:
-    """Trees as passes, with the path that is committed of each."""
+    """Random trees as passes, with the path that is committed of each."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         n = int(rng.integers(1, 9)) if number % 3 else 1
@@ -85,63 +85,63 @@ def traced_by(runner: TreeRunner) -> TracedPasses:
     ],
     ids=["onednn", "columns", "float32", "bfloat16"],
 )
-def test_taped_passes_are_the_models_own_to_the_last_bit(
+def test_traced_passes_equal_eager_ones(
     family: str, layout: Layout | None, dtype: torch.dtype
 ) -> None:
     make = CpuBackend(choose=lambda _: layout)
-    for seed in range(2):  # what was taped in one text serves the next
-        taped, plain = both(family, make, dtype)
+    for seed in range(2):  # traces of one text are used in the next
+        traced, eager = both(family, make, dtype)
         for tokens, depths, visible, path in passes(seed, 14):
-            found = taped.forward(tokens, depths, visible)
-            wanted = plain.forward(tokens, depths, visible)
-            for mine, theirs in zip(found, wanted, strict=True):
-                assert torch.equal(mine, theirs)
-            taped.commit(path)
-            plain.commit(path)
-    traced = traced_by(taped)
-    assert {one for one, *_ in traced._repeat} == {True, False}, traced.why
+            found = traced.forward(tokens, depths, visible)
+            wanted = eager.forward(tokens, depths, visible)
+            for ours, theirs in zip(found, wanted, strict=True):
+                assert torch.equal(ours, theirs)
+            traced.commit(path)
+            eager.commit(path)
+    state = traced_by(traced)
+    assert {one for one, *_ in state._replays} == {True, False}, state.why_not
 
 
 @pytest.mark.parametrize("family", EXPERTS)
-def test_passes_that_depend_on_what_is_in_a_tensor_are_never_taped(family: str) -> None:
-    taped, plain = both(family, CpuBackend())
+def test_passes_that_depend_on_values_in_a_tensor_are_not_traced(family: str) -> None:
+    traced, eager = both(family, CpuBackend())
     for tokens, depths, visible, path in passes(0, 12):
-        found, wanted = (one.forward(tokens, depths, visible) for one in (taped, plain))
+        found, wanted = (one.forward(tokens, depths, visible) for one in (traced, eager))
         assert torch.equal(found[0], wanted[0])
-        taped.commit(path)
-        plain.commit(path)
-    traced = traced_by(taped)
-    assert not traced._repeat and "may depend on what is in a tensor" in traced.why
+        traced.commit(path)
+        eager.commit(path)
+    state = traced_by(traced)
+    assert not state._replays and "may depend on values in a tensor" in state.why_not
 
 
 @pytest.mark.parametrize("kind", ["head", "vispec"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen3_vl"])
-def test_taped_passes_of_a_head_are_its_own_to_the_last_bit(family: str, kind: str) -> None:
+def test_traced_passes_of_a_head_equal_eager_ones(family: str, kind: str) -> None:
     make, target, head = CpuBackend(), build_pair(family).target, head_for(family, kind)
     size = head.config.hidden_size
     for seed in range(2):
         torch.manual_seed(seed)
-        joined = torch.randn(1, 1, size) if kind == "vispec" else None  # another in each text
+        feature = torch.randn(1, 1, size) if kind == "vispec" else None  # another in each text
         rows = torch.randn(1, 7, size)
-        reading = HeadPrompt(rows, torch.arange(7)[None], joined, torch.arange(7), 0)
-        taped, plain = (HeadRunner(head, target, make) for _ in range(2))
-        plain.observe_layers()
-        for runner in (taped, plain):
-            runner.prefill(reading, 7, 8)
+        prompt = HeadPrompt(rows, torch.arange(7)[None], feature, torch.arange(7), 0)
+        traced, eager = (HeadRunner(head, target, make) for _ in range(2))
+        eager.observe_layers()
+        for runner in (traced, eager):
+            runner.prefill(prompt, 7, 8)
         for tokens, depths, visible, path in passes(seed, 14):
             features = torch.randn(len(tokens), size)
             found, wanted = (
                 PassRequest(one, tokens, depths, visible, features=features).run()
-                for one in (taped, plain)
+                for one in (traced, eager)
             )
-            for mine, theirs in zip(found, wanted, strict=True):
-                assert torch.equal(mine, theirs)
-            taped.commit(path[:1])
-            plain.commit(path[:1])
-    assert len(traced_by(taped)._repeat) == 2
+            for ours, theirs in zip(found, wanted, strict=True):
+                assert torch.equal(ours, theirs)
+            traced.commit(path[:1])
+            eager.commit(path[:1])
+    assert len(traced_by(traced)._replays) == 2
 
 
-def test_hooks_that_transformers_leaves_behind_do_no_harm() -> None:
+def test_inactive_hooks_of_transformers_do_not_disable_tracing() -> None:
     target = build_pair("llava_onevision", seed=3).target
     inputs = make_inputs(target, "llava_onevision", "image", length=7)
     with torch.inference_mode():
@@ -150,24 +150,24 @@ def test_hooks_that_transformers_leaves_behind_do_no_harm() -> None:
     decoder = SpeculativeDecoder(target, None, "autoregressive", backend=(make := CpuBackend()))
     decoder.generate(**inputs, max_new_tokens=8)
     traced = traced_by(Runner(target, make.executor(target)))
-    assert traced._repeat and not traced.why
+    assert traced._replays and not traced.why_not
 
 
 class Small(nn.Module):
-    """A decoder of one layer; ``way`` says what it does besides."""
+    """A decoder of one layer; with one more ``operation``."""
 
-    def __init__(self, way: str) -> None:
+    def __init__(self, operation: str) -> None:
         super().__init__()
         self.config = build_pair("qwen2").target.config
         self.linear = nn.Linear(4, 4)
         self.own = nn.Buffer(torch.randn(4))
-        self.way = way
+        self.operation = operation
         self.eval()
 
     def forward(self, x: Tensor, cache: TreeCache, foreign: Tensor, **_more: Any) -> Tensor:
         keys, _ = cache.update(x[:, None], x[:, None], 0)
         x = F.silu(self.linear(x)) + self.own
-        match self.way:
+        match self.operation:
             case "item":
                 x = x * x.sum().item()
             case "branch":
@@ -203,9 +203,9 @@ class Small(nn.Module):
         return x
 
 
-def run(module: Small, tapes: TracedPasses, lengths: list[int]) -> None:
-    """Passes of those lengths one behind another, each held against the module's own."""
-    tapes.refresh(module)
+def run(module: Small, traced: TracedPasses, lengths: list[int]) -> None:
+    """Passes of those lengths one after another, each compared with the module's own."""
+    traced.refresh(module)
     cache, other = TreeCache(1, 64), TreeCache(1, 64)
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
@@ -216,7 +216,7 @@ def run(module: Small, tapes: TracedPasses, lengths: list[int]) -> None:
                 return module(x, cache, foreign, **more)
 
             torch.manual_seed(n)
-            found = tapes.run(n, {"x": x}, cache, eager)
+            found = traced.run(n, {"x": x}, cache, eager)
             torch.manual_seed(n)
             assert torch.equal(found, module(x, other, foreign))
             assert cache.length == other.length
@@ -237,52 +237,52 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("way", REFUSED)
-def test_what_cannot_be_repeated_runs_as_it_is(way: str) -> None:
-    module = Small(way)
-    tapes = TracedPasses(module.config)
-    run(module, tapes, LENGTHS)
-    assert REFUSED[way] in tapes.why
-    assert not tapes._repeat
-    run(module, tapes, LENGTHS)  # and it is not tried again
-    assert not tapes._noted
+@pytest.mark.parametrize("operation", REFUSED)
+def test_untraceable_passes_run_eagerly(operation: str) -> None:
+    module = Small(operation)
+    traced = TracedPasses(module.config)
+    run(module, traced, LENGTHS)
+    assert REFUSED[operation] in traced.why_not
+    assert not traced._replays
+    run(module, traced, LENGTHS)  # tracing is not tried again
+    assert not traced._traces
 
 
-def test_what_was_computed_before_an_assignment_is_computed_again() -> None:
+def test_calls_before_an_assignment_are_not_shared() -> None:
     module = Small("slices")
-    tapes = TracedPasses(module.config)
-    run(module, tapes, LENGTHS)
-    assert len(tapes._repeat) == 2, tapes.why
+    traced = TracedPasses(module.config)
+    run(module, traced, LENGTHS)
+    assert len(traced._replays) == 2, traced.why_not
 
 
-def test_what_can_is_noted_twice_and_then_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_is_traced_twice_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Small("")
-    tapes = TracedPasses(module.config)
-    run(module, tapes, LENGTHS)
-    assert len(tapes._repeat) == 2 and not tapes.why
+    traced = TracedPasses(module.config)
+    run(module, traced, LENGTHS)
+    assert len(traced._replays) == 2 and not traced.why_not
     calls = []
     monkeypatch.setattr(Small, "forward", lambda *_args, **_more: calls.append(1))
     with torch.inference_mode():
         cache = TreeCache(1, 8)
         for n in (1, 7):
-            out = tapes.run(n, {"x": torch.randn(1, n, 4)}, cache, module)
+            out = traced.run(n, {"x": torch.randn(1, n, 4)}, cache, module)
             assert out.shape == (1, n, 4)
     assert not calls
 
 
-def test_a_model_that_is_another_by_now_is_taped_anew() -> None:
+def test_a_changed_model_is_traced_again() -> None:
     module = Small("")
-    tapes = TracedPasses(module.config)
-    run(module, tapes, LENGTHS)
+    traced = TracedPasses(module.config)
+    run(module, traced, LENGTHS)
     with torch.no_grad():
-        module.linear.weight.mul_(2)  # in place: the tape uses the same tensor
-    run(module, tapes, LENGTHS)
+        module.linear.weight.mul_(2)  # in place: the replay uses the same tensor
+    run(module, traced, LENGTHS)
     module.linear.weight = nn.Parameter(torch.randn(4, 4))
-    run(module, tapes, LENGTHS)
-    assert len(tapes._repeat) == 2
+    run(module, traced, LENGTHS)
+    assert len(traced._replays) == 2
 
 
-WATCHED = {
+DISABLES = {
     "a hook": lambda m: m.linear.register_forward_hook(lambda *_: None),
     "a hook before": lambda m: m.linear.register_forward_pre_hook(lambda *_: None),
     "training": lambda m: m.train(),
@@ -290,21 +290,21 @@ WATCHED = {
 }
 
 
-@pytest.mark.parametrize("how", WATCHED)
-def test_modules_that_someone_watches_run(how: str) -> None:
+@pytest.mark.parametrize("how", DISABLES)
+def test_modules_with_hooks_or_other_forwards_run(how: str) -> None:
     module = Small("")
-    tapes = TracedPasses(module.config)
-    WATCHED[how](module)
-    run(module, tapes, LENGTHS)
-    assert tapes.why and not tapes._repeat
+    traced = TracedPasses(module.config)
+    DISABLES[how](module)
+    run(module, traced, LENGTHS)
+    assert traced.why_not and not traced._replays
 
 
-def test_autocast_is_left_to_the_model() -> None:
+def test_autocast_passes_run_eagerly() -> None:
     module = Small("")
-    tapes = TracedPasses(module.config)
-    run(module, tapes, LENGTHS)
+    traced = TracedPasses(module.config)
+    run(module, traced, LENGTHS)
     with torch.autocast("cpu", torch.bfloat16):
-        run(module, tapes, LENGTHS)
+        run(module, traced, LENGTHS)
 
 
 def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None:
@@ -322,32 +322,32 @@ def test_a_pass_that_fails_leaves_the_model_and_the_cache_as_they_were() -> None
     runner.forward([7], [0], np.eye(1, dtype=bool))
 
 
-def test_tapes_do_not_keep_a_model_alive() -> None:
+def test_traces_do_not_keep_a_model_alive() -> None:
     make = CpuBackend()
     target = build_pair("llava").target
     head = head_for.__wrapped__("llava", "head")
     decoder = SpeculativeDecoder(target, head, "chain", backend=make)
     inputs = make_inputs(target, "llava", "image", length=7)
     decoder.generate(**inputs, max_new_tokens=24)
-    assert traced_by(HeadRunner(head, target, make))._repeat
+    assert traced_by(HeadRunner(head, target, make))._replays
     gone = weakref.ref(head)
     del head, decoder
     gc.collect()
     assert gone() is None
 
 
-def test_what_is_noted_keeps_no_tensor_of_the_pass() -> None:
+def test_a_trace_keeps_no_tensor_of_the_pass() -> None:
     module = Small("")
-    tapes = TracedPasses(module.config)
-    tapes.refresh(module)
+    traced = TracedPasses(module.config)
+    traced.refresh(module)
     cache, x = TreeCache(1, 8), torch.randn(1, 3, 4)
 
     def eager(x: Tensor, **more: Any) -> Tensor:
         return module(x, cache, x, **more)
 
     with torch.inference_mode():
-        out = tapes.run(3, {"x": x}, cache, eager)
-    assert tapes._noted and not tapes._repeat
+        out = traced.run(3, {"x": x}, cache, eager)
+    assert traced._traces and not traced._replays
     given, made = weakref.ref(x), weakref.ref(out)
     del x, out
     assert given() is None and made() is None

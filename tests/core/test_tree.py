@@ -106,7 +106,7 @@ def test_subset_refuses_an_orphan(tree: TokenTree, data: st.DataObject) -> None:
 
 @given(trees())
 def test_a_builder_gives_the_same_tree_level_by_level(tree: TokenTree) -> None:
-    builder = TreeBuilder.empty()
+    builder = TreeBuilder()
     place = {ROOT: ROOT}
     for level in range(1, tree.depth + 1):
         old = [node for node in range(len(tree)) if tree.depths[node] == level]

@@ -18,7 +18,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_core.bench.oracle import reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import prepare
@@ -29,6 +28,7 @@ from sage_core.trees.tree import TokenTree
 from tests.core import reference_attention as plain
 from tests.core.test_tree import trees
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.oracle import reference
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZES = (16, 24, 64, 80, 128) if DEVICE.type == "cpu" else (64, 128)

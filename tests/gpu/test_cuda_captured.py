@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from sage_core.bench.oracle import check_steps, first_mismatch, reference
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cuda.executor import CudaGraphBackend
@@ -17,6 +16,7 @@ from sage_core.runtime.runner import Runner
 from tests.core.test_captured import a_tree
 from tests.gpu.test_cuda_exactness import on_gpu
 from tests.tiny import FAMILIES, build_pair, make_inputs
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

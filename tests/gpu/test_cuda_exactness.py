@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
-from sage_core.bench.oracle import Mismatch, check_steps, first_mismatch, reference
+from sage_core.bench.records import Mismatch
 from sage_core.drafts.head.checkpoint import placed
 from sage_core.engine.decoder import SpeculativeDecoder
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.heads import LATEST, head_for
+from tests.tiny.oracle import check_steps, first_mismatch, reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -70,7 +72,7 @@ def test_float32_is_the_target_s_own_output(family: str, options: dict[str, Any]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_differs_at_near_ties_only(family: str, record_property: Any) -> None:
     found = differences(family, torch.bfloat16)
-    record_property("near_ties", [mismatch.as_dict() for mismatch in found])
+    record_property("near_ties", [asdict(mismatch) for mismatch in found])
     for mismatch in found:
         print(f"{family}: {mismatch}")
     assert all(mismatch.near_tie for mismatch in found)

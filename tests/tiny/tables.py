@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from sage_core.engine.loop import Decoding, decode
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sequence import TokenSequence
 from sage_core.generation.speculative_sampling import SamplingStrategy
-from sage_core.runtime.passes import Passes, next_event
+from sage_core.runtime.passes import Passes, passes_until_event, run_passes
 from sage_core.runtime.runner import PromptOutputs
 from sage_core.runtime.tree_runner import Outputs, PassRequest
 from sage_core.trees import policies
@@ -97,9 +96,8 @@ class TableRunner:
 
 def steps_of(decoding: Decoding) -> Iterator[Step]:
     """The steps of a text, its passes made one by one."""
-    with suppress(StopIteration):
-        while True:
-            yield next_event(decoding)
+    while (step := run_passes(passes_until_event(decoding))) is not None:
+        yield step
 
 
 def rows_of(vocabulary: int, ids: Sequence[int]) -> ReducedHead:

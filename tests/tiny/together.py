@@ -24,8 +24,7 @@ from torch import Tensor
 from sage_core.drafts.drafter import NoDrafter
 from sage_core.drafts.model_drafter import ModelDrafter
 from sage_core.drafts.ngram import Ngram
-from sage_core.drafts.ngram_drafter import NgramDrafter
-from sage_core.drafts.ngram_hybrid import HybridDrafter, Payoff
+from sage_core.drafts.ngram_hybrid import HybridDrafter, LookupGains, NgramDrafter
 from sage_core.engine.loop import decode
 from sage_core.generation.candidates import Sampled, TopK
 from sage_core.generation.sequence import TokenSequence
@@ -215,7 +214,7 @@ class _Engine:
         planner, text = self._policy.planner(), TokenSequence(self._prepared)
         if self._lookup is not None:
             words = NgramDrafter(self._lookup, PROMPT, self._lookup.nodes)
-            drafter = HybridDrafter(drafter, words, Payoff(self._lookup.price))
+            drafter = HybridDrafter(drafter, words, LookupGains(self._lookup.price))
         accept: Callable[..., Any] = self._choice.accept
         return steps_of(
             decode(target, self._prepared, drafter, planner, text, room=0, accept=accept)

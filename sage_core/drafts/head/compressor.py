@@ -1,7 +1,6 @@
-"""Ways to make few rows of a picture's many, each a module (n, size) -> (m, size).
+"""Compression of the visual tokens of one image, by modules (n, size) -> (m, size).
 
-Every branch is given the rows of one picture and gives, with its rows, the place within the picture
-whose rotary position each of them takes.
+Each returns, with its outputs, the index of the visual token whose rotary position an output takes.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from torch.nn import functional as F
 from sage_core.drafts.head.config import HeadConfig
 
 Compressed = tuple[Tensor, Tensor]
-"""Rows (m, size), and int64 (m,) the place in the picture whose position each takes."""
+"""Outputs (m, size), and int64 (m,) the index in the image whose position each takes."""
 
 
 def run_edges(n: int, ratio: float) -> list[int]:
-    """Where the runs of ``ratio`` rows begin among ``n``, and their end: ceil(n / ratio) + 1."""
+    """Bounds of the runs of ``ratio`` tokens among ``n``: ceil(n / ratio) + 1 indices."""
     count = math.ceil(n / ratio)
     return [*(math.floor(run * ratio) for run in range(count)), n]
 
 
 class Prune(nn.Module):
-    """Keeps the most salient rows, at their own places.
+    """Keeps the most salient tokens, at their own positions.
 
-    A row's salience is the logarithm of its length plus a learned score. What is kept is scaled
-    by twice the score's sigmoid, 1 before training, so that the score learns.
+    Salience is the logarithm of the token's norm plus a learned score. Outputs are scaled by twice
+    the score's sigmoid (1 before training), which gives the score a gradient.
     """
 
     def __init__(self, size: int, ratio: float) -> None:
@@ -39,32 +38,32 @@ class Prune(nn.Module):
         self.score = nn.Linear(size, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
-    def forward(self, rows: Tensor) -> Compressed:
-        score = self.score(rows)[:, 0]
-        length = rows.detach().float().norm(dim=-1).clamp_min(1e-9)
+    def forward(self, tokens: Tensor) -> Compressed:
+        score = self.score(tokens)[:, 0]
+        length = tokens.detach().float().norm(dim=-1).clamp_min(1e-9)
         salience = length.log() + score.detach().float()
-        count = math.ceil(len(rows) / self.ratio)
+        count = math.ceil(len(tokens) / self.ratio)
         places = salience.topk(count).indices.sort().values
-        return rows[places] * (2 * score[places, None].sigmoid()), places
+        return tokens[places] * (2 * score[places, None].sigmoid()), places
 
 
 class Pool(nn.Module):
-    """The mean of each run of ``ratio`` rows, at the place of the run's last."""
+    """The mean of each run of ``ratio`` tokens, at the position of its last."""
 
     def __init__(self, ratio: float) -> None:
         super().__init__()
         self.ratio = ratio
 
-    def forward(self, rows: Tensor) -> Compressed:
-        edges = run_edges(len(rows), self.ratio)
-        means = [rows[a:b].mean(dim=0) for a, b in pairwise(edges)]
-        return torch.stack(means), _last(edges, rows)
+    def forward(self, tokens: Tensor) -> Compressed:
+        edges = run_edges(len(tokens), self.ratio)
+        means = [tokens[a:b].mean(dim=0) for a, b in pairwise(edges)]
+        return torch.stack(means), _last(edges, tokens)
 
 
 class Convolution(nn.Module):
-    """A convolution over each run of ``ratio`` rows; pooling before it is trained.
+    """A convolution over each run of ``ratio`` tokens, initialized as mean pooling.
 
-    A last run that is shorter is filled up with its mean.
+    A last run that is shorter is padded with its mean.
     """
 
     def __init__(self, size: int, ratio: int) -> None:
@@ -75,21 +74,19 @@ class Convolution(nn.Module):
             eye = torch.eye(size) / ratio
             self.convolution.weight.copy_(eye[:, :, None].expand(-1, -1, ratio))
 
-    def forward(self, rows: Tensor) -> Compressed:
-        edges = run_edges(len(rows), self.ratio)
+    def forward(self, tokens: Tensor) -> Compressed:
+        edges = run_edges(len(tokens), self.ratio)
         short = edges[-1] - edges[-2]
         if short < self.ratio:
-            rest = rows[edges[-2] :].mean(dim=0, keepdim=True)
-            filled = torch.cat([rows, rest.expand(self.ratio - short, -1)])
-        else:
-            filled = rows
-        return self.convolution(filled.T[None])[0].T, _last(edges, rows)
+            rest = tokens[edges[-2] :].mean(dim=0, keepdim=True)
+            tokens = torch.cat([tokens, rest.expand(self.ratio - short, -1)])
+        return self.convolution(tokens.T[None])[0].T, _last(edges, tokens)
 
 
 class Resampler(nn.Module):
-    """Learned queries over a picture's rows: one cross-attention layer, at the picture's end.
+    """Learned queries over an image's tokens: one cross-attention layer, at the image's end.
 
-    Values pass through unchanged before it is trained.
+    Value and output projections are initialized as the identity.
     """
 
     def __init__(self, size: int, queries: int, heads: int) -> None:
@@ -103,32 +100,32 @@ class Resampler(nn.Module):
         for linear in (self.value, self.out):
             nn.init.eye_(linear.weight)
 
-    def forward(self, rows: Tensor) -> Compressed:
+    def forward(self, tokens: Tensor) -> Compressed:
         query = self._split(self.query(self.queries))
-        key = self._split(self.key(self.norm(rows)))
-        mixed = F.scaled_dot_product_attention(query, key, self._split(self.value(rows)))
+        key = self._split(self.key(self.norm(tokens)))
+        mixed = F.scaled_dot_product_attention(query, key, self._split(self.value(tokens)))
         merged = mixed[0].transpose(0, 1).reshape(len(self.queries), -1)
-        places = torch.full((len(self.queries),), len(rows) - 1, device=rows.device)
+        places = torch.full((len(self.queries),), len(tokens) - 1, device=tokens.device)
         return self.out(merged), places
 
-    def _split(self, rows: Tensor) -> Tensor:
+    def _split(self, tokens: Tensor) -> Tensor:
         """(n, size) -> (1, heads, n, size / heads)."""
-        return rows.reshape(len(rows), self.heads, -1).transpose(0, 1)[None]
+        return tokens.reshape(len(tokens), self.heads, -1).transpose(0, 1)[None]
 
 
 class Drop(nn.Module):
-    """Leaves nothing of a picture: the draft reads the text alone."""
+    """Drops all visual tokens: the draft reads text only."""
 
-    def forward(self, rows: Tensor) -> Compressed:
-        return rows[:0], torch.zeros(0, dtype=torch.int64, device=rows.device)
+    def forward(self, tokens: Tensor) -> Compressed:
+        return tokens[:0], torch.zeros(0, dtype=torch.int64, device=tokens.device)
 
 
 class Compressor(nn.Module):
     """SpecVLM's elastic compressor (Huang et al., arXiv 2509.11815): branches and their gate.
 
-    The gate reads the question, the mean of the text's embeddings. ``weighted`` sums branches of
-    one ratio by it, ``select`` takes the branch that it prefers, ``concat`` and a branch alone
-    have none.
+    The gate reads the mean of the text's embeddings. ``weighted`` sums branches of one ratio by
+    the gate's weights and ``select`` takes the branch of the largest weight; ``concat`` and a
+    branch alone have no gate.
     """
 
     def __init__(self, config: HeadConfig, heads: int) -> None:
@@ -148,11 +145,11 @@ class Compressor(nn.Module):
         return self.mode in ("weighted", "select")
 
     def weights(self, question: Tensor, *, training: bool = False) -> Tensor | None:
-        """(branches,) what each branch counts; None without a gate.
+        """(branches,) weights of the branches; None without a gate.
 
         Args:
             question: (size,) the mean of the question's embeddings.
-            training: ``select`` draws (Gumbel-Softmax, straight through) instead of choosing.
+            training: ``select`` samples (straight-through Gumbel-Softmax).
         """
         if self.gate is None:
             return None
@@ -163,14 +160,14 @@ class Compressor(nn.Module):
             return F.gumbel_softmax(logits.float(), hard=True).to(logits.dtype)
         return F.one_hot(logits.argmax(), len(logits)).to(logits.dtype)
 
-    def forward(self, rows: Tensor, weights: Tensor | None) -> Compressed:
-        """One picture's rows (n, size), with what `weights` gave for the prompt."""
+    def forward(self, tokens: Tensor, weights: Tensor | None) -> Compressed:
+        """One image's tokens (n, size) compressed, with `weights` of the prompt."""
         if self.mode == "select":
             assert weights is not None
             chosen = int(weights.argmax())
-            kept, places = list(self.branches.values())[chosen](rows)
+            kept, places = list(self.branches.values())[chosen](tokens)
             return kept * weights[chosen], places
-        parts = [branch(rows) for branch in self.branches.values()]
+        parts = [branch(tokens) for branch in self.branches.values()]
         if weights is None:
             return torch.cat([kept for kept, _ in parts]), torch.cat([at for _, at in parts])
         stacked = torch.stack([kept for kept, _ in parts])
@@ -189,6 +186,6 @@ def _branch(config: HeadConfig, name: str, heads: int) -> nn.Module:
     return Pool(ratio) if name == "pool" else Convolution(size, int(ratio))
 
 
-def _last(edges: Sequence[int], rows: Tensor) -> Tensor:
-    """The place of each run's last row."""
-    return torch.tensor([edge - 1 for edge in edges[1:]], device=rows.device)
+def _last(edges: Sequence[int], tokens: Tensor) -> Tensor:
+    """The index of each run's last token."""
+    return torch.tensor([edge - 1 for edge in edges[1:]], device=tokens.device)

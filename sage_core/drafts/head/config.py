@@ -1,8 +1,10 @@
-"""What a head is: its kind, how it compresses pictures, and the one target that it serves."""
+"""The configuration of a draft head: its kind, image compression, and its target."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,29 +19,30 @@ FORMAT = 1
 
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 """Files of a saved head."""
-MOST_WEIGHTED = 5.0
+_MAX_WEIGHTED_RATIO = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Options and target of a head; checks itself.
+    """Options and target of a head.
 
     Raises:
         OptionError: an unknown kind or mode, or a number out of its range.
     """
 
     kind: str = "head"
-    """``head`` reads every visual token, ``specvlm`` compressed ones, ``vispec`` a few queries."""
+    """``head`` reads all visual tokens (EAGLE), ``specvlm`` compressed ones (arXiv 2509.11815),
+    ``vispec`` the outputs of a few queries (ViSpec, arXiv 2509.15235)."""
     mode: str = "weighted"
     """Of ``specvlm``: ``weighted``, ``concat``, ``select``, or one branch alone."""
     ratio: float = 3.0
-    """Visual tokens for each that is left: of ``weighted`` and of a branch alone."""
+    """Visual tokens per compressed token: of ``weighted`` and of a branch alone."""
     prune_ratio: float = 20.0
     """The same of a branch of ``concat`` and ``select``."""
     pool_ratio: float = 20.0
     convolution_ratio: float = 3.0
     queries: int = 2
-    """Learned queries a picture, of the resampler and of ``vispec``."""
+    """Learned queries per image, of the resampler and of ``vispec``."""
     hidden_size: int
     """Of the target's decoder."""
     vocab_size: int
@@ -48,22 +51,21 @@ class HeadConfig:
     """The target's name, as it was loaded."""
     revision: str | None = None
     fingerprint: str = ""
-    """Of the target's shape and weights (`fingerprint.fingerprint`)."""
+    """Of the target's shape and weights (`drafts.head.fingerprint`)."""
     acceptance: bool = False
-    """Whether it foretells what the target accepts of its candidates (`heads.acceptance`)."""
+    """Whether it has an acceptance predictor (`Head.acceptance_predictor`)."""
 
     def __post_init__(self) -> None:
-        ratios = ("ratio", "prune_ratio", "pool_ratio", "convolution_ratio")
+        sizes = ("queries", "hidden_size", "vocab_size")
+        positive = ("ratio", "prune_ratio", "pool_ratio", "convolution_ratio", *sizes)
         checks = [
             (self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, not {self.kind}"),
             (self.mode in MODES, f"mode must be one of {', '.join(MODES)}, not {self.mode}"),
-            *((getattr(self, name) >= 1, f"{name} must be at least 1") for name in ratios),
-            (self.queries >= 1, "queries must be at least 1"),
-            (self.hidden_size >= 1, "hidden_size must be at least 1"),
-            (self.vocab_size >= 1, "vocab_size must be at least 1"),
+            *((getattr(self, name) >= 1, f"{name} must be at least 1") for name in positive),
             (
-                not (self.compresses and self.mode == "weighted") or self.ratio <= MOST_WEIGHTED,
-                f"ratio of mode weighted must be at most {MOST_WEIGHTED:g}, not {self.ratio:g}",
+                not (self.compresses and self.mode == "weighted")
+                or self.ratio <= _MAX_WEIGHTED_RATIO,
+                f"ratio of mode weighted must be at most {_MAX_WEIGHTED_RATIO:g}: {self.ratio:g}",
             ),
             (
                 self.ratio_of("convolution").is_integer() or "convolution" not in self.branches,
@@ -96,7 +98,7 @@ class HeadConfig:
         return float(getattr(self, f"{branch}_ratio") if several else self.ratio)
 
     def refusal(self, what: str) -> str:
-        """Why the head that the message calls ``what`` cannot serve another target."""
+        """The error message for another target; ``what`` is what it calls the head."""
         pinned = f"@{self.revision}" if self.revision else ""
         return (
             f"{what} is a draft of {self.target}{pinned}, which this target is not: choose a head "
@@ -157,6 +159,19 @@ def read_config(folder: str | Path) -> HeadConfig:
         raise ModelError(f"{folder}: {error}") from error
 
 
+@contextmanager
+def weight_errors(folder: str | Path) -> Iterator[None]:
+    """Turn errors of reading a head's weights into `ModelError`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: has no {WEIGHTS}: get a whole copy of the head") from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ModelError(f"{folder}: its weights are damaged: get a whole copy of it") from error
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "str | None": (str, type(None)),
@@ -172,6 +187,5 @@ def _check_types(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name not in types:
             raise ModelError(f"the head's config.json has an unknown field {name}: update sage")
-        flag = isinstance(value, bool)  # which Python takes for a number too
-        if not isinstance(value, types[name]) or flag != (types[name] == (bool,)):
+        if type(value) not in types[name]:
             raise ModelError(f"the head's config.json is damaged: {name} is {value!r}")

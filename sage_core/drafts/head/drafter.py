@@ -1,4 +1,4 @@
-"""Drafting with a head on the target's own features."""
+"""Drafting with a head on the target's features."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from sage_core.drafts.pruning.draft_prompt import DraftPrompt
 from sage_core.drafts.tree_drafter import TreeDrafter
 from sage_core.generation.candidates import TopK
 from sage_core.generation.prepare import Prepared
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 from sage_core.runtime.backend import Backend
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.runner import EXTEND_TOKENS, PromptOutputs, Runner
-from sage_core.runtime.tree_runner import Outputs, PassRequest
+from sage_core.runtime.tree_runner import PassRequest
 from sage_core.trees.steps import Acceptance
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
 
 class HeadDrafter(TreeDrafter):
-    """Drafts with a head on the target's own features.
+    """Drafts with a head on the target's features, as EAGLE does.
 
-    What is committed is read with the target's features, which its passes give anyway; a node of
-    the tree with what the head predicted for its parent. So no column of a tree stays: accepted
-    nodes are read again, a layer's work.
+    Committed tokens are read with the target's features, nodes of the tree with the features that
+    the head predicted for their parents. So tree columns are never kept: accepted nodes are read
+    again, which costs one layer.
 
     Args:
         head: on the device and in the dtype of the target's output head.
         target: the runner of its target.
         prepared: the prompt.
-        room: cache slots to reserve behind it.
-        draft_prompt: what the head reads of it.
+        room: cache slots to reserve after it.
+        draft_prompt: which of its tokens the head reads.
         backend: makes the executor of the head's passes.
     """
 
@@ -62,15 +62,15 @@ class HeadDrafter(TreeDrafter):
         self._visual_tokens = 0
         self._pending: list[int] = []
         self._features: list[Tensor] = []
-        """(1, hidden) for each token of ``pending``, the target's feature before it."""
-        self._held: list[Tensor] = []
-        """The same for each token behind the prompt that is in the cache."""
+        """(1, hidden) for each pending token, the target's feature before it."""
+        self._cached: list[Tensor] = []
+        """The same for each token after the prompt that is in the cache."""
         self._before: Tensor | None = None
         """The feature before the first awaiting token, if it is known."""
         self._awaiting: list[int] = []
-        """Tokens behind the pending ones, which the target is about to read."""
+        """Tokens after the pending ones, which the target reads next."""
         self._predicted = torch.empty(0)
-        """(1 + columns, hidden): predicted at the root, and at each column."""
+        """(1 + columns, hidden) predicted features of the root and of each column."""
 
     @property
     def started(self) -> bool:
@@ -86,15 +86,15 @@ class HeadDrafter(TreeDrafter):
         if self._prepared is not None:
             self._read_prompt(prompt, self._prepared)
             self._prepared = None
-            self._settle(prompt.features[0, -1:])
+            self._assign_features(prompt.features[0, -1:])
         else:
-            self._settle(prompt.features[0])
+            self._assign_features(prompt.features[0])
         return
-        yield  # the prompt is read at once: it is one layer's work
+        yield  # a generator without passes: the prompt is one call of one layer
 
     @torch.inference_mode()
     def _read_prompt(self, prompt: PromptOutputs, prepared: Prepared) -> None:
-        """All tokens but the first, which has no feature before it."""
+        """Read all tokens but the first, which has no feature before it."""
         n = prepared.prompt_tokens
         kept = self._draft_prompt.positions()
         kept = np.arange(n) if kept is None else kept
@@ -111,35 +111,32 @@ class HeadDrafter(TreeDrafter):
             head_prompt = self._head.build_prompt(
                 features, embeds, visual.to(device), positions.to(device)
             )
-            self._visual_tokens = head_prompt.visual_rows
+            self._visual_tokens = head_prompt.visual_inputs
         self._runner.prefill(head_prompt, n + prepared.position_offset, self._room)
 
     def rewind(self, lost: int, new: Sequence[int]) -> None:
         unread = len(self._pending)
-        features = self._held + self._features
+        features = self._cached + self._features
         kept = len(features) - lost
         if lost and kept >= 0:
-            # The first token that is lost stood behind the same text as the first new one will.
+            # The first lost token and the first new one follow the same text.
             self._before = features[kept]
         self._runner.truncate(max(0, lost - unread))
-        self._held = self._held[: max(0, min(len(self._held), kept))]
+        self._cached = self._cached[: max(0, min(len(self._cached), kept))]
         left = max(0, unread - lost)
         self._pending, self._features = self._pending[:left], self._features[:left]
         self._awaiting += new
         self._columns = {}
 
-    def _settle(self, features: Tensor) -> None:
-        """Give each awaiting token the target's feature before it.
+    def _assign_features(self, features: Tensor) -> None:
+        """Give each awaiting token the target's feature before it, from (n, hidden) ``features``.
 
-        Where a text differs from the one before within its prompt, the feature before its first
-        new token is not known any more: the one after it stands in.
-
-        Args:
-            features: (n, hidden) of the tokens that the target has read.
+        If a text differs from the previous one within the prompt, the feature before its first new
+        token is lost: the one after it is used instead.
         """
         features = features.to(self._head.device, self._head.dtype)
         wanted = len(self._awaiting)
-        if wanted > len(features):  # by one: the target has not read that token again
+        if wanted > len(features):  # by one: the target has that token in its cache
             first = features[:1] if self._before is None else self._before
             features = torch.cat([first, features])
         self._pending += self._awaiting
@@ -154,21 +151,22 @@ class HeadDrafter(TreeDrafter):
         self._pending += outcome.tokens
         self._features += list(features.split(1))
 
-    def time_pass(self, rows: int, branching: int) -> Passes[None]:
-        nodes = [0] * rows
-        size = self._head.config.hidden_size
-        nothing = torch.zeros((rows, size), device=self.device, dtype=self._head.dtype)
-        logits, _ = yield self._request(nothing, nodes, nodes, np.eye(rows, dtype=bool))
+    def time_pass(self, nodes: int, branching: int) -> Passes[None]:
+        zeros, size = [0] * nodes, self._head.config.hidden_size
+        features = torch.zeros((nodes, size), device=self.device, dtype=self._head.dtype)
+        logits, _ = yield PassRequest(
+            self._runner, zeros, zeros, np.eye(nodes, dtype=bool), 0, features
+        )
         TopK().select(logits.float(), branching)
         self._runner.commit([0])
 
-    def _acceptance_bias(self, rows: int) -> np.ndarray | None:
+    def _acceptance_bias(self, nodes: int) -> np.ndarray | None:
         if self._predictor is None:
             return None
-        # For a row or two numpy takes half the time that a module does.
+        # For one or two nodes numpy takes half the time of a module.
         weight, bias = self._predictor
-        shift: np.ndarray = self._predicted[-rows:].float().cpu().numpy() @ weight + bias
-        return shift
+        odds: np.ndarray = self._predicted[-nodes:].float().cpu().numpy() @ weight + bias
+        return odds
 
     def _read_pending(self) -> Passes[Tensor]:
         logits = torch.empty(0)
@@ -176,12 +174,12 @@ class HeadDrafter(TreeDrafter):
             part = slice(start, start + EXTEND_TOKENS)
             tokens, features = self._pending[part], torch.cat(self._features[part])
             causal = np.tril(np.ones((len(tokens), len(tokens)), dtype=bool))
-            logits, predicted = yield self._request(
-                features, tokens, range(len(tokens)), causal, last=1
+            logits, predicted = yield PassRequest(
+                self._runner, tokens, range(len(tokens)), causal, 1, features
             )
             self._runner.commit(range(len(tokens)))
             self._predicted = predicted[-1:]
-        self._held += self._features
+        self._cached += self._features
         self._pending, self._features, self._columns = [], [], {}
         return logits
 
@@ -191,19 +189,9 @@ class HeadDrafter(TreeDrafter):
         above = [builder.parents[node] for node in frontier]
         at = [0 if parent == ROOT else 1 + self._columns[parent] for parent in above]
         tokens = [builder.tokens[node] for node in frontier]
-        # Views are faster than copies of rows.
+        # Views are faster than copies.
         features = self._predicted[at[0], None] if len(at) == 1 else self._predicted[at]
-        outputs: Outputs = yield self._request(features, tokens, [level] * len(frontier), seen)
-        logits, predicted = outputs
+        depths = [level] * len(frontier)
+        logits, predicted = yield PassRequest(self._runner, tokens, depths, seen, 0, features)
         self._predicted = torch.cat([self._predicted, predicted])
         return logits
-
-    def _request(
-        self,
-        features: Tensor,
-        tokens: Sequence[int],
-        depths: Sequence[int],
-        visible: np.ndarray,
-        last: int = 0,
-    ) -> PassRequest:
-        return PassRequest(self._runner, tokens, depths, visible, last, features)

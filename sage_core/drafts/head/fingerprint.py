@@ -1,4 +1,4 @@
-"""Which target a head was trained for, told from the target's shape and a little of its weights."""
+"""A fingerprint of the target that a head was trained for."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ _ROWS = 16
 def fingerprint(target: Any) -> str:
     """A hash of the decoder's shape and of 16 rows spread over the output head, if it has values.
 
-    The rows are rounded to bfloat16, so that one checkpoint has one fingerprint in every dtype it
-    is likely to be loaded in.
+    The rows are rounded to bfloat16, so that a checkpoint has the same fingerprint in any dtype.
     """
     config = target.get_decoder().config
     shape = {name: getattr(config, name, None) for name in _FIELDS}
     weight = target.get_output_embeddings().weight
-    # Quantized output heads are packed: their shape alone tells them apart then.
+    # Quantized output heads are packed: they have the fingerprint of their shape.
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     if weight.is_floating_point() and not weight.is_meta:
         spread = torch.linspace(0, weight.shape[0] - 1, _ROWS).round().long()

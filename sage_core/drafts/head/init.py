@@ -1,4 +1,4 @@
-"""A head at its beginning: of a target's shape, with what of the target's weights it can use."""
+"""New heads: initialized from the target's last layer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sage_core.drafts.head.module import Head
 def new_head(target: Any, *, name: str, revision: str | None = None, **options: Any) -> Head:
     """An untrained head for a loaded target, in float32 on the CPU.
 
-    Its layer begins as the target's last one and its final norm as the target's.
+    Its layer is a copy of the target's last one, its final norm a copy of the target's.
 
     Args:
         target: a loaded transformers model.
-        name: what the target is called.
+        name: of the target.
         revision: of the target.
         options: ``kind``, ``mode``, ``ratio``... as fields of `HeadConfig`.
 
@@ -42,12 +42,11 @@ def new_head(target: Any, *, name: str, revision: str | None = None, **options: 
 
 @torch.no_grad()
 def copy_layer(decoder: Any, into: Any) -> None:
-    """Give the one-layer decoder ``into`` the last layer and the final norm of ``decoder``.
+    """Copy the last layer and the final norm of ``decoder`` to the one-layer decoder ``into``.
 
     A weight of another shape or packed by quantization is left as it is.
     """
-    pairs = [(decoder.layers[-1], into.layers[0]), (decoder.norm, into.norm)]
-    for source, goal in pairs:
+    for source, goal in [(decoder.layers[-1], into.layers[0]), (decoder.norm, into.norm)]:
         known = source.state_dict()
         for name, weight in goal.state_dict().items():
             given = known.get(name)

@@ -1,22 +1,23 @@
-"""The head itself: what it reads of a prompt and of later text, and its one decoder layer.
+"""The head module: the inputs of its one decoder layer, for a prompt and for later tokens.
 
-A row stands for one token of the text. It is made of the target's feature before the token (the
-decoder's last hidden state, after the final norm) and of the token's own embedding; the head's
-decoder predicts from it the feature at the token, which the target's own output head turns into
-logits of the next one: EAGLE's order, with SpecVLM's norm of both inputs.
+The input at a token is made of the target's feature before the token (the decoder's last hidden
+state, after the final norm) and of the token's own embedding. The head's decoder predicts the
+feature at the token, from which the target's output head computes the logits of the next one, as
+in EAGLE (arXiv 2401.15077), with SpecVLM's norm of both inputs (arXiv 2509.11815).
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sage_core.drafts.head.compressor import Compressor, Resampler
+from sage_core.drafts.head.compressor import Compressed, Compressor, Resampler
 from sage_core.drafts.head.config import HeadConfig
 from sage_core.errors import ModelError
 from sage_core.trees.policy import BIASES
@@ -24,29 +25,26 @@ from sage_core.trees.policy import BIASES
 
 @dataclass(frozen=True, eq=False)
 class HeadPrompt:
-    """A prompt as the head's decoder takes it."""
+    """A prompt as input of the head's decoder."""
 
     inputs: Tensor
-    """(1, m, size): its rows, pictures compressed."""
+    """(1, m, size), with images compressed."""
     positions: Tensor
     """(1, m) or (axes, 1, m): their rotary positions."""
-    joined: Tensor | None
-    """(1, 1, size): what joins every later text row (``vispec``), for `Head.inputs`."""
+    global_feature: Tensor | None
+    """(1, 1, size): added to the inputs of later text (``vispec``), for `Head.inputs`."""
     kept: Tensor
-    """int64 (n,): where each given row is among the m; -1 for those of pictures that are
-    compressed."""
-    visual_rows: int
-    """How many of the m stand for pictures."""
+    """int64 (n,): the index of each token among the m inputs; -1 in compressed images."""
+    visual_inputs: int
+    """How many of the m are of images."""
 
 
 class Head(nn.Module):
-    """A one-layer draft. It owns its layer and its compressor; embedding and output head are the
-    target's and no part of it.
+    """A one-layer draft. Embedding and output head are the target's and not part of it.
 
     Args:
-        config: what it is.
-        target_decoder_config: configuration of the target's decoder
-            (``target.get_decoder().config``), which is not changed.
+        config: its options.
+        target_decoder_config: ``target.get_decoder().config``; not changed.
 
     Raises:
         ModelError: the sizes are not the decoder's, or transformers cannot build such a layer.
@@ -66,10 +64,11 @@ class Head(nn.Module):
         self.feature_norm = nn.RMSNorm(size, eps=eps)
         self.embed_norm = nn.RMSNorm(size, eps=eps)
         self.fuse = nn.Linear(2 * size, size, bias=False)
-        with torch.no_grad():  # untrained, it gives the mean of both
+        with torch.no_grad():  # the mean of both before training
             self.fuse.weight.copy_(torch.eye(size).repeat(1, 2) / 2)
         heads = int(target_decoder_config.num_attention_heads)
         self.compressor = Compressor(config, heads) if config.compresses else None
+        # The names `looker` and `join` are part of the file format.
         self.looker: Resampler | None = None
         self.join: nn.Linear | None = None
         if config.kind == "vispec":
@@ -77,7 +76,7 @@ class Head(nn.Module):
             self.join = nn.Linear(size, size, bias=False)
             nn.init.zeros_(self.join.weight)
         self.acceptance: nn.Linear | None = nn.Linear(size, BIASES) if config.acceptance else None
-        """From a predicted feature to log odds, see `Level.acceptance`."""
+        """From a predicted feature to log odds of acceptance, see `Level.acceptance`."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,28 +87,30 @@ class Head(nn.Module):
         return self.fuse.weight.device
 
     def get_decoder(self) -> Any:
-        """Its one-layer decoder, by the name that transformers' models have for theirs."""
+        """The one-layer decoder, as transformers' models name the accessor."""
         return self.decoder
 
     def acceptance_predictor(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """`acceptance` for predicted features on the host: float32 (size, outputs), (outputs,)."""
+        """Weight (size, outputs) and bias (outputs,) of `acceptance`: float32 on the host."""
         if self.acceptance is None:
             return None
         layer = self.acceptance
         weight, bias = (w.detach().float().cpu().numpy() for w in (layer.weight, layer.bias))
         return np.ascontiguousarray(weight.T), bias
 
-    def inputs(self, features: Tensor, embeds: Tensor, joined: Tensor | None = None) -> Tensor:
-        """(B, n, size) rows of text.
+    def inputs(
+        self, features: Tensor, embeds: Tensor, global_feature: Tensor | None = None
+    ) -> Tensor:
+        """(B, n, size) decoder inputs of text.
 
         Args:
             features: (B, n, size) the feature before each token, the target's or predicted.
             embeds: (B, n, size) the tokens' embeddings.
-            joined: `HeadPrompt.joined` of the prompt.
+            global_feature: `HeadPrompt.global_feature` of the prompt.
         """
         both = torch.cat([self.feature_norm(features), self.embed_norm(embeds)], dim=-1)
-        rows: Tensor = self.fuse(both)
-        return rows if joined is None else rows + joined
+        inputs: Tensor = self.fuse(both)
+        return inputs if global_feature is None else inputs + global_feature
 
     def build_prompt(
         self,
@@ -121,88 +122,79 @@ class Head(nn.Module):
         training: bool = False,
         question: Tensor | None = None,
     ) -> HeadPrompt:
-        """A prompt's rows, with each picture (a run of visual tokens) compressed by itself.
+        """A prompt's decoder inputs, with each image (a run of visual tokens) compressed alone.
 
-        Row i is for token i + 1: ``features[:, i]`` is the target's feature of token i, all else
+        Input i is of token i + 1: ``features[:, i]`` is the target's feature of token i, all else
         is of token i + 1.
 
         Args:
             features: (1, n, size) the target's last hidden states before each token.
-            embeds: (1, n, size) the tokens' embeddings; a picture's are what its tower gave.
-            visual: bool (n,), which tokens stand for pictures.
+            embeds: (1, n, size) the tokens' embeddings, of images the vision tower's outputs.
+            visual: bool (n,), which tokens are visual.
             positions: (1, n) or (axes, 1, n), the tokens' rotary positions.
-            training: gates draw rather than choose.
-            question: bool (n,), which rows the gate reads; None for all text. In training it must
-                leave out the answer, which is not there yet when a prompt is read.
+            training: gates sample instead of taking the maximum.
+            question: bool (n,), which tokens the gate reads; None for all text. In training it must
+                exclude the answer, which a prompt does not contain.
         """
-        rows = self.inputs(features, embeds)[0]
-        n = len(rows)
+        inputs = self.inputs(features, embeds)[0]
+        n = len(inputs)
         runs = visual_runs(visual)
         if self.config.kind == "head" or not runs:
-            same = torch.arange(n, device=rows.device)
-            return HeadPrompt(rows[None], positions, None, same, sum(b - a for a, b in runs))
+            kept = torch.arange(n, device=inputs.device)
+            return HeadPrompt(inputs[None], positions, None, kept, sum(b - a for a, b in runs))
 
         weights = None
         if self.compressor is not None:
             asked = ~visual if question is None else question & ~visual
             weights = self.compressor.weights(_mean(embeds[0], asked), training=training)
-        pictures = [self._compressed(rows[a:b], weights) for a, b in runs]
-        joined = None
+        images = [self._compressed(inputs[a:b], weights) for a, b in runs]
+        global_feature = None
         if self.join is not None:
-            last = torch.stack([kept[-1] for kept, _ in pictures]).mean(dim=0)
-            joined = self.join(last)[None, None]
+            last = torch.stack([outputs[-1] for outputs, _ in images]).mean(dim=0)
+            global_feature = self.join(last)[None, None]
 
-        pieces: list[Tensor] = []
+        parts: list[Tensor] = []
         places: list[Tensor] = []
-        kept_at = torch.full((n,), -1, dtype=torch.int64, device=rows.device)
-        filled = 0
-
-        def text(start: int, end: int) -> None:
-            """Text rows between pictures; those behind the first picture are joined."""
-            nonlocal filled
-            part = rows[start:end]
-            behind = start >= runs[0][1]
-            pieces.append(part + joined[0] if joined is not None and behind else part)
-            places.append(torch.arange(start, end, device=rows.device))
-            kept_at[start:end] = torch.arange(filled, filled + end - start, device=rows.device)
-            filled += end - start
-
-        at = 0
-        for (start, end), (shown, where) in zip(runs, pictures, strict=True):
-            text(at, start)
-            pieces.append(shown)
-            places.append(where + start)
-            filled += len(shown)
-            at = end
-        text(at, n)
+        kept = torch.full((n,), -1, dtype=torch.int64, device=inputs.device)
+        length = 0
+        # Text and images alternate, text first; it may be empty.
+        edges = [0, *(edge for run in runs for edge in run), n]
+        for number, (start, end) in enumerate(pairwise(edges)):
+            if number % 2:
+                part, where = images[number // 2]
+                where = where + start
+            else:
+                part, where = inputs[start:end], torch.arange(start, end, device=inputs.device)
+                if number and global_feature is not None:
+                    part = part + global_feature[0]
+                kept[start:end] = where + (length - start)
+            parts.append(part)
+            places.append(where)
+            length += len(part)
         return HeadPrompt(
-            torch.cat(pieces)[None],
+            torch.cat(parts)[None],
             positions[..., torch.cat(places).to(positions.device)],
-            joined,
-            kept_at,
-            sum(len(shown) for shown, _ in pictures),
+            global_feature,
+            kept,
+            sum(len(outputs) for outputs, _ in images),
         )
 
-    def _compressed(self, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One picture's rows and the places whose positions they take.
-
-        A small picture that SpecVLM's branches would not make shorter is left as it is.
-        """
-        if self.compressor is not None:
-            shown, where = self.compressor(rows, weights)
-            if len(shown) >= len(rows):
-                return rows, torch.arange(len(rows), device=rows.device)
-        else:
+    def _compressed(self, inputs: Tensor, weights: Tensor | None) -> Compressed:
+        """One image (n, size) compressed; left as it is if that would not make it shorter."""
+        if self.compressor is None:
             assert self.looker is not None
-            shown, where = self.looker(rows)
-        return shown, where
+            return self.looker(inputs)
+        outputs, where = self.compressor(inputs, weights)
+        if len(outputs) >= len(inputs):
+            return inputs, torch.arange(len(inputs), device=inputs.device)
+        return outputs, where
 
 
 def one_layer(decoder_config: Any) -> Any:
-    """A decoder of the class that ``decoder_config`` names, with one layer and no embedding.
+    """A decoder of the class of ``decoder_config``, with one layer and no embedding.
 
     Raises:
-        ModelError: transformers cannot build it from its configuration alone.
+        ModelError: transformers cannot build it from its configuration.
     """
     from transformers import AutoModel
 
@@ -211,7 +203,7 @@ def one_layer(decoder_config: Any) -> Any:
     config.num_hidden_layers = 1
     if kinds:
         config.layer_types = list(kinds)[-1:]
-    # Its embedding would be as large as the layer, and is the target's own: never made.
+    # The embedding is the target's: none is allocated.
     config.vocab_size, config.pad_token_id = 1, None
     try:
         decoder = AutoModel.from_config(config)
@@ -232,8 +224,8 @@ def visual_runs(visual: Tensor) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def _mean(embeds: Tensor, rows: Tensor) -> Tensor:
-    """The mean (size,) of the marked rows of (n, size); zero if there are none."""
-    if not bool(rows.any()):
+def _mean(embeds: Tensor, chosen: Tensor) -> Tensor:
+    """The mean (size,) of (n, size) where bool (n,) ``chosen``; zero if nowhere."""
+    if not bool(chosen.any()):
         return embeds.new_zeros(embeds.shape[-1])
-    return embeds[rows.nonzero()[:, 0]].mean(dim=0)
+    return embeds[chosen.nonzero()[:, 0]].mean(dim=0)

@@ -1,4 +1,4 @@
-"""Runs a draft head on one sequence: the prompt, passes over tree tokens, commit."""
+"""Runs a draft head on one sequence: prefill, passes over tree tokens, commit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from sage_core.runtime.tree_runner import PassRequest, TreeRunner
 class HeadRunner(TreeRunner):
     """Runs a head's layer between its target's embedding and output head, with its own cache.
 
-    A slot of the cache holds a token of the text, or some of an image's tokens compressed, so
-    slots are not positions in the text. The hidden states of a pass, (n, hidden), are the predicted
-    features.
+    Images may be compressed, so cache slots are not positions in the text. The hidden states of a
+    pass, (n, hidden), are the predicted features.
 
     Args:
         head: on the device and in the dtype of the target's output head.
-        target: the loaded model whose embedding and output head it shares.
-        backend: makes the executor of its passes; None: eager passes.
+        target: the loaded model whose embedding and output head it uses.
+        backend: makes the executor; None: eager passes.
     """
 
     def __init__(self, head: Head, target: Any, backend: Backend | None = None) -> None:
@@ -34,9 +33,9 @@ class HeadRunner(TreeRunner):
         super().__init__(executor, lm_head, head.device, head.dtype)
         self._head = head
         self._embedding = target.get_input_embeddings()
-        self._joined: Tensor | None = None
+        self._global_feature: Tensor | None = None
         self._embeds_of: dict[int, Tensor] = {}
-        """(1, hidden) by token, of tokens passed alone: steps of one text repeat them."""
+        """(1, hidden) by token id, of single-token passes."""
 
     @property
     def model(self) -> Any:
@@ -51,9 +50,9 @@ class HeadRunner(TreeRunner):
         """Read a prompt.
 
         Args:
-            prompt: as the head's decoder takes it; None if there is nothing to read.
-            following: rotary position of the token behind it.
-            room: cache slots to reserve behind the prompt.
+            prompt: `Head.build_prompt`; None if it is empty.
+            following: rotary position of the token after it.
+            room: cache slots to reserve after the prompt.
         """
         n = 0 if prompt is None else int(prompt.inputs.shape[1])
         self._start(TreeCache(1, n + room), n, following - n)
@@ -64,7 +63,7 @@ class HeadRunner(TreeRunner):
                 past_key_values=self.cache,
                 use_cache=True,
             )
-            self._joined = prompt.joined
+            self._global_feature = prompt.global_feature
 
     def inputs(self, request: PassRequest) -> dict[str, Tensor]:
         assert request.features is not None
@@ -74,12 +73,15 @@ class HeadRunner(TreeRunner):
             "positions": torch.tensor([self.positions(request)], device=self.device),
             "mask": self.mask(request),
         }
-        return inputs if self._joined is None else inputs | {"joined": self._joined}
+        if self._global_feature is not None:
+            inputs["global_feature"] = self._global_feature
+        return inputs
 
     def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
         features, embeds = inputs.pop("features"), inputs.pop("embeds")
+        global_feature = inputs.pop("global_feature", None)
         predicted: Tensor = self._head.decoder(
-            inputs_embeds=self._head.inputs(features, embeds, inputs.pop("joined", None)),
+            inputs_embeds=self._head.inputs(features, embeds, global_feature),
             position_ids=inputs.pop("positions"),
             attention_mask=mask,
             past_key_values=self.cache,
@@ -91,7 +93,7 @@ class HeadRunner(TreeRunner):
     def input_embeds(self, request: PassRequest) -> Tensor | None:
         assert request.features is not None
         embeds = self.embeds(request.tokens)[None]
-        return self._head.inputs(request.features[None], embeds, self._joined)
+        return self._head.inputs(request.features[None], embeds, self._global_feature)
 
     def embeds(self, tokens: Sequence[int]) -> Tensor:
         """(n, hidden) embeddings of token ids, by the target's own embedding."""

@@ -1,4 +1,4 @@
-"""A saved head on its way to a target: looked at before any weights are read, then loaded."""
+"""A saved head: checked and measured before any weights are read, then loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sage_core.drafts.head.config import WEIGHTS, HeadConfig, is_head, read_config
+from sage_core.drafts.head.config import WEIGHTS, HeadConfig, is_head, read_config, weight_errors
 from sage_core.errors import ModelError, OptionError
 from sage_core.models.memory_needs import Size
 from sage_core.models.quiet import memory_errors, quiet
@@ -24,8 +24,10 @@ class SavedHead:
     parameters: int
 
     def beside(self, target: Size, layers: int) -> Size:
-        """The size of ``target``, of so many layers, with this head: it goes where the target is
-        and is never quantized."""
+        """The memory needs of ``target``, which has ``layers`` layers, with this head.
+
+        A head is on the target's device and is never quantized.
+        """
         return replace(
             target,
             others=target.others + self.parameters,
@@ -58,9 +60,9 @@ def find_saved_head(
     Args:
         draft: a folder, a hub id, or None.
         target_config: the target's transformers configuration.
-        revision: what was asked for of the draft.
-        device: what was asked for the target.
-        draft_device: and for the draft.
+        revision: the draft's, as requested.
+        device: the target's, as requested.
+        draft_device: the draft's, as requested.
 
     Raises:
         ModelError: damaged, or of a target of another size.
@@ -83,13 +85,8 @@ def find_saved_head(
 
 
 def _parameters(folder: Path) -> int:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder}: has no {WEIGHTS}: get a whole copy of the head") from error
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder}: its weights are damaged: get a whole copy of it") from error
+    with weight_errors(folder), safe_open(folder / WEIGHTS, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     return sum(prod(shape) for shape in shapes)

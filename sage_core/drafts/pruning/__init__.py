@@ -1,5 +1,5 @@
-"""Visual tokens that the draft does not read.
+"""Pruning of the draft's visual tokens.
 
-What belongs here: the options of pruning, the scores by which tokens are kept, and the prompt that
-is left for the draft. What does not: anything that the target reads, which is always everything.
+What belongs here: its options, the scores by which tokens are kept, and the resulting prompt of the
+draft. What does not: the target's prompt, which is never pruned.
 """

@@ -1,4 +1,4 @@
-"""What the draft sees of a prompt: all of it, or its text and the visual tokens that were kept."""
+"""The tokens of a prompt that the draft reads: all, or its text and the kept visual tokens."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ import torch
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.pruning.scores import AlignmentScores, AttentionScores
 from sage_core.generation.prepare import Prepared
-from sage_core.models.visual_tokens import MARKS, visual_mask
+from sage_core.models.inputs import MARKS, visual_mask
 
 Gatherer = AttentionScores | AlignmentScores
-_GATHERERS: dict[str, type[Gatherer]] = {
-    "verifier": AttentionScores,
-    "alignment": AlignmentScores,
-}
+_GATHERERS: dict[str, type[Gatherer]] = {"verifier": AttentionScores, "alignment": AlignmentScores}
 
 
 class DraftPrompt:
-    """The draft's view of one prompt, settled by what the target's prefill tells.
+    """The tokens of one prompt that the draft reads, chosen after the target's prefill.
 
     Args:
-        pruning: how much is left out, and how it is chosen.
-        config: the target's configuration, whose ``image_token_id`` and ``video_token_id`` mark
-            the visual tokens, as in all of transformers' models that have them.
+        pruning: how many visual tokens are removed, and which.
+        config: the target's configuration, with ``image_token_id`` and ``video_token_id``.
         prepared: the prompt.
     """
 
@@ -51,12 +47,12 @@ class DraftPrompt:
 
     @property
     def visual_positions(self) -> torch.Tensor:
-        """int64 (n,) on the CPU, ascending: where they are in the prompt."""
+        """int64 (n,) on the CPU: their positions in the prompt, ascending."""
         return self._visual
 
     @property
     def kept_tokens(self) -> int:
-        """How many of them the draft sees."""
+        """How many of them the draft reads."""
         return self._kept
 
     @property
@@ -65,7 +61,7 @@ class DraftPrompt:
 
     @contextmanager
     def observing(self, decoder: Any) -> Iterator[None]:
-        """While open, gather what the choice needs from the target's decoder."""
+        """While open, compute scores in the forward of the target's decoder."""
         if self._gatherer is None:
             yield
             return
@@ -73,10 +69,10 @@ class DraftPrompt:
             yield
 
     def positions(self) -> np.ndarray | None:
-        """Ascending positions of the prompt that the draft reads; None for all.
+        """int64 positions of the prompt that the draft reads, ascending; None for all.
 
-        To be asked when the target has read the prompt. Where its attention could not be seen
-        (a kernel that is not scaled dot-product attention), tokens are kept uniformly.
+        Call it after the target's prefill. If its attention could not be observed (a kernel that is
+        not scaled dot-product attention), tokens are kept uniformly.
         """
         if not self.prunes:
             return None
@@ -85,7 +81,7 @@ class DraftPrompt:
         if scores is None and pruning.method in _GATHERERS:
             pruning = Pruning(method="uniform")
         chosen = pruning.choose(len(self._visual), self._kept, scores)
-        seen = np.ones(self._length, dtype=bool)
-        seen[self._visual.numpy()] = False
-        seen[self._visual.numpy()[chosen]] = True
-        return seen.nonzero()[0]
+        kept = np.ones(self._length, dtype=bool)
+        kept[self._visual.numpy()] = False
+        kept[self._visual.numpy()[chosen]] = True
+        return kept.nonzero()[0]

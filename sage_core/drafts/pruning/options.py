@@ -1,7 +1,7 @@
-"""The draft sees less: which visual tokens of the prompt it is shown, and how they are chosen.
+"""Options of visual-token pruning for the draft.
 
-Training-free, after SpecVLM (Ji et al., arXiv 2508.16201): the draft keeps n(1 - ratio) of the n
-visual tokens, at their original positions. The target sees them all, so the text stays the same.
+Training-free, after SpecVLM (Ji et al., arXiv 2508.16201): the draft reads n(1 - ratio) of the n
+visual tokens, at their original positions. The target reads all, so the text stays the same.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ METHODS = ("verifier", "alignment", "uniform", "random", "none")
 
 @dataclass(frozen=True)
 class Pruning:
-    """How many visual tokens the draft does without, and which.
+    """How many visual tokens the draft does not read, and which.
 
-    ``ratio`` is the share left out, 0 to 0.95; None means the paper's 0.9 for clips and 0.8 for
-    pictures where a prompt has at least ``least`` visual tokens, and 0 where it has fewer: there
-    a draft pass costs the same with all of them.
+    ``ratio`` is the pruned share, 0 to 0.95; None is the paper's 0.9 for videos and 0.8 for images
+    if a prompt has at least ``least`` visual tokens, else 0, because a draft pass then costs the
+    same with all of them.
 
     ``method``: ``verifier`` is SpecVLM's two stages, by the target's attention; ``alignment``
-    ranks by how the likeness to the text grows through the target's layers, after ParallelVLM
-    (arXiv 2603.19610); ``uniform`` spreads over the positions; ``random`` draws with ``seed``;
-    ``none`` keeps all. ``share`` is the part of the kept tokens that is chosen by rank (stage I);
-    the rest fills up uniformly (stage II). The paper leaves the share open.
+    ranks by the increase of the similarity to the text through the target's layers, after
+    ParallelVLM (arXiv 2603.19610); ``uniform`` takes evenly spaced positions; ``random`` samples
+    with ``seed``; ``none`` keeps all. ``share`` is the part of the kept tokens that is chosen by
+    rank (stage I); the others are evenly spaced (stage II). The paper does not give the share.
 
     Raises:
         OptionError: a value out of its range, or an unknown method.
@@ -54,7 +54,7 @@ class Pruning:
             raise OptionError(f"share must lie between 0 and 1: {self.share!r}")
 
     def kept(self, visual: int, video: bool) -> int:
-        """How many of ``visual`` tokens the draft sees."""
+        """How many of ``visual`` tokens the draft reads."""
         ratio = self.ratio
         if ratio is None:
             ratio = (0.9 if video else 0.8) if visual >= self.least else 0.0
@@ -83,6 +83,6 @@ class Pruning:
 
 
 def _spread(positions: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the positions, evenly over them, each from the middle of its stretch."""
+    """``count`` evenly spaced positions, each from the middle of its interval."""
     at = (np.arange(count) + 0.5) * len(positions) / max(1, count)
     return positions[at.astype(np.int64)]

@@ -1,9 +1,8 @@
-"""What the target's own prefill tells of the visual tokens, gathered as it runs.
+"""Scores of visual tokens from the target's prefill.
 
-No second pass and no attention matrix of the prompt: while the decoder reads the prompt, a
-`TorchFunctionMode` sees each call of scaled dot-product attention and computes besides only the
-rows of the text behind the visual tokens, a few heads at a time. The model itself is unchanged,
-and so is what it computes.
+No second pass and no attention matrix of the prompt: each call of scaled dot-product attention is
+observed, and only the rows of the text after the visual tokens are computed again, a few heads at a
+time. The model and its outputs are unchanged.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ BUDGET = 64 * 1024**2
 
 
 class AttentionScores:
-    """Mean attention from the text behind the visual tokens to each of them (stage I of SpecVLM).
+    """Mean attention of the text after the visual tokens to each of them (SpecVLM, stage I).
 
-    The mean is over layers, heads and those query tokens, of the softmax over all that they see.
+    The mean is over layers, heads and query tokens, of the softmax over the whole prompt.
 
     Args:
         visual: int64 (n,) ascending positions of the visual tokens in the prompt.
-        prompt_tokens: length of the prompt; the query rows are those behind the last of
+        prompt_tokens: length of the prompt; the queries are the tokens after the last of
             ``visual``.
     """
 
@@ -42,17 +41,17 @@ class AttentionScores:
 
     @property
     def scores(self) -> Tensor | None:
-        """float32 (n,) on the CPU; None where no attention could be seen."""
+        """float32 (n,) on the CPU; None if no attention was observed."""
         return self._sum / self._layers if self._layers else None
 
     @contextmanager
     def observing(self, decoder: Any) -> Iterator[None]:
-        """While open, scores add up whenever ``decoder`` reads the prompt."""
+        """While open, add up scores in forwards of ``decoder`` over the prompt."""
         with observe_attention(decoder, self.add):
             yield
 
     def add(self, query: Tensor, key: Tensor, scale: float | None) -> None:
-        """Take one layer's (1, heads, n, size) queries and keys, after rotation."""
+        """Add one layer's attention: (1, heads, n, size) queries and keys, after rotation."""
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
             return
         rows = query[0, :, self._first :].float()
@@ -75,41 +74,41 @@ class AttentionScores:
 
 
 class AlignmentScores:
-    """How much each visual token's likeness to the text grows through the layers.
+    """The increase of each visual token's similarity to the text through the layers.
 
-    After ParallelVLM (arXiv 2603.19610): raw attention favours some positions whatever they show,
-    and a bias that is there in every layer cancels in a difference. The likeness is the cosine
-    between a visual token's hidden state and the mean of the text behind the visual tokens, after
-    the mean visual state is taken off; the score is its mean over the last third of the layers
-    less that over the first third. Arguments as for `AttentionScores`.
+    After ParallelVLM (arXiv 2603.19610): attention has a bias by position, which cancels in a
+    difference of layers. The similarity is the cosine between a visual token's hidden state and the
+    mean of the text after the visual tokens, both less the mean visual state. The score is its mean
+    over the last third of the layers minus that over the first third. Arguments as for
+    `AttentionScores`.
     """
 
     def __init__(self, visual: Tensor, prompt_tokens: int) -> None:
         self._visual = visual.cpu()
         self._length = prompt_tokens
         self._first = int(visual[-1]) + 1
-        self._likeness: list[Tensor] = []
+        self._similarities: list[Tensor] = []
 
     @property
     def scores(self) -> Tensor | None:
-        """float32 (n,) on the CPU; None where no layer could be seen."""
-        third = len(self._likeness) // 3
+        """float32 (n,) on the CPU; None if no layers were observed."""
+        third = len(self._similarities) // 3
         if not third:
             return None
-        late, early = self._likeness[-third:], self._likeness[:third]
+        late, early = self._similarities[-third:], self._similarities[:third]
         return torch.stack(late).mean(0) - torch.stack(early).mean(0)
 
     @contextmanager
     def observing(self, decoder: Any) -> Iterator[None]:
-        """While open, likenesses are noted whenever ``decoder`` reads the prompt."""
+        """While open, record similarities in forwards of ``decoder`` over the prompt."""
 
-        def note(_module: Any, args: Any, kwargs: Any) -> None:
+        def record(_module: Any, args: Any, kwargs: Any) -> None:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             if hidden.shape[1] == self._length:
-                self._likeness.append(self._alike(hidden[0]))
+                self._similarities.append(self._similarity(hidden[0]))
 
         handles = [
-            layer.register_forward_pre_hook(note, with_kwargs=True) for layer in decoder.layers
+            layer.register_forward_pre_hook(record, with_kwargs=True) for layer in decoder.layers
         ]
         try:
             yield
@@ -117,8 +116,8 @@ class AlignmentScores:
             for handle in handles:
                 handle.remove()
 
-    def _alike(self, hidden: Tensor) -> Tensor:
-        shown = hidden[self._visual.to(hidden.device)].float()
-        mean = shown.mean(dim=0)
+    def _similarity(self, hidden: Tensor) -> Tensor:
+        visual = hidden[self._visual.to(hidden.device)].float()
+        mean = visual.mean(dim=0)
         text = hidden[self._first :].float().mean(dim=0) - mean
-        return F.cosine_similarity(shown - mean, text[None], dim=-1).cpu()
+        return F.cosine_similarity(visual - mean, text[None], dim=-1).cpu()

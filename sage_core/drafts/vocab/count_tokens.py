@@ -1,4 +1,4 @@
-"""Counts the tokens of texts, or of what sage has written, for the list that a draft scores by."""
+"""Counts the tokens of texts, or of sage's own output, for a draft vocabulary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_core.drafts.vocab.token_list import ENDS, DraftVocab, fingerprint, whole_numbers
+from sage_core.drafts.vocab.token_list import END_FIELDS, DraftVocab, fingerprint, flatten_ids
 from sage_core.errors import InputError, ModelError
 from sage_core.models import hub
 from sage_core.models.catalog import read_config, reading_json
@@ -18,14 +18,14 @@ from sage_core.models.families import find_family
 from sage_core.models.pair_names import find_pair
 
 SIZE = 32_768
-"""Tokens of a list unless another number is asked for: FR-Spec's choice of 128k."""
+"""Default length of a list: what FR-Spec keeps of 128k tokens."""
 _BLOCK = 1 << 16
 """Characters of a text that are tokenized at once."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """A text, with its ids where ``model`` wrote it."""
+class CountedText:
+    """A text, with its token ids if ``model`` wrote it."""
 
     text: str
     tokens: tuple[int, ...] = ()
@@ -40,21 +40,21 @@ def count_vocab(
     revision: str | None = None,
     code: bool = False,
 ) -> DraftVocab:
-    """The most frequent tokens of texts, with those that end a text and other special ones.
+    """The most frequent tokens of texts, and all end tokens and special tokens.
 
     No weights are read.
 
     Args:
-        sources: names and contents of files: text in UTF-8, or what ``sage caption`` and its like
-            print with ``--jsonl`` or ``--json``. Ids that this very model wrote are counted as they
-            are; any other text is tokenized.
+        sources: names and contents of files: UTF-8 text, or output of sage with ``--jsonl`` or
+            ``--json``. Ids that the same model wrote are counted as they are; other text is
+            tokenized.
         model: as `sage_core.load`'s target.
-        size: how many tokens to keep at most.
+        size: most tokens to keep.
         revision: of a model on the hub.
-        code: let modules run that come with the checkpoint.
+        code: allow code that comes with the checkpoint.
 
     Raises:
-        InputError: a file is no text, or there is none in any.
+        InputError: a file is not text, or all are empty.
         ModelError: the model cannot be found.
     """
     names = find_pair(model, None)
@@ -64,45 +64,45 @@ def count_vocab(
     most = int(config.get_text_config(decoder=True).vocab_size)
     counts: Counter[int] = Counter()
     for name, content in sources:
-        for said in read_texts(content, name):
-            own = said.model == names.target_id and said.tokens
-            ids = said.tokens if own else tokenizer.encode(said.text, add_special_tokens=False)
+        for one in read_texts(content, name):
+            own = one.model == names.target_id and one.tokens
+            ids = one.tokens if own else tokenizer.encode(one.text, add_special_tokens=False)
             counts.update(index for index in ids if index < most)
     if not counts:
         raise InputError("there is no text in these files: give some that the model might write")
     family = find_family(config)(checkpoint.folder, config, tokenizer)
-    seen_only = set(tokenizer.convert_tokens_to_ids(list(family.placeholders)))
-    special = [index for index in tokenizer.all_special_ids if index not in seen_only]
+    placeholders = set(tokenizer.convert_tokens_to_ids(list(family.placeholders)))
+    special = [index for index in tokenizer.all_special_ids if index not in placeholders]
     always = sorted({i for i in (*_ends(checkpoint.folder), *special) if i < most})
     return DraftVocab.counted_from(
         counts, always, size, tokenizer=names.target_id, fingerprint=fingerprint(tokenizer)
     )
 
 
-def read_texts(content: bytes, name: str) -> Iterator[Said]:
-    """The texts in a file: those of sage's own records, or the file itself in blocks of lines.
+def read_texts(content: bytes, name: str) -> Iterator[CountedText]:
+    """The texts in a file: of sage's records, or the file itself in blocks of lines.
 
     Raises:
-        InputError: it is no text in UTF-8, or begins as a list of records and goes on otherwise.
+        InputError: not UTF-8 text, or only its first lines are records of sage.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{name}: is no text in UTF-8: give text, or output of --jsonl") from error
+        raise InputError(f"{name}: not UTF-8 text: give text, or output of --jsonl") from error
     if "\0" in text:
-        raise InputError(f"{name}: is no text: give text, or output of --jsonl")
+        raise InputError(f"{name}: not a text file: give text, or output of --jsonl")
     records = _records(text, name)
     if records is None:
-        yield from map(Said, _blocks(text))
+        yield from map(CountedText, _blocks(text))
         return
     for record in records:
         if isinstance(record.get("text"), str):  # the others are failures
-            models = record.get("models") or {}
-            yield Said(record["text"], tuple(record.get("tokens") or ()), models.get("target", ""))
+            model = (record.get("models") or {}).get("target", "")
+            yield CountedText(record["text"], tuple(record.get("tokens") or ()), model)
 
 
 def _records(text: str, name: str) -> list[dict[str, Any]] | None:
-    """The records of output of ``--jsonl`` or ``--json``; None if the text is anything else."""
+    """The records in output of ``--jsonl`` or ``--json``; None if the text is anything else."""
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines or lines[0][1].lstrip()[0] not in "[{":
         return None
@@ -114,7 +114,7 @@ def _records(text: str, name: str) -> list[dict[str, Any]] | None:
     for number, line in lines:
         record = _parsed(line)
         if not _is_record(record):
-            raise InputError(f"{name}: line {number} is no record of sage, as those before it are")
+            raise InputError(f"{name}: line {number} is not a record of sage's JSON output")
         records.append(record)
     return records
 
@@ -131,7 +131,7 @@ def _is_record(data: Any) -> bool:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Whole lines, so that few words are cut: tokenizing a book at once takes long."""
+    """Blocks of whole lines, because tokenizing a long text at once is slow."""
     block: list[str] = []
     length = 0
     for line in text.splitlines(keepends=True):
@@ -144,14 +144,14 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _ends(folder: Path) -> list[int]:
-    """The ids that end a model's texts, by its configurations, which may name no such file."""
+    """End tokens and forced tokens of a checkpoint's configurations."""
     holders = [read_config(folder)]
     holders += [part for part in holders[0].values() if isinstance(part, dict)]
     generation = folder / "generation_config.json"
     if generation.is_file():
-        with reading_json(generation):
-            holders.append(json.loads(generation.read_text(encoding="utf-8")))
+        with reading_json(generation) as content:
+            holders.append(content)
     try:
-        return list(whole_numbers(h.get(field) for h in holders for field in ENDS))
+        return list(flatten_ids(h.get(field) for h in holders for field in END_FIELDS))
     except TypeError as error:
         raise ModelError(f"{folder}: damaged ids of end tokens: get a whole copy") from error

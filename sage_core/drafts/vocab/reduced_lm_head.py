@@ -1,27 +1,24 @@
-"""A draft's output head with some of its rows: scores of fewer tokens, sooner."""
+"""A draft's output head reduced to some rows: logits of fewer tokens, faster (FR-Spec)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sage_core.drafts.vocab.token_list import ENDS, DraftVocab, whole_numbers
+from sage_core.drafts.vocab.token_list import END_FIELDS, DraftVocab, flatten_ids
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.candidates import Candidates
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
 class ReducedHead:
-    """A head of S tokens out of a model's vocabulary. The model keeps its own; this is a copy."""
+    """An output head for S tokens of a model's vocabulary: a copy of those rows."""
 
     ids: Tensor
     """(S,) int64, ascending: the token of each row. On the head's device."""
@@ -35,26 +32,22 @@ class ReducedHead:
     @classmethod
     @torch.inference_mode()
     def of(cls, model: Any, ids: Sequence[int]) -> ReducedHead:
-        """The rows ``ids`` of a transformers model's own head, tied to its embedding or not.
+        """The rows ``ids`` of a transformers model's output head, tied to its embedding or not.
 
         Raises:
-            UnsupportedError: the head is no plain linear layer in memory.
+            UnsupportedError: the output head is not an unquantized linear layer in memory.
         """
         head = model.get_output_embeddings()
         weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
         if not isinstance(head, torch.nn.Linear) or not _plain(weight):
             raise UnsupportedError(
-                f"the head of {type(model).__name__} is {type(head).__name__} with weights of a "
-                "kind of their own, whose rows cannot be chosen: leave draft_vocab out"
+                f"draft_vocab needs an unquantized linear output head, and that of "
+                f"{type(model).__name__} is {type(head).__name__}: leave draft_vocab out"
             )
         rows = torch.tensor(sorted(set(ids)), dtype=torch.int64, device=head.weight.device)
         chosen = head.weight.detach().index_select(0, rows)
-        return cls(
-            rows,
-            chosen,
-            None if bias is None else bias.detach().index_select(0, rows),
-            rows.cpu().numpy(),
-        )
+        bias = None if bias is None else bias.detach().index_select(0, rows)
+        return cls(rows, chosen, bias, rows.cpu().numpy())
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -63,35 +56,31 @@ class ReducedHead:
         """(n, hidden) last hidden states -> (n, S) logits."""
         return linear(hidden, self.weight, self.bias)
 
-    def spread(self, logits: Tensor, vocabulary: int) -> Tensor:
-        """(n, S) logits -> (n, vocabulary) float32, for rules that know tokens by their ids.
-
-        What the draft does not score is impossible to it.
-        """
+    def scatter_logits(self, logits: Tensor, vocabulary: int) -> Tensor:
+        """(n, S) logits -> (n, vocabulary) float32 by token id, -inf for all other tokens."""
         whole = logits.new_full((len(logits), vocabulary), -torch.inf, dtype=torch.float32)
         return whole.index_copy_(1, self.ids, logits.float())
 
-    def named(self, offer: Candidates, vocabulary: int) -> Candidates:
-        """An offer of rows of this head -> the same of token ids.
+    def to_token_ids(self, candidates: Candidates, vocabulary: int) -> Candidates:
+        """Candidates by row of this head -> candidates by token id.
 
-        What candidates were drawn from becomes (F, vocabulary), with 0 for the other tokens: the
-        acceptance rule compares it with the target's distribution, which has them all.
+        The draft distribution becomes (F, vocabulary), with 0 for all other tokens, as the
+        acceptance rule needs it.
         """
-        draft = offer.draft
+        draft = candidates.draft
         if draft is not None:
             whole = draft.new_zeros((len(draft), vocabulary))
             draft = whole.index_copy_(1, self.ids.to(draft.device), draft)
-        return replace(offer, tokens=self.tokens[offer.tokens], draft=draft)
+        return replace(candidates, tokens=self.tokens[candidates.tokens], draft=draft)
 
 
 def reduced_head(
     target: Any, draft: Any, given: DraftVocab | Sequence[int] | ReducedHead
 ) -> ReducedHead:
-    """The head of ``draft`` for the tokens of a list, and for those that end the target's texts.
+    """The output head of ``draft`` for a list of tokens and the target's end tokens.
 
-    A draft without a head of its own, `heads.module.Head`, scores by the target's.
-    Ids that the draft does not know, having fewer rows than the target, are never drafted anyway.
-    A head that has been made is given back.
+    A draft head (`drafts.head.module.Head`) uses the target's output head. Ids beyond the draft's
+    vocabulary are left out. A `ReducedHead` is returned as it is.
 
     Raises:
         OptionError: ids beyond the target's vocabulary, or no draft model.
@@ -99,12 +88,12 @@ def reduced_head(
     """
     if draft is None:
         raise OptionError(
-            "draft_vocab is what a draft model scores, and none drafts here: pass one with a "
-            "policy that drafts, or leave draft_vocab out"
+            "draft_vocab needs a draft model: pass one with a policy that drafts, or leave "
+            "draft_vocab out"
         )
     if isinstance(given, ReducedHead):
         return given
-    scoring = draft if hasattr(draft, "get_output_embeddings") else target
+    owner = draft if hasattr(draft, "get_output_embeddings") else target
     vocab = DraftVocab.of(given)
     ids = {*vocab.ids, *vocab.always}
     most = int(target.get_output_embeddings().weight.shape[0])
@@ -114,17 +103,17 @@ def reduced_head(
             "one made for this target"
         )
     ids |= {index for index in _ends(target) if index < most}
-    known = int(scoring.get_output_embeddings().weight.shape[0])
-    return ReducedHead.of(scoring, [index for index in ids if index < known])
+    known = int(owner.get_output_embeddings().weight.shape[0])
+    return ReducedHead.of(owner, [index for index in ids if index < known])
 
 
 def _ends(model: Any) -> Iterator[int]:
-    """The ids that end the texts of a model, or that its configurations force into them."""
+    """End tokens and forced tokens of a model's configurations."""
     config = model.config
     holders = (model.generation_config, config, config.get_text_config(decoder=True))
-    return whole_numbers(getattr(h, field, None) for h in holders for field in ENDS)
+    return flatten_ids(getattr(h, field, None) for h in holders for field in END_FIELDS)
 
 
 def _plain(weight: Any) -> bool:
-    usual = type(weight) in (Tensor, torch.nn.Parameter)
-    return usual and weight.is_floating_point() and not weight.is_meta
+    plain = type(weight) in (Tensor, torch.nn.Parameter)
+    return plain and weight.is_floating_point() and not weight.is_meta

@@ -1,8 +1,8 @@
-"""Which tokens a draft scores: a list ranked by use, made once for a tokenizer. No torch.
+"""The tokens that a draft computes logits of: a list ranked by frequency. No torch.
 
-The head of a small draft with a large vocabulary is most of its pass, and most of that vocabulary
-is never written. `reduced_head` has a draft score the tokens of a `DraftVocab` only (FR-Spec, arXiv
-2502.14856); the target scores them all, so that its text stays what it is.
+With a large vocabulary most of a small draft's pass is its output head, and most tokens are rare.
+`reduced_head` limits the draft to a `DraftVocab` (FR-Spec, arXiv 2502.14856); the target keeps its
+whole vocabulary, so the text does not change.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from typing import Any
 from sage_core.errors import InputError, ModelError, OptionError
 
 FILE_NAME = "draft_vocab.json"
-"""Where the list of a model is looked for, beside its checkpoint."""
+"""The file of a model's list, in the folder of its checkpoint."""
 _FORMAT = "sage draft vocabulary 1"
 
-ENDS = ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id")
-"""Fields of a configuration with ids that a text may hold whatever text is usual."""
+END_FIELDS = ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id")
+"""Fields of a configuration whose ids are always in a list."""
 
 
 @dataclass(frozen=True)
 class DraftVocab:
-    """Tokens that a draft scores.
+    """Tokens that a draft computes logits of.
 
-    ``ids`` are those that were counted, the most frequent first; ``always`` are in whatever the
-    counts say, such as those that end a text. ``tokenizer`` is the name of the model whose
-    tokenizer they are of, ``fingerprint`` what `fingerprint` says of it; both empty: unknown.
-    ``counted`` is how many tokens were counted, and ``covered`` the share of them that is in the
-    list.
+    ``ids`` were counted, the most frequent first; ``always`` are in whatever their counts, such as
+    end tokens. ``tokenizer`` is the model whose tokenizer they are of and ``fingerprint`` its
+    `fingerprint`; both empty: unknown. ``counted`` is the number of tokens counted, ``covered``
+    the share of them that is in the list.
 
     Raises:
-        OptionError: no ids, the same id twice, or ids that are no whole numbers from 0.
+        OptionError: no ids, an id twice, or ids that are not integers from 0.
     """
 
     ids: tuple[int, ...]
@@ -46,27 +45,27 @@ class DraftVocab:
     covered: float = 0.0
 
     def __post_init__(self) -> None:
-        every = (*self.always, *self.ids)
-        if not every:
+        ids = (*self.always, *self.ids)
+        if not ids:
             raise OptionError("a draft vocabulary needs at least one token id")
-        if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in every):
-            raise OptionError("the ids of a draft vocabulary must be whole numbers from 0")
-        if len(set(every)) < len(every):
+        if any(type(i) is not int or i < 0 for i in ids):
+            raise OptionError("the ids of a draft vocabulary must be integers from 0")
+        if len(set(ids)) < len(ids):
             raise OptionError("a draft vocabulary holds the same id twice: name each once")
 
     def __len__(self) -> int:
         return len(self.always) + len(self.ids)
 
     def first(self, count: int) -> DraftVocab:
-        """The ``count`` most frequent tokens, those that are always in among them.
+        """The ``count`` most frequent tokens, ``always`` included.
 
         Raises:
-            OptionError: it holds fewer.
+            OptionError: the list is shorter.
         """
         if count > len(self):
             raise OptionError(
                 f"the draft vocabulary of {self.tokenizer or 'this model'} holds {len(self):,} "
-                f"tokens, not {count:,}: ask for at most so many, or count more text with "
+                f"tokens, not {count:,}: ask for no more, or count more text with "
                 "sage draft-vocab"
             )
         ids = self.ids[: max(0, count - len(self.always))]
@@ -74,7 +73,7 @@ class DraftVocab:
 
     @classmethod
     def of(cls, given: DraftVocab | Sequence[int]) -> DraftVocab:
-        """A list as it is, or ids as a list. Raises what the class does."""
+        """A list as it is, or ids as a list. Raises as the class."""
         if isinstance(given, DraftVocab):
             return given
         try:
@@ -86,7 +85,7 @@ class DraftVocab:
     def counted_from(
         cls, counts: Mapping[int, int], always: Sequence[int], size: int, **names: str
     ) -> DraftVocab:
-        """The ``size`` most frequent tokens of ``counts``; of equally frequent ones the lower ids.
+        """The ``size`` most frequent tokens of ``counts``, lower ids first among equals.
 
         ``names`` are ``tokenizer`` and ``fingerprint``.
         """
@@ -98,14 +97,14 @@ class DraftVocab:
         return cls(ids, kept, counted=total, covered=inside / total if total else 0.0, **names)
 
     def as_json(self) -> str:
-        """What `read` reads."""
+        """The file that `read` reads."""
         return json.dumps({"format": _FORMAT, **asdict(self)}) + "\n"
 
     def check(self, name: str, tokenizer: Any) -> None:
-        """Refuse the list of another tokenizer than this one, which is that of model ``name``.
+        """Refuse a list of another tokenizer than model ``name``'s.
 
         Raises:
-            ModelError: naming both.
+            ModelError: names both.
         """
         if self.fingerprint and self.fingerprint != fingerprint(tokenizer):
             raise ModelError(
@@ -118,47 +117,47 @@ def read(file: str | Path) -> DraftVocab:
     """The list that ``sage draft-vocab`` has written to ``file``.
 
     Raises:
-        InputError: it cannot be read, or is no such list.
+        InputError: it cannot be read, or is not such a list.
     """
     try:
         data = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{file}: no draft vocabulary: make one with sage draft-vocab") from error
+    except ValueError:
+        data = None
     if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
-        raise InputError(f"{file}: no draft vocabulary: make one with sage draft-vocab")
+        raise InputError(f"{file}: not a draft vocabulary: make one with sage draft-vocab")
     try:
         return DraftVocab(**{**data, "ids": tuple(data["ids"]), "always": tuple(data["always"])})
     except (KeyError, TypeError, OptionError) as error:
-        raise InputError(f"{file}: a damaged draft vocabulary: make it again") from error
+        raise InputError(f"{file}: damaged draft vocabulary: make it again") from error
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """A hash of all tokens with their ids: equal for tokenizers whose ids mean the same."""
+    """SHA-256 of all tokens with their ids."""
     digest = hashlib.sha256()
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
         digest.update(f"{index}\t{token!r}\n".encode())
     return digest.hexdigest()
 
 
-def whole_numbers(values: Iterable[Any]) -> Iterator[int]:
-    """The ids in values of `ENDS`, each of which is an id, several, or None."""
+def flatten_ids(values: Iterable[Any]) -> Iterator[int]:
+    """The ids in values of `END_FIELDS`, each of which is an id, a list of ids, or None."""
     for value in values:
         if value is not None:
             yield from value if isinstance(value, list | tuple) else [int(value)]
 
 
 Asked = int | str | Path | DraftVocab | Sequence[int] | None
-"""How a draft vocabulary is asked for: how many tokens of the model's own list, the name of a file
-(text that is a number counts as one), the list or its ids; None: the whole vocabulary."""
+"""A draft vocabulary as requested: a number of tokens of the model's own list (also as text), a
+file, a list or its ids; None: the whole vocabulary."""
 
 
 def as_asked(asked: Asked) -> int | str | Path | DraftVocab | None:
-    """``asked`` in the form that `resolve` works on, refused if it cannot be meant.
+    """``asked`` with text of digits as a number and ids as a list.
 
     Raises:
-        OptionError: no such thing.
+        OptionError: none of the forms of `Asked`.
     """
     if isinstance(asked, str):
         return as_asked(int(asked)) if asked.isdecimal() else asked
@@ -170,16 +169,16 @@ def as_asked(asked: Asked) -> int | str | Path | DraftVocab | None:
 
 
 def resolve(asked: Asked, name: str, folder: Path | None, tokenizer: Any) -> DraftVocab | None:
-    """The list that is asked for, of the right tokenizer.
+    """The requested list, checked against the target's tokenizer.
 
     Args:
-        asked: as `Asked` says.
+        asked: see `Asked`.
         name: of the target.
-        folder: its checkpoint, where its own list is looked for.
+        folder: of its checkpoint.
         tokenizer: its tokenizer.
 
     Raises:
-        OptionError: a number of tokens of a model that has no list, or too many of them.
+        OptionError: a number of tokens, and the model has no list or a shorter one.
         InputError: a file that cannot be read.
         ModelError: a list of another tokenizer.
     """
@@ -194,8 +193,7 @@ def resolve(asked: Asked, name: str, folder: Path | None, tokenizer: Any) -> Dra
                 f"{name} --output OUT.json, then give its name, or keep it as {FILE_NAME} there"
             )
         vocab = read(file)
-        vocab.check(name, tokenizer)
-        return vocab.first(asked)
-    vocab = asked if isinstance(asked, DraftVocab) else read(asked)
+    else:
+        vocab = asked if isinstance(asked, DraftVocab) else read(asked)
     vocab.check(name, tokenizer)
-    return vocab
+    return vocab.first(asked) if isinstance(asked, int) else vocab

@@ -1,15 +1,15 @@
-"""A padded batch of `generate` as prompts of their own, and their texts as one batch again.
+"""Padded batches of `generate`: split into single prompts, and the texts padded to one batch again.
 
-`generate` hands a decoding function one tensor of ids, padded on the left, and the pictures of all
-prompts one after another. Here each prompt gets its own: ids without padding, and as many pictures
-as its placeholders ask for. How many tokens a picture has is what the target's own encoder says.
+`generate` passes a decoding function one tensor of ids, padded on the left, and the images of all
+prompts one after another. Here each prompt gets ids without padding and as many images as its
+placeholders need. The number of tokens of an image is what the target's own encoder returns.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -20,13 +20,13 @@ from sage_core.engine.results import DecodeOutput
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.generation.prepare import refuse_config
 from sage_core.generation.sequence import follows_paths
-from sage_core.models.visual_tokens import visual_mask
+from sage_core.models.inputs import visual_mask
 
-__all__ = ["is_padded", "joined", "rows"]
+__all__ = ["is_padded", "pad_texts", "split_prompts"]
 
-_MARKS = {"image": "image_token_id", "video": "video_token_id"}
-_BESIDE = {"image": (), "video": ("second_per_grid_ts",)}
-"""What belongs to pictures or clips and is not read by the encoder."""
+_PLACEHOLDERS = {"image": "image_token_id", "video": "video_token_id"}
+_UNENCODED = {"image": (), "video": ("second_per_grid_ts",)}
+"""Inputs of images or videos that are not arguments of the encoder."""
 _ONE_BY_ONE = "pass the prompts one by one"
 
 
@@ -36,61 +36,65 @@ def is_padded(input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
     return len(input_ids) > 1 or (mask is not None and not bool(mask.all()))
 
 
-def rows(
+def split_prompts(
     model: Any, input_ids: Tensor, arguments: Mapping[str, Any], call: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What `SpeculativeDecoder.generate` takes, for each prompt of a batch.
+    """The arguments of `SpeculativeDecoder.generate` for each prompt of a batch.
 
     Args:
         model: the target.
         input_ids: (B, n), padded on the left.
-        arguments: what `generate` calls a decoding function with.
+        arguments: of the decoding function that `generate` calls.
         call: the arguments of that `generate`.
 
     Raises:
-        OptionError: padding that is not on the left, or nothing else in a row.
-        UnsupportedError: called by something else than `generate`, or what cannot be told apart.
+        OptionError: padding on the right, or a prompt of padding only.
+        UnsupportedError: not called by `generate`, or inputs that cannot be assigned to prompts.
     """
-    refuse_config(arguments["generation_config"])
+    config = arguments["generation_config"]
+    refuse_config(config)
     if "kwargs" not in call:
-        raise UnsupportedError(
-            f"several prompts at once are decoded within generate only: {_ONE_BY_ONE}"
-        )
+        raise UnsupportedError(f"several prompts work within generate only: {_ONE_BY_ONE}")
     given = {k: v for k, v in call["kwargs"].items() if v is not None and k != "input_ids"}
     mask = arguments.get("attention_mask")
     kept = torch.ones_like(input_ids).bool() if mask is None else mask.bool()
-    _check_padding(kept)
+    if not bool(kept.any(dim=1).all()):
+        raise OptionError("a prompt is padding and nothing else: leave it out")
+    if bool((kept[:, :-1] & ~kept[:, 1:]).any()):
+        raise OptionError("prompts must be padded on the left: set tokenizer.padding_side='left'")
     given.pop("attention_mask", None)
-    split: list[dict[str, Any]] = [
+    prompts: list[dict[str, Any]] = [
         {"input_ids": ids[keep][None], "attention_mask": torch.ones_like(ids[keep][None])}
         for ids, keep in zip(input_ids, kept, strict=True)
     ]
-    for modality in _MARKS:
-        for row, media in zip(split, _media(model, modality, split, arguments, given), strict=True):
-            row.update(media)
-    for name, value in _rest(given, arguments["generation_config"]):
+    for modality in _PLACEHOLDERS:
+        media = _media(model, modality, prompts, arguments, given)
+        for prompt, own in zip(prompts, media, strict=True):
+            prompt.update(own)
+    for name, value in given.items():
+        if hasattr(config, name) or isinstance(value, bool | int | float | str):
+            continue  # a setting
         if not isinstance(value, Tensor) or value.shape[:2] != input_ids.shape:
-            raise UnsupportedError(f"{name} of several prompts cannot be told apart: {_ONE_BY_ONE}")
-        for row, own, keep in zip(split, value, kept, strict=True):
-            row[name] = own[keep][None]
-    rules = _rules(arguments["generation_config"], input_ids.shape[1], call)
-    return [{**row, **rules(number)} for number, row in enumerate(split)]
+            raise UnsupportedError(f"{name} of several prompts cannot be split: {_ONE_BY_ONE}")
+        for prompt, row, keep in zip(prompts, value, kept, strict=True):
+            prompt[name] = row[keep][None]
+    rules = _rules(config, input_ids.shape[1], call)
+    return [{**prompt, **rules(number)} for number, prompt in enumerate(prompts)]
 
 
-def joined(
+def pad_texts(
     outputs: Sequence[DecodeOutput], input_ids: Tensor, config: Any
 ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
-    """Texts of one batch as `generate` gives them: ids, scores and logits, None if not asked for.
+    """Texts of one batch as `generate` returns them: ids, scores and logits, None if not requested.
 
-    ``input_ids`` (B, n) stay as they were; new tokens are padded on the right to the longest text.
-    Of a text that has ended scores and logits are 0.
+    ``input_ids`` (B, n) are kept; new tokens are padded on the right to the longest text. Scores
+    and logits after a text's end are 0.
 
     Raises:
-        OptionError: there is no token to pad with.
+        OptionError: there is no padding token.
     """
     width = int(input_ids.shape[1])
-    prompts = [int(output.stats.prompt_tokens) for output in outputs]
-    news = [o.sequences[0, n:] for o, n in zip(outputs, prompts, strict=True)]
+    news = [o.sequences[0, o.stats.prompt_tokens :] for o in outputs]
     longest = max(len(new) for new in news)
     pad = config.pad_token_id
     if pad is None and any(len(new) < longest for new in news):
@@ -99,30 +103,19 @@ def joined(
     ids[:, :width] = input_ids
     for row, new in zip(ids, news, strict=True):
         row[width : width + len(new)] = new
-    return (
-        ids,
-        _stacked([o.scores for o in outputs], longest),
-        _stacked([o.logits for o in outputs], longest),
-    )
-
-
-def _check_padding(kept: Tensor) -> None:
-    """(B, n) bool: each row must end with what is kept, and have something."""
-    if not bool(kept.any(dim=1).all()):
-        raise OptionError("a prompt is padding and nothing else: leave it out")
-    if bool((kept[:, :-1] & ~kept[:, 1:]).any()):
-        raise OptionError("prompts must be padded on the left: set tokenizer.padding_side='left'")
+    scores, logits = [o.scores for o in outputs], [o.logits for o in outputs]
+    return ids, _stacked(scores, longest), _stacked(logits, longest)
 
 
 def _rules(config: Any, width: int, call: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
-    """How each row's text goes on and ends: as the batch's, whose lengths count the padding."""
-    given = call.get("logits_processor") or []
-    for processor in given:
+    """The generation arguments of each prompt: the batch's, whose lengths count the padding."""
+    processors = call.get("logits_processor") or []
+    for processor in processors:
         if not follows_paths(processor):
             raise UnsupportedError(
-                f"the logits processor {type(processor).__name__} is asked about one prompt at a "
-                "time here, and may keep a state: say that it keeps none by an attribute "
-                f"stateless = True, or {_ONE_BY_ONE}"
+                f"the logits processor {type(processor).__name__} may keep a state, and is called "
+                "for one prompt at a time here: set its attribute stateless = True if it keeps "
+                f"none, or {_ONE_BY_ONE}"
             )
     own = copy.deepcopy(config)
     own.max_new_tokens = int(config.max_length) - width
@@ -131,45 +124,36 @@ def _rules(config: Any, width: int, call: Mapping[str, Any]) -> Callable[[int], 
     allowed = call.get("prefix_allowed_tokens_fn")
 
     def rules(number: int) -> dict[str, Any]:
-        made: dict[str, Any] = {"generation_config": own, "logits_processor": given}
+        made: dict[str, Any] = {"generation_config": own, "logits_processor": processors}
         made["stopping_criteria"] = call.get("stopping_criteria")
-        if allowed is not None:  # it is told which row it is asked about
+        if allowed is not None:  # it takes the prompt's number
             made["prefix_allowed_tokens_fn"] = lambda _, ids: allowed(number, ids)
         return {name: value for name, value in made.items() if value}
 
     return rules
 
 
-def _rest(given: Mapping[str, Any], config: Any) -> Iterator[tuple[str, Any]]:
-    """What describes prompts and is no picture: neither settings nor single values."""
-    for name, value in given.items():
-        if not hasattr(config, name) and not isinstance(value, bool | int | float | str):
-            yield name, value
-
-
 def _media(
     model: Any,
     modality: str,
-    split: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Mapping[str, Any]],
     arguments: Mapping[str, Any],
     given: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Each row's own pictures or clips; they are taken out of ``given``."""
+    """Each prompt's own images or videos, which are removed from ``given``."""
     encode = getattr(model.base_model, f"get_{modality}_features", None)
     if encode is None:
-        return [{} for _ in split]
+        return [{} for _ in prompts]
     known = [name for name in inspect.signature(encode).parameters if name in given]
-    media = {name: given.pop(name) for name in (*known, *_BESIDE[modality]) if name in given}
-    pixels = next((name for name in media if name.startswith("pixel_values")), None)
-    if pixels is None:
-        return [{} for _ in split]
+    media = {name: given.pop(name) for name in (*known, *_UNENCODED[modality]) if name in given}
+    if not any(name.startswith("pixel_values") for name in media):
+        return [{} for _ in prompts]
     outputs = (arguments.get("mm_encoder_outputs") or {}).get(modality)
     if outputs is None:
-        seen = {name: media[name] for name in known}
-        outputs = encode(**seen, return_dict=True)
+        outputs = encode(**{name: media[name] for name in known}, return_dict=True)
     sizes = [len(features) for features in outputs.pooler_output]
-    mark = _MARKS[modality]
-    asked = [int(visual_mask(model.config, row["input_ids"], [mark]).sum()) for row in split]
+    mark = _PLACEHOLDERS[modality]
+    asked = [int(visual_mask(model.config, p["input_ids"], [mark]).sum()) for p in prompts]
     owned = _owned(sizes, asked, modality)
     parts = {name: _parts(name, value, media, len(sizes)) for name, value in media.items()}
     return [
@@ -179,43 +163,41 @@ def _media(
 
 
 def _owned(sizes: Sequence[int], asked: Sequence[int], what: str) -> list[tuple[int, int]]:
-    """Which pictures each prompt has, first and behind the last.
+    """Each prompt's images, as the first and the end.
 
-    ``sizes`` are tokens of each picture, ``asked`` placeholders of each prompt.
+    ``sizes`` are the tokens of each image, ``asked`` the placeholders of each prompt.
     """
-    place = {**{total: i for i, total in enumerate(accumulate(sizes), 1)}, 0: 0}
-    bounds = [place.get(total) for total in (0, *accumulate(asked))]
-    if None in bounds or sum(sizes) != sum(asked):
+    index = {total: i for i, total in enumerate(accumulate(sizes), 1)} | {0: 0}
+    bounds = [index[total] for total in (0, *accumulate(asked)) if total in index]
+    if len(bounds) <= len(asked) or sum(sizes) != sum(asked):
         raise UnsupportedError(
-            f"the prompts ask for {', '.join(map(str, asked))} {what} tokens, and the {what}s have "
+            f"the prompts have {', '.join(map(str, asked))} {what} tokens, and the {what}s "
             f"{', '.join(map(str, sizes))}: {_ONE_BY_ONE}"
         )
-    found = [bound for bound in bounds if bound is not None]
-    return list(pairwise(found))
+    return list(pairwise(bounds))
 
 
 def _parts(
     name: str, value: Any, media: Mapping[str, Any], count: int
 ) -> Callable[[int, int], Tensor]:
-    """What gives the part of a tensor that belongs to pictures ``start`` to ``end``."""
+    """A function that returns the part of a tensor that is of images ``start`` to ``end``."""
     value = torch.as_tensor(value)
-    bounds: list[int] | None = None
+    bounds = [-1]
     grid = media.get("image_grid_thw" if name == "pixel_values" else "video_grid_thw")
-    if name.startswith("pixel_values") and grid is not None:  # patches of all pictures in a row
+    if name.startswith("pixel_values") and grid is not None:  # patches of all images
         bounds = [0, *accumulate(grid.prod(dim=-1).tolist())]
-    elif name == "batch_num_images":  # pictures that are seen together
+    elif name == "batch_num_images":  # images per sample of the processor
         groups = {total: i for i, total in enumerate([0, *accumulate(value.tolist())])}
         bounds = [groups.get(index, -1) for index in range(count + 1)]
     elif len(value) == count:
         bounds = list(range(count + 1))
-    if bounds is None or bounds[-1] != len(value):
-        raise UnsupportedError(f"{name} of several prompts cannot be told apart: {_ONE_BY_ONE}")
-    places = bounds
+    if bounds[-1] != len(value):
+        raise UnsupportedError(f"{name} of several prompts cannot be split: {_ONE_BY_ONE}")
 
     def part(start: int, end: int) -> Tensor:
-        if min(places[start], places[end]) < 0:
-            raise UnsupportedError(f"{name} joins pictures of two prompts: {_ONE_BY_ONE}")
-        return value[places[start] : places[end]]
+        if min(bounds[start], bounds[end]) < 0:
+            raise UnsupportedError(f"{name} joins images of two prompts: {_ONE_BY_ONE}")
+        return value[bounds[start] : bounds[end]]
 
     return part
 
@@ -223,7 +205,7 @@ def _parts(
 def _stacked(
     records: Sequence[tuple[Tensor, ...] | None], longest: int
 ) -> tuple[Tensor, ...] | None:
-    """Records of (1, vocabulary) a token as (B, vocabulary) a step."""
+    """(1, vocabulary) for each token of each text -> (B, vocabulary) for each step."""
     kept = [record for record in records if record is not None]
     if not kept:
         return None

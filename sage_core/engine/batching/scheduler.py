@@ -1,12 +1,10 @@
-"""Several texts decoded at once: each by its own loop, their passes as one.
+"""Decodes several texts at once: each by its own loop, with shared passes.
 
-A text is a generator that yields the passes it needs (`runtime.passes`). The scheduler holds some
-of them, each in a slot, and advances every one to its next pass. When all of them wait, those that
-wait for the draft get one pass together if there are any, otherwise all of them get the target's.
-A text that has ended gives its slot to the next.
+A text is a generator that yields its passes (`runtime.passes`). The scheduler advances the text in
+each slot to its next pass. Then it makes one pass for all texts that wait for the draft, or, if
+there are none, for all texts, which wait for the target. A text that has ended frees its slot.
 
-Every text is the one that it would be alone: the same trees checked by the same model. Only which
-passes share a call differs, and with it the last bits of a float.
+Each text is the one that it would be alone, up to rounding of joint passes.
 """
 
 from __future__ import annotations
@@ -27,15 +25,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What came of one job: its result, or what it raised."""
+    """The result of a job, or its error."""
 
     number: int
-    """Of the job, in the order that they were given in."""
+    """Of the job, in the order of the jobs."""
     result: T | None = None
     error: Exception | None = None
 
     def get(self) -> T:
-        """The result. Raises what the job raised."""
+        """The result. Raises the job's error."""
         if self.error is not None:
             raise self.error
         return self.result  # type: ignore[return-value]
@@ -45,7 +43,7 @@ class BatchScheduler:
     """Runs texts over one target, at most ``width`` at a time.
 
     Args:
-        target: the model whose passes wait for all others.
+        target: the model whose passes are made after all others.
         width: the number of slots.
 
     Raises:
@@ -59,7 +57,7 @@ class BatchScheduler:
         self._costs: BatchCostStore | None = None
 
     def attach(self, settings: DecoderSettings) -> DecoderSettings:
-        """The settings of texts of this batch: their costs are those of shared passes.
+        """The settings for texts of this batch, with the costs of shared passes.
 
         Raises:
             UnsupportedError: passes of several texts cannot be made together.
@@ -69,12 +67,13 @@ class BatchScheduler:
         alone = [one.name for one in settings.extensions if one.single_text]
         if alone:
             raise UnsupportedError(
-                f"{', '.join(alone)} needs the passes of one text: leave it out, or decode one at "
+                f"{', '.join(alone)} works with one text only: leave it out, or decode one text at "
                 "a time"
             )
         if not settings.backend.batches:
             raise UnsupportedError(
-                "several texts at once run in eager passes: leave out the backend"
+                "batches are not supported by this backend: leave it out, or decode one text at a "
+                "time"
             )
         if not isinstance(settings.costs, CostStore):
             return replace(settings, batch=self.width)
@@ -82,9 +81,9 @@ class BatchScheduler:
         return replace(settings, batch=self.width, costs=self._costs)
 
     def run(self, jobs: Iterable[Callable[[], Passes[T]]]) -> Generator[Outcome[T]]:
-        """Do all jobs, each in a slot; gives outcomes as jobs end. Closing it ends all jobs.
+        """Run all jobs, each in a slot; yields outcomes as jobs end. Closing it ends all jobs.
 
-        A job is started when a slot is free. What a shared pass raises is raised in all its texts.
+        A job is started when a slot is free. An error of a shared pass is raised in all its texts.
         """
         waiting = enumerate(jobs)
         slots: list[_Slot[T]] = []
@@ -107,11 +106,11 @@ class BatchScheduler:
                 slot.close()
 
     def _run_passes(self, slots: Sequence[_Slot[T]]) -> None:
-        """Make the passes that go first: those of a draft, or else the target's."""
-        asked = [(slot, slot.request) for slot in slots if slot.request is not None]
-        drafts = [model for _, r in asked if (model := r.runner.model) is not self._target]
+        """Make the passes of a draft together, or else the target's."""
+        waiting = [(slot, slot.request) for slot in slots if slot.request is not None]
+        drafts = [model for _, r in waiting if (model := r.runner.model) is not self._target]
         model = drafts[0] if drafts else self._target
-        chosen = [(slot, request) for slot, request in asked if request.runner.model is model]
+        chosen = [(slot, request) for slot, request in waiting if request.runner.model is model]
         outputs: Sequence[Outputs | Exception]
         try:
             outputs = _outputs([request for _, request in chosen])
@@ -128,7 +127,7 @@ def _outputs(requests: Sequence[PassRequest]) -> list[Outputs]:
 
 
 class _Slot(Generic[T]):
-    """A job under way: the pass that it waits for, or its outcome."""
+    """A running job: the pass that it waits for, or its outcome."""
 
     def __init__(self, number: int, job: Callable[[], Passes[T]]) -> None:
         self._number = number
@@ -139,7 +138,7 @@ class _Slot(Generic[T]):
         self.outcome: Outcome[T] | None = None
 
     def advance(self) -> None:
-        """Go on with the outputs that have come, up to the next pass or the end."""
+        """Continue with the outputs, up to the next pass or the end."""
         if self.request is not None:
             return
         outputs, self.outputs = self.outputs, None
@@ -158,16 +157,16 @@ class _Slot(Generic[T]):
             self.outcome = Outcome(self._number, error=error)
 
     def close(self) -> None:
-        """End the job, from wherever it is."""
+        """End the job."""
         if self._passes is not None:
             self._passes.close()
 
 
 def check_width(width: Any) -> None:
-    """Refuse what is no number of texts.
+    """Refuse a batch size that is not an integer of at least 1.
 
     Raises:
-        OptionError: it is none.
+        OptionError: it is not.
     """
     if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise OptionError(f"batch must be a whole number of at least 1: {width!r}")
+        raise OptionError(f"batch must be an integer of at least 1: {width!r}")

@@ -1,8 +1,8 @@
-"""What passes cost on this machine: measured behind the prompt, and corrected by the text.
+"""Calibration: pass costs on this machine, measured after the prompt and corrected by the text.
 
-A planner that weighs costs gets them from the cost store, or from a few timed passes over both
-caches that leave no trace in them. Timing is bounded: at most 5% of the expected decoding time, or
-half a second, before the first tree; what is left is timed between later steps, at 5% of theirs.
+A planner that weighs costs gets them from the cost store or from timed passes, which are removed
+from the caches again. Timing takes at most 5% of the expected decoding time, or 0.5 s, before the
+first tree; the remaining sizes are timed between later steps, at 5% of their time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sage_core.trees.policy import TreePlanner
 from sage_core.trees.steps import Step
 
 SHARE = 0.05
-"""Of the decoding time that may be spent on timing passes."""
+"""Share of the decoding time for timing passes."""
 MIN_SECONDS = 0.5
-"""Timing may take this long before the first tree, however short the text."""
+"""Timing may always take this long before the first tree."""
 REPEATS = 4
-"""Passes of a size; the first may allocate and is not counted where there are others."""
+"""Passes of each size; the first may allocate memory and is not counted if there are others."""
 _NEEDED = 3
 SIZES: tuple[tuple[str, int], ...] = (
-    *(("target", 1), ("draft", 1), ("target", 16)),  # without these nothing can be planned
+    *(("target", 1), ("draft", 1), ("target", 16)),  # the minimum for planning
     *(("draft", 4), ("target", 64), ("target", 4), ("target", 8), ("target", 32)),
     *(("draft", 2), ("draft", 8), ("target", 2), ("draft", 12)),
 )
@@ -39,11 +39,11 @@ SIZES: tuple[tuple[str, int], ...] = (
 
 
 class PassTimer:
-    """Times passes of a pair over several sizes, as far as the time allows.
+    """Times passes of a pair over several sizes, within limits of time.
 
     Args:
-        target: has read the prompt.
-        drafter: has read it too.
+        target: after its prefill.
+        drafter: after its prefill.
         branching: candidates that are ranked below each drafted node.
     """
 
@@ -60,7 +60,7 @@ class PassTimer:
         return not self._left
 
     def start(self, tokens: int) -> Passes[None]:
-        """Time what is needed, and more if a text of so many ``tokens`` is long enough for it."""
+        """Time the minimum, and further sizes as the expected number of ``tokens`` allows."""
         begun = perf_counter()
         while self._left:
             limit = MIN_SECONDS
@@ -72,7 +72,7 @@ class PassTimer:
             yield from self._time(until)
 
     def resume(self, seconds: float) -> Passes[float]:
-        """Time one more size if it fits in so many ``seconds``; what it took, or 0.0."""
+        """Time one more size if it fits in ``seconds``; returns the seconds spent, or 0.0."""
         model, size = self._left[0]
         known = self._seconds[model]
         if known[max(known)] * max(1.0, size / max(known)) > seconds:
@@ -82,7 +82,7 @@ class PassTimer:
         return perf_counter() - begun
 
     def _time(self, until: float) -> Passes[None]:
-        """Time the next size; it is repeated up to the time ``until``."""
+        """Time the next size, repeatedly until the time ``until``."""
         model, size = self._left.pop(0)
         times: list[float] = []
         while not times or (len(times) < REPEATS and perf_counter() < until):
@@ -95,7 +95,7 @@ class PassTimer:
             self._target.truncate(len(times))
         else:
             self._drafter.discard_timed(len(times))
-        # A busy machine only ever adds time: the least of several is nearest to the cost.
+        # Other load only adds time: the minimum is nearest to the cost.
         self._seconds[model][size] = min(times[1:] or times)
 
     def _pass(self, model: str, size: int) -> Passes[None]:
@@ -104,28 +104,28 @@ class PassTimer:
             return
         nodes = [0] * size
         yield PassRequest(self._target, nodes, nodes, np.eye(size, dtype=bool))
-        self._target.commit([0])  # each pass behind a longer text, as in decoding
+        self._target.commit([0])  # each pass after a longer text, as in decoding
 
     @property
     def costs(self) -> Costs:
-        """What is known so far."""
+        """The costs timed so far."""
         return Costs(_curve(self._seconds["target"]), _curve(self._seconds["draft"]))
 
 
 def _curve(seconds: dict[int, float]) -> Curve:
-    # A pass over fewer tokens costs no more than one over more.
+    # Monotone: a pass over fewer tokens costs no more than one over more.
     sizes = sorted(seconds)
     return tuple((size, min(seconds[s] for s in sizes[i:])) for i, size in enumerate(sizes))
 
 
 @dataclass(frozen=True)
 class CostKeys:
-    """By what costs and acceptance are stored."""
+    """The keys of stored costs and acceptance."""
 
     passes: str
-    """Machine, execution, models and number formats: what pass costs depend on."""
+    """What pass costs depend on: machine, execution, models and number formats."""
     pair: str
-    """Policy, options, models and some of their weights: what acceptance depends on."""
+    """What acceptance depends on: policy, options, models and some of their weights."""
     context: int
     """Tokens of the context."""
 
@@ -137,9 +137,8 @@ class Calibration:
         costs: fixed costs, or a store of them.
         keys: makes the store's keys; not called for fixed costs.
         planner: takes the costs.
-        target: has read the prompt.
-        drafter: has read it too.
-        timed: whether the phases of steps are timed by themselves, so that they tell costs.
+        target, drafter: after their prefills.
+        timed: whether the phases of steps are timed separately, so that costs can be corrected.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class Calibration:
         self._timed = timed
 
     def start(self, tokens: int) -> Passes[None]:
-        """Set the planner's costs for a text of ``tokens`` more tokens."""
+        """Set the planner's costs for a text of up to ``tokens`` tokens."""
         store, keys = self._costs, self._keys
         if isinstance(store, Costs):
             self._planner.calibrate(store)
@@ -175,7 +174,7 @@ class Calibration:
         self._planner.recall(store.learned(keys.pair))
 
     def after(self, step: Step) -> Passes[None]:
-        """Time one more size between two steps, if any is left and the time allows it."""
+        """Time one more size between two steps, if any is left and time allows."""
         if not self._timing or self._timer.done or step.is_prefill:
             return
         self._allowance += SHARE * step.seconds.decode
@@ -187,7 +186,7 @@ class Calibration:
             self._planner.refine_costs(self._timer.costs)
 
     def finish(self, steps: Sequence[Step]) -> None:
-        """Store what the text showed of costs and acceptance."""
+        """Store the costs and acceptance measured in the text."""
         if isinstance(self._costs, CostStore):
             self._costs.keep(self._keys.pair, self._planner.learned())
             if self._timed:

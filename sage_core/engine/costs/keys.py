@@ -1,12 +1,9 @@
-"""The names by which costs and acceptance are stored: everything that they depend on."""
+"""The keys of stored costs and acceptance: everything that they depend on."""
 
 from __future__ import annotations
 
 import json
-import platform
-from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,24 +11,25 @@ from torch import nn
 
 from sage_core.engine.costs.calibration import CostKeys
 from sage_core.engine.settings import DecoderSettings
+from sage_core.models.devices import processor
 from sage_core.runtime.runner import Runner
 from sage_core.trees.policies import spec
 
 
 def cost_keys(settings: DecoderSettings, target: Runner) -> CostKeys:
-    """The keys of a decoder whose ``target`` has read a prompt."""
+    """The keys of a decoder; ``target`` is its runner after the prefill."""
     return CostKeys(pass_key(settings, target), pair_key(settings), target.committed)
 
 
 def pass_key(settings: DecoderSettings, target: Runner) -> str:
-    """What pass costs depend on: processor, threads, execution, models, formats, batch."""
-    where = f"{_processor()} x{torch.get_num_threads()}"
+    """The key of pass costs: processor, threads, execution, models, formats, batch."""
+    where = f"{processor()} x{torch.get_num_threads()}"
     if target.device.type == "cuda":
         where = torch.cuda.get_device_name(target.device)
     parts = [where, target.executor.name]
     if settings.batch > 1:
         parts.append(f"batches of {settings.batch}")
-    # What is scored counts: a reduced vocabulary makes draft passes cheaper.
+    # A reduced vocabulary makes draft passes cheaper.
     if (vocabulary := settings.extension("draft_vocab")) is not None:
         parts.append(f"draft of {vocabulary}")
     draft = _described(settings.draft)
@@ -42,23 +40,12 @@ def pass_key(settings: DecoderSettings, target: Runner) -> str:
 
 
 def pair_key(settings: DecoderSettings) -> str:
-    """What acceptance depends on: the policy, options, the models and some of their weights."""
+    """The key of acceptance: policy, options, models and some of their weights."""
     models = [f"{_described(m)} {_weights(m)}" for m in (settings.target, settings.draft)]
     options = [f"{one.name} {one}" for one in settings.extensions]
     if settings.candidates != "topk":
         options.append(f"candidates {settings.candidates}")
     return f"{spec(settings.policy)}: {', '.join([*models, *options])}"
-
-
-@cache
-def _processor() -> str:
-    """The processor's model name: a folder of costs may be shared by several machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def _described(model: Any) -> str:
@@ -76,7 +63,7 @@ def _described(model: Any) -> str:
 
 @torch.no_grad()
 def _weights(model: Any) -> str:
-    """A few digits that tell models of one shape apart; of quantized weights nothing is read."""
+    """A digest of some weights, to distinguish models of one shape; empty if all are quantized."""
     matrices = [
         w
         for w in model.get_decoder().parameters()

@@ -1,4 +1,4 @@
-"""What was measured and learned, by device and pair, kept in a file from one run to the next."""
+"""Pass costs and planner states by machine and pair, optionally kept in a file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sage_core.trees.steps import PhaseSeconds, Step
 VARIABLE = "SAGE_COSTS"
 """Environment variable: the file, or ``off``."""
 Learned = Mapping[str, float]
-"""A policy's own, see `TreePlanner.learned`."""
+"""A planner's state, see `TreePlanner.learned`."""
 _VERSION = 1
 MAX_ENTRIES = 256
-"""Of costs, and of what was learned, that the file keeps."""
-_TRUSTED = 16  # steps of a text that count as much as all that was known before it
-_FEW = 5  # passes of a size that a median needs
+"""Most entries of costs, and of planner states, in the file."""
+_PRIOR_STEPS = 16  # weight of known costs, in steps of a text
+_MIN_STEPS = 5  # steps that a median needs
 
 
 def default_path() -> Path | None:
-    """The file that costs are kept in: ``$SAGE_COSTS``, or ``costs.json`` in the user's cache."""
+    """The default file: ``$SAGE_COSTS``, or ``costs.json`` in the user's cache folder."""
     given = os.environ.get(VARIABLE)
     if given:
         return None if given.lower() == "off" else Path(given)
@@ -43,19 +43,18 @@ def default_path() -> Path | None:
 
 
 class CostStore:
-    """What passes cost, by key and length of the context, and what policies learned of a pair.
+    """Pass costs by key and context length, and planner states by pair.
 
-    A key names the machine, the models and the number format. Contexts count by powers of two. What
-    is missing is measured once; later texts correct it by the passes that they made anyhow. `save`
-    writes the file, which keeps the `MAX_ENTRIES` latest entries. A file that cannot be read or
-    written is as good as none.
+    Context lengths are rounded up to powers of two. Missing costs are measured once; later texts
+    correct them by the time of their own passes. `save` writes the file, which keeps the
+    `MAX_ENTRIES` latest entries. A file that cannot be read or written is ignored.
 
     Args:
         path: the file; None keeps everything in memory.
     """
 
     refines = True
-    """Whether costs that were measured in part are to be completed between later steps."""
+    """Whether remaining sizes are measured between later steps."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -65,46 +64,46 @@ class CostStore:
 
     @cached_property
     def _found(self) -> tuple[dict[str, Costs], dict[str, Learned]]:
-        """What the file said: read when first asked for."""
+        """The content of the file, read at the first use."""
         return _read(self._path)
 
     def learned(self, pair: str) -> Learned:
-        """What was last kept of a policy with a pair; nothing at first."""
+        """The planner state of a pair; empty at first."""
         return self._new_learned.get(pair) or self._found[1].get(pair, {})
 
     def keep(self, pair: str, learned: Learned) -> None:
-        """Keep what a policy learned with a pair, by a name of both."""
+        """Store a pair's planner state."""
         if learned:
             with self._lock:
                 self._new_learned[pair] = learned
 
     def costs(self, key: str, context: int) -> Costs | None:
-        """The costs of a key at a context of so many tokens; None if they are unknown."""
+        """The costs of a key at a context length; None if unknown."""
         place = _place(key, context)
         return self._new_costs.get(place) or self._found[0].get(place)
 
     def add(self, key: str, context: int, costs: Costs) -> Costs:
-        """Keep measured costs, unless others were kept meanwhile; returns those that are kept."""
+        """Store measured costs unless there are some by now; returns the stored ones."""
         with self._lock:
             return self._new_costs.setdefault(_place(key, context), costs)
 
     def replace(self, key: str, context: int, costs: Costs) -> None:
-        """Keep costs that were measured better."""
+        """Store costs in place of earlier ones."""
         with self._lock:
             self._new_costs[_place(key, context)] = costs
 
     def correct(self, key: str, context: int, steps: Sequence[Step]) -> None:
-        """Correct what is known by the steps of a text; it counts from the next text on."""
+        """Correct stored costs by the steps of a text, for later texts."""
         known = self.costs(key, context)
         if known is not None:
             self.replace(key, context, corrected(known, steps))
 
     def save(self) -> None:
-        """Write what is new, beside what other processes have written meanwhile."""
+        """Merge new entries into the file, which other processes may have changed."""
         path = self._path
         if path is None or not (self._new_costs or self._new_learned):
             return
-        if path.exists() and not path.is_file():  # a device is not to be replaced by a file
+        if path.exists() and not path.is_file():  # such as /dev/null
             return
         with self._lock:
             old_costs, old_learned = _read(path)
@@ -121,20 +120,19 @@ class CostStore:
 
 
 def _latest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The `MAX_ENTRIES` latest entries: those that were used again count as new."""
+    """The `MAX_ENTRIES` latest entries; new ones are last."""
     merged = {key: value for key, value in old.items() if key not in new} | dict(new)
     return dict(list(merged.items())[-MAX_ENTRIES:])
 
 
 def corrected(known: Costs, steps: Sequence[Step]) -> Costs:
-    """Costs moved towards what the steps took, where enough of them say so.
+    """Costs moved towards the times of the steps, if there are enough steps.
 
-    The curves are scaled as a whole: the few sizes that a run happens to use say more about the
-    level than about the shape. The longer a text the more it counts: its medians are over many
-    more passes than the few that were timed at first, perhaps at a bad moment.
+    Each curve is scaled as a whole, because the few sizes of a run determine its level rather than
+    its shape. The weight of the steps grows with their number.
     """
     drafted = [step for step in steps if not step.is_prefill and step.draft_passes]
-    if len(drafted) < _FEW:
+    if len(drafted) < _MIN_STEPS:
         return known
     verifying = median(
         step.seconds.verify / float(known.verify([len(step.tree) + 1])[0]) for step in drafted
@@ -144,7 +142,7 @@ def corrected(known: Costs, steps: Sequence[Step]) -> Costs:
         (step.seconds.draft + step.seconds.plan) / (one * step.draft_passes) for step in drafted
     )
     around = median(step.seconds.accept + step.seconds.commit for step in drafted)
-    blend = len(drafted) / (len(drafted) + _TRUSTED)
+    blend = len(drafted) / (len(drafted) + _PRIOR_STEPS)
     return replace(
         known,
         target=_scaled(known.target, 1 + blend * (verifying - 1)),
@@ -178,7 +176,7 @@ def _read(path: Path | None) -> tuple[dict[str, Costs], dict[str, Learned]]:
 
 def _finite(value: Any) -> float:
     if not isfinite(value):
-        raise ValueError(f"{value} was not learned from anything")
+        raise ValueError(f"{value} is not finite")
     return float(value)
 
 
@@ -190,15 +188,14 @@ def _costs(data: dict[str, Any]) -> Costs:
 
 
 class BatchCostStore(CostStore):
-    """Costs of passes that several texts share, in one batch.
+    """Costs of passes that the texts of a batch share.
 
-    The first texts time their passes side by side, so that passes of a full batch are timed; a
-    later text would time passes among others' drafts. The seconds of a text's passes include time
-    in which it waited, so nothing is learned of them; what a text does by itself between its passes
-    is done by all, one after another, and is learned.
+    Only the first texts time passes, together, so that passes of a full batch are timed. The times
+    of later passes include waiting and do not correct the costs; the time of a text between its
+    passes does, multiplied by the number of texts.
 
     Args:
-        store: where all of it is kept.
+        store: of the costs.
         width: texts at once.
     """
 
@@ -234,7 +231,7 @@ class BatchCostStore(CostStore):
 
 
 def _as_expected(step: Step, costs: Costs, width: int) -> Step:
-    """A step whose passes took what they cost, and the rest as long as that of ``width`` rows."""
+    """A step with the known pass costs, and its other times those of ``width`` texts."""
     seconds = PhaseSeconds(
         draft=float(costs.propose([1])[0]) * step.draft_passes,
         verify=float(costs.verify([len(step.tree) + 1])[0]),

@@ -1,7 +1,7 @@
-"""Options that change drafting or acceptance: one module each, found by itself.
+"""Options that change drafting or acceptance: one module each, discovered by its name.
 
-What belongs here: a `DecodingExtension` that says which values its option takes, what it goes with,
-and what it puts around the drafter, the planner, the acceptance rule or the steps of one text.
+What belongs here: a `DecodingExtension` with the values of its option, the combinations that it
+refuses, and its wrappers of the drafter, the planner, the acceptance rule or the passes of a text.
 Modules import no torch at the top, so that options can be checked before models are loaded.
 What does not: tree policies (`trees.policies`) and drafts (`drafts`).
 """
@@ -20,18 +20,11 @@ from sage_core.generation.sampling_params import check_candidates
 from sage_core.trees import policies
 from sage_core.trees.policy import Policy
 
-__all__ = [
-    "DecodingContext",
-    "DecodingExtension",
-    "DecodingParts",
-    "available",
-    "parse",
-    "resolve",
-]
+__all__ = ["DecodingContext", "DecodingExtension", "DecodingParts", "available", "parse", "resolve"]
 
 
 @cache
-def _modules_extensions() -> dict[str, type[DecodingExtension]]:
+def _discovered() -> dict[str, type[DecodingExtension]]:
     found: list[type[DecodingExtension]] = []
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
@@ -46,25 +39,25 @@ def _modules_extensions() -> dict[str, type[DecodingExtension]]:
 
 
 def available() -> dict[str, type[DecodingExtension]]:
-    """Extensions by the name of their option, in the order that they apply in."""
-    return dict(_modules_extensions())
+    """Extensions by the name of their option, in the order of application."""
+    return dict(_discovered())
 
 
 def parse(options: Mapping[str, Any]) -> tuple[DecodingExtension, ...]:
-    """The extensions that options ask for, in the order that they apply in.
+    """The extensions for options, in the order of application.
 
     Args:
-        options: values by name; None and False ask for nothing.
+        options: values by name, or extensions; None and False: off.
 
     Raises:
-        OptionError: an unknown name, or a value that makes no sense.
+        OptionError: an unknown name or an invalid value.
     """
     kinds = available()
     for name in options:
         if name not in kinds:
             raise OptionError(f"unknown option {name!r}: choose from {', '.join(kinds)}")
     return tuple(
-        kind.parse(options[name])
+        value if isinstance(value := options[name], kind) else kind.parse(value)
         for name, kind in kinds.items()
         if options.get(name) is not None and options[name] is not False
     )
@@ -78,7 +71,7 @@ def resolve(
     *,
     draft: bool,
 ) -> tuple[Policy, tuple[DecodingExtension, ...]]:
-    """The policy and the extensions of a request, checked to go together. Loads no model.
+    """The policy and the extensions of a request, with their combination checked. Loads no model.
 
     Args:
         policy: a policy or its spec; None: ``sage`` with drafts and ``autoregressive`` without.
@@ -88,8 +81,7 @@ def resolve(
         draft: whether there is a draft model or head.
 
     Raises:
-        OptionError, UnsupportedError: a value that makes no sense, or values that do not go
-            together.
+        OptionError, UnsupportedError: an invalid value or combination.
     """
     asked = sorted((*parse(options), *extensions), key=lambda one: one.order)
     drafts = draft or any(one.drafts for one in asked)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DecodingContext:
-    """What one text is decoded with, and nothing that an extension may change."""
+    """What extensions may read of one text's decoding."""
 
     target: Runner
     prepared: Prepared
@@ -30,17 +30,17 @@ class DecodingContext:
     model: TreeDrafter | None
     """The drafter that runs a draft model or head; None without one."""
     kept: dict[str, Any]
-    """What extensions keep from text to text of one conversation, by their name."""
+    """State that extensions keep between texts of a conversation, by their name."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecodingParts:
-    """What drafts, plans and accepts in one text: what an extension may put something around."""
+    """The parts of one text's decoding, which an extension may wrap."""
 
     drafter: Drafter
     planner: TreePlanner
     strategy: SamplingStrategy
-    """The acceptance rule with the candidates that it is right for."""
+    """The acceptance rule, with the choice of candidates that it needs."""
     around: tuple[Callable[[Decoding], Decoding], ...] = ()
     """Generators around the passes and steps of the text, innermost first."""
 
@@ -48,7 +48,7 @@ class DecodingParts:
 class DecodingExtension(ABC):
     """An option that changes drafting or acceptance. Subclasses are frozen dataclasses.
 
-    ``str`` gives the option's value as text.
+    ``str`` of one is the option's value.
     """
 
     name: ClassVar[str]
@@ -56,48 +56,48 @@ class DecodingExtension(ABC):
     option: ClassVar[str] = ""
     """The field of `sage_core.Options` that holds it, if it is not called ``name``."""
     drafts: ClassVar[bool] = False
-    """Whether it brings a draft of its own, so that no draft model is needed."""
+    """Whether it drafts itself, so that no draft model is needed."""
     lossless: ClassVar[bool] = True
     """Whether the text stays the target's own."""
     single_text: ClassVar[bool] = False
-    """Whether it observes the target's layers, and so needs the eager passes of one text alone."""
+    """Whether it needs eager passes over one text, for example to observe the target's layers."""
     order: ClassVar[int] = 0
-    """Lower orders are applied first, that is inside."""
+    """Extensions of lower order are applied first, inside the others."""
 
     @classmethod
     @abstractmethod
     def parse(cls, value: Any) -> Self:
-        """The extension that a value of the option asks for.
+        """The extension for a value of the option.
 
         Raises:
-            OptionError: a value that makes no sense.
+            OptionError: an invalid value.
         """
 
     def check(self, policy: Policy, candidates: str, *, draft: bool) -> None:  # noqa: B027
-        """Refuse a combination that cannot work. No model is loaded yet.
+        """Refuse a combination that does not work. No model is loaded yet.
 
         Args:
             policy: the tree policy.
-            candidates: how candidates are chosen, ``topk`` or ``drawn``.
-            draft: whether a draft model or head drafts.
+            candidates: ``topk`` or ``drawn``.
+            draft: whether there is a draft model or head.
 
         Raises:
-            OptionError, UnsupportedError: saying what to leave out.
+            OptionError, UnsupportedError: says what to leave out.
         """
 
     def bind(self, target: Any, draft: Any) -> Self:
         """The extension for two loaded models; ``draft`` is None without one.
 
         Raises:
-            OptionError, UnsupportedError: it does not go with these models.
+            OptionError, UnsupportedError: it does not work with these models.
         """
         return self
 
     @property
     def more_nodes(self) -> int:
-        """Nodes of a tree at most beyond those of the policy, for reserving memory."""
+        """Most nodes of a tree beyond the policy's, for reserving memory."""
         return 0
 
     @abstractmethod
     def wrap(self, parts: DecodingParts, context: DecodingContext) -> DecodingParts:
-        """The parts of one text, with something around them. Called before its prompt is read."""
+        """The parts of one text, wrapped. Called before the prefill."""

@@ -1,4 +1,4 @@
-"""Reduced draft vocabulary: the draft computes logits of a list of tokens only."""
+"""Reduced draft vocabulary (FR-Spec, arXiv 2502.14856): logits of a list of tokens only."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ReducedVocabulary(DecodingExtension):
-    """The tokens that the draft scores. End tokens of the target's texts are always among them.
+    """The tokens that the draft computes logits of; the target's end tokens are always included.
 
-    Takes ids, a `DraftVocab`, or the reduced head of another decoder; in `sage_core.Options` also
-    what `drafts.vocab.token_list.resolve` finds a list by.
+    Takes ids, a `DraftVocab` or a `ReducedHead`; in `sage_core.Options` any form of
+    `drafts.vocab.token_list.Asked`.
     """
 
     tokens: Any
@@ -30,7 +30,7 @@ class ReducedVocabulary(DecodingExtension):
 
     @classmethod
     def parse(cls, value: Any) -> Self:
-        return cls(value if hasattr(value, "spread") else as_asked(value))
+        return cls(value if hasattr(value, "scatter_logits") else as_asked(value))
 
     def __str__(self) -> str:
         return f"{len(self.head)} tokens" if self.head is not None else "a list of tokens"
@@ -38,8 +38,8 @@ class ReducedVocabulary(DecodingExtension):
     def check(self, policy: Policy, candidates: str, *, draft: bool) -> None:
         if not draft or not policy.drafts:
             raise OptionError(
-                "draft_vocab is what a draft model scores, and none drafts here: pass one with a "
-                "policy that drafts, or leave draft_vocab out"
+                "draft_vocab needs a draft model: pass one with a policy that drafts, or leave "
+                "draft_vocab out"
             )
 
     def bind(self, target: Any, draft: Any) -> Self:

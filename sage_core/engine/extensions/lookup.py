@@ -1,11 +1,11 @@
-"""Lookup: branches, or whole drafts, of what followed the same words before."""
+"""N-gram lookup in the text so far, as a draft or beside one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from sage_core.drafts.ngram import BREAK, Ngram, as_ngram
+from sage_core.drafts.ngram import NO_TOKEN, Ngram, as_ngram
 from sage_core.engine.extensions.base import DecodingContext, DecodingExtension, DecodingParts
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.trees.policies.autoregressive import Autoregressive
@@ -14,7 +14,7 @@ from sage_core.trees.policy import Policy
 
 @dataclass(frozen=True)
 class Lookup(DecodingExtension):
-    """N-gram lookup in the text so far: in place of a draft, or beside it while it pays."""
+    """N-gram lookup: without a draft model, or beside one while its branches pay."""
 
     options: Ngram
 
@@ -36,32 +36,29 @@ class Lookup(DecodingExtension):
     def check(self, policy: Policy, candidates: str, *, draft: bool) -> None:
         if not policy.drafts:
             raise OptionError(
-                f"policy {policy.name} verifies no drafts: leave the lookup out, or name another "
-                "policy"
+                f"policy {policy.name} verifies no drafts: leave the lookup out, or use another one"
             )
         if candidates == "drawn":
             raise UnsupportedError(
-                "candidates drawn do not go with branches that are looked up: use candidates topk"
+                "candidates drawn cannot be combined with lookup: use candidates topk"
             )
 
     def wrap(self, parts: DecodingParts, context: DecodingContext) -> DecodingParts:
-        from sage_core.drafts.ngram_drafter import NgramDrafter
-        from sage_core.drafts.ngram_hybrid import HybridDrafter, Payoff
+        from sage_core.drafts.ngram_hybrid import HybridDrafter, LookupGains, NgramDrafter
 
-        words = _words(context)
-        if context.model is None:  # nothing is grown: of the policy only its node limit is used
-            alone = NgramDrafter(self.options, words, context.policy.max_nodes)
+        ids = _text_ids(context)
+        if context.model is None:  # of the policy only the node limit is used
+            alone = NgramDrafter(self.options, ids, context.policy.max_nodes)
             return replace(parts, drafter=alone, planner=Autoregressive().planner())
-        lookup = NgramDrafter(self.options, words, self.options.nodes)
-        payoff = context.kept.setdefault(self.name, Payoff(self.options.price))
-        return replace(parts, drafter=HybridDrafter(parts.drafter, lookup, payoff))
+        lookup = NgramDrafter(self.options, ids, self.options.nodes)
+        gains = context.kept.setdefault(self.name, LookupGains(self.options.price))
+        return replace(parts, drafter=HybridDrafter(parts.drafter, lookup, gains))
 
 
-def _words(context: DecodingContext) -> list[int]:
-    """The prompt's ids, with breaks for images and for ids that the target cannot embed."""
-    from sage_core.models.visual_tokens import visual_mask
+def _text_ids(context: DecodingContext) -> list[int]:
+    """The prompt's ids, with `NO_TOKEN` for images and ids that the target cannot embed."""
+    from sage_core.models.inputs import visual_mask
 
     ids = context.prepared.input_ids[0]
-    no_words = visual_mask(context.target.model.config, ids) | (ids >= context.target.vocab_size)
-    words: list[int] = ids.masked_fill(no_words, BREAK).tolist()
-    return words
+    other = visual_mask(context.target.model.config, ids) | (ids >= context.target.vocab_size)
+    return ids.masked_fill(other, NO_TOKEN).tolist()

@@ -1,4 +1,4 @@
-"""Lossy acceptance (experimental): the text need not be the target's own."""
+"""Lossy acceptance (experimental): the text may differ from the target's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sage_core.trees.policy import Policy
 
 @dataclass(frozen=True)
 class LossyAcceptance(DecodingExtension):
-    """A rule of `generation.lossy` in the place of the exact one."""
+    """A rule of `generation.lossy` instead of exact acceptance."""
 
     rule: Lossy
 

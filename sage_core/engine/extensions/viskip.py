@@ -1,8 +1,8 @@
 """ViSkip (experimental): no drafts while attention is on the image (MMSpec, arXiv 2603.14989).
 
-A small draft predicts badly what the target reads off an image. So in a step whose tree would
-begin behind a token that gave much of its attention to visual tokens, nothing is drafted. The text
-stays the target's own: only the shape of trees changes.
+Small drafts predict tokens that depend on the image badly. So nothing is drafted after a token
+that gave much of its attention to visual tokens. The text stays the target's own: only the shape
+of trees changes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from sage_core.trees.policy import Policy
 
 @dataclass(frozen=True)
 class ViSkip(DecodingExtension):
-    """Draft nothing from this share of the attention on visual tokens on.
+    """Draft nothing if at least this share of the attention is on visual tokens.
 
     Raises:
         OptionError: a share that is not above 0 and at most 1.
     """
 
-    share: float
+    share: float = 0.35
 
     name: ClassVar[str] = "viskip"
     single_text: ClassVar[bool] = True
@@ -42,9 +42,7 @@ class ViSkip(DecodingExtension):
 
     def check(self, policy: Policy, candidates: str, *, draft: bool) -> None:
         if not (draft and policy.drafts):
-            raise OptionError(
-                "viskip leaves out drafts of a draft model, and none drafts here: leave it out"
-            )
+            raise OptionError("viskip needs a draft model and a policy that drafts: leave it out")
 
     def wrap(self, parts: DecodingParts, context: DecodingContext) -> DecodingParts:
         from sage_core.engine.visual_attention import ViSkipPlanner, VisualAttention

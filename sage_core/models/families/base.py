@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sage_core.errors import InputError, ModelError, OptionError
+from sage_core.errors import ModelError, OptionError
 from sage_core.media.types import Clip, Picture, Sampling
 from sage_core.models.catalog import reading_json
 from sage_core.models.quiet import quiet
@@ -30,15 +28,11 @@ class Turn:
 
 
 class Family(ABC):
-    """Prepares inputs for the checkpoints of some ``config.model_type``s.
-
-    Args:
-        folder: a local checkpoint.
-        config: its transformers configuration.
-        tokenizer: its tokenizer.
-    """
+    """Prepares inputs for the checkpoints of some ``config.model_type``s, as in ``folder``."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    placeholders: tuple[str, ...] = ()
+    """The placeholder tokens of images and videos."""
     needs_tree_probe: ClassVar[bool] = False
     """Whether a loaded model must pass `engine.probe.check_tree_pass` before it decodes."""
 
@@ -56,11 +50,6 @@ class Family(ABC):
     def sampling(self) -> Sampling:
         """Default sampling of video frames."""
         return Sampling(frames=8)
-
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        """The placeholder tokens of images and videos."""
-        return ()
 
     @abstractmethod
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
@@ -116,14 +105,10 @@ class Family(ABC):
             messages.append({"role": "user", "content": self.content(turn.text, turn.media)})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self.content(turn.answer)})
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+        rendered = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
+        return str(rendered)
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         """The content of one message, in the form that chat templates of this family take."""
@@ -145,26 +130,22 @@ class Family(ABC):
 
         Encoded after a letter, since some tokenizers add a space or token at the beginning.
         """
-        letter = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        ids: list[int] = self.tokenizer("a" + text, add_special_tokens=False)["input_ids"]
-        if ids[: len(letter)] == letter:
-            return ids[len(letter) :]
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        letter, ids = self._plain_ids("a"), self._plain_ids("a" + text)
+        return ids[len(letter) :] if ids[: len(letter)] == letter else self._plain_ids(text)
 
     def decode_more(self, ids: Sequence[int]) -> str:
         """The text of token ids that continue other text, with its leading space."""
-        letter = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        ids = [*self._plain_ids("a"), *ids]
         text = self.tokenizer.decode(
-            [*letter, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return str(text).removeprefix("a")
 
-    def refuse_placeholders(self, prompt: str) -> None:
-        """Refuse a prompt that contains a placeholder token.
+    def _plain_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-        Raises:
-            OptionError: names the placeholder.
-        """
+    def refuse_placeholders(self, prompt: str) -> None:
+        """Raise `OptionError` for a prompt that contains a placeholder token."""
         for placeholder in self.placeholders:
             if placeholder in prompt:
                 raise OptionError(f"the prompt may not contain {placeholder}: write it otherwise")
@@ -217,13 +198,11 @@ def _image_processor_name(folder: Path) -> str:
         ("processor_config.json", "image_processor"),
     ):
         path = folder / file
-        if not path.is_file():
-            continue
-        with reading_json(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
-        found = (content.get(key, {}) if key else content).get("image_processor_type")
-        if found:
-            return str(found).removesuffix("Fast").removesuffix("Pil")
+        if path.is_file():
+            with reading_json(path) as content:
+                found = (content.get(key, {}) if key else content).get("image_processor_type")
+            if found:
+                return str(found).removesuffix("Fast").removesuffix("Pil")
     raise ModelError(
         f"{folder}: its image processor cannot be loaded: preprocessor_config.json names none"
     )
@@ -233,8 +212,8 @@ def load_chat_template(folder: Path, tokenizer: Any) -> str | None:
     """The processor's chat template, else the tokenizer's (older checkpoints have both)."""
     legacy = folder / "chat_template.json"
     if legacy.is_file():
-        with reading_json(legacy):
-            return str(json.loads(legacy.read_text(encoding="utf-8"))["chat_template"])
+        with reading_json(legacy) as content:
+            return str(content["chat_template"])
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
@@ -250,21 +229,17 @@ def find_family(config: Any) -> type[Family]:
         ModelError: there is none.
     """
     package = importlib.import_module("sage_core.models.families")
-    fallback: list[type[Family]] = []
+    found: list[type[Family]] = []
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if not issubclass(member, Family) or member.__module__ != module.__name__:
-                continue
-            if member.model_types and member.matches(config):
-                return member
-            if member is not Family and not member.model_types and member.matches(config):
-                fallback.append(member)
-    if fallback:
-        return fallback[0]
-    raise ModelError(
-        f"models of type {config.model_type} are not supported yet: choose one of another family"
-    )
+        classes = [member for member in vars(module).values() if isinstance(member, type)]
+        found += [kind for kind in classes if issubclass(kind, Family) and kind.matches(config)]
+    if not found:
+        raise ModelError(
+            f"models of type {config.model_type} are not supported yet: choose one of another "
+            "family"
+        )
+    return max(found, key=lambda kind: bool(kind.model_types))
 
 
 def split_media(media: Sequence[Media]) -> tuple[list[Picture], list[Clip]]:
@@ -276,22 +251,12 @@ def split_media(media: Sequence[Media]) -> tuple[list[Picture], list[Clip]]:
 
 def images_of(media: Sequence[Media]) -> list[Any]:
     """Images, and video frames as images, in order."""
-    images: list[Any] = []
-    for item in media:
-        images.extend([item.image] if isinstance(item, Picture) else item.frames)
-    return images
+    parts = ([item.image] if isinstance(item, Picture) else item.frames for item in media)
+    return [image for part in parts for image in part]
 
 
-def image_content(text: str, media: Sequence[Media]) -> Any:
-    """A message's content in which video frames are images."""
-    return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]
+class FramesAsImages(Family):
+    """A family whose models take video frames as images."""
 
-
-def refuse_media(media: Sequence[Media], reason: str) -> None:
-    """Refuse media that a family does not support.
-
-    Raises:
-        InputError: there are any.
-    """
-    if media:
-        raise InputError(f"{media[0].name}: {reason}")
+    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
+        return [*({"type": "image"} for _ in images_of(media)), {"type": "text", "text": text}]

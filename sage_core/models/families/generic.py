@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from sage_core.errors import ModelError
 from sage_core.media.types import Sampling
 from sage_core.models.catalog import reading_json
 from sage_core.models.families.base import (
-    Family,
+    FramesAsImages,
     Media,
     Turn,
-    image_content,
     images_of,
     load_image_processor,
 )
@@ -26,7 +24,7 @@ TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """Names that some processors give to a further input: 1 where a token is an image placeholder."""
 
 
-class Generic(Family):
+class Generic(FramesAsImages):
     """Image-text-to-text models of transformers without a family of their own.
 
     Inputs come from the checkpoint's processor with its image processor in the Pillow version;
@@ -55,14 +53,11 @@ class Generic(Family):
                 f"{folder}: models of type {config.model_type} are not supported: their processor "
                 "names no image token"
             )
+        self.placeholders = (self.image_token,)
 
     @property
     def sampling(self) -> Sampling:
         return Sampling(frames=4)
-
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        return (self.image_token,)
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images = images_of(media)
@@ -71,9 +66,6 @@ class Generic(Family):
         # The chat template writes the image placeholders.
         batch = self._process(self.render([Turn(tuple(media), "")]), images)
         return {name: batch[name] for name in batch if name not in TEXT_INPUTS + TOKEN_TYPES}
-
-    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        return image_content(text, media)
 
     def build_inputs(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
@@ -118,8 +110,8 @@ def _load_processor(folder: Path, config: Any, tokenizer: Any) -> Any:
     settings: dict[str, Any] = {}
     file = folder / "processor_config.json"
     if file.is_file():
-        with reading_json(file):
-            settings = json.loads(file.read_text(encoding="utf-8"))
+        with reading_json(file) as settings:
+            settings = dict(settings)
     name = settings.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.model_type)
     kind = getattr(transformers, str(name), None)
     unsupported = f"{folder}: models of type {config.model_type} are not supported"

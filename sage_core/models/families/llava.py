@@ -8,17 +8,16 @@ from typing import Any
 
 from sage_core.media.types import Sampling
 from sage_core.models.families.base import (
-    Family,
+    FramesAsImages,
     Media,
     expand,
-    image_content,
     images_of,
     load_image_processor,
 )
 from sage_core.models.quiet import quiet
 
 
-class Llava(Family):
+class Llava(FramesAsImages):
     """LLaVA-1.5. Videos have four frames by default, since the context is 4,096 tokens."""
 
     model_types = ("llava",)
@@ -27,6 +26,7 @@ class Llava(Family):
         super().__init__(folder, config, tokenizer)
         self.image_processor = load_image_processor(folder)
         self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self.placeholders = (self.image_token,)
         vision = config.vision_config
         patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
         extra = 0 if vision.model_type == "siglip_vision_model" else 1  # CLIP's class token
@@ -38,10 +38,6 @@ class Llava(Family):
         pixels = int(self.config.vision_config.image_size)
         return Sampling(frames=4, frame_pixels=(4 * pixels) ** 2)
 
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        return (self.image_token,)
-
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images = images_of(media)
         if not images:
@@ -49,9 +45,6 @@ class Llava(Family):
         with quiet():
             batch = self.image_processor(images, return_tensors="pt")
         return {"pixel_values": batch["pixel_values"]}  # (images, 3, side, side) float32
-
-    def content(self, text: str, media: Sequence[Media] = ()) -> Any:
-        return image_content(text, media)
 
     def expand_placeholders(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]

@@ -9,14 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sage_core.media.types import Clip, Picture, Sampling
-from sage_core.models.families.base import (
-    Family,
-    Media,
-    expand,
-    load_image_processor,
-    split_media,
-)
+from sage_core.media.types import Clip, Sampling
+from sage_core.models.families.base import Family, Media, expand, load_image_processor, split_media
 from sage_core.models.quiet import quiet
 
 DECODE_FACTOR = 4
@@ -33,6 +27,7 @@ class LlavaOnevision(Family):
         self.image_processor = load_image_processor(folder)
         self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.video_token = tokenizer.convert_ids_to_tokens(config.video_token_id)
+        self.placeholders = (self.image_token, self.video_token)
         self.pixels = int(config.vision_config.image_size)
         self.side = self.pixels // int(config.vision_config.patch_size)
         """Patches along one side of a tile."""
@@ -41,13 +36,13 @@ class LlavaOnevision(Family):
     def sampling(self) -> Sampling:
         return Sampling(frames=8, frame_pixels=(DECODE_FACTOR * self.pixels) ** 2)
 
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        return (self.image_token, self.video_token)
-
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images, videos = split_media(media)
-        media_inputs = self._images(images) if images else {}
+        media_inputs: dict[str, Any] = {}
+        if images:  # pixel_values float32 (images, tiles, 3, side, side), sizes, number
+            batch = [[image.image for image in images]]
+            with quiet():
+                media_inputs |= self.image_processor(batch, return_tensors="pt")
         if videos:
             media_inputs["pixel_values_videos"] = self._videos(videos)
         return media_inputs
@@ -90,12 +85,6 @@ class LlavaOnevision(Family):
     def video_tokens(self, frames: int) -> int:
         """Token count of a video: frames pooled 2 x 2, and one newline token."""
         return frames * math.ceil(self.side / 2) ** 2 + 1
-
-    def _images(self, images: Sequence[Picture]) -> dict[str, Any]:
-        """``pixel_values`` float32 (images, tiles, 3, side, side), sizes, number."""
-        with quiet():
-            batch = self.image_processor([[p.image for p in images]], return_tensors="pt")
-        return dict(batch)
 
     def _videos(self, videos: Sequence[Clip]) -> Any:
         """float32 (videos, frames, 3, side, side).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,13 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sage_core.media.types import Clip, FrameRate, Sampling
-from sage_core.models.families.base import (
-    Family,
-    Media,
-    expand,
-    load_image_processor,
-    split_media,
-)
+from sage_core.models.catalog import reading_json
+from sage_core.models.families.base import Family, Media, expand, load_image_processor, split_media
 from sage_core.models.quiet import quiet
 
 AT_ONCE = 16
@@ -40,6 +34,7 @@ class Qwen2VL(Family):
         self.image_processor = load_image_processor(folder)
         self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.video_token = tokenizer.convert_ids_to_tokens(config.video_token_id)
+        self.placeholders = (self.image_token, self.video_token)
         self.pair = int(self.image_processor.temporal_patch_size)
         """Frames per temporal patch: 2."""
         self.clip_pixels = _pixel_limits(folder, self.video_pixels)
@@ -52,10 +47,6 @@ class Qwen2VL(Family):
             frame_pixels=self.video_pixels["longest_edge"],
             clip_pixels=VIDEO_PIXELS,
         )
-
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        return (self.image_token, self.video_token)
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
         images, videos = split_media(media)
@@ -146,16 +137,12 @@ def _pixel_limits(folder: Path, default: Pixels) -> Pixels:
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         file = folder / name
         if file.is_file():
-            given = json.loads(file.read_text(encoding="utf-8"))
-            size = dict(default) | {
-                key: int(value)
-                for key, value in (given.get("size") or {}).items()
-                if key in default
-            }
-            for edge, key in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
-                if given.get(key) is not None:
-                    size[edge] = int(given[key])
-            return size
+            with reading_json(file) as given:
+                size = dict(given.get("size") or {})
+                for edge, key in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+                    if given.get(key) is not None:
+                        size[edge] = given[key]
+                return {edge: int(size.get(edge, pixels)) for edge, pixels in default.items()}
     return default
 
 

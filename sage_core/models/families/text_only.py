@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sage_core.models.families.base import Family, Media, refuse_media
+from sage_core.errors import InputError
+from sage_core.models.families.base import Family, Media
 
 
 class TextOnly(Family):
@@ -16,9 +17,11 @@ class TextOnly(Family):
         return not hasattr(config, "vision_config")
 
     def process_media(self, media: Sequence[Media]) -> dict[str, Any]:
-        refuse_media(
-            media, f"{self.config.model_type} models do not support images or videos: choose a VLM"
-        )
+        if media:
+            raise InputError(
+                f"{media[0].name}: {self.config.model_type} models do not support images or "
+                "videos: choose a VLM"
+            )
         return {}
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:

@@ -1,4 +1,4 @@
-"""Who sees whom in a tree, as one 64-bit word a node."""
+"""Tree attention masks as one 64-bit word per node."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import torch
 from torch import Tensor
 
 MAX_COLUMNS = 64
-"""Most tree columns besides those that all nodes see, such as the root's: the bits of a word."""
+"""Bits of a word: most tree columns besides those that all nodes attend to, such as the root's."""
 
 
 @dataclass(frozen=True, eq=False)
 class TreeMask:
-    """What the nodes of one pass see: the committed text, and tree columns by their bits.
+    """What the nodes of one pass attend to: the committed text, and tree columns by their bits.
 
-    Both tensors may be the static inputs of a captured pass: nothing here is read by the host.
+    Both tensors may be static inputs of a captured pass: the host never reads them.
 
     Raises:
         ValueError: a tensor of another shape or dtype.
     """
 
     words: Tensor
-    """int64 (n,): bit c of word i says that node i sees tree column c, at slot committed + c."""
+    """int64 (n,): bit c of word i is set if node i attends to tree column c, slot committed + c."""
     committed: Tensor
-    """int64 (1,): how many slots every node sees: the committed text, and the root if it is so."""
+    """int64 (1,): the first slots, which all nodes attend to."""
 
     def __post_init__(self) -> None:
         if self.words.dim() != 1 or self.words.dtype != torch.int64:
-            raise ValueError("a tree mask takes int64 words, one a node")
+            raise ValueError("a tree mask takes int64 words, one per node")
         if self.committed.shape != (1,) or self.committed.dtype != torch.int64:
             raise ValueError("a tree mask takes the committed length as int64 of shape (1,)")
 
 
 def pack(visible: np.ndarray) -> np.ndarray:
-    """int64 words (n,) of which row sees which column: bool (n, columns), columns <= 64.
+    """int64 words (n,) from bool (n, columns), columns <= 64.
 
     Raises:
         ValueError: more columns than a word has bits.
@@ -49,10 +49,10 @@ def pack(visible: np.ndarray) -> np.ndarray:
 
 
 def additive(mask: TreeMask, slots: int, dtype: torch.dtype) -> Tensor:
-    """The same as an additive mask (1, 1, n, slots): 0 where seen, else the dtype's least value.
+    """The same as an additive mask (1, 1, n, slots), for PyTorch's own attention.
 
-    For PyTorch's own attention. Made on the device, from the device's own numbers, so that it may
-    stand in a captured pass; slots behind the tree are unseen.
+    0 where attended to, else the dtype's minimum. Computed on the device, so that it may be part of
+    a captured pass; slots after the tree are masked.
     """
     column = torch.arange(slots, device=mask.words.device) - mask.committed
     bit = (mask.words[:, None] >> column.clamp(0, MAX_COLUMNS - 1)) & 1

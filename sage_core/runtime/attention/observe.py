@@ -1,4 +1,4 @@
-"""Calls of attention, observed while a model's own forward runs."""
+"""Observing the calls of scaled dot-product attention in a model's forward."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 AttentionObserver = Callable[[Tensor, Tensor, float | None], None]
-"""Is shown one call's (1, heads, n, size) queries and keys, after rotation, and its scale."""
+"""Takes a call's (1, heads, n, size) queries and keys, with rotary positions applied, and scale."""
 
 
 @contextmanager
-def observe_attention(module: Any, take: AttentionObserver) -> Iterator[None]:
-    """While open, ``take`` is shown every call of attention that ``module`` makes in a forward."""
-    mode = _ObserveMode(take)
+def observe_attention(module: Any, observer: AttentionObserver) -> Iterator[None]:
+    """While open, ``observer`` gets every call of attention in a forward of ``module``."""
+    mode = _ObserveMode(observer)
     entered: list[bool] = []
 
     def enter(_module: Any, _args: Any) -> None:
@@ -37,16 +37,14 @@ def observe_attention(module: Any, take: AttentionObserver) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        if entered:  # the module failed before its hook could be called
+        if entered:  # the module raised before its forward hook
             mode.__exit__(None, None, None)
 
 
 class _ObserveMode(TorchFunctionMode):
-    """Shows every call of scaled dot-product attention, then makes it."""
-
-    def __init__(self, take: AttentionObserver) -> None:
+    def __init__(self, observer: AttentionObserver) -> None:
         super().__init__()
-        self._take = take
+        self._observer = observer
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -54,5 +52,5 @@ class _ObserveMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             named = dict(zip(("query", "key"), args, strict=False)) | kwargs
-            self._take(named["query"], named["key"], kwargs.get("scale"))
+            self._observer(named["query"], named["key"], kwargs.get("scale"))
         return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Another attention function in a decoder, for the length of a pass."""
+"""Replacing a decoder's attention function for one pass."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers.masking_utils import sdpa_mask
 
 @contextmanager
 def attending_by(config: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """While open, a decoder with ``config`` attends by ``function``.
+    """While open, a decoder with ``config`` uses ``function`` for attention.
 
-    It is entered under ``name`` in transformers' `AttentionInterface`, again if it is there
-    already. ``config`` is the decoder's own; what it attended by is put back at the end.
+    The function is registered as ``name`` in transformers' `AttentionInterface`. The
+    implementation of ``config``, the decoder's own, is restored at the end.
     """
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, sdpa_mask)

@@ -1,9 +1,8 @@
-"""The kernel under a name of transformers' attention interface, for the length of one pass.
+"""The tree attention kernel in transformers' attention interface, for one pass.
 
-Two things must reach the kernel through modules that know nothing of it. The `TreeMask` goes as
-the keyword argument `TREE_ARGUMENT`, which every decoder hands down to its attention function.
-Its words also go as the attention mask, as (1, 1, n, 1): transformers takes a mask of four
-dimensions as made and builds none of its own, which would cost nodes x context in every pass.
+The `TreeMask` is passed as the keyword argument `TREE_ARGUMENT`, which decoders hand down to their
+attention function. Its words are also passed as the attention mask, (1, 1, n, 1): transformers uses
+a mask of four dimensions as it is and builds none of its own, of nodes x context values.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TREE_ARGUMENT = "sage_tree_mask"
 
 
 def why_not(device: torch.device) -> str:
-    """Why the kernel cannot run on ``device``, for people; empty if it can."""
+    """Why the kernel cannot run on ``device``, as a message; empty if it can."""
     if find_spec("triton") is None:
         return "Triton is not installed: pip install 'sage-vlm[triton]'"
     if device.type == "cuda":
@@ -40,10 +39,7 @@ def why_not(device: torch.device) -> str:
 
 @contextmanager
 def attending(config: Any, mask: TreeMask) -> Iterator[dict[str, Any]]:
-    """While open, a decoder with ``config`` attends with the kernel; gives the arguments to pass.
-
-    ``config`` is the decoder's own; its attention implementation is put back at the end.
-    """
+    """While open, a decoder with ``config`` uses the kernel; yields its further arguments."""
     with attending_by(config, TREE_ATTENTION, tree_attention_forward):
         yield {"attention_mask": mask.words[None, None, :, None], TREE_ARGUMENT: mask}
 
@@ -57,9 +53,9 @@ def tree_attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer: (1, n, heads, size), and no weights.
+    """The attention function of each layer: (1, n, heads, size), and no weights.
 
-    A call without a `TreeMask`, such as a prefill, is PyTorch's own attention.
+    A call without a `TreeMask`, such as a prefill, uses PyTorch's own attention.
 
     Raises:
         UnsupportedError: the model's decoder does not hand keyword arguments to its layers.

@@ -1,11 +1,11 @@
-"""Tree attention as two Triton kernels: the text split over the device, the parts then merged.
+"""Tree attention as two Triton kernels, as in flash-decoding: parts of the text, then their merge.
 
-A verification pass asks few rows (nodes x the query heads of a key head) of a long text. One
-program takes one key head, one block of those rows and one part of the text, and leaves an
-unnormalised sum with its maximum and weight (flash-decoding); one more part is the tree itself,
-under the nodes' bit words. The second kernel merges the parts. Query heads that share a key head
-are rows of one product, so keys and values are never repeated. The committed length is read on
-the device: the cost follows the text, not the buffer, and a captured graph serves every length.
+A verification pass has few query rows (nodes x the query heads of a key head) and a long text. One
+program takes one key head, a block of query rows and a part of the text, and writes an unnormalized
+sum with its maximum and weight; one more part is the tree, masked by the nodes' bit words. The
+second kernel merges the parts. Query heads that share a key head are rows of one product, so keys
+and values are not repeated. The committed length is read on the device: the cost depends on the
+text, not on the buffer, and a captured graph serves every length.
 """
 
 from __future__ import annotations
@@ -24,14 +24,24 @@ LOG2_E = 1.4426950408889634
 def tree_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: TreeMask, scale: float, splits: int = 0
 ) -> Tensor:
-    """As `reference.tree_attention`; ``splits`` is the number of parts of the text, 0: by device.
+    """Attention of a tree's nodes to the committed text and, by their bit words, to the tree.
 
-    Sums are float32; products are of the tensors' own dtype, float32 ones without TF32.
+    Sums are float32; products are in the tensors' dtype, float32 without TF32.
+
+    Args:
+        query: (1, heads, nodes, size).
+        key: (1, key heads, slots, size), with rotary positions applied; ``value`` likewise.
+        mask: what each node attends to.
+        scale: of the scores.
+        splits: parts of the text; 0: by device.
+
+    Returns:
+        (1, nodes, heads, size), in the dtype of ``query``.
     """
     _, heads, nodes, size = query.shape
     kv_heads = key.shape[1]
     rows = heads // kv_heads * nodes
-    # Full float32 has no tensor cores: every product is unrolled, so its blocks are small.
+    # float32 products use no tensor cores and are unrolled, so their blocks are small.
     most = 32 if query.dtype == torch.float32 else 64
     block_rows = min(most, max(16, triton.next_power_of_2(rows)))
     blocks = triton.cdiv(rows, block_rows)
@@ -43,55 +53,25 @@ def tree_attention(
     totals = torch.empty_like(tops)
     block_size = max(16, triton.next_power_of_2(size))
     _parts_kernel[(kv_heads * blocks, parts)](
-        query,
-        key,
-        value,
-        mask.words,
-        mask.committed,
-        sums,
-        tops,
-        totals,
-        scale * LOG2_E,
-        heads,
-        kv_heads,
-        nodes,
-        size,
-        query.stride(1),
-        query.stride(2),
-        key.stride(1),
-        key.stride(2),
-        value.stride(1),
-        value.stride(2),
-        key.shape[2],
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=most,
-        BLOCK_SIZE=block_size,
-        COLUMNS=MAX_COLUMNS,
+        query, key, value, mask.words, mask.committed, sums, tops, totals,
+        scale * LOG2_E, heads, kv_heads, nodes, size,
+        *query.stride()[1:3], *key.stride()[1:3], *value.stride()[1:3], key.shape[2],
+        BLOCK_ROWS=block_rows, BLOCK_KEYS=most, BLOCK_SIZE=block_size, COLUMNS=MAX_COLUMNS,
         # Triton's interpreter multiplies bfloat16 as if its bits were integers.
-        WIDEN=query.device.type == "cpu",
-        num_warps=4,
-        num_stages=2,
-    )
+        WIDEN=query.device.type == "cpu", num_warps=4, num_stages=2,
+    )  # fmt: skip
     out = query.new_empty((1, nodes, heads, size))
-    # One row a program fills a GPU; the interpreter pays for each program.
+    # One row per program occupies a GPU; in the interpreter each program is expensive.
     merge_rows = 1 if query.device.type == "cuda" else 64
     _merge_kernel[(triton.cdiv(nodes * heads, merge_rows),)](
-        sums,
-        tops,
-        totals,
-        out,
-        nodes * heads,
-        size,
-        parts,
-        BLOCK_PARTS=triton.next_power_of_2(parts),
-        BLOCK_ROWS=merge_rows,
-        BLOCK_SIZE=block_size,
-    )
+        sums, tops, totals, out, nodes * heads, size, parts,
+        BLOCK_PARTS=triton.next_power_of_2(parts), BLOCK_ROWS=merge_rows, BLOCK_SIZE=block_size,
+    )  # fmt: skip
     return out
 
 
 def _splits(device: torch.device, programs: int) -> int:
-    """Parts of the text that give each multiprocessor about two programs, whatever its length."""
+    """Parts of the text for about two programs per multiprocessor, whatever its length."""
     if device.type != "cuda":
         return 4
     wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count
@@ -106,7 +86,7 @@ def _attend(q, k_tile, v_tile, seen, scale, top, total, sums, WIDEN: tl.constexp
     scores = tl.dot(q, k_tile, input_precision="ieee") * scale
     scores = tl.where(seen, scores, -float("inf"))
     new_top = tl.maximum(top, tl.max(scores, axis=1))
-    # A row that has seen nothing yet must not subtract infinity from infinity.
+    # A fully masked row must not subtract infinity from infinity.
     base = tl.where(new_top == -float("inf"), 0.0, new_top)
     weights = tl.exp2(scores - base[:, None])
     fade = tl.exp2(top - base)
@@ -119,38 +99,18 @@ def _attend(q, k_tile, v_tile, seen, scale, top, total, sums, WIDEN: tl.constexp
     return new_top, total, sums
 
 
-# Only sizes and strides say how memory can be read; by the others nothing is compiled anew.
+# Specialized by sizes and strides only, which determine memory access.
 @triton.jit(
     do_not_specialize=["heads", "kv_heads", "nodes", "slots"],
     do_not_specialize_on_alignment=["words", "committed"],
 )
 def _parts_kernel(
-    query,
-    key,
-    value,
-    words,
-    committed,
-    sums_out,
-    tops_out,
-    totals_out,
-    scale,
-    heads,
-    kv_heads,
-    nodes,
-    size,
-    query_head,
-    query_node,
-    key_head,
-    key_slot,
-    value_head,
-    value_slot,
-    slots,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDEN: tl.constexpr,
-):
+    query, key, value, words, committed, sums_out, tops_out, totals_out,
+    scale, heads, kv_heads, nodes, size,
+    query_head, query_node, key_head, key_slot, value_head, value_slot, slots,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
     """Part ``program_id(1)`` of the text, or the tree if it is the last, for a block of rows."""
     kv_head = tl.program_id(0) % kv_heads
     block = tl.program_id(0) // kv_heads
@@ -180,7 +140,7 @@ def _parts_kernel(
     share = tl.cdiv(tl.cdiv(length, splits), BLOCK_KEYS) * BLOCK_KEYS
     first = tl.minimum(part * share, length)
     last = tl.minimum(first + share, length)
-    if part == splits:  # the tree: no text at all, then the columns behind it
+    if part == splits:  # the tree: no text, only the columns after it
         last = first
     for start in range(first, last, BLOCK_KEYS):
         slot = start + tl.arange(0, BLOCK_KEYS)
@@ -203,7 +163,7 @@ def _parts_kernel(
         column = start + tl.arange(0, BLOCK_KEYS)
         slot = length + column
         seen = ((word[:, None] >> column[None, :].to(tl.int64)) & 1) != 0
-        # Memory behind the tree is unwritten: what no row sees must not be multiplied by zero.
+        # Memory after the tree is uninitialized: it must not be loaded, even at weight zero.
         there = (slot < slots) & (tl.max(seen.to(tl.int32), axis=0) > 0)
         k_tile = tl.load(
             keys + slot[None, :] * key_slot + dim[:, None],
@@ -229,18 +189,10 @@ def _parts_kernel(
 
 @triton.jit(do_not_specialize=["rows", "parts"])
 def _merge_kernel(
-    sums,
-    tops,
-    totals,
-    out,
-    rows,
-    size,
-    parts,
-    BLOCK_PARTS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-):
-    """Some rows, each a node and head: its parts, faded to the greatest maximum, by weight."""
+    sums, tops, totals, out, rows, size, parts,
+    BLOCK_PARTS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+):  # fmt: skip
+    """Some rows, each a node and head: the weighted sum of its parts, rescaled to one maximum."""
     part = tl.arange(0, BLOCK_PARTS)[:, None]
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[None, :]
     dim = tl.arange(0, BLOCK_SIZE)[None, None, :]

@@ -1,8 +1,7 @@
-"""Passes on a CPU: traced where the model allows it, and multiplied by packed weights.
+"""Passes on a CPU: traced if the model allows it, and with packed weights.
 
-A model's linear layers multiply by packed copies only while a pass over several tokens runs, and
-the model is as it was between passes. `weight_layouts` says which copies there are and when they
-are faster.
+Linear layers use packed copies only while a pass over several tokens runs; between passes the model
+is unchanged.
 """
 
 from __future__ import annotations
@@ -22,21 +21,15 @@ from sage_core.runtime.cpu.packed_weights import (
 )
 from sage_core.runtime.cpu.traced_pass import TracedPasses
 from sage_core.runtime.cpu.weight_layouts import fastest
-from sage_core.runtime.tree_runner import (
-    EagerExecutor,
-    Executor,
-    Outputs,
-    PassRequest,
-    TreeRunner,
-)
+from sage_core.runtime.tree_runner import EagerExecutor, Executor, Outputs, PassRequest, TreeRunner
 
 
 class CpuExecutor(EagerExecutor):
-    """Traced passes; those over several tokens multiply by packed weights.
+    """Traced passes, with packed weights if they are over several tokens.
 
     Args:
-        packed: the copies of the model's weights; perhaps none.
-        traced: the traced passes; None calls the model's own modules.
+        packed: copies of the model's weights.
+        traced: its traced passes; None: the model's own modules are called.
     """
 
     def __init__(self, packed: PackedWeights, traced: TracedPasses | None) -> None:
@@ -47,13 +40,11 @@ class CpuExecutor(EagerExecutor):
 
     def run(self, runner: TreeRunner, request: PassRequest) -> Outputs:
         call = None if self.traced is None else self.traced.run
-        if len(request.tokens) < 2:
-            return runner.run_eagerly(request, call)
-        with self.packed.in_use():
+        with self.multiplying(len(request.tokens)):
             return runner.run_eagerly(request, call)
 
     def multiplying(self, tokens: int) -> AbstractContextManager[None]:
-        # A product with one row is bound by memory, whatever the layout.
+        # A product with one vector is bound by memory, whatever the layout.
         return self.packed.in_use() if tokens > 1 else nullcontext()
 
     def observable(self) -> Executor:
@@ -61,12 +52,12 @@ class CpuExecutor(EagerExecutor):
 
 
 class CpuBackend:
-    """Makes executors, and keeps packed weights and traces from text to text, by model.
+    """Makes executors, and keeps packed weights and traces between texts, by model.
 
-    A model that is not on the CPU, or is shared with other processes, has eager passes.
+    A model that is not on the CPU, or is sharded over processes, has eager passes.
 
     Args:
-        max_bytes: most bytes of copies of each model's weights.
+        max_bytes: most bytes of packed weights of each model.
         choose: the layout of each layer's copy.
     """
 

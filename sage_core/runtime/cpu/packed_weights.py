@@ -1,4 +1,4 @@
-"""Copies of linear layers' weights in the layout that is fastest for a few rows."""
+"""Packed weights: copies of linear layers' weights in a layout that is fast for few tokens."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from torch import Tensor, nn
 from sage_core.runtime.cpu.weight_layouts import Forward, Layout, fastest
 
 MAX_BYTES = 1 << 30
-"""Most bytes of copies for one model."""
-
+"""Most bytes of packed weights of one model."""
 
 LayoutChoice = Callable[[nn.Linear], Layout | None]
 """The layout of a layer's copy; None for no copy."""
 
 
 class PackedWeights:
-    """The copies of one model's linear layers, made when they are first asked for.
+    """Packed weights of one model's linear layers.
 
     Args:
-        limit: most bytes of copies; where all would take more, none are made.
-        choose: which copies.
+        limit: in bytes; if all layers would take more, none are packed.
+        choose: the layout of each layer.
     """
 
     def __init__(self, limit: int, choose: LayoutChoice = fastest) -> None:
@@ -33,7 +32,7 @@ class PackedWeights:
         self._made_of: list[tuple[int, int]] = []
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether any layer is packed."""
         return bool(self._forwards)
 
     @property
@@ -42,10 +41,9 @@ class PackedWeights:
         return [forward.args[0] for forward in self._forwards.values()]
 
     def refresh(self, modules: Sequence[nn.Module]) -> int:
-        """Copy what has been changed since; gives the number of layers with a copy.
+        """Pack the layers in ``modules`` again if their weights have changed.
 
-        ``modules`` are searched for layers. None are copied where they do not fit the limit, and
-        no shape for which no layout is faster.
+        Returns the number of packed layers. Shapes for which no layout is faster are not packed.
         """
         layers = [layer for module in modules for layer in _layers(module)]
         made_of = [(layer.weight.data_ptr(), _version(layer.weight)) for layer in layers]
@@ -63,8 +61,8 @@ class PackedWeights:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While open, the layers multiply by the copies."""
-        # Past `Module.__setattr__`, which would cost more than the products of a small model.
+        """While open, the layers use the packed weights."""
+        # Not by `Module.__setattr__`, which takes longer than the products of a small model.
         for layer, forward in self._forwards.items():
             layer.__dict__["forward"] = forward
         try:
@@ -75,7 +73,7 @@ class PackedWeights:
 
 
 def _layers(module: nn.Module) -> list[nn.Linear]:
-    """Plain float32 linear layers on the CPU; quantized ones are of types of their own."""
+    """Plain float32 linear layers on the CPU; quantized ones have other types."""
     linear = (layer for layer in module.modules() if type(layer) is nn.Linear)
     return [
         layer
@@ -85,10 +83,10 @@ def _layers(module: nn.Module) -> list[nn.Linear]:
 
 
 def is_plain_parameter(weight: Tensor) -> bool:
-    """Whether it is an ordinary parameter on the CPU, not a part of one or a quantized one."""
+    """Whether it is an ordinary parameter on the CPU, not a shard and not quantized."""
     return type(weight) is nn.Parameter and weight.device.type == "cpu"
 
 
 def _version(tensor: Tensor) -> int:
-    """Counts changes in place; inference tensors have no count and do not change."""
+    """Counts in-place changes; inference tensors have no counter."""
     return 0 if tensor.is_inference() else tensor._version

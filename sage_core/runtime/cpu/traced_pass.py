@@ -1,15 +1,13 @@
-"""Passes without the Python around them: what a pass calls is noted, and later called again.
+"""Traced passes: the torch functions of a pass, called again without the Python around them.
 
-A pass of a small model spends a third of its time between operators: modules that call modules,
-configurations that are looked up, wrappers. So the torch functions of two eager passes are noted,
-of other tokens behind another text, and held against each other. What is the same in both belongs
-to the model; a number that is the row count in both is the row count; anything else, and any
-function that is not known to depend on shapes alone, makes a model whose passes stay as they are.
-The rest is a function of the pass's inputs which calls the same operators on the same weights in
-the same order: its results are those of the eager pass to the last bit.
+A pass of a small model spends a third of its time in Python. So the torch functions of two eager
+passes, over different tokens and contexts, are recorded and compared. Values that agree belong to
+the model; a number that equals the token count in both is the token count. Any other difference,
+and any function that is not known to depend on shapes only, disables tracing for the model. The
+result is a function that calls the same operators on the same weights in the same order: it is
+equal to the eager pass to the last bit.
 
-Attention and the writing of keys and values depend on the length of the text, so they are called
-as a whole, as the model would.
+Attention and cache writes depend on the context length, so they are recorded as single calls.
 """
 
 from __future__ import annotations
@@ -28,108 +26,108 @@ from sage_core.runtime.cpu.op_trace import OpTrace, UntraceableError, compiled, 
 if TYPE_CHECKING:
     from sage_core.runtime.kv_cache import TreeCache
 
-TAPED_ATTENTION = "sage_taped"
+TRACED_ATTENTION = "sage_traced"
 """The name in transformers' `AttentionInterface`."""
-TAPE_ARGUMENT = "sage_tape"
+TRACE_ARGUMENT = "sage_trace"
 
-_RESTING = "transformers.utils.output_capturing"
+_HARMLESS_HOOKS = "transformers.utils.output_capturing"
 Pass = Callable[..., Tensor]
-"""An eager pass of inputs by name, and of further arguments for the decoder."""
+"""An eager pass: takes inputs by name, and further arguments for the decoder."""
 
 
 class TracedPasses:
-    """The repeatable passes of one model: over one row, and over any greater number of rows.
+    """The traced passes of one model: over one token, and over several.
 
     Args:
-        config: of the decoder that passes go through, which says how it attends.
+        config: of its decoder.
     """
 
     def __init__(self, config: Any) -> None:
         self._config = config
         self._own: dict[int, Tensor] = {}
-        self._noted: dict[tuple[Any, ...], OpTrace] = {}
-        self._repeat: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
-        self._never = self.why = ""
-        """Why passes run as they are, if they do."""
+        self._traces: dict[tuple[Any, ...], OpTrace] = {}
+        self._replays: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
+        self._untraceable = self.why_not = ""
+        """Why passes run eagerly, if they do."""
 
     def refresh(self, model: nn.Module, copies: Sequence[Tensor] = ()) -> None:
-        """Forget what was noted if the model is another by now. For before a text's first pass.
+        """Drop the traces if the model's tensors have been replaced. Call it before each text.
 
         Args:
-            model: its parameters and buffers are what passes use. It is not held.
-            copies: further tensors that are the model's, such as packed weights.
+            model: not held; its parameters and buffers are.
+            copies: further tensors of the model, such as packed weights.
         """
         own = {id(one): one for one in (*model.parameters(), *model.buffers(), *copies)}
         if own.keys() != self._own.keys():
-            self._own = own  # held: an id stays that of its tensor
-            self._noted, self._repeat, self._never = {}, {}, ""
-        self.why = self._never or _why_not(model, self._config)
+            self._own = own  # held, so that ids stay valid
+            self._traces, self._replays, self._untraceable = {}, {}, ""
+        self.why_not = self._untraceable or _why_not(model, self._config)
 
-    def run(self, rows: int, inputs: Mapping[str, Any], cache: TreeCache, eager: Pass) -> Tensor:
-        """One pass over ``rows`` tokens: ``eager``, or the same from a tape.
+    def run(self, tokens: int, inputs: Mapping[str, Any], cache: TreeCache, eager: Pass) -> Tensor:
+        """One pass: ``eager``, or a replay of it.
 
         Args:
-            rows: n.
+            tokens: their number.
             inputs: all tensors that the pass uses besides the model's own, by name.
-            cache: what it writes keys and values to.
+            cache: where it writes keys and values.
             eager: the pass itself.
         """
-        if self.why or torch.is_autocast_enabled("cpu"):
+        if self.why_not or torch.is_autocast_enabled("cpu"):
             return eager(**inputs)
-        kind = rows == 1, *inputs
-        if kind in self._repeat:
-            return self._repeat[kind](rows, cache, *inputs.values())
-        before = self._noted.get(kind)
-        if before is not None and not before.differs(rows, cache.length):
+        kind = tokens == 1, *inputs
+        if kind in self._replays:
+            return self._replays[kind](tokens, cache, *inputs.values())
+        first = self._traces.get(kind)
+        if first is not None and not first.differs(tokens, cache.length):
             return eager(**inputs)
-        tape = OpTrace({"cache": cache, **inputs}, rows, cache.length)
-        by_tape = attending_by(self._config, TAPED_ATTENTION, _attend)
-        with by_tape, _writing(cache, tape), tape:
-            out = eager(**inputs, **{TAPE_ARGUMENT: tape})
+        trace = OpTrace({"cache": cache, **inputs}, tokens, cache.length)
+        traced_attention = attending_by(self._config, TRACED_ATTENTION, _attend)
+        with traced_attention, _traced_writes(cache, trace), trace:
+            out = eager(**inputs, **{TRACE_ARGUMENT: trace})
         try:
-            if tape.why:
-                raise UntraceableError(tape.why)
-            if before is None:
-                self._noted[kind] = tape
+            if trace.why_not:
+                raise UntraceableError(trace.why_not)
+            if first is None:
+                self._traces[kind] = trace
                 return out
-            calls = merged(before, tape, self._own)
-            self._repeat[kind] = compiled(calls, list(inputs), tape.slot(out))
+            calls = merged(first, trace, self._own)
+            self._replays[kind] = compiled(calls, list(inputs), trace.slot(out))
         except UntraceableError as reason:
-            self._never = self.why = str(reason)
-        self._noted.pop(kind, None)
+            self._untraceable = self.why_not = str(reason)
+        self._traces.pop(kind, None)
         return out
 
 
 def _why_not(model: nn.Module, config: Any) -> str:
-    """Why a model's passes are not taped, as it is now."""
+    """Why a model's passes are not traced in its present state; empty if they are."""
     if any(weight.device.type != "cpu" for weight in model.parameters()):
         return "it is not on the CPU"
     if str(config._attn_implementation) != "sdpa":
-        return "it does not attend by PyTorch's own attention"
+        return "it does not use PyTorch's scaled dot-product attention"
     for module in model.modules():
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        # Transformers leaves its own where outputs of layers were asked for once; they rest.
-        if module.training or any(getattr(hook, "__module__", "") != _RESTING for hook in hooks):
-            return "someone watches its modules, or trains them"
-        if "forward" in module.__dict__:
-            return "one of its modules has a forward of its own"
+        # Transformers leaves inactive hooks behind once outputs of layers were requested.
+        if any(getattr(hook, "__module__", "") != _HARMLESS_HOOKS for hook in hooks):
+            return "its modules have hooks"
+        if module.training or "forward" in module.__dict__:
+            return "one of its modules is in training mode or has its forward replaced"
     return ""
 
 
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> Any:
-    """What transformers calls in each layer while a pass is taped."""
-    tape = kwargs.pop(TAPE_ARGUMENT, None)
-    if tape is None:
+    """The attention function of each layer while a pass is traced."""
+    trace = kwargs.pop(TRACE_ARGUMENT, None)
+    if trace is None:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    return tape.whole(sdpa_attention_forward, module, query, key, value, mask, **kwargs)
+    return trace.call(sdpa_attention_forward, module, query, key, value, mask, **kwargs)
 
 
 @contextmanager
-def _writing(cache: TreeCache, tape: OpTrace) -> Iterator[None]:
+def _traced_writes(cache: TreeCache, trace: OpTrace) -> Iterator[None]:
     def update(keys: Tensor, values: Tensor, index: int, *_args: Any, **_kwargs: Any) -> Any:
-        return tape.whole(_write, cache, index, keys, values)
+        return trace.call(_write, cache, index, keys, values)
 
     cache.__dict__["update"] = update
     try:

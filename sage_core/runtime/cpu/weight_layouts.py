@@ -1,10 +1,8 @@
-"""Copies of a linear layer's weight, laid out so that it multiplies a few rows faster.
+"""Layouts of a linear layer's weight for products with few tokens.
 
-PyTorch's products of a weight with the 2 to 64 rows of a tree pass may reach a half or less of what
-the processor can do. From a copy in its own layout oneDNN, which comes with PyTorch, does better on
-some processors, and on others the same product does by columns instead of rows; which one, and
-whether any does, depends on the sizes too. So all are timed. Sums may be taken in another order, as
-in any pass over more than one row.
+PyTorch's products with the 2 to 64 tokens of a tree pass may reach half of a processor's speed or
+less. oneDNN's own layout is faster on some processors and sizes, a column-major copy on others, so
+all are timed. Sums may be in another order, as in any pass over more than one token.
 """
 
 from __future__ import annotations
@@ -19,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 Forward = partial[Tensor]
-"""What multiplies rows by a copy, which is its first argument; in place of `nn.Linear.forward`."""
+"""Replaces `nn.Linear.forward`; the copy of the weight is its first argument."""
 Layout = Callable[[nn.Linear], Forward]
 
-_ROWS = 16  # that oneDNN's layout is made for; it serves all numbers of rows
+_ROWS = 16  # tokens that oneDNN's layout is optimized for; it works for any number
 _SIZES, _REPEATS, _SAVED = (4, 16), 3, 0.1
-_LAYERS, _LARGEST = 2, 8192  # what is timed: so many layers, of at most so many inputs and outputs
+_LAYERS, _LARGEST = 2, 8192  # timed are so many layers, of at most so many inputs and outputs
 
 
 @torch.no_grad()
 def by_onednn(layer: nn.Linear) -> Forward:
-    """In oneDNN's layout, by the operators that PyTorch's own compiler uses.
+    """oneDNN's layout, by the operators that PyTorch's compiler uses.
 
     Raises:
         AttributeError, RuntimeError: this PyTorch has no oneDNN, or not for this processor.
@@ -40,7 +38,7 @@ def by_onednn(layer: nn.Linear) -> Forward:
 
 @torch.no_grad()
 def by_columns(layer: nn.Linear) -> Forward:
-    """With the weights of one input, not of one output, behind one another in memory."""
+    """Column-major: the weights of one input are contiguous."""
     weight = layer.weight.detach().t().contiguous().t()
     return partial(_linear, weight, layer.bias)
 
@@ -49,9 +47,9 @@ LAYOUTS: tuple[Layout, ...] = (by_onednn, by_columns)
 
 
 def fastest(layer: nn.Linear) -> Layout | None:
-    """The layout by which layers of this one's shape are fastest; None where none saves a tenth.
+    """The fastest layout for layers of this shape; None if none saves a tenth of the time.
 
-    A shape is timed once in a process, on weights of its own.
+    A shape is timed once in a process, on separate weights.
     """
     shape = layer.out_features, layer.in_features, layer.bias is not None
     return _timed(*shape, torch.get_num_threads())
@@ -75,7 +73,7 @@ def _timed(outputs: int, inputs: int, bias: bool, threads: int) -> Layout | None
 
 
 def _layer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
-    """One that no random numbers were drawn for: those are the user's."""
+    """A layer made without drawing random numbers, which would change the user's state."""
     layer = nn.utils.skip_init(
         nn.Linear, inputs, outputs, bias=bias, device="cpu", dtype=torch.float32
     )
@@ -84,13 +82,13 @@ def _layer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
     return layer
 
 
-def _seconds(ways: Sequence[Sequence[Forward]], features: int) -> list[float]:
-    totals = [0.0] * len(ways)
+def _seconds(variants: Sequence[Sequence[Forward]], features: int) -> list[float]:
+    totals = [0.0] * len(variants)
     for rows in _SIZES:
         x = _rows(rows, features)
-        least = [float("inf")] * len(ways)
-        for _ in range(_REPEATS):  # in turn, and the least: other processes only ever add time
-            for number, forwards in enumerate(ways):
+        least = [float("inf")] * len(variants)
+        for _ in range(_REPEATS):  # alternating, and the minimum: other processes only add time
+            for number, forwards in enumerate(variants):
                 started = perf_counter()
                 for forward in forwards:
                     forward(x)

@@ -1,13 +1,11 @@
-"""Passes with fixed shapes and addresses, captured as CUDA graphs and replayed.
+"""Passes with static shapes and addresses, captured as CUDA graphs and replayed.
 
-An eager pass through a model of 28 layers launches some five hundred kernels, which takes the host
-longer than the GPU needs to run them. Here a pass over n tokens is one function of static device
-tensors (`graphs.static_pass`): it is captured once for a few token counts and replayed for every
-tree, padded to the next count. What changes from pass to pass (tokens, positions, bit words, the
-committed length and the slot to write at) is copied to the device as one small tensor before a
-replay.
+An eager pass through 28 layers launches about five hundred kernels, which takes the host longer
+than the GPU needs to run them. Here a pass is a function of static device tensors
+(`graphs.static_pass`), captured for a few token counts and replayed for every tree, padded to the
+next count. Its inputs are copied to the device as one small tensor before a replay.
 
-What cannot be captured runs eagerly with the same result, and `CudaGraphBackend.notes` says so.
+What cannot be captured runs eagerly with the same result; `CudaGraphBackend.notes` lists it.
 """
 
 from __future__ import annotations
@@ -24,20 +22,14 @@ from sage_core.runtime.attention import MAX_COLUMNS, pack
 from sage_core.runtime.cuda.graphs import COUNTS, Capture, CaptureRecord, GraphCache
 from sage_core.runtime.cuda.static_cache import StaticCache
 from sage_core.runtime.kv_cache import TreeCache
-from sage_core.runtime.tree_runner import (
-    EagerExecutor,
-    Executor,
-    Outputs,
-    PassRequest,
-    TreeRunner,
-)
+from sage_core.runtime.tree_runner import EagerExecutor, Executor, Outputs, PassRequest, TreeRunner
 
 
 class CudaGraphExecutor:
-    """Static passes over few tokens, captured where they can be; all others eagerly.
+    """Static passes over few tokens, captured if possible; all others eagerly.
 
     Args:
-        graphs: storage and captured passes, this executor's alone while it lives.
+        graphs: storage and captured passes, used by no other executor at the same time.
     """
 
     name = "CUDA graphs"
@@ -56,7 +48,7 @@ class CudaGraphExecutor:
         cache, rows = runner.cache, self._graphs.rows(n)
         if not isinstance(cache, StaticCache):
             return runner.run_eagerly(request)
-        # Columns that every token sees, such as the root's, are masked like committed text.
+        # Columns that all tokens attend to, such as the root's, are masked like committed text.
         common = int(request.visible.all(axis=0).cumprod().sum())
         if not rows or columns - common > MAX_COLUMNS:
             self._graphs.note(f"a pass over {n} rows and {columns} tree columns: eager, too many")
@@ -74,7 +66,7 @@ class CudaGraphExecutor:
         )
         logits, hidden = replay()
         cache.advance(n)
-        # Copies: drafts and records keep what a later replay would overwrite.
+        # Copies, because the next replay overwrites the outputs.
         return logits[n - request.last if request.last else 0 : n].clone(), hidden[:n].clone()
 
     def multiplying(self, tokens: int) -> AbstractContextManager[None]:
@@ -85,14 +77,14 @@ class CudaGraphExecutor:
 
 
 class CudaGraphBackend:
-    """Makes executors, and keeps storage and graphs from text to text.
+    """Makes executors, and keeps storage and graphs between texts.
 
-    An executor has a graph cache to itself until it is gone; two texts under way have one each.
+    Each executor has its own graph cache, which is reused when the executor is gone.
 
     Args:
-        counts: rows of the captured passes, ascending, at most 65.
-        capture: how to record a pass; None: CUDA graphs where there is CUDA, else not at all.
-        kernel: False: PyTorch's own attention also where the tree kernel runs.
+        counts: token counts of the captured passes, ascending, at most 65.
+        capture: captures a pass; None: CUDA graphs on CUDA, else eager passes.
+        kernel: False: PyTorch's own attention even where the tree kernel runs.
 
     Raises:
         ValueError: counts that are not ascending numbers from 1 to 65.
@@ -101,11 +93,7 @@ class CudaGraphBackend:
     batches = False
 
     def __init__(
-        self,
-        counts: Sequence[int] = COUNTS,
-        capture: Capture | None = None,
-        *,
-        kernel: bool = True,
+        self, counts: Sequence[int] = COUNTS, capture: Capture | None = None, *, kernel: bool = True
     ) -> None:
         if list(counts) != sorted(set(counts)) or not 1 <= counts[0] <= counts[-1] <= max(COUNTS):
             raise ValueError(f"captured passes have ascending row counts of 1 to 65: {counts}")
@@ -116,7 +104,7 @@ class CudaGraphBackend:
         self._free: list[GraphCache] = []
 
     def executor(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Executor:
-        if modules is not None:  # a draft head: its passes are not captured
+        if modules is not None:  # draft heads are not captured
             return EagerExecutor()
         graphs = next((one for one in self._free if one.model is model), None)
         if graphs is None:
@@ -130,10 +118,10 @@ class CudaGraphBackend:
 
     @property
     def records(self) -> tuple[CaptureRecord, ...]:
-        """What has been captured, or at least run, and what it took."""
+        """The static passes, captured or eager, and their cost."""
         return tuple(record for graphs in self._all for record in graphs.records)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What runs otherwise than it was meant to, and why; a line each."""
+        """What is not captured or does not use the tree kernel, and why; one line each."""
         return tuple(dict.fromkeys(note for graphs in self._all for note in graphs.notes))

@@ -1,4 +1,4 @@
-"""A key/value cache for captured passes: written at slots that the device knows."""
+"""A key/value cache for captured passes, written at slots that are device tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sage_core.runtime.kv_cache import TreeCache, TreeCacheLayer
 
 
 class StaticLayer(TreeCacheLayer):
-    """A layer whose passes either go on at the fill mark or write at the owner's ``slots``."""
+    """A layer that appends, or writes at the owner's ``slots`` in static passes."""
 
     _owner: StaticCache
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """In a static pass the whole buffer is given, filled or not, and no fill mark moves."""
+        """As the base class; static passes return the whole buffer and leave the length."""
         slots = self._owner.slots
         if slots is None:
             return super().update(key_states, value_states)
@@ -29,11 +29,10 @@ class StaticLayer(TreeCacheLayer):
 
 
 class StaticCache(TreeCache):
-    """A `TreeCache` whose storage stays where it is from text to text.
+    """A `TreeCache` whose storage keeps its address between texts.
 
-    A static pass has nothing of the host's in it: it writes at slots read from the device, and
-    `advance` moves the fill marks afterwards. All of a new buffer is zero, because a masked slot
-    still takes part in PyTorch's own attention, at weight zero.
+    A static pass writes at slots read from the device, and `advance` moves the fill marks
+    afterwards. New buffers are zeroed: PyTorch's attention reads masked slots, with weight 0.
     """
 
     layer_class = StaticLayer
@@ -41,16 +40,16 @@ class StaticCache(TreeCache):
     def __init__(self, layers: int, capacity: int) -> None:
         super().__init__(layers, capacity, shared=True)
         self.slots: Tensor | None = None
-        """int64 (n,): where the pass under way writes; None outside a static pass."""
+        """int64 (n,): where a static pass writes; None outside of one."""
 
     @property
     def capacity(self) -> int:
-        """Slots of the storage, or of what it will be."""
+        """Slots of the storage, allocated or not."""
         return int(self._buffers[0][0].shape[-2]) if self._buffers else self._capacity
 
     @property
     def storage(self) -> Tensor | None:
-        """The keys of all layers; another tensor once the cache has grown."""
+        """The keys of all layers; replaced when the cache grows."""
         return self._buffers[0][0] if self._buffers else None
 
     def allocate(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +65,7 @@ class StaticCache(TreeCache):
             buffer[..., held:, :].zero_()
 
     def restart(self, capacity: int) -> None:
-        """Forget everything and have room for ``capacity`` slots, in the same storage if it can."""
+        """Empty the cache; storage below ``capacity`` slots is replaced."""
         for layer in self._layers:
             layer.length = 0
         if capacity > self.capacity:
@@ -75,7 +74,7 @@ class StaticCache(TreeCache):
                 layer.is_initialized = False
 
     def advance(self, count: int) -> None:
-        """Note that a static pass has filled ``count`` more slots."""
+        """Move the fill marks by the ``count`` slots of a static pass."""
         for layer in self._layers:
             layer.length += count
 

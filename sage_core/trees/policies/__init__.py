@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
 from sage_core.trees.option_specs import parse_spec, spec_text
 from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
@@ -17,19 +19,15 @@ __all__ = ["Growth", "Level", "Policy", "TreePlanner", "available", "parse", "sp
 
 
 @cache
-def _policies_of_modules() -> dict[str, type[Policy]]:
+def available() -> Mapping[str, type[Policy]]:
+    """Policies by name. Their dataclass fields are the options, their docstrings the help."""
     found: dict[str, type[Policy]] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Policy) and "name" in vars(value):
                 found[value.name] = value
-    return found
-
-
-def available() -> dict[str, type[Policy]]:
-    """Policies by name. Their dataclass fields are the options, their docstrings the help."""
-    return dict(_policies_of_modules())
+    return MappingProxyType(found)
 
 
 def parse(text: str | Policy) -> Policy:

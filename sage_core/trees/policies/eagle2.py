@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner, likeliest
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import TokenTree
 
@@ -64,22 +64,17 @@ class Eagle2Planner(TreePlanner):
         # A rounded softmax may exceed 1 in the last bit; no child may outrank its parent.
         probs = np.minimum(level.probs[:, : o.k].astype(np.float64), 1.0)
         cumulative = (above[:, None] * probs).ravel()
-        best = _best(np.concatenate([self._scores, cumulative]), o.nodes)
+        best = likeliest(np.concatenate([self._scores, cumulative]), o.nodes)
         found = np.sort(best[best >= known]) - known
         found = found[cumulative[found] > 0]
         self._scores = np.concatenate([self._scores, cumulative[found]])
         parents, ranks = np.divmod(found, probs.shape[1])
         expand = np.zeros(len(found), dtype=bool)
         if level.depth < o.depth:
-            expand[_best(cumulative[found], o.beam)] = True
+            expand[likeliest(cumulative[found], o.beam)] = True
         return Growth(parents, ranks, expand)
 
     def prune(self, tree: TokenTree) -> TokenTree:
         if len(tree) <= self._o.nodes:
             return tree
-        return tree.subset(_best(self._scores, self._o.nodes).tolist())
-
-
-def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the ``count`` greatest scores; ties go to the first, hence to parents."""
-    return np.argsort(-scores, kind="stable")[:count]
+        return tree.subset(likeliest(self._scores, self._o.nodes).tolist())

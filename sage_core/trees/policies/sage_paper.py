@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isfinite
 from typing import ClassVar
 
 import numpy as np
 
 from sage_core.trees.policies.static import SPECVLM_25, StaticPlanner, tree_from_text
-from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner, likeliest
 from sage_core.trees.steps import Shape
 
 
@@ -60,11 +60,9 @@ class SagePaper(Policy):
     name: ClassVar[str] = "sage-paper"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            finite = not isinstance(value, float) or isfinite(value)
-            self._require((finite, f"{field.name} must be a finite number"))
+        numbers = {name: x for name, x in vars(self).items() if isinstance(x, float)}
         self._require(
+            *((isfinite(x), f"{name} must be a finite number") for name, x in numbers.items()),
             (1 <= self.dmin <= self.dmax, "needs 1 <= dmin <= dmax"),
             (0 < self.wmin <= self.wmax, "needs 0 < wmin <= wmax"),
             (self.theta >= 0, "theta must not be negative"),
@@ -109,11 +107,9 @@ class SagePaperPlanner(TreePlanner):
         if not self._o.lookahead:
             # The depth is known only after the root's distribution: allow the maximum.
             return Shape(self._dmax, self._o.wmax, None, "α of this step's own root")
-        return Shape(int(self._depth), self._width, self._alpha, self._note())
-
-    def _note(self) -> str:
         moved = self._dmax - self._o.dmax
-        return f"history moved the depth limit by {moved:+d}" if moved else ""
+        note = f"history moved the depth limit by {moved:+d}" if moved else ""
+        return Shape(int(self._depth), self._width, self._alpha, note)
 
     def _set_limits(self, alpha: float) -> None:
         o = self._o
@@ -146,7 +142,7 @@ class SagePaperPlanner(TreePlanner):
         room = o.nmax - level.nodes
         if len(parents) > room:
             # At the node limit the likeliest nodes of the level are kept, in their order.
-            best = np.sort(np.argsort(-cumulative[parents, chosen], kind="stable")[:room])
+            best = np.sort(likeliest(cumulative[parents, chosen], room))
             parents, chosen = parents[best], chosen[best]
         full = level.nodes + len(parents) >= o.nmax or depth + 1 > self._depth
         return Growth(parents, chosen, np.full(len(parents), not full))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner, likeliest
 from sage_core.trees.steps import Shape
 
 
@@ -57,7 +57,7 @@ class SpecLlavaPlanner(TreePlanner):
         room = o.nodes - level.nodes
         if len(kept) > room:
             # At the node limit the likeliest nodes of the level are kept, in their order.
-            kept = np.sort(kept[np.argsort(-cumulative[kept], kind="stable")[:room]])
+            kept = np.sort(kept[likeliest(cumulative[kept], room)])
         parents, ranks = np.divmod(kept, min(o.k, level.probs.shape[1]))
         more = level.depth < o.depth and level.nodes + len(kept) < o.nodes
         return Growth(parents, ranks, (cumulative[kept] >= o.grow) & more)

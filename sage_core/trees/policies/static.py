@@ -74,13 +74,9 @@ class Static(Policy):
     def __post_init__(self) -> None:
         self._at_least(0, "nodes")
         available = len(self._whole)
-        self._require(
-            (
-                self.nodes <= available,
-                f"the tree has {available} nodes, not {self.nodes}: give tree=FILE, or take "
-                f"optimal-static:nodes={self.nodes}",
-            )
-        )
+        advice = f"give tree=FILE, or take optimal-static:nodes={self.nodes}"
+        message = f"the tree has {available} nodes, not {self.nodes}: {advice}"
+        self._require((self.nodes <= available, message))
 
     @cached_property
     def paths(self) -> tuple[RankPath, ...]:

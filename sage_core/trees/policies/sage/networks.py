@@ -184,10 +184,7 @@ class ConfidentLevels:
     At such a level a single parent's first candidate has nearly all of the probability. The logits
     then depend on the level, on the chance of reaching it, and on values that are the same in the
     whole step. About two levels of three are of this kind, and one network call takes longer than a
-    tenth of a draft pass of a small head.
-
-    Args:
-        k: candidates per node.
+    tenth of a draft pass of a small head. ``k``: candidates per node.
     """
 
     def __init__(self, candidate: CandidateNetwork, node: NodeNetwork, k: int) -> None:
@@ -208,9 +205,7 @@ class ConfidentLevels:
     def begin(self, pace: float, lately: float) -> None:
         """Compute the tables of one step.
 
-        Args:
-            pace: α of the step's root plus the moving hit rate of levels.
-            lately: moving hit rate of the roots.
+        ``pace``: α of the step's root plus the moving hit rate of levels; ``lately``: of roots.
         """
         candidate, node = self._networks
         self._accepted = _logits(candidate, self._candidate_hidden + pace * candidate.w1[6])

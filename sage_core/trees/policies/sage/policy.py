@@ -25,7 +25,7 @@ from sage_core.trees.policies.sage.networks import (
     planner_networks,
 )
 from sage_core.trees.policies.sage.platt_scaling import KEPT, PlattScaling
-from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
+from sage_core.trees.policy import Growth, Level, Policy, TreePlanner, likeliest
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import ROOT, TokenTree
 
@@ -136,12 +136,8 @@ class SagePlanner(TreePlanner):
         for name, scaling in self._scalings.items():
             fresh = scaling.state
             scaling.recall({part: learned.get(f"{name}.{part}", fresh[part]) for part in fresh})
-        recent, lately = (
-            min(1.0, max(0.0, learned.get(name, _HIT_RATE))) for name in ("recent", "lately")
-        )
-        self._recent, self._lately = (
-            _HIT_RATE + KEPT * (rate - _HIT_RATE) for rate in (recent, lately)
-        )
+        rates = (min(1.0, max(0.0, learned.get(x, _HIT_RATE))) for x in ("recent", "lately"))
+        self._recent, self._lately = (_HIT_RATE + KEPT * (rate - _HIT_RATE) for rate in rates)
         # Short texts end before λ converges, and a λ that is too low drafts too deep.
         rate = max(_FIRST_RATE, learned.get("rate", _FIRST_RATE))
         self._start_rate(min(1.0 + self._o.dmax, rate))
@@ -259,18 +255,12 @@ class SagePlanner(TreePlanner):
             wide += 1
         probs = [row[:wide] for row in every]
         at_root = level.depth == 1
-        parents = (
-            [Parent()]
-            if at_root
-            else [Parent(self._accepted[p], self._ranks[p]) for p in level.frontier]
-        )
+        parents = [Parent()]
+        if not at_root:
+            parents = [Parent(self._accepted[p], self._ranks[p]) for p in level.frontier]
+        alpha = None if at_root else self._alpha
         logits, alphas = self._candidate(
-            level.depth,
-            probs,
-            parents,
-            None if at_root else self._alpha,
-            self._recent,
-            level.acceptance,
+            level.depth, probs, parents, alpha, self._recent, level.acceptance
         )
         if at_root:
             self._alpha = alphas[0]
@@ -389,6 +379,6 @@ def worth_verifying(accepted: np.ndarray, seconds: np.ndarray, rate: float) -> n
     Returns:
         Node indices, best first. Parents come before their children, so the nodes form a tree.
     """
-    order = np.argsort(-accepted, kind="stable")[: len(seconds) - 1]
+    order = likeliest(accepted, len(seconds) - 1)
     gains = np.concatenate([[0.0], np.cumsum(accepted[order])]) - rate * seconds[: len(order) + 1]
     return order[: int(gains.argmax())]
