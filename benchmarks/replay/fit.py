@@ -3,8 +3,8 @@
     python -m benchmarks.replay.fit FILE.npz [FILE.npz ...] --output planner.safetensors
 
 Samples are the text's own path through the recorded trees: at every level that it reaches, which of
-the path's candidates is accepted, and whether they held the accepted token. What a step knows of
-the steps before it comes from walking the text with a fixed tree.
+the path's candidates is accepted, and whether they held the accepted token. Features of earlier
+steps come from walking the text with a fixed tree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.core.reference_networks import (
 )
 
 RANKS = 10
-"""Candidates of a node that the policy looks at."""
+"""Candidates of a node that the policy scores."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Samples:
 
 @dataclass
 class Past:
-    """What a step knows of those before it."""
+    """Features of the steps before."""
 
     alpha: float = 0.7
     recent: float = 0.9
@@ -62,8 +62,8 @@ class Past:
 
 
 WORSE = (*(0.0,) * 12, 0.5, 1.0)
-"""Walks of a text, and the share of right guesses that are taken away in each: drafts differ, and
-what a useless one looks like must have been seen."""
+"""For each walk of a text, the share of correct candidates that is removed: the samples then also
+cover drafts of low quality."""
 
 
 def gather(

@@ -5,8 +5,8 @@
 
 At each position the draft's tree is grown to `LEVELS` levels, the `BEAM` likeliest nodes of each
 level expanded to their `RANKS` likeliest tokens. No node is verified: the target decodes a token a
-step, so its own text is there to judge every node. A policy that expands other nodes than these
-cannot be replayed exactly; `trees.py` counts how often that happens.
+step, so its own text decides which nodes are accepted. A policy that expands other nodes than
+these cannot be replayed exactly; `simulate` counts how often that happens.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Position:
 
     ``tokens`` and ``probs`` (levels, BEAM, RANKS): the candidates of each expanded node; rows that
     were not expanded hold -1 and 0. ``parents`` (levels, BEAM, 2): each expanded node as row and
-    rank of the level above (-1, -1 at the first). ``acceptance`` float32 (levels, BEAM, FORETOLD):
-    what the draft foretells of each row's candidates; None if it foretells nothing.
+    rank of the level above (-1, -1 at the first). ``acceptance`` float32 (levels, BEAM, BIASES):
+    the draft's acceptance biases of each row's candidates; None without an acceptance predictor.
     """
 
     tokens: np.ndarray
@@ -124,8 +124,8 @@ class _Recorder(TreePlanner):
             parents[level, :count] = self._parents[level]
             at += found.size
         bias = np.zeros((LEVELS, BEAM, BIASES), np.float32)
-        for level, told in enumerate(self._acceptance):
-            bias[level, : len(told)] = told
+        for level, predicted in enumerate(self._acceptance):
+            bias[level, : len(predicted)] = predicted
         known = bias if self._acceptance else None
         self._kept.append(Position(tokens, probs, parents, known))
         return TokenTree()

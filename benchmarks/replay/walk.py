@@ -31,14 +31,14 @@ class Round:
 
 
 def walk(recording: Recording, policy: Policy, costs: Costs) -> list[Round]:
-    """All steps of one text under a policy that is told the costs."""
+    """All steps of one text under a policy, calibrated with these costs."""
     return walk_after({}, recording, policy, costs)[0]
 
 
 def walk_after(
     learned: Mapping[str, float], recording: Recording, policy: Policy, costs: Costs
 ) -> tuple[list[Round], dict[str, float]]:
-    """The same behind texts that have taught something; and what is known behind this one."""
+    """The same from acceptance ``learned`` in earlier texts, and what is learned after this one."""
     planner = policy.planner()
     planner.calibrate(costs)
     planner.recall(learned)
@@ -108,7 +108,7 @@ def _draft(
     return builder.freeze(), passes, missing
 
 
-def clairvoyant(recording: Recording, costs: Costs) -> tuple[float, int]:
+def oracle(recording: Recording, costs: Costs) -> tuple[float, int]:
     """Least seconds for a text when every step's accepted path is known, and the tokens.
 
     The planner may choose how many levels to draft, and then verifies the accepted path alone; it
