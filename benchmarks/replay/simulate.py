@@ -5,8 +5,8 @@
 
 A regime is c_d/c_t:c_v/c_t, the cost of a draft pass and of a further verified node in target
 passes. In each the rivals are tried at every size, and the best of them is chosen with hindsight on
-the texts that are reported; `sage` gets the regime's costs and nothing else. Beside it: what a
-planner would reach that knows the text before it drafts (`walk.clairvoyant`).
+the texts that are reported; `sage` gets the regime's costs and nothing else. Beside it: what an
+oracle planner reaches that knows the text before it drafts (`walk.oracle`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import environment, harness
 from benchmarks.harness import number
 from benchmarks.replay.record import BEAM, LEVELS, RANKS, Recording, load
-from benchmarks.replay.walk import Round, clairvoyant, walk_after
+from benchmarks.replay.walk import Round, oracle, walk_after
 from sage_core.bench.calibration import FixedTree
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
@@ -131,7 +131,7 @@ def simulate(
         ours = replayed(recordings, parse(policy), costs)
         rates = {name: totals.rate(draft, node) for (_, name), totals in fixed.items()}
         best = max(rates, key=lambda name: rates[name])
-        bounds = [clairvoyant(one, costs) for one in recordings]
+        bounds = [oracle(one, costs) for one in recordings]
         bound = sum(tokens for _, tokens in bounds) / sum(seconds for seconds, _ in bounds)
         mine = ours.rate(draft, node)
         families: dict[str, float] = {}
@@ -145,7 +145,7 @@ def simulate(
                 "best": best,
                 "best_rate": round(rates[best], 3),
                 "ratio": round(mine / rates[best], 3),
-                "clairvoyant": round(bound / rates[best], 3),
+                "oracle": round(bound / rates[best], 3),
                 "reached": round(mine / bound, 3),
                 "rivals": {family: round(rate, 3) for family, rate in families.items()},
                 "missing": ours.missing,
@@ -157,11 +157,15 @@ def simulate(
 
 def report(data: dict[str, Any]) -> str:
     head = ["c_d/c_t", "c_v/c_t", "best rival", "its rate", "sage", "sage / best"]
-    head += ["clairvoyant / best", "sage / clairvoyant", "τ", "nodes", "passes"]
+    head += ["oracle / best", "sage / oracle", "τ", "nodes", "passes"]
     rows = [
         [
             *(row["draft"], row["node"], row["best"], number(row["best_rate"])),
-            *(number(row["sage"]), f"**{row['ratio']:.2f}**", number(row["clairvoyant"])),
+            *(
+                number(row["sage"]),
+                f"**{row['ratio']:.2f}**",
+                number(row["oracle"]),
+            ),
             *(number(row["reached"]), number(row["mean_accepted"])),
             *(number(row["nodes_per_step"], 1), number(row["draft_passes_per_step"], 1)),
         ]

@@ -108,7 +108,7 @@ def _draft(
     return builder.freeze(), passes, missing
 
 
-def clairvoyant(recording: Recording, costs: Costs) -> tuple[float, int]:
+def oracle(recording: Recording, costs: Costs) -> tuple[float, int]:
     """Least seconds for a text when every step's accepted path is known, and the tokens.
 
     The planner chooses how many levels to draft and verifies the accepted path alone, limited to

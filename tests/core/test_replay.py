@@ -104,7 +104,7 @@ def test_a_row_of_the_report_adds_up(recording: Recording) -> None:
     row = simulate.simulate([recording], [(0.12, 0.02)], "sage")[0]
     assert row["ratio"] == pytest.approx(row["sage"] / row["best_rate"], abs=2e-3)
     assert row["best_rate"] == pytest.approx(max(row["rivals"].values()), abs=1e-3)
-    assert row["clairvoyant"] >= 1
+    assert row["oracle"] >= 1
 
 
 def test_networks_learn_what_is_accepted(recording: Recording) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.replay.record import LEVELS, Position, Recording
-from benchmarks.replay.walk import Round, clairvoyant, reachable, walk, walk_after
+from benchmarks.replay.walk import Round, oracle, reachable, walk, walk_after
 from sage_core.errors import OptionError
 from sage_core.trees.pass_costs import Costs
 from sage_core.trees.policies import parse
@@ -219,14 +219,14 @@ def test_options_that_make_no_sense_are_refused(text: str) -> None:
         parse(text)
 
 
-def test_a_clairvoyant_is_never_slower() -> None:
+def test_the_oracle_is_never_slower() -> None:
     text = recording(0.7)
     for draft, node in ((0.02, 0.001), (0.3, 0.02)):
         costs = Costs.linear(1, node, draft)
-        seconds, tokens = clairvoyant(text, costs)
+        seconds, tokens = oracle(text, costs)
         for policy in ("sage", "chain", "static", "autoregressive"):
             assert totals(walk(text, parse(policy), costs), costs)[0] <= tokens / seconds + 1e-9
-    assert clairvoyant(recording(-1.0), Costs.linear(1, 0.1, 0.1))[0] == pytest.approx(239)
+    assert oracle(recording(-1.0), Costs.linear(1, 0.1, 0.1))[0] == pytest.approx(239)
 
 
 def test_what_the_text_reaches_is_counted_along_its_own_path() -> None:
