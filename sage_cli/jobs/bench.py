@@ -6,7 +6,7 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,9 @@ _CALIBRATION_ITEMS = 4
 _CALIBRATION_TOKENS = 96  # new tokens of each at most, because many settings are tried
 _MEASURED = ("repeats", "node_budget", "least")
 _DECODED = (
-    "max_new_tokens", "repetition_penalty", "draft_lookup", "draft_vocab", "lossy", "viskip",
-    "draft_pruning", "seed",
-)  # fmt: skip
+    *("max_new_tokens", "repetition_penalty", "draft_lookup", "draft_vocab", "lossy", "viskip"),
+    *("draft_pruning", "seed"),
+)
 """Options that the report holds as its settings."""
 
 
@@ -172,35 +172,30 @@ def _store(
     return store
 
 
+@dataclass
 class _Job:
     """One benchmark, with what stays the same while it runs."""
 
-    def __init__(
-        self,
-        options: BenchOptions,
-        models: RunOptions,
-        engine: PairEngine,
-        asked: Chosen,
-        store: Store | None,
-    ) -> None:
+    options: BenchOptions
+    models: RunOptions
+    engine: PairEngine
+    asked: Chosen
+    store: Store | None
+    problems: list[dict[str, str]] = field(default_factory=list)
+    codes: list[ExitCode] = field(default_factory=list)
+    others: list[Input] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         from sage_core.bench.environment import describe
 
-        self._options = options
-        self._models = models
-        self._engine = engine
-        self._chosen = dict(asked.methods)
-        self._optional = asked.optional
-        self._reference = next(iter(self._chosen))
-        self._store = store
-        self._calibration: dict[str, Any] = store.calibration if store is not None else {}
-        self._environment = describe(shlex.join(["sage", *sys.argv[1:]]), version())
-        self._problems: list[dict[str, str]] = []
-        self._codes: list[ExitCode] = []
-        self._others: list[Input] = []
+        self.environment = describe(shlex.join(["sage", *sys.argv[1:]]), version())
+        self.chosen = dict(self.asked.methods)
+        self.reference = next(iter(self.chosen))
+        self.calibration = self.store.calibration if self.store is not None else {}
 
     @property
     def exit_code(self) -> ExitCode:
-        return worst(self._codes)
+        return worst(self.codes)
 
     def run(
         self,
@@ -212,23 +207,23 @@ class _Job:
         """Measure and report; after an exception, report what there is."""
         from sage_core.bench.measure import Measurement, Plan
 
-        self._problems = [asdict(problem) for problem in problems]
+        self.problems = [asdict(problem) for problem in problems]
         for problem in problems:
             say(f"{display_name(problem.where)}: {problem.message}")
-            self._codes.append(ExitCode.INPUT)
+            self.codes.append(ExitCode.INPUT)
         if not items:
             raise OptionError("no items to measure")
         methods = self._methods(others)
-        plan = Plan(tuple(items), methods, self._reference, self._options.repeats)
-        results = self._store.results if self._store is not None else None
-        measurement = Measurement(plan, self._engine, results, on_record=trees.add)
+        plan = Plan(tuple(items), methods, self.reference, self.options.repeats)
+        results = self.store.results if self.store is not None else None
+        measurement = Measurement(plan, self.engine, results, on_record=trees.add)
         try:
             self._measure(measurement, plan.total)
         finally:
             if measurement.results.records or measurement.results.failures:
                 self._report(measurement, trees)
-            if self._store is not None:
-                self._store.close()
+            if self.store is not None:
+                self.store.close()
 
     def _methods(self, others: list[Item]) -> tuple[Method, ...]:
         """The methods, with the settings that were chosen for them.
@@ -237,50 +232,50 @@ class _Job:
         reference; so is an optional one that the pair cannot run.
         """
         methods: list[Method] = []
-        for name, method in list(self._chosen.items()):
+        for name, method in list(self.chosen.items()):
             try:
-                self._engine.check(name)
-                if getattr(method, "calibrates", False) and name not in self._calibration:
+                self.engine.check(name)
+                if getattr(method, "calibrates", False) and name not in self.calibration:
                     self._calibrate(name, method, others)
-                methods.append(self._engine.method(name, self._calibration.get(name)))
+                methods.append(self.engine.method(name, self.calibration.get(name)))
             except OptionError as error:
-                if name not in self._optional:
+                if name not in self.asked.optional:
                     raise
-                del self._chosen[name]
+                del self.chosen[name]
                 say(f"left out: {error}")
             except Exception as error:
-                if name == self._reference:
+                if name == self.reference:
                     raise
-                complain(error, name=name, verbose=self._models.verbose)
+                complain(error, name=name, verbose=self.models.verbose)
                 message = " ".join(str(error).split())
-                self._problems.append({"where": name, "message": message})
-                self._codes.append(code_of(error))
+                self.problems.append({"where": name, "message": message})
+                self.codes.append(code_of(error))
         return tuple(methods)
 
     def _calibrate(self, name: str, method: MethodSpec, others: list[Item]) -> None:
-        if not self._models.quiet:
+        if not self.models.quiet:
             say(f"{name}: choosing its setting on {len(others)} other items")
-        if not self._others:
-            prepared = (self._engine.prepare(i.request(0, ())) for i in others)
-            self._others = [item.limited(_CALIBRATION_TOKENS) for item in prepared]
-        self._calibration[name] = self._engine.calibrate(method, self._others)
-        if self._store is not None:
-            self._store.keep_calibration(self._calibration)
+        if not self.others:
+            prepared = (self.engine.prepare(i.request(0, ())) for i in others)
+            self.others = [item.limited(_CALIBRATION_TOKENS) for item in prepared]
+        self.calibration[name] = self.engine.calibrate(method, self.others)
+        if self.store is not None:
+            self.store.keep_calibration(self.calibration)
 
     def _measure(self, measurement: Measurement, total: int) -> None:
         from sage_cli.render.bench_progress import Progress
         from sage_core.bench.records import Failure
 
-        enabled = is_terminal(sys.stderr) and not self._models.quiet
+        enabled = is_terminal(sys.stderr) and not self.models.quiet
         done = len(measurement.results.records)
-        with Progress(enabled, total, done, self._reference, self._options.least) as progress:
+        with Progress(enabled, total, done, self.reference, self.options.least) as progress:
             for line in measurement.lines():
-                if self._store is not None:
-                    self._store.add(line)
+                if self.store is not None:
+                    self.store.add(line)
                 if isinstance(line, Failure):
                     progress.say(_failed(line))
                 progress.line(line, measurement.results)
-        self._codes += [ExitCode[f.kind.upper()] for f in measurement.results.failures]
+        self.codes += [ExitCode[f.kind.upper()] for f in measurement.results.failures]
 
     def _report(self, measurement: Measurement, trees: TreeKeeper) -> None:
         """Print the results, and write them to the folder."""
@@ -288,11 +283,11 @@ class _Job:
         from sage_cli.render.tables import print_json
 
         report = self._results(measurement)
-        if self._store is not None:
-            self._write(self._store.folder, report, trees)
-        if self._options.json:
+        if self.store is not None:
+            self._write(self.store.folder, report, trees)
+        if self.options.json:
             print_json(report)
-        elif self._options.csv:
+        elif self.options.csv:
             show.print_csv(report)
         else:
             show.print_table(report)
@@ -302,27 +297,27 @@ class _Job:
 
         figures = summary(
             measurement.results,
-            list(self._chosen),
-            self._reference,
-            least=self._options.least,
-            seed=self._models.seed,
+            list(self.chosen),
+            self.reference,
+            least=self.options.least,
+            seed=self.models.seed,
         )
         return {
             "schema": SCHEMA,
             "sage": version(),
-            "environment": self._environment,
-            "models": {"target": self._engine.target_id, "draft": self._engine.draft_id},
-            "device": self._engine.device,
-            "dtype": self._engine.dtype,
-            "reference": self._reference,
+            "environment": self.environment,
+            "models": {"target": self.engine.target_id, "draft": self.engine.draft_id},
+            "device": self.engine.device,
+            "dtype": self.engine.dtype,
+            "reference": self.reference,
             "speedup_is": SPEEDUP,
             "settings": {
-                **{name: getattr(self._options, name) for name in _MEASURED},
-                **{name: getattr(self._models, name) for name in _DECODED},
-                "sampling": _sampling(self._models),
+                **{name: getattr(self.options, name) for name in _MEASURED},
+                **{name: getattr(self.models, name) for name in _DECODED},
+                "sampling": _sampling(self.models),
             },
-            "calibration": self._calibration,
-            "problems": self._problems,
+            "calibration": self.calibration,
+            "problems": self.problems,
             **figures,
         }
 
@@ -334,10 +329,10 @@ class _Job:
 
         show.write_files(folder, report)
         plots = write_plots(folder / "plots", report)
-        if plots is None and not self._models.quiet:
+        if plots is None and not self.models.quiet:
             say("no plots: matplotlib is not installed: pip install 'sage-vlm[plots]'")
         write_html(folder / "report.html", report, plots or {}, trees.views())
-        if not self._models.quiet:
+        if not self.models.quiet:
             say(f"results in {display_name(str(folder))}: open report.html")
 
 

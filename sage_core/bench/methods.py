@@ -33,21 +33,9 @@ __all__ = [
 ]
 
 ALL = (
-    "chain",
-    "static",
-    "best-static",
-    "optimal-static",
-    "sage-paper",
-    "eagle2",
-    "spec-llava",
-    "sage+ngram",
-    "sage+viskip",
-    "sage+vocab",
-    "ngram",
-    "transformers",
-    "transformers-assisted",
-    "transformers-assisted-best",
-    "transformers-lookup",
+    *("chain", "static", "best-static", "optimal-static", "sage-paper", "eagle2", "spec-llava"),
+    *("sage+ngram", "sage+viskip", "sage+vocab", "ngram", "transformers", "transformers-assisted"),
+    *("transformers-assisted-best", "transformers-lookup"),
 )
 """What ``--compare all`` adds to the reference and `sage`, as far as the pair can run it."""
 ALL_SAMPLED = (*ALL, "static+drawn", "static+ears:tolerance=0.1")
