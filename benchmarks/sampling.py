@@ -13,8 +13,8 @@ trees of two. The texts of such a comparison are drawn all at once (`tests.tiny.
 are drawn one by one as well.
 The pair: the place of each drawn token in the distribution that the target alone gives, from a
 plain pass over the finished text, must be uniform. (That a seeded text is `generate`'s own is part
-of `benchmarks.exactness`.) Beside it, accepted length by temperature for both ways to choose
-candidates.
+of `benchmarks.exactness`; accepted lengths of both ways to choose candidates are compared by
+`sage bench --temperature T --compare static,static+drawn`.)
 """
 
 from __future__ import annotations
@@ -79,25 +79,6 @@ def _places(target: Any, inputs: Any, sequences: torch.Tensor, random: Any) -> l
     return found
 
 
-def lengths(pair: LoadedPair, texts: int) -> list[dict[str, Any]]:
-    """Mean accepted length by temperature, policy and candidates, on the same inputs."""
-    inputs = [harness.prepared(pair, item) for item in items(texts, seed=7)]
-    found = []
-    for temperature in (0.3, 0.7, 1.0, 1.5):
-        for policy in ("chain", "static"):
-            row: dict[str, Any] = {"temperature": temperature, "policy": policy}
-            options = {"do_sample": True, "temperature": temperature, "top_k": 0}
-            for candidates in ("topk", "drawn"):
-                decoder = harness.decoder(pair, policy, candidates=candidates)
-                tally = harness.Tally()
-                for seed, one in enumerate(inputs):
-                    output = decoder.generate(**one, **options, max_new_tokens=LIMIT, seed=seed)
-                    tally.count(output.stats)
-                row[candidates] = tally.per_step("accepted")
-            found.append(row)
-    return found
-
-
 def report(data: dict[str, Any], rows: list[Comparison]) -> str:
     wrong = sum(not row.as_it_should_be for row in rows)
     verdict = f"{wrong} are not as they should be" if wrong else "all are as they should be"
@@ -121,14 +102,6 @@ def report(data: dict[str, Any], rows: list[Comparison]) -> str:
             if row.part == part
         ]
         blocks.append([f"## {part.capitalize()}", "", *harness.table(head, cells)])
-    if data["accepted"]:
-        cells = [
-            [one["temperature"], one["policy"], number(one["topk"]), number(one["drawn"])]
-            for one in data["accepted"]
-        ]
-        title = "## Accepted length τ by temperature"
-        table = harness.table(["temperature", "policy", "topk", "drawn"], cells)
-        blocks.append([title, "", *table])
     return harness.report("Sampling", data, notes, *blocks)
 
 
@@ -152,7 +125,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows: list[Comparison] = []
-    accepted: list[dict[str, Any]] = []
     pair = None
     if arguments.only != "pair":
         rows += done(tables(arguments.draws, arguments.policies))
@@ -162,9 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.only != "tables":
         pair = harness.load(arguments)
         rows += done(places(pair, arguments.texts))
-        accepted = lengths(pair, arguments.texts // 6)
     data = harness.described("benchmarks.sampling", arguments, pair)
-    data |= {"rows": [asdict(row) for row in rows], "accepted": accepted}
+    data["comparisons"] = [asdict(row) for row in rows]
     environment.write(arguments.output, data, report(data, rows))
     return int(not all(row.as_it_should_be for row in rows))
 
