@@ -196,7 +196,7 @@ def test_modifiers_have_precedence_over_the_options_of_the_run(engine: PairEngin
     assert own == {"lookup": "ngram:nodes=3", "viskip": "0.2"}
     assert options("autoregressive") == {}
     assert options("ngram:nodes=5") == {"lookup": "ngram:nodes=5"}, "no model that could skip"
-    with pytest.raises(OptionError, match="looked up"):
+    with pytest.raises(OptionError, match="lookup"):
         run.method("static+drawn")
 
 

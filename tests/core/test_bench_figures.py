@@ -122,7 +122,7 @@ def test_methods_between_commas(text, names):
         ("transformers-lookup+viskip", "only policies take modifiers"),
         ("sage+drawn", "drops nodes"),
         ("sage+ears", "drops nodes"),
-        ("static+drawn+ngram", "looked up"),
+        ("static+drawn+ngram", "lookup"),
         ("static+spec-vla", "needs first and last"),
     ],
 )

@@ -75,7 +75,7 @@ def test_calls_of_custom_generate_share_what_they_make() -> None:
             draft_model=draft,
         )
         assert got.tolist() == plain.tolist()
-        traces.append([dict(one._repeat) for one in generate._backend._traced.values()])
+        traces.append([dict(one._replays) for one in generate._backend._traced.values()])
     assert len(traces[0]) == 2 and any(traces[0])
     for before, after in zip(*traces, strict=True):
         assert all(after[kind] is function for kind, function in before.items())

@@ -87,5 +87,5 @@ def test_heads_that_cannot_be_shared_are_refused(
 ) -> None:
     build_pair(FAMILY).target.config.save_pretrained(tmp_path)
     monkeypatch.setattr(parallel.dist, "get_world_size", lambda: 3)
-    with pytest.raises(ModelError, match="4 attention heads cannot be shared by 3 processes"):
+    with pytest.raises(ModelError, match="4 attention heads cannot be divided by 3 processes"):
         parallel.load_target(str(tmp_path), torch.float32)

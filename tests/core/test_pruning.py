@@ -122,7 +122,7 @@ def test_a_prompt_in_part_is_the_prompt_with_the_rest_hidden(family: str, kind: 
     seen[visual[:: max(2, len(visual) // 5)]] = True
     prepared = prepare_draft(draft, inputs)
     runner = Runner(draft)
-    logits = runner.prefill(prepared, 8, seen.nonzero()[0])
+    logits = runner.prefill(prepared, 8, seen.nonzero()[0]).logits
     assert runner.committed == int(seen.sum()) == runner.cache.length
 
     hidden = np.tril(np.ones((length, length), dtype=bool)) & seen[None, :]

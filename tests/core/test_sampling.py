@@ -212,7 +212,7 @@ def test_drafts_that_are_looked_up_do_not_change_it(draft: str) -> None:
     )
     assert torch.equal(output.sequences, expected)
     assert any(len(step.tree) for step in output.steps)
-    with pytest.raises(UnsupportedError, match="looked up"):
+    with pytest.raises(UnsupportedError, match="lookup"):
         SpeculativeDecoder(target, policy="static", candidates="drawn", **given)
 
 

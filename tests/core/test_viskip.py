@@ -150,15 +150,15 @@ def test_texts_that_share_passes_are_refused() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image")
     decoder = SpeculativeDecoder(target, draft, viskip=0.5)
-    with pytest.raises(UnsupportedError, match="one at a time"):
+    with pytest.raises(UnsupportedError, match="one text at a time"):
         decoder.generate_batch([inputs, inputs], max_new_tokens=4)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no share": ({"viskip": 0.0}, "above 0"),
     "more than all": ({"viskip": 1.2}, "above 0"),
-    "no draft model": ({"viskip": 0.3, "draft": "ngram"}, "none drafts here"),
-    "a policy without drafts": ({"viskip": 0.3, "policy": "autoregressive"}, "none drafts here"),
+    "no draft model": ({"viskip": 0.3, "draft": "ngram"}, "needs a draft model"),
+    "a policy without drafts": ({"viskip": 0.3, "policy": "autoregressive"}, "needs a draft model"),
     "captured passes": ({"viskip": 0.3, "backend": CudaGraphBackend()}, "eager passes"),
 }
 

@@ -13,7 +13,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.cuda.executor import CudaGraphBackend
 from sage_core.runtime.runner import Runner
-from tests.core.test_captured import a_tree
+from tests.core.test_cuda_graphs import a_tree
 from tests.gpu.test_cuda_exactness import on_gpu
 from tests.tiny import FAMILIES, build_pair, make_inputs
 from tests.tiny.oracle import check_steps, first_mismatch, reference
