@@ -56,13 +56,13 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 
 def record(function: Pass) -> Pass:
-    """A `Capture`: what it returns repeats the tape."""
-    tape = OpTrace()
-    with tape:
+    """A `Capture`: what it returns repeats the trace."""
+    trace = OpTrace()
+    with trace:
         outputs = function()
 
     def replay() -> Outputs:
-        tape.repeat()
+        trace.repeat()
         return outputs
 
     return replay

@@ -1,4 +1,4 @@
-"""Several texts at once: each is the target's own, whoever sits beside it, whatever goes wrong."""
+"""Batches: each text is the target's own, whatever the others are."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ CASES += [
 
 
 @pytest.mark.parametrize(("family", "policy"), CASES)
-def test_every_row_is_the_target_s_own(family: str, policy: str) -> None:
+def test_every_text_is_the_target_s_own(family: str, policy: str) -> None:
     target, draft = build_pair(family)
     given = rows(target, family)
     decoder = SpeculativeDecoder(target, draft, policy, costs=UNKNOWN)
@@ -107,7 +107,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_rules_of_their_own(name: str) -> None:
+def test_texts_with_different_rules(name: str) -> None:
     target, draft = build_pair("qwen3_vl")
     given = [{**r, **o} for r, o in zip(rows(target, "qwen3_vl"), OPTIONS[name], strict=True)]
     outputs = SpeculativeDecoder(target, draft, "static").generate_batch(given, 4)
@@ -115,7 +115,7 @@ def test_rules_of_their_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("candidates", ["topk", "drawn"])
-def test_sampled_rows_are_those_of_their_seed(candidates: str) -> None:
+def test_sampled_texts_are_those_of_their_seed(candidates: str) -> None:
     target, draft = build_pair("llava")
     decoder = SpeculativeDecoder(target, draft, "static", candidates=candidates)
     given = [{**inputs, **SAMPLED, "seed": i} for i, inputs in enumerate(rows(target, "llava"))]
@@ -141,7 +141,7 @@ def test_other_drafts(drafts: dict[str, Any]) -> None:
     assert_each_is_exact(target, outputs, given)
 
 
-def test_a_wrong_draft_costs_no_exactness() -> None:
+def test_a_wrong_draft_keeps_exactness() -> None:
     target, _ = build_pair("llama")
     given = rows(target, "llama")
     outputs = SpeculativeDecoder(target, wrong_draft(target), "static").generate_batch(given)
@@ -168,7 +168,7 @@ class Passes:
 
 
 @pytest.mark.parametrize(("attention", "shared"), [("sdpa", True), ("eager", False)])
-def test_rows_share_their_passes_where_attention_can_be_cut(attention: str, shared: bool) -> None:
+def test_texts_share_passes_where_attention_can_be_split(attention: str, shared: bool) -> None:
     """Equal rows stay in step: four take the passes of one, and four prompts."""
     target, draft = (copy.deepcopy(model) for model in build_pair("qwen2_5_vl"))
     for model in (target, draft):
@@ -207,7 +207,7 @@ def test_a_slot_is_taken_as_soon_as_it_is_free() -> None:
     st.lists(st.tuples(trees(max_nodes=12), st.integers(0, 25)), min_size=2, max_size=4),
     st.data(),
 )
-def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
+def test_a_ragged_pass_equals_single_passes(
     family: str, drafted: list[tuple[TokenTree, int]], data: st.DataObject
 ) -> None:
     """Logits, hidden states and caches; then one path is kept in each row, and once more."""
@@ -243,14 +243,14 @@ def test_a_joint_pass_leaves_every_row_as_a_pass_of_its_own(
                 )
 
 
-def test_a_decoder_that_drops_arguments_is_found_out() -> None:
+def test_a_decoder_that_drops_arguments_is_refused() -> None:
     states = torch.zeros(1, 1, 1, 4)
     with pytest.raises(UnsupportedError, match="one by one"):
         ragged_attention_forward(torch.nn.Module(), states, states, states, None)
 
 
 @pytest.mark.real_costs
-def test_costs_are_those_of_shared_passes_and_only_what_rows_do_alone_is_learned() -> None:
+def test_costs_are_those_of_shared_passes() -> None:
     target, draft = build_pair("qwen2")
     book = CostStore()
     decoder = SpeculativeDecoder(target, draft, "sage", costs=book)

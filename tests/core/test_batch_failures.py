@@ -1,4 +1,4 @@
-"""What goes wrong with one of several texts, or with all: told to the caller, and cleaned up."""
+"""Errors of one text of a batch, or of all: raised to the caller, and cleaned up."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FAILING: dict[str, tuple[dict[str, Any], type[Exception]]] = {
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_a_row_that_fails_fails_alone(name: str) -> None:
+def test_an_error_of_one_text_is_its_own(name: str) -> None:
     target, draft = build_pair("qwen2_5_vl")
     options, kind = FAILING[name]
     given = rows(target, "qwen2_5_vl")
@@ -101,7 +101,7 @@ class Interrupts(tf.StoppingCriteria):
         return torch.zeros(1, dtype=torch.bool)
 
 
-def test_an_interruption_stops_the_row_that_runs() -> None:
+def test_an_interruption_stops_the_running_text() -> None:
     target, draft = build_pair("qwen2")
     presses = Interrupts(20)
     given = [{**inputs, "max_new_tokens": 200} for inputs in rows(target, "qwen2")]
@@ -115,7 +115,7 @@ def test_an_interruption_stops_the_row_that_runs() -> None:
     assert presses.asked < 60
 
 
-def test_jobs_end_when_the_caller_has_enough() -> None:
+def test_jobs_end_when_the_caller_closes() -> None:
     target, draft = build_pair("qwen2")
     scheduler = BatchScheduler(target, 4)
     joined = SpeculativeDecoder(target, draft, "chain").attached(scheduler)
@@ -136,13 +136,13 @@ def test_jobs_end_when_the_caller_has_enough() -> None:
 
 
 @pytest.mark.parametrize("width", [0, -1, 1.5, True, "many"])
-def test_a_width_that_is_none_is_refused(width: Any) -> None:
+def test_invalid_widths_are_refused(width: Any) -> None:
     target, draft = build_pair("qwen2")
     with pytest.raises(OptionError, match="at least 1"):
         SpeculativeDecoder(target, draft, "chain").generate_batch(rows(target, "qwen2"), width)
 
 
-def test_what_belongs_to_one_text_is_refused() -> None:
+def test_arguments_of_single_texts_are_refused() -> None:
     target, draft = build_pair("qwen2")
     given = rows(target, "qwen2")
     with pytest.raises(OptionError, match="reuse"):

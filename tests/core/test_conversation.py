@@ -1,4 +1,4 @@
-"""Conversations: every answer is `generate`'s for the whole of it, and only what is new is read."""
+"""Conversations: each answer is `generate`'s for the whole text, and only new tokens are read."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_every_answer_is_the_targets_own(pipeline: Pipeline) -> None:
 
 
 @one_family
-def test_an_answer_with_a_picture_s_token_in_it(pipeline: Pipeline) -> None:
+def test_an_answer_with_an_image_placeholder(pipeline: Pipeline) -> None:
     """It shows nothing, and must not be taken for a picture in the next turn."""
     others = sorted(set(range(280)) - {3, 40, 41})
     generation = {"suppress_tokens": others, "no_repeat_ngram_size": 2}
@@ -144,7 +144,7 @@ def test_answers_of_any_bytes_stay_as_they_were_written(pipeline: Pipeline) -> N
 
 
 @pytest.mark.parametrize("pipeline", VISION, indirect=True)
-def test_new_files_are_seen_with_the_next_question(pipeline: Pipeline) -> None:
+def test_new_files_are_part_of_the_next_question(pipeline: Pipeline) -> None:
     conversation = pipeline.chat([picture()], max_new_tokens=NEW)
     conversation.ask("What is this?")
     conversation.add([picture(16, 64, 1), clip()])
@@ -162,7 +162,7 @@ def test_new_files_are_seen_with_the_next_question(pipeline: Pipeline) -> None:
 
 
 @one_family
-def test_what_the_draft_gets_wrong_is_little_more_than_in_one_turn(pipeline: Pipeline) -> None:
+def test_acceptance_is_about_that_of_a_single_turn(pipeline: Pipeline) -> None:
     """Caches of both models go on: the twin of the target is right in every turn."""
     folder = Path(pipeline._pair.target_id) / "target"
     twin = sage_core.load(folder, draft=folder)
@@ -172,7 +172,7 @@ def test_what_the_draft_gets_wrong_is_little_more_than_in_one_turn(pipeline: Pip
 
 
 @one_family
-def test_an_answer_that_is_stopped_stays_as_far_as_it_came(pipeline: Pipeline) -> None:
+def test_a_stopped_answer_is_kept(pipeline: Pipeline) -> None:
     conversation = pipeline.chat([picture()], max_new_tokens=40)
     stream = conversation.stream("What is this?")
     for _ in range(3):
@@ -192,7 +192,7 @@ def test_an_answer_that_is_stopped_stays_as_far_as_it_came(pipeline: Pipeline) -
 
 
 @one_family
-def test_a_break_inside_a_step_does_no_harm(
+def test_an_error_inside_a_step_drops_the_caches(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = pipeline.chat([picture()], max_new_tokens=NEW)
@@ -221,7 +221,7 @@ def test_a_break_inside_a_step_does_no_harm(
 
 
 @one_family
-def test_reset_forgets_the_answers_and_keeps_the_files(pipeline: Pipeline) -> None:
+def test_reset_removes_answers_and_keeps_files(pipeline: Pipeline) -> None:
     conversation = pipeline.chat([picture()], max_new_tokens=NEW)
     first = conversation.ask("What is this?")
     conversation.ask("And then?")
@@ -252,12 +252,12 @@ def test_refusals_leave_the_conversation_as_it_was(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("pipeline", ["llama"], indirect=True)
-def test_a_model_without_eyes_says_so(pipeline: Pipeline) -> None:
+def test_a_text_model_refuses_files(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match="do not support images"):
         pipeline.chat([picture()])
 
 
-def test_a_base_model_goes_on_with_the_text(tmp_path: Path) -> None:
+def test_a_base_model_continues_the_text(tmp_path: Path) -> None:
     """Without a chat template there is only text to go on from."""
     folder = save(tmp_path, "qwen2", 2, 0)
     (folder / "chat_template.jinja").unlink()
@@ -278,7 +278,7 @@ FORGETFUL = (  # earlier answers lose their first two letters
 )
 
 
-def test_a_template_that_rewrites_answers_is_followed_and_said(tmp_path: Path) -> None:
+def test_a_template_that_rewrites_answers_is_followed_with_a_note(tmp_path: Path) -> None:
     pipeline = sage_core.load(save(tmp_path, "qwen3", 2, 0), draft=None)
     family: Any = pipeline._pair.family
     family.chat_template = FORGETFUL

@@ -1,4 +1,4 @@
-"""What passes cost: curves, the store that keeps them, and the calibration that measures them."""
+"""Pass costs: curves, the store, and calibration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_costs_are_straight_between_points_and_beyond() -> None:
         ((1, float("inf")),),
     ],
 )
-def test_costs_that_make_no_sense_are_refused(target: tuple[tuple[int, float], ...]) -> None:
+def test_invalid_costs_are_refused(target: tuple[tuple[int, float], ...]) -> None:
     with pytest.raises(OptionError):
         Costs(target, ((1, 1.0),))
 
@@ -116,7 +116,7 @@ def test_options_that_change_acceptance_are_part_of_the_key() -> None:
     assert len(keys) == 2, "a reduced vocabulary makes draft passes cheaper; nothing else does"
 
 
-def test_what_costs_are_kept_by() -> None:
+def test_the_key_of_costs() -> None:
     target, draft = build_pair("llama")
     decoder = SpeculativeDecoder(target, draft, "sage")
     plain = pass_key(decoder.settings, Runner(target))
@@ -135,7 +135,7 @@ def test_what_costs_are_kept_by() -> None:
     '{"version": 1, "costs": {}, "learned": {"sage: pair": {"pause": NaN}}}',
     '{"version": 1, "costs": {}, "learned": {"sage: pair": [1]}}',
 ])  # fmt: skip
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_is_ignored(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
     store = CostStore(path)
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     assert json.loads(path.read_text())["costs"]
 
 
-def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_ignored(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     store = CostStore(blocked / "costs.json")
@@ -165,7 +165,7 @@ def test_the_file_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_path() == Path("/cache/sage/costs.json")
 
 
-def test_costs_follow_what_steps_take() -> None:
+def test_costs_follow_the_times_of_steps() -> None:
     known = Costs(((1, 1.0), (65, 2.0)), ((1, 0.1), (8, 0.2)))
 
     def made(verify: float, draft: float) -> Step:

@@ -1,4 +1,4 @@
-"""Static passes: recorded once and repeated, they give what eager passes give."""
+"""Static passes, captured once and replayed, against eager passes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.tiny.oracle import check_steps, reference
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def taped() -> CudaGraphBackend:
+def captured_on_cpu() -> CudaGraphBackend:
     """Recorded on the CPU; the kernel's interpreter is not a torch operation."""
     return CudaGraphBackend(capture=record, kernel=False)
 
@@ -52,10 +52,10 @@ def passed(runner: Runner, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_repeated_passes_are_eager_passes(family: str) -> None:
+def test_replayed_passes_equal_eager_ones(family: str) -> None:
     """The same few recordings serve every tree and every length of the text."""
     model = build_pair(family).target
-    made = taped()
+    made = captured_on_cpu()
     runner, eager = (
         prefilled(Runner(model, made.executor(model)), family),
         prefilled(Runner(model), family),
@@ -78,7 +78,7 @@ def test_levels_of_a_tree_passed_one_by_one(family: str) -> None:
     """As a drafter does it: a level sees columns of the passes before."""
     model = build_pair(family).draft
     runner, eager = (
-        prefilled(Runner(model, taped().executor(model)), family),
+        prefilled(Runner(model, captured_on_cpu().executor(model)), family),
         prefilled(Runner(model), family),
     )
     tree = TokenTree((10, 11, 12, 13, 14), (-1, -1, 0, 1, 1), (0.5,) * 5, (0, 1, 0, 0, 1))
@@ -104,9 +104,9 @@ def test_levels_of_a_tree_passed_one_by_one(family: str) -> None:
         ("qwen3_vl", "static"),
     ],
 )
-def test_texts_one_after_another_are_the_target_s_own(family: str, policy: str) -> None:
+def test_consecutive_texts_are_the_target_s_own(family: str, policy: str) -> None:
     target, draft = build_pair(family)
-    made = taped()
+    made = captured_on_cpu()
     costs = Costs.linear(1.0, 0.001, 0.05)
     decoder = SpeculativeDecoder(target, draft, policy, costs=costs, backend=made)
     captures = 0
@@ -126,7 +126,7 @@ def test_texts_one_after_another_are_the_target_s_own(family: str, policy: str) 
     assert len(rows) == len(set(rows)) >= captures
 
 
-def test_what_cannot_be_captured_runs_eagerly_and_says_so() -> None:
+def test_passes_that_cannot_be_captured_run_eagerly_with_a_note() -> None:
     def refuse(function: Pass) -> Pass:
         record(lambda: (function()[0].nonzero(), torch.zeros(1)))
         raise AssertionError("the tape records what waits for the device")
@@ -145,7 +145,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so() -> None:
 
 def test_two_texts_at_once_do_not_share_storage() -> None:
     target, draft = build_pair("qwen2")
-    decoder = SpeculativeDecoder(target, draft, "chain", backend=taped())
+    decoder = SpeculativeDecoder(target, draft, "chain", backend=captured_on_cpu())
     prompts = [make_inputs(target, "qwen2", "text", length=n) for n in (8, 13)]
     streams = [decoder.stream(**inputs, max_new_tokens=16) for inputs in prompts]
     live = list(streams)
@@ -158,7 +158,7 @@ def test_two_texts_at_once_do_not_share_storage() -> None:
 
 def test_more_columns_than_bits_are_passed_eagerly() -> None:
     model = build_pair("qwen2").target
-    made = taped()
+    made = captured_on_cpu()
     runner, eager = (
         prefilled(Runner(model, made.executor(model)), "qwen2"),
         prefilled(Runner(model), "qwen2"),
@@ -169,9 +169,9 @@ def test_more_columns_than_bits_are_passed_eagerly() -> None:
     assert [note for note in made.notes if "71 tree columns" in note]
 
 
-def test_storage_that_grows_is_recorded_anew() -> None:
+def test_passes_are_captured_again_when_storage_grows() -> None:
     model = build_pair("qwen2").target
-    made = taped()
+    made = captured_on_cpu()
     runner, eager = Runner(model, made.executor(model)), Runner(model)
     for one in (runner, eager):
         inputs = make_inputs(model, "qwen2", "text", length=6)
@@ -201,9 +201,9 @@ def test_row_counts_are_checked(counts: tuple[int, ...]) -> None:
         CudaGraphBackend(counts)
 
 
-def test_what_a_pass_gave_outlives_the_next() -> None:
+def test_outputs_are_not_overwritten_by_the_next_pass() -> None:
     runner = prefilled(
-        Runner(model := build_pair("qwen2").target, taped().executor(model)), "qwen2"
+        Runner(model := build_pair("qwen2").target, captured_on_cpu().executor(model)), "qwen2"
     )
     first, _ = runner.forward((9,), (0,), TokenTree().visibility)
     before = first.clone()
@@ -217,7 +217,7 @@ def test_sampling_is_that_of_eager_passes() -> None:
     target, draft = build_pair("qwen2_5_vl")
     inputs = make_inputs(target, "qwen2_5_vl", "image")
     texts = []
-    for runner in (None, taped()):
+    for runner in (None, captured_on_cpu()):
         decoder = SpeculativeDecoder(target, draft, "static", backend=runner)
         torch.manual_seed(3)
         output = decoder.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.8)
@@ -237,7 +237,7 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(outputs[0], outputs[1], **CLOSE)
 
 
-def test_a_recording_that_froze_the_length_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_with_a_constant_length_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tape tells graph-safe code from code that is not."""
     honest = captured.static_pass
 
@@ -255,7 +255,7 @@ def test_a_recording_that_froze_the_length_would_be_seen(monkeypatch: pytest.Mon
     monkeypatch.setattr(captured, "static_pass", frozen)
     model = build_pair("qwen2").target
     runner, eager = (
-        prefilled(Runner(model, taped().executor(model)), "qwen2"),
+        prefilled(Runner(model, captured_on_cpu().executor(model)), "qwen2"),
         prefilled(Runner(model), "qwen2"),
     )
     assert isinstance(runner.executor, CudaGraphExecutor)

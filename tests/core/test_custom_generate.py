@@ -35,7 +35,7 @@ def both(options: dict[str, Any], ours: dict[str, Any] | None = None) -> tuple[A
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_one_line_on_every_family(family: str) -> None:
+def test_every_family(family: str) -> None:
     """The draft sees the picture with its own tower: it is right as often as the engine's."""
     target, draft = build_pair(family)
     inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
@@ -153,7 +153,7 @@ class _Notes(BaseStreamer):
         self.ended += 1
 
 
-def test_a_streamer_hears_what_it_would_hear() -> None:
+def test_a_streamer_gets_the_same_tokens() -> None:
     target, draft = build_pair(FAMILY)
     inputs = make_inputs(target, FAMILY, KIND)
     heard = []
@@ -183,7 +183,7 @@ def test_stopping_criteria_processors_and_stop_strings() -> None:
         assert torch.equal(ours, theirs) and not torch.equal(ours, plain)
 
 
-def test_what_cannot_be_followed_is_refused_by_name() -> None:
+def test_arguments_that_cannot_be_followed_are_refused() -> None:
     target, draft = build_pair(FAMILY)
     inputs = make_inputs(target, FAMILY, KIND)
     line = {"custom_generate": sage_core.custom_generate, "max_new_tokens": 4}
@@ -200,7 +200,7 @@ def test_what_cannot_be_followed_is_refused_by_name() -> None:
             target.generate(**inputs, **line, draft_model=draft, **{name: value}, **more)
 
 
-def test_called_by_something_else_than_generate() -> None:
+def test_called_without_generate() -> None:
     """As a plain decoding function: no streamer to be found, and nothing else is missing."""
     target, draft = build_pair("llama")
     inputs = make_inputs(target, "llama", "text")

@@ -1,4 +1,4 @@
-"""Lists of tokens for a draft: counted from texts and answers, kept in files, refused elsewhere."""
+"""Draft vocabularies: counted from texts and answers, saved, checked against tokenizers."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_the_most_frequent_come_first_and_ties_in_order_of_ids() -> None:
 
 
 @pytest.mark.parametrize("ids", [(), (1, 1), (-1,), (1.5,), (True,), ("a",)])
-def test_lists_that_make_no_sense(ids: Any) -> None:
+def test_invalid_lists(ids: Any) -> None:
     with pytest.raises(OptionError):
         DraftVocab(ids)
 
 
-def test_how_one_is_asked_for() -> None:
+def test_forms_of_a_request() -> None:
     assert as_asked(None) is None and as_asked(12) == as_asked("12") == 12
     assert as_asked("a.json") == "a.json" and as_asked([4, 2]) == DraftVocab((4, 2))
     for wrong in (0, "0", -3, True, 1.5, [1, 1], ["a"]):
@@ -118,7 +118,7 @@ def test_damaged_files(name: str, tmp_path: Path) -> None:
         read(tmp_path / "w.json")
 
 
-def test_the_list_of_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_list_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     own, other = make_tokenizer(), make_tokenizer(extra=("one", "more"))
     vocab = DraftVocab((9, 4), (2,), "a/model", fingerprint(own), 7, 0.5)
     file = tmp_path / FILE_NAME

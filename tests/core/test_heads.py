@@ -1,4 +1,4 @@
-"""Heads draft: the text is the target's own, for every kind, family and policy."""
+"""Drafting with heads: the text is the target's own, for every kind, family and policy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POLICIES = (
     *("eagle2", "optimal-static", "spec-llava"),
 )
 COSTS = Costs(((1, 1.0), (64, 1.2)), ((1, 0.05), (12, 0.06)))
-"""A machine on which drafting pays, so that the default policy drafts."""
+"""Costs with which the default policy drafts."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +120,7 @@ def test_a_lookup_and_captured_passes_beside_a_head() -> None:
         assert decoder.generate(**inputs, max_new_tokens=40).sequences.tolist() == wanted
 
 
-def test_a_head_that_scores_a_part_of_the_vocabulary() -> None:
+def test_a_head_with_a_reduced_vocabulary() -> None:
     """The target's output head is the draft's: its rows are chosen from, and nothing else is."""
     target, head = build_pair("llama").target, head_for("llama", "head")
     inputs = make_inputs(target, "llama", "text", length=20)
@@ -174,7 +174,7 @@ def test_several_texts_at_once(family: str, kind: str, make: Any) -> None:
         assert trees == wanted_trees
 
 
-def test_generate_with_one_more_argument() -> None:
+def test_custom_generate_with_a_head() -> None:
     target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "weighted")
     inputs = make_inputs(target, "qwen2_5_vl", "image", length=9)
     options = {"do_sample": False, "max_new_tokens": 16}
@@ -184,7 +184,7 @@ def test_generate_with_one_more_argument() -> None:
     assert got.tolist() == target.generate(**inputs, **options).tolist()
 
 
-def test_a_rehearsal_leaves_no_trace() -> None:
+def test_timed_passes_leave_no_trace() -> None:
     target, head = build_pair("llava").target, head_for("llava", "head")
     inputs = make_inputs(target, "llava", "image", length=9)
     runner = Runner(target)
@@ -206,7 +206,7 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     assert not target.get_decoder()._forward_hooks
 
 
-def test_the_target_and_its_head_stay_as_they_were() -> None:
+def test_target_and_head_are_unchanged() -> None:
     """Nothing is hung on either, and neither counts the other's weights as its own."""
     target, head = build_pair("qwen2_5_vl").target, head_for("qwen2_5_vl", "vispec")
     before = ({**vars(target.get_decoder())}, {**vars(head)}, set(head.state_dict()))
@@ -219,7 +219,7 @@ def test_the_target_and_its_head_stay_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_new_head_begins_as_the_target_s_last_layer(family: str) -> None:
+def test_a_new_head_is_a_copy_of_the_last_layer(family: str) -> None:
     target = build_pair(family).target
     head, decoder = head_for(family, "head"), target.get_decoder()
     assert type(head.decoder) is type(decoder)
@@ -234,7 +234,7 @@ def test_a_new_head_begins_as_the_target_s_last_layer(family: str) -> None:
     torch.testing.assert_close(head.inputs(rows, 2 * rows), wanted)
 
 
-def test_heads_of_others_are_refused_by_name() -> None:
+def test_heads_of_other_targets_are_refused() -> None:
     inputs = make_inputs(build_pair("llava").target, "llava", "image", length=9)
     for family, seed in (("qwen2_vl", 0), ("llava", 1)):
         target = build_pair(family, seed).target
@@ -242,7 +242,7 @@ def test_heads_of_others_are_refused_by_name() -> None:
             SpeculativeDecoder(target, head_for("llava", "head"), "static").generate(**inputs)
 
 
-def test_a_head_in_another_dtype_is_told_where_to_go() -> None:
+def test_a_head_in_another_dtype_is_refused() -> None:
     target = build_pair("llava").target
     head = new_head(target, name="x").to(torch.bfloat16)
     with pytest.raises(ModelError, match="placed"):

@@ -1,4 +1,4 @@
-"""A head's rows of a prompt: every way to shorten a picture against a plain reference."""
+"""A head's prompt inputs: each image compressor against a plain reference."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_pooling_is_the_mean_of_runs(n: int, ratio: float) -> None:
 
 @pytest.mark.parametrize("ratio", [1, 3, 20])
 @pytest.mark.parametrize("n", COUNTS)
-def test_a_convolution_begins_as_pooling_and_is_one(n: int, ratio: int) -> None:
+def test_a_convolution_is_initialized_as_pooling(n: int, ratio: int) -> None:
     rows, branch = rows_of(n), Convolution(SIZE, ratio)
     wanted, places = Pool(ratio)(rows)
     got, at = branch(rows)
@@ -72,7 +72,7 @@ def test_a_convolution_begins_as_pooling_and_is_one(n: int, ratio: int) -> None:
 
 
 @pytest.mark.parametrize("n", COUNTS)
-def test_pruning_keeps_the_longest_rows_in_order(n: int) -> None:
+def test_pruning_keeps_the_largest_norms_in_order(n: int) -> None:
     rows = rows_of(n) * torch.arange(1, n + 1)[:, None]
     branch = Prune(SIZE, 3)
     kept, places = branch(rows)
@@ -129,7 +129,7 @@ def test_weighted_is_the_gated_sum() -> None:
     assert places.tolist() == [2, 5, 8, 10] and len(parts) == 3
 
 
-def test_concat_is_every_branch_in_turn() -> None:
+def test_concat_is_all_branches_in_order() -> None:
     compressor = Compressor(config(mode="concat"), 2)
     assert compressor.gate is None
     got, places = compressor(rows_of(41), compressor.weights(rows_of(1)[0]))
@@ -138,7 +138,7 @@ def test_concat_is_every_branch_in_turn() -> None:
     torch.testing.assert_close(got, torch.cat(parts))
 
 
-def test_select_takes_the_branch_that_the_gate_prefers() -> None:
+def test_select_takes_the_branch_of_the_largest_weight() -> None:
     compressor = Compressor(config(mode="select"), 2)
     assert compressor.gate is not None and tuple(compressor.branches) == BRANCHES
     rows, question = rows_of(41), rows_of(1, 3)[0]
@@ -152,7 +152,7 @@ def test_select_takes_the_branch_that_the_gate_prefers() -> None:
         assert places.tolist() == at.tolist()
 
 
-def test_select_draws_in_training_and_its_gate_learns() -> None:
+def test_select_samples_in_training_and_its_gate_has_gradients() -> None:
     torch.manual_seed(1)
     compressor = Compressor(config(mode="select"), 2)
     assert compressor.gate is not None
@@ -198,7 +198,7 @@ def test_runs() -> None:
 
 @pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize("mode", [None, *MODES, "vispec"])
-def test_what_is_read_of_a_prompt(mode: str | None, axes: int) -> None:
+def test_inputs_of_a_prompt(mode: str | None, axes: int) -> None:
     if mode == "vispec":
         head = head_of("llama", kind="vispec")
     elif mode is None:
@@ -251,7 +251,7 @@ def test_what_is_read_of_a_prompt(mode: str | None, axes: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{"kind": "specvlm"}, {"kind": "vispec"}])
-def test_text_alone_passes_the_compressor_by(options: dict[str, Any]) -> None:
+def test_text_is_not_compressed(options: dict[str, Any]) -> None:
     head = head_of("llama", **options)
     features, embeds, positions = given(head, 1)
     none = torch.zeros_like(VISUAL)

@@ -48,7 +48,7 @@ def folder(target: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["head", "specvlm", "vispec"])
-def test_what_is_saved_is_loaded(target: Any, tmp_path: Path, kind: str) -> None:
+def test_saved_heads_load(target: Any, tmp_path: Path, kind: str) -> None:
     torch.manual_seed(1)
     head = new_head(target, name="some/target", kind=kind)
     for weight in head.parameters():
@@ -80,7 +80,7 @@ def test_loaded_with_its_target_it_drafts(pair: Path, folder: Path) -> None:
     assert drafted and drafted <= {*part, 0, 2}, "a head scores by its target's rows"
 
 
-def test_it_scores_a_part_of_the_vocabulary(pair: Path, folder: Path) -> None:
+def test_with_a_reduced_vocabulary(pair: Path, folder: Path) -> None:
     pipeline, plain = sage_core.load(pair, folder), sage_core.load(pair, None)
     vocab = DraftVocab.of(range(5, 120))
     result = pipeline.caption(picture(), policy="static", max_new_tokens=12, draft_vocab=vocab)
@@ -119,7 +119,7 @@ def test_fingerprints(family: str) -> None:
     assert fingerprint(ours) != fingerprint(build_pair(family).draft)
 
 
-def test_another_target_is_refused_by_name(pair: Path, folder: Path, tmp_path: Path) -> None:
+def test_another_target_is_refused(pair: Path, folder: Path, tmp_path: Path) -> None:
     """Of another size before any weights are read, of other weights before anything is decoded."""
     tokenizer = make_tokenizer()
     save(tmp_path / "weights", make_model(make_config(2), 7), tokenizer)
@@ -170,7 +170,7 @@ def test_a_damaged_folder(name: str, pair: Path, folder: Path) -> None:
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_a_head_cannot_be_asked_for(pair: Path, folder: Path) -> None:
+def test_invalid_requests_for_a_head(pair: Path, folder: Path) -> None:
     with pytest.raises(OptionError, match="leave --draft-device out"):
         heads.find_saved_head(folder, make_config(2), device="cuda:0", draft_device="cuda:1")
     with pytest.raises(ModelError, match="no revisions"):
@@ -188,7 +188,7 @@ def test_what_a_head_cannot_be_asked_for(pair: Path, folder: Path) -> None:
     )
 
 
-def test_it_counts_towards_its_target_s_size(folder: Path, target: Any) -> None:
+def test_it_counts_as_part_of_its_target_s_size(folder: Path, target: Any) -> None:
     saved = heads.find_saved_head(folder, make_config(2))
     assert saved is not None
     head = load_head(folder, target)
@@ -199,7 +199,7 @@ def test_it_counts_towards_its_target_s_size(folder: Path, target: Any) -> None:
     assert more == 4 * (saved.parameters + whole.context * alone.cache_values // 2)
 
 
-def test_a_write_that_fails_leaves_what_was_there(
+def test_a_failed_write_keeps_the_old_file(
     folder: Path, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

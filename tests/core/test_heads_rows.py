@@ -1,4 +1,4 @@
-"""What a head drafts is what plain passes give: no cache, no tree, the whole text at once."""
+"""Logits of a head's drafts against plain passes over the whole text, without cache and tree."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def plain(target: Any, head: Head, inputs: dict[str, Any], text: list[int], path
 
 @pytest.mark.parametrize("kind", ["head", "weighted", "concat", "vispec"])
 @pytest.mark.parametrize("family", LATEST)
-def test_every_drafted_row_is_what_a_plain_pass_gives(
+def test_drafted_logits_equal_plain_passes(
     family: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features before each token, positions, masks, the cache behind accepted paths."""
@@ -130,7 +130,7 @@ def test_every_drafted_row_is_what_a_plain_pass_gives(
 
 
 @pytest.mark.parametrize("begun", [8, 1])
-def test_text_that_goes_on_reads_its_own_features(
+def test_continued_texts_read_their_own_features(
     begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Texts behind one another, as in a conversation: rows are those of the whole.

@@ -1,4 +1,4 @@
-"""Drafts that are looked up: against a search by hand, exact, in limits, only while they pay."""
+"""N-gram lookup: against a reference search, exact, within limits, only while it pays."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ texts = st.lists(st.sampled_from([1, 2, 3, 3, NO_TOKEN]), min_size=1, max_size=1
 
 
 @given(texts, st.integers(1, 3), st.integers(0, 2), st.integers(1, 4), st.integers(1, 12))
-def test_lookups_are_what_a_search_finds(
+def test_lookups_equal_a_reference_search(
     text: list[int], shortest: int, more: int, branches: int, depth: int
 ) -> None:
     o = Ngram(shortest + more, shortest, branches, nodes=1000, least=0.001)
@@ -111,7 +111,7 @@ def test_what_ranks_first(text: list[int], best: int) -> None:
     assert index.find(4, 9).tree.tokens[0] == best
 
 
-def test_a_step_s_work_is_bounded() -> None:
+def test_time_per_step_is_bounded() -> None:
     """A text of one word has a match at every place: only the latest are looked at."""
     index = NgramIndex(Ngram(longest=5, shortest=2))
     index.extend([1] * 5000)
@@ -127,7 +127,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("text", "options"), OPTIONS.items())
-def test_options_in_words(text: str, options: Ngram) -> None:
+def test_options_as_text(text: str, options: Ngram) -> None:
     assert as_ngram(text) == options and str(options) == text
 
 
@@ -165,7 +165,7 @@ SETTINGS = {
     "no triple twice": {"no_repeat_ngram_size": 3},
 }
 EAGER = "ngram:least=0.001"
-"""Looks up whatever it can: the tiny models' texts seldom repeat two tokens."""
+"""Uses every match: the tiny models' texts seldom repeat two tokens."""
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -213,14 +213,14 @@ def test_a_policy_s_node_limit_holds(policy: str, limit: int) -> None:
     assert 0 < max(sizes) <= limit
 
 
-def test_autoregressive_decoding_looks_nothing_up() -> None:
+def test_autoregressive_decoding_refuses_lookups() -> None:
     target, draft = build_pair("llama")
     for drafts in ({"draft": "ngram"}, {"draft": draft, "lookup": "ngram"}):
         with pytest.raises(OptionError, match="verifies no drafts"):
             SpeculativeDecoder(target, policy="autoregressive", **drafts)
 
 
-def test_pictures_are_no_words() -> None:
+def test_images_are_not_matched() -> None:
     """Nothing of a picture's placeholders is ever drafted, though they stand in the prompt."""
     target, _ = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "mixed", length=30)
@@ -234,7 +234,9 @@ def test_pictures_are_no_words() -> None:
 
 
 @given(trees(max_nodes=12), trees(max_nodes=12))
-def test_a_graft_has_both_trees_and_keeps_the_first_s_places(a: TokenTree, b: TokenTree) -> None:
+def test_a_graft_contains_both_trees_and_keeps_the_first_s_indices(
+    a: TokenTree, b: TokenTree
+) -> None:
     both = graft(a, b)
     assert paths(both)[: len(a)] == paths(a)
     assert set(paths(both)) == set(paths(a)) | set(paths(b))
@@ -271,7 +273,7 @@ def test_a_hybrid_with_a_right_and_a_wrong_draft(make: Any) -> None:
     assert max(lengths) > 2, "the draft's own chain ends after two"
 
 
-def test_branches_leave_when_they_do_not_pay_and_come_back_when_they_would() -> None:
+def test_branches_are_left_out_while_they_do_not_pay() -> None:
     gains = LookupGains(price=0.1)
     gains.update(3, 8, 0, by_draft=2)
     assert gains.pays(3), "no gains are known yet"
@@ -288,7 +290,7 @@ def test_branches_leave_when_they_do_not_pay_and_come_back_when_they_would() -> 
     assert not expensive.pays(3), "one token for eight nodes is less than half a token per node"
 
 
-def test_the_draft_rests_where_lookups_do_as_well() -> None:
+def test_no_draft_passes_where_lookups_suffice() -> None:
     gains = LookupGains(price=0.1)
     assert not gains.suffices(5)
     for _ in range(20):
@@ -299,7 +301,7 @@ def test_the_draft_rests_where_lookups_do_as_well() -> None:
     assert not gains.suffices(5), "after lookups that failed"
 
 
-def test_a_draft_that_rested_goes_on_where_the_text_is() -> None:
+def test_a_draft_continues_after_skipped_steps() -> None:
     """In a text of circles the draft rests; when the text leaves them it drafts as before."""
     target, _ = build_pair("llama")
     inputs = make_inputs(target, "llama", "text", length=20)
@@ -319,7 +321,7 @@ def test_a_draft_that_rested_goes_on_where_the_text_is() -> None:
     assert any("stood before" in step.shape.note for step in output.steps)
 
 
-def test_a_policy_learns_from_its_own_part_only() -> None:
+def test_a_policy_observes_its_own_nodes_only() -> None:
     """The history of accepted lengths is the draft's: looked up tokens do not deepen its trees."""
     target, draft = build_pair("llama")
     inputs = make_inputs(target, "llama", "text", length=40)
@@ -343,7 +345,7 @@ def test_a_policy_learns_from_its_own_part_only() -> None:
     assert len(seen) == len(drafted) < output.stats.steps, "not without a draft pass"
 
 
-def test_a_conversation_goes_on_with_lookups() -> None:
+def test_a_conversation_with_lookups() -> None:
     """The draft's cache is kept from text to text; what is looked up has both texts."""
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image", length=12)

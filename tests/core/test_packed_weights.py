@@ -1,4 +1,4 @@
-"""Packed weights: the same products, and a model that is as it was between passes."""
+"""Packed weights: equal products, and a model that is unchanged between passes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def inputs() -> dict[str, torch.Tensor]:
     st.integers(0, 9),
     st.sampled_from(LAYOUTS),
 )
-def test_a_packed_layer_multiplies_as_the_layer(
+def test_a_packed_layer_equals_the_layer(
     rows: int, features: int, outputs: int, bias: bool, seed: int, layout: Layout
 ) -> None:
     torch.manual_seed(seed)
@@ -70,7 +70,7 @@ def test_a_packed_layer_multiplies_as_the_layer(
     torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
+def test_passes_equal_eager_ones(pair: tuple[Any, Any]) -> None:
     target, _ = pair
     results = []
     for backend in (EagerBackend(), CpuBackend(choose=always)):
@@ -82,7 +82,7 @@ def test_passes_are_the_plain_ones(pair: tuple[Any, Any]) -> None:
         torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_the_model_is_as_it_was_between_passes(pair: tuple[Any, Any]) -> None:
+def test_the_model_is_unchanged_between_passes(pair: tuple[Any, Any]) -> None:
     target, draft = pair
     before = {name: set(vars(module)) for name, module in target.named_modules()}
     SpeculativeDecoder(target, draft, "static").generate(**inputs(), max_new_tokens=12)
@@ -122,7 +122,7 @@ class Quantized(nn.Linear):
     ],
     ids=["over the limit", "another dtype", "another kind of layer", "no linear layer"],
 )
-def test_what_is_left_alone(module: nn.Module, limit: int) -> None:
+def test_layers_that_are_not_packed(module: nn.Module, limit: int) -> None:
     assert PackedWeights(limit, always).refresh([module]) == 0
 
 
@@ -133,7 +133,7 @@ TIMES = [
     ((2, 1.9, 3), None),
     ((2, 3, 1.7), 1),
 ]
-"""Of the plain product and of two layouts; which is taken."""
+"""Seconds of the plain product and of two layouts, and the layout that is chosen."""
 
 
 @pytest.mark.parametrize(("times", "wanted"), TIMES)
@@ -173,7 +173,7 @@ def test_timing_draws_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_each_shape_is_judged_by_itself() -> None:
+def test_each_shape_is_timed_separately() -> None:
     layers = [nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)]
     packs = PackedWeights(1 << 20, lambda layer: by_columns if layer.out_features == 16 else None)
     assert packs.refresh(layers) == 2
@@ -181,7 +181,7 @@ def test_each_shape_is_judged_by_itself() -> None:
         assert ["forward" in vars(layer) for layer in layers] == [False, True, False, True]
 
 
-def test_a_model_over_the_limit_runs_without_copies(pair: tuple[Any, Any]) -> None:
+def test_a_model_over_the_limit_is_not_packed(pair: tuple[Any, Any]) -> None:
     target, draft = pair
     assert CpuBackend(100, always).executor(target).name == "traced"
     wanted = target.generate(**inputs(), max_new_tokens=12, do_sample=False)

@@ -1,4 +1,4 @@
-"""Padded batches of `generate` in one line: each row with the text that it has alone."""
+"""Padded batches of `generate`: each prompt has the text that it has alone."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ KINDS = {
     ("family", "name"),
     [(f, n) for f in FAMILIES for n in KINDS if set(KINDS[n]) <= set(FAMILIES[f].kinds)],
 )
-def test_rows_of_every_family(family: str, name: str) -> None:
+def test_batches_of_every_family(family: str, name: str) -> None:
     kinds = KINDS[name]
     target, draft = build_pair(family)
     prompts = [
@@ -118,7 +118,7 @@ def stops_at_even(ids: torch.Tensor, scores: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("policy", ["static", "sage"])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_rules_of_each_row(name: str, policy: str) -> None:
+def test_the_rules_of_each_prompt(name: str, policy: str) -> None:
     target, draft = build_pair(FAMILY)
     prompts = [
         make_inputs(target, FAMILY, kind, length=6 + 5 * i, seed=i)
@@ -226,7 +226,7 @@ def test_passes_are_shared() -> None:
     )
 
 
-def test_what_cannot_be_told_apart_is_refused_by_name() -> None:
+def test_inputs_that_cannot_be_split_are_refused() -> None:
     target, draft = build_pair(FAMILY)
     prompts = [make_inputs(target, FAMILY, kind, length=9) for kind in ("image", "images")]
     batch = together(prompts)

@@ -1,4 +1,4 @@
-"""A target shared by two processes on the CPU writes what the whole one writes."""
+"""A target sharded over two processes on the CPU has the texts of the whole one."""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ def test_a_stream_shows_the_text_as_it_grows(pipeline: Pipeline, files: tuple[Pa
     assert next(stream, None) is None
 
 
-def test_a_closed_stream_gives_what_there_is(pipeline: Pipeline, files: tuple[Path, Path]) -> None:
+def test_a_closed_stream_returns_the_text_so_far(
+    pipeline: Pipeline, files: tuple[Path, Path]
+) -> None:
     stream = pipeline.stream(files[0], "x", max_new_tokens=30)
     next(stream)
     next(stream)
@@ -172,7 +174,7 @@ def test_without_a_draft_the_default_is_autoregressive(
         alone.caption(files[0], policy="static")
 
 
-def test_frames_are_the_familys_unless_asked(pipeline: Pipeline, files: tuple[Path, Path]) -> None:
+def test_frames_default_to_the_familys(pipeline: Pipeline, files: tuple[Path, Path]) -> None:
     def video_tokens(**options: Any) -> int:
         return pipeline.caption(files[1], "x", max_new_tokens=1, **options).stats.prompt_tokens
 
@@ -255,7 +257,7 @@ def test_streamed_text_grows_by_whole_characters(text: str, data: st.DataObject)
 
 @settings(deadline=None)
 @given(tokens=st.lists(st.integers(0, 260), max_size=60), sizes=st.lists(st.integers(1, 9)))
-def test_any_tokens_at_all_only_ever_add_text(tokens: list[int], sizes: list[int]) -> None:
+def test_tokens_only_append_text(tokens: list[int], sizes: list[int]) -> None:
     detokenizer = Detokenizer(TOKENIZER)
     position, seen = 0, ""
     for size in [*sizes, len(tokens) + 1]:

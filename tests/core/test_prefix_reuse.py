@@ -1,4 +1,4 @@
-"""Texts that go on from one another: only new tokens are read, and the output is `generate`'s."""
+"""Prefix reuse: only new tokens are read, and the output is the one of `generate`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_turn_is_the_target_s_own(family: str, kind: str, policy: str) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_draft_goes_on_from_the_same_text(family: str) -> None:
+def test_the_draft_reuses_the_same_prefix(family: str) -> None:
     """A draft that is the target's twin is right in every turn, if it has read the same."""
     target, _ = build_pair(family)
     decoder = SpeculativeDecoder(target, perfect_draft(target), "chain:length=4")
@@ -107,7 +107,7 @@ def test_a_text_of_one_token(first_turn: bool) -> None:
     assert reuse.reused > first["input_ids"].shape[1]
 
 
-def test_what_differs_is_read_again() -> None:
+def test_different_prefixes_are_read_again() -> None:
     """Other words late in the text: from there. Other pictures, or words before them: all."""
     target, draft = build_pair("llava_onevision")
     decoder = SpeculativeDecoder(target, draft, "sage")
@@ -136,7 +136,7 @@ def test_what_differs_is_read_again() -> None:
 
 
 @pytest.mark.parametrize("place", ["between steps", "in the target", "in the draft"])
-def test_a_text_that_breaks_off_does_no_harm(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_step_drops_the_caches(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, draft = build_pair("qwen2_vl")
     decoder = SpeculativeDecoder(target, draft, "sage")
     reuse = PrefixReuse()
@@ -159,7 +159,7 @@ def test_a_text_that_breaks_off_does_no_harm(place: str, monkeypatch: pytest.Mon
     assert (reuse.reused > 0) == (place == "between steps")
 
 
-def test_a_text_under_way_ends_when_the_next_begins() -> None:
+def test_a_new_text_ends_the_previous_one() -> None:
     target, draft = build_pair("llama")
     decoder = SpeculativeDecoder(target, draft, "chain")
     reuse = PrefixReuse()
@@ -171,7 +171,7 @@ def test_a_text_under_way_ends_when_the_next_begins() -> None:
         next(old)
 
 
-def test_another_draft_begins_anew() -> None:
+def test_another_draft_drops_the_caches() -> None:
     target, draft = build_pair("llama")
     first = make_inputs(target, "llama", "text", length=9)
     reuse = PrefixReuse()
@@ -181,7 +181,7 @@ def test_another_draft_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("method", ["verifier", "uniform"])
-def test_a_draft_that_sees_less(method: str) -> None:
+def test_a_draft_with_pruned_prompts(method: str) -> None:
     target, draft = build_pair("qwen2_5_vl")
     decoder = SpeculativeDecoder(target, draft, "sage", Pruning(0.5, method))
     reuse = PrefixReuse()

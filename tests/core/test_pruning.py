@@ -1,4 +1,4 @@
-"""What the draft sees: the choice of tokens, the scores behind it, and that no text changes."""
+"""Pruning for the draft: chosen tokens, their scores, and unchanged texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SEEING = [
     share=st.floats(0, 1),
     seed=st.integers(0, 3),
 )
-def test_as_many_tokens_are_kept_as_asked(
+def test_the_number_of_kept_tokens(
     visual: int, ratio: float, method: str, share: float, seed: int
 ) -> None:
     pruning = Pruning(ratio, method, share, seed=seed)
@@ -50,7 +50,7 @@ def test_as_many_tokens_are_kept_as_asked(
         assert best <= set(chosen.tolist())
 
 
-def test_what_is_not_ranked_is_spread_evenly() -> None:
+def test_tokens_that_are_not_ranked_are_evenly_spaced() -> None:
     assert Pruning(0.8, "uniform").choose(20, 4).tolist() == [2, 7, 12, 17]
     scores = torch.zeros(20)
     scores[3] = 1.0
@@ -97,7 +97,7 @@ def test_scores_are_the_mean_of_the_attention_itself(family: str, kind: str) -> 
     torch.testing.assert_close(found.scores, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_rows_in_parts_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_depend_on_the_memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     target = build_pair("llava").target
     inputs = make_inputs(target, "llava", "image", length=40)
     scores = []
@@ -112,7 +112,7 @@ def test_rows_in_parts_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("family", "kind"), SEEING)
-def test_a_prompt_in_part_is_the_prompt_with_the_rest_hidden(family: str, kind: str) -> None:
+def test_a_pruned_prompt_equals_the_prompt_with_a_mask(family: str, kind: str) -> None:
     draft = build_pair(family).draft
     inputs = make_inputs(draft, family, kind)
     length = inputs["input_ids"].shape[1]
@@ -161,7 +161,7 @@ def test_pruning_never_changes_the_text(family: str, kind: str, method: str) -> 
         assert output.stats.draft_visual_tokens == max(1, round(visual * share))
 
 
-def test_a_model_whose_attention_cannot_be_seen_is_pruned_uniformly() -> None:
+def test_without_observable_attention_pruning_is_uniform() -> None:
     target = build_pair("llava").target
     prepared = prepare(target, {**make_inputs(target, "llava", "image"), "max_new_tokens": 2})
     ranked = DraftPrompt(Pruning(0.5, "verifier"), target.config, prepared)

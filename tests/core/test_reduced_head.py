@@ -1,4 +1,4 @@
-"""A draft that scores a part of the vocabulary: the text stays, the candidates are of that part."""
+"""Reduced draft vocabularies: unchanged texts, candidates of the vocabulary only."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_policy_and_every_family(family: str, policy: str) -> None:
     assert drafted(output) and drafted(output) <= {*HALF, EOS}
 
 
-def test_what_is_left_is_accepted() -> None:
+def test_tokens_of_the_vocabulary_are_accepted() -> None:
     """The tokens that a text needs, and no others, lose nothing."""
     target, draft = build_pair("qwen2_5_vl")
     inputs = make_inputs(target, "qwen2_5_vl", "image")
@@ -103,7 +103,7 @@ RULES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("policy", ["static", "sage", "eagle2"])
 @pytest.mark.parametrize("name", RULES)
-def test_rules_know_tokens_by_their_ids(name: str, policy: str) -> None:
+def test_processors_get_token_ids(name: str, policy: str) -> None:
     target, draft = build_pair("qwen2_vl")
     inputs = make_inputs(target, "qwen2_vl", "image")
     decoder = SpeculativeDecoder(target, draft, policy, draft_vocab=HALF)
@@ -113,7 +113,7 @@ def test_rules_know_tokens_by_their_ids(name: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_one_seed_gives_the_text_that_generate_gives(policy: str) -> None:
+def test_a_seed_has_the_text_of_generate(policy: str) -> None:
     target, draft = build_pair("llava")
     inputs = make_inputs(target, "llava", "image")
     options = {**NEW, "do_sample": True, "temperature": 0.8, "top_k": 30, "top_p": 0.9}
@@ -150,7 +150,7 @@ class LeftInPart(ReducedHead):
         return replace(super().to_token_ids(offer, vocabulary), draft=offer.draft)
 
 
-def test_a_distribution_in_the_wrong_places_is_found_out() -> None:
+def test_a_distribution_by_row_is_detected() -> None:
     world = random_world(3, scale=1.3, end=3)
     right = rows_of(4, PART)
     wrong = LeftInPart(right.ids, right.weight, right.bias, right.tokens)
@@ -173,7 +173,7 @@ def test_drawn_candidates_on_models(policy: str) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_scores_are_those_of_the_model_s_own_head(bias: bool) -> None:
+def test_logits_are_those_of_the_model_s_head(bias: bool) -> None:
     model = build_pair("llama").draft
     own = torch.nn.Linear(64, VOCAB, bias=bias)
 
@@ -190,7 +190,7 @@ def test_scores_are_those_of_the_model_s_own_head(bias: bool) -> None:
         assert head.weight.data_ptr() != whole.weight.data_ptr()
 
 
-def test_the_models_are_left_as_they_are() -> None:
+def test_the_models_are_unchanged() -> None:
     target, draft = build_pair("llama")
     before = {name: value.clone() for name, value in draft.state_dict().items()}
     attributes = set(vars(draft)), set(vars(draft.lm_head))
@@ -200,7 +200,7 @@ def test_the_models_are_left_as_they_are() -> None:
     assert all(torch.equal(value, before[name]) for name, value in draft.state_dict().items())
 
 
-def test_ends_are_always_in_and_ids_that_the_draft_lacks_are_out() -> None:
+def test_end_tokens_are_always_included_and_unknown_ids_never() -> None:
     target, draft = build_pair("llama")
     assert reduced_head(target, draft, [9]).tokens.tolist() == [EOS, 9]
 
@@ -211,7 +211,7 @@ def test_ends_are_always_in_and_ids_that_the_draft_lacks_are_out() -> None:
     assert reduced_head(target, Shorter(), [9, 120]).tokens.tolist() == [EOS, 9]
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_vocabularies_are_refused() -> None:
     target, draft = build_pair("llama")
     with pytest.raises(OptionError, match="token 160, and the target has only 160"):
         SpeculativeDecoder(target, draft, draft_vocab=[9, 160])
@@ -245,7 +245,7 @@ def test_captured_passes_with_several_heads_in_turn() -> None:
     assert runners.notes == ()
 
 
-def test_texts_that_go_on_from_one_another_and_branches_that_are_looked_up() -> None:
+def test_with_prefix_reuse_and_lookup() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image", length=12)
     decoder = SpeculativeDecoder(target, draft, "chain", lookup="ngram", draft_vocab=HALF)
@@ -268,7 +268,7 @@ def test_within_generate() -> None:
         target.generate(**inputs, **NEW, **decoding, draft_vocab=[999])
 
 
-def test_costs_are_kept_apart() -> None:
+def test_costs_have_their_own_key() -> None:
     target, draft = build_pair("llama")
     runner = Runner(target)
     keys = {

@@ -1,4 +1,4 @@
-"""ViSkip: the attention it reads is the model's own, it skips where it says, and text stays."""
+"""ViSkip: observed attention, skipped steps, and unchanged texts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Noted(list[float]):
 
 
 @pytest.mark.parametrize("family", PICTURES)
-def test_the_share_is_that_of_the_model_s_own_attention(
+def test_the_share_equals_the_model_s_attention(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a plain pass over the finished text that gives its attention matrices."""
@@ -74,7 +74,7 @@ def _attention(target: Any, inputs: Any, sequences: torch.Tensor) -> Any:
 
 @pytest.mark.parametrize("policy", ["static", "sage", "eagle2", "sage-paper"])
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen3_vl"])
-def test_steps_are_skipped_and_the_text_stays(
+def test_steps_are_skipped_and_the_text_is_unchanged(
     family: str, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, draft = build_pair(family)
@@ -102,7 +102,7 @@ def test_trees_of_more_nodes_than_usual(options: dict[str, Any]) -> None:
     assert torch.equal(output.sequences, target.generate(**inputs, do_sample=False))
 
 
-def test_with_branches_that_are_looked_up_and_in_a_conversation() -> None:
+def test_with_lookup_and_in_a_conversation() -> None:
     pipeline = sage_core.load()
     plain, skipping = (
         pipeline.chat(["examples/chart.png"], draft_lookup=True, max_new_tokens=24, viskip=share)
@@ -112,7 +112,7 @@ def test_with_branches_that_are_looked_up_and_in_a_conversation() -> None:
         assert skipping.ask(question).tokens == plain.ask(question).tokens
 
 
-def test_a_text_without_a_picture_is_drafted_as_ever() -> None:
+def test_a_text_without_images_is_not_affected() -> None:
     target, draft = build_pair("llama")
     inputs = make_inputs(target, "llama", "text") | {"max_new_tokens": 16}
     plain, skipping = (
@@ -122,7 +122,7 @@ def test_a_text_without_a_picture_is_drafted_as_ever() -> None:
     assert [step.tree for step in skipping.steps] == [step.tree for step in plain.steps]
 
 
-def test_nothing_stays_on_the_model() -> None:
+def test_no_hooks_stay_on_the_model() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image")
     stream = SpeculativeDecoder(target, draft, viskip=0.5).stream(**inputs, max_new_tokens=9)
@@ -135,7 +135,7 @@ def test_nothing_stays_on_the_model() -> None:
         assert hooks() == before
 
 
-def test_attention_that_cannot_be_seen_is_refused() -> None:
+def test_unobservable_attention_is_refused() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image")
     target.set_attn_implementation("eager")
@@ -146,7 +146,7 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
         target.set_attn_implementation("sdpa")
 
 
-def test_texts_that_share_passes_are_refused() -> None:
+def test_batches_are_refused() -> None:
     target, draft = build_pair("llava_onevision")
     inputs = make_inputs(target, "llava_onevision", "image")
     decoder = SpeculativeDecoder(target, draft, viskip=0.5)
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_skip_is_refused(name: str) -> None:
+def test_requests_that_cannot_skip_are_refused(name: str) -> None:
     given, message = REFUSED[name]
     target, draft = build_pair("llama")
     with pytest.raises(OptionError, match=message):
