@@ -68,7 +68,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], seed: int = 0) 
         texts += [
             {"method": name, "item": i, "before": a["exact"], "after": b["exact"]}
             for i, (a, b) in both.items()
-            if a["exact"] != b["exact"]
+            if None not in (a["exact"], b["exact"]) and a["exact"] != b["exact"]
         ]
     return {
         "schema": 1,

@@ -78,6 +78,8 @@ def test_a_text_that_is_no_longer_exact_is_reported():
     assert compare(before, after)["texts"] == [
         {"method": "sage", "item": "item3", "before": True, "after": False}
     ]
+    after["items"][3]["methods"]["sage"]["exact"] = None
+    assert compare(before, after)["texts"] == [], "an interrupted run compared nothing there"
 
 
 @pytest.mark.parametrize(
