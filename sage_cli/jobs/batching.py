@@ -28,7 +28,7 @@ def batch_size(batch: str, requests: Sequence[Request], auto: int) -> int:
 def in_order(outcomes: Iterable[Outcome[Any]], write: Callable[[Outcome[Any]], None]) -> None:
     """Write outcomes in the order of their numbers, each as soon as those before it are written.
 
-    After an interruption the finished rest is written before the exception goes on.
+    After an interruption the finished rest is written before the exception is raised again.
     """
     held: dict[int, Outcome[Any]] = {}
     written = 0

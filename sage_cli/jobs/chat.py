@@ -136,7 +136,7 @@ class _ChatLoop:
             say(message)
 
     def _line(self, line: str) -> ExitCode:
-        """One command or question; an error is reported, and the conversation goes on."""
+        """One command or question; an error is reported, and the conversation continues."""
         name, _, rest = line.partition(" ")
         try:
             if line.startswith("/"):

@@ -75,7 +75,7 @@ def collect(
     """Inputs in the order given: the arguments, then those of ``--files-from``.
 
     Raises:
-        OptionError: fewer than ``least`` given, or standard input asked for twice or at a terminal.
+        OptionError: fewer than ``least`` given, or standard input named twice or a terminal.
         InputError: the list of names cannot be read or is empty.
     """
     names = list(arguments)

@@ -25,7 +25,7 @@ VERBOSE = "sage_cli.verbose"
 
 
 def _remember_verbose(context: typer.Context, value: bool) -> bool:
-    """Callback of ``--verbose``: tell the handler of errors, outside of the command."""
+    """Callback of ``--verbose``: for the error handler outside of the command."""
     context.meta[VERBOSE] = value
     return value
 

@@ -60,10 +60,15 @@ def draw_tree(
         for node in range(len(tree))
     ]
     root = shown_token(root, glyphs)
+    drawing = _Drawing(tree, path, labels, width, rows, glyphs)
     columns = _columns(tree, root, labels, width)
-    if columns is None:
-        return _indented(tree, path, root, labels, width, rows, glyphs)
-    return _sideways(tree, path, root, labels, columns, width, rows, glyphs)
+    lines, kept = drawing.indented(root) if columns is None else drawing.sideways(root, columns)
+    if len(kept) < len(tree) and len(lines) < rows:
+        rest = f"{glyphs.more} {len(tree) - len(kept)} more"
+        lines.append(Text(_fit(rest, width, glyphs), style=LINE))
+    for line in lines:
+        line.truncate(width)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -112,119 +117,84 @@ def _fit(text: str, width: int, glyphs: Glyphs) -> str:
     return set_cell_size(text, max(0, width - 1)).rstrip() + glyphs.more if width > 0 else ""
 
 
-def _keep(tree: TokenTree, order: Sequence[int], budget: int) -> set[int]:
-    """The first ``budget`` nodes of ``order``, with their ancestors."""
-    kept: set[int] = set()
-    for node in order[:budget]:
-        kept.update(tree.path(node))
-    return kept
+@dataclass(frozen=True)
+class _Drawing:
+    """A tree in one of two layouts; both return the lines and the nodes that are drawn."""
 
+    tree: TokenTree
+    path: set[int]
+    labels: list[Label]
+    width: int
+    rows: int
+    glyphs: Glyphs
 
-def _by_likelihood(tree: TokenTree, path: set[int], nodes: Sequence[int]) -> list[int]:
-    """The accepted path first, then by the probability of the whole path (parents first)."""
-    return sorted(nodes, key=lambda n: (n not in path, -tree.cumulative[n], n))
+    def keep(self, nodes: Sequence[int], budget: int) -> set[int]:
+        """``budget`` of the nodes with their ancestors: those of the accepted path first, then
+        those with the most likely paths.
+        """
+        likely = sorted(nodes, key=lambda n: (n not in self.path, -self.tree.cumulative[n], n))
+        return {above for node in likely[: max(0, budget)] for above in self.tree.path(node)}
 
+    def children(self, kept: set[int], node: int) -> list[int]:
+        """The kept children, most likely first."""
+        children = (child for child in self.tree.children(node) if child in kept)
+        return sorted(children, key=lambda child: self.tree.ranks[child])
 
-def _children(tree: TokenTree, kept: set[int], node: int) -> list[int]:
-    """The kept children, most likely first."""
-    return sorted((c for c in tree.children(node) if c in kept), key=lambda c: tree.ranks[c])
+    def style(self, node: int) -> str:
+        return ACCEPTED if node in self.path else PENDING
 
+    def sideways(self, root: str, columns: list[int]) -> tuple[list[Text], set[int]]:
+        """One line per leaf; levels are columns."""
+        glyphs, rows, leaves = self.glyphs, self.rows, self.tree.leaves()
+        # Each leaf off the accepted path takes a line, and so does the accepted path itself.
+        ends = [n for n in leaves if n not in self.path]
+        ends += [max(self.path)] if self.path else []
+        kept = self.keep(ends, rows - 1 if len(leaves) > rows > 1 else rows) | self.path
+        lines = [Text(no_wrap=True).append(_fit(root, columns[0], glyphs) + " ", "bold")]
 
-def _rest(tree: TokenTree, kept: set[int], width: int, glyphs: Glyphs) -> Text:
-    hidden = len(tree) - len(kept)
-    return Text(_fit(f"{glyphs.more} {hidden} more", width, glyphs), style=LINE)
+        def place(node: int, line: Text, trunk: list[bool]) -> None:
+            """Append the children of ``node``; ``trunk`` says which columns continue below."""
+            below = self.children(kept, node)
+            for i, child in enumerate(below):
+                last = i == len(below) - 1
+                if i == 0:
+                    line.append((glyphs.flat if last else glyphs.fork) + glyphs.flat + " ", LINE)
+                else:
+                    line = Text(no_wrap=True)
+                    for level, continues in enumerate(trunk):
+                        pad = columns[level] + 1
+                        line.append(" " * pad + (glyphs.down if continues else " ") + "  ", LINE)
+                    here = columns[len(trunk)] + 1
+                    line.append(" " * here + (glyphs.last if last else glyphs.tee), LINE)
+                    line.append(glyphs.flat + " ", LINE)
+                    lines.append(line)
+                size = columns[self.tree.depths[child]]
+                name = self.labels[child].fit(size, glyphs)
+                line.append(name, self.style(child))
+                if self.children(kept, child):
+                    line.append(" " + glyphs.flat * (size - cell_len(name)), LINE)
+                place(child, line, [*trunk, not last])
 
+        place(ROOT, lines[0], [])
+        return lines[:rows], kept
 
-def _sideways(
-    tree: TokenTree,
-    path: set[int],
-    root: str,
-    labels: list[Label],
-    columns: list[int],
-    width: int,
-    rows: int,
-    glyphs: Glyphs,
-) -> list[Text]:
-    """One line per leaf; levels are columns."""
-    # Each leaf off the accepted path takes a line, and so does the accepted path itself.
-    ends = [n for n in tree.leaves() if n not in path]
-    tips = _by_likelihood(tree, path, [*([max(path)] if path else []), *ends])
-    crowded = len(tree.leaves()) > rows
-    kept = _keep(tree, tips, rows - 1 if crowded and rows > 1 else rows)
-    kept |= path
+    def indented(self, root: str) -> tuple[list[Text], set[int]]:
+        """One line per node; levels are indents."""
+        glyphs, width, nodes = self.glyphs, self.width, len(self.tree)
+        kept = self.keep(range(nodes), self.rows - 1 if nodes < self.rows else self.rows - 2)
+        # In a narrow terminal a deep tree is indented less, so that words stay readable.
+        step = 2 if width >= 2 * self.tree.depth + 12 else 1
+        lines = [Text(_fit(root, width, glyphs), style="bold", no_wrap=True)]
 
-    lines: list[Text] = []
+        def place(node: int, indent: str) -> None:
+            below = self.children(kept, node)
+            for i, child in enumerate(below):
+                last = i == len(below) - 1
+                fork = (glyphs.last if last else glyphs.tee) + glyphs.flat * (step - 1)
+                name = self.labels[child].fit(max(1, width - len(indent) - step), glyphs)
+                line = Text(no_wrap=True).append(indent + fork, LINE)
+                lines.append(line.append(name, self.style(child)))
+                place(child, indent + (" " if last else glyphs.down) + " " * (step - 1))
 
-    def place(node: int, line: Text, trunk: list[bool]) -> None:
-        """Append the children of ``node``; ``trunk`` says which columns continue below."""
-        below = _children(tree, kept, node)
-        for i, child in enumerate(below):
-            last = i == len(below) - 1
-            if i == 0:
-                line.append((glyphs.flat if last else glyphs.fork) + glyphs.flat + " ", LINE)
-            else:
-                line = Text(no_wrap=True)
-                for level, goes_on in enumerate(trunk):
-                    pad = columns[level] + 1
-                    line.append(" " * pad + (glyphs.down if goes_on else " ") + "  ", LINE)
-                here = columns[len(trunk)] + 1
-                line.append(" " * here + (glyphs.last if last else glyphs.tee), LINE)
-                line.append(glyphs.flat + " ", LINE)
-                lines.append(line)
-            size = columns[tree.depths[child]]
-            name = labels[child].fit(size, glyphs)
-            line.append(name, ACCEPTED if child in path else PENDING)
-            if _children(tree, kept, child):
-                filler = size - cell_len(name)
-                line.append(" " + glyphs.flat * filler, LINE)
-            place(child, line, [*trunk, not last])
-
-    first = Text(no_wrap=True).append(_fit(root, columns[0], glyphs) + " ", "bold")
-    lines.append(first)
-    place(ROOT, first, [])
-    lines = lines[:rows]
-    if len(kept) < len(tree) and len(lines) < rows:
-        lines.append(_rest(tree, kept, width, glyphs))
-    for line in lines:
-        line.truncate(width)
-    return lines
-
-
-def _indented(
-    tree: TokenTree,
-    path: set[int],
-    root: str,
-    labels: list[Label],
-    width: int,
-    rows: int,
-    glyphs: Glyphs,
-) -> list[Text]:
-    """One line per node; levels are indents."""
-    budget = rows - 1
-    order = _by_likelihood(tree, path, range(len(tree)))
-    if len(tree) > budget:
-        budget -= 1
-    kept = _keep(tree, order, max(0, budget))
-    # In a narrow terminal a deep tree is indented less, so that words stay readable.
-    step = 2 if width >= 2 * tree.depth + 12 else 1
-    lines = [Text(_fit(root, width, glyphs), style="bold", no_wrap=True)]
-
-    def place(node: int, indent: str) -> None:
-        below = _children(tree, kept, node)
-        for i, child in enumerate(below):
-            last = i == len(below) - 1
-            line = Text(no_wrap=True)
-            line.append(
-                indent + (glyphs.last if last else glyphs.tee) + glyphs.flat * (step - 1), LINE
-            )
-            room = max(1, width - len(indent) - step)
-            line.append(labels[child].fit(room, glyphs), ACCEPTED if child in path else PENDING)
-            line.truncate(width)
-            lines.append(line)
-            place(child, indent + (" " if last else glyphs.down) + " " * (step - 1))
-
-    place(ROOT, "")
-    lines = lines[:rows]
-    if len(kept) < len(tree) and len(lines) < rows:
-        lines.append(_rest(tree, kept, width, glyphs))
-    return lines
+        place(ROOT, "")
+        return lines[: self.rows], kept
