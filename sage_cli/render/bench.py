@@ -13,7 +13,7 @@ from typing import Any
 from sage_cli.console import display_name, is_terminal
 from sage_cli.render.jsonout import dump
 from sage_cli.render.tables import print_table as plain_table
-from sage_core.models.atomic_write import write_atomically
+from sage_core.files.atomic_write import write_atomically
 
 __all__ = [
     "cells",

@@ -11,7 +11,7 @@ from typing import Any
 
 from sage_cli.render.bench import TITLES, cells, notes, pair_name
 from sage_cli.render.page import DATA, page
-from sage_core.models.atomic_write import write_atomically
+from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["write_html"]
 

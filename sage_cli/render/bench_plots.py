@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sage_core.models.atomic_write import write_atomically
+from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["write_plots"]
 

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from sage_cli.console import display_name
 from sage_core.errors import OptionError
-from sage_core.models.atomic_write import replace_file, write_atomically
+from sage_core.files.atomic_write import replace_file, write_atomically
 
 __all__ = [
     "AtomicFile",

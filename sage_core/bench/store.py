@@ -9,7 +9,7 @@ from typing import Any
 
 from sage_core.bench.records import Line, Results, from_json, to_json
 from sage_core.errors import InputError, OptionError
-from sage_core.models.atomic_write import write_atomically
+from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["LINES", "PLAN", "Store"]
 

@@ -17,7 +17,7 @@ from sage_core.distill.state import write_errors
 from sage_core.distill.student import EVALUATED_DEPTH, ChainAcceptance, LossOutput, chain_acceptance
 from sage_core.distill.teacher import Example, Teacher
 from sage_core.errors import ModelError, OptionError
-from sage_core.models.atomic_write import replacing_files
+from sage_core.files.atomic_write import replacing_files
 from sage_core.models.checkpoint import load_model
 from sage_core.models.inputs import cast
 from sage_core.models.quiet import quiet

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sage_core.errors import InputError
-from sage_core.models.atomic_write import replacing
+from sage_core.files.atomic_write import replacing
 from sage_core.models.quiet import is_memory_error
 
 STATE = "state.pt"

@@ -55,22 +55,15 @@ class SamplingParams:
         return {"do_sample": True, **given} if given or self.sample else {}
 
 
-def check_candidates(candidates: str, policy: Policy, *, lookup: bool = False) -> None:
+def check_candidates(candidates: str, policy: Policy) -> None:
     """Refuse candidates that are unknown or that do not go with a policy.
-
-    ``lookup``: n-gram branches join the draft's tree.
 
     Raises:
         OptionError: no such candidates.
-        UnsupportedError: ``drawn`` with n-gram branches, which are not sampled, or with a policy
-            that prunes sampled nodes: what is kept would depend on the samples, and the output
-            would no longer follow the target's distribution.
+        UnsupportedError: ``drawn`` with a policy that prunes sampled nodes: what is kept would
+            depend on the samples, and the output would no longer follow the target's distribution.
     """
     _check_known(candidates)
-    if candidates == "drawn" and lookup:
-        raise UnsupportedError(
-            "candidates drawn do not go with branches that are looked up: use candidates topk"
-        )
     if candidates == "drawn" and type(policy.planner()).prune is not TreePlanner.prune:
         raise UnsupportedError(
             f"policy {policy.name} drops nodes after drawing them, which candidates drawn do not "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.models.atomic_write import replacing, replacing_files, write_atomically
+from sage_core.files.atomic_write import replacing, replacing_files, write_atomically
 
 
 def names(folder: Path) -> list[str]:

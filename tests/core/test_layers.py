@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
-    "errors", "trees", "media", "models", "generation", "runtime", "drafts", "engine",
+    "errors", "files", "trees", "media", "models", "generation", "runtime", "drafts", "engine",
     "options", "pair_loading", "stream", "generate", "distill", "bench",
     "conversation", "pipeline", "__init__",
 )  # fmt: skip

@@ -9,7 +9,7 @@ from sage_core.drafts.head.config import CONFIG, WEIGHTS, HeadConfig, read_confi
 from sage_core.drafts.head.fingerprint import fingerprint
 from sage_core.drafts.head.module import Head
 from sage_core.errors import ModelError
-from sage_core.models.atomic_write import write_atomically
+from sage_core.files.atomic_write import write_atomically
 
 
 def save_head(head: Head, folder: str | Path) -> None:

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from sage_core.errors import OptionError
-from sage_core.models.atomic_write import write_atomically
+from sage_core.files.atomic_write import write_atomically
 from sage_core.trees.pass_costs import Costs, Curve
 from sage_core.trees.steps import PhaseSeconds, Step
 
