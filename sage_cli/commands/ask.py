@@ -11,6 +11,7 @@ from sage_cli.options.flags import DECODING, argument, once
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
 from sage_core.errors import OptionError
+from sage_core.files.reading import read_text
 
 __all__ = ["ask"]
 
@@ -54,16 +55,9 @@ def ask(
     sources = collect(files or [], options.files_from, least=0)
     if json_schema is None:
         return run([Request(sources, question)], options)
-    request = Request(sources, question, _read(json_schema))
+    schema = read_text(json_schema, error=OptionError)
+    request = Request(sources, question, schema)
     return run([request], options, reads=[str(json_schema)])
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise OptionError(f"--json-schema {display_name(str(file))}: {reason}") from error
 
 
 def _is_file(text: str) -> bool:

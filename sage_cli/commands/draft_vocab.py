@@ -9,7 +9,8 @@ from sage_cli.jobs.inputs import Source, collect
 from sage_cli.options.flags import MODELS, OUTPUT, argument, once
 from sage_cli.options.shared import subset
 from sage_cli.options.takes_options import takes_options
-from sage_core.errors import InputError, OptionError
+from sage_core.errors import OptionError
+from sage_core.files.reading import LIST_LIMIT, read_bytes
 
 __all__ = ["draft_vocab"]
 
@@ -86,7 +87,4 @@ def _content(source: Source) -> bytes:
     opened = source.open()
     if not isinstance(opened, str):
         return opened.read()
-    try:
-        return Path(opened).read_bytes()
-    except OSError as error:
-        raise InputError(f"{source.label}: {error.strerror or error}") from error
+    return read_bytes(opened, limit=LIST_LIMIT, pipe=True)

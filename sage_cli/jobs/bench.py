@@ -353,12 +353,12 @@ def diff(names: Sequence[str], *, as_json: bool) -> ExitCode:
     from sage_cli.render.bench import print_diff
     from sage_cli.render.tables import print_json
     from sage_core.bench.compare import compare
-    from sage_core.bench.store import read_json
+    from sage_core.files.reading import LIST_LIMIT, read_json
 
     if len(names) != 2:
         raise OptionError("diff compares two results: sage bench diff A.json B.json")
     paths = [Path(name) / "results.json" if Path(name).is_dir() else Path(name) for name in names]
-    before, after = (read_json(path) for path in paths)
+    before, after = (read_json(path, dict, limit=LIST_LIMIT, any_number=True) for path in paths)
     found = compare(before, after)
     if as_json:
         print_json(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sage_cli.console import display_name, is_terminal
 from sage_core.errors import InputError, OptionError
+from sage_core.files.reading import LIST_LIMIT, read_bytes, split_lines
 
 __all__ = ["STDIN", "Source", "collect"]
 
@@ -100,15 +102,12 @@ def _names(files_from: str) -> list[str]:
     if files_from == STDIN:
         if is_terminal(sys.stdin):
             raise OptionError("--files-from - reads names from standard input: that is a terminal")
-        data = sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read(LIST_LIMIT)
     else:
-        try:
-            data = Path(files_from).read_bytes()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(f"--files-from {display_name(files_from)}: {reason}") from error
-    text = data.decode("utf-8", "surrogateescape")
-    parts = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+        data = read_bytes(files_from, limit=LIST_LIMIT, pipe=True)
+    # The bytes of a name need be no UTF-8.
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    parts = text.split("\0") if "\0" in text else split_lines(text)
     names = [part for part in parts if part.strip()]
     if not names:
         raise InputError(f"--files-from {display_name(files_from)}: the list is empty")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from sage_core.errors import OptionError
+from sage_core.files.reading import read_toml
 
 __all__ = ["apply_settings", "default_path", "env_name", "load_settings", "settable"]
 
@@ -48,12 +48,7 @@ def load_settings(path: Path, command: str, commands: dict[str, dict[str, Any]])
     Raises:
         OptionError: the file cannot be read, or has a key that is no option.
     """
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise OptionError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: not valid TOML: {error}") from error
+    data = read_toml(path, error=OptionError)
     tables = {key: data.pop(key) for key in list(data) if isinstance(data[key], dict)}
     everywhere = {key: param for table in commands.values() for key, param in table.items()}
     values = _values(path, "", data, everywhere)

@@ -11,7 +11,8 @@ from sage_cli.console import clean
 from sage_cli.render.page import step_data
 from sage_core.bench.measure import Decoded
 from sage_core.bench.records import Record
-from sage_core.errors import OptionError
+from sage_core.errors import InputError, OptionError
+from sage_core.files.reading import parse_json, read_lines
 
 __all__ = ["TreeKeeper", "chosen_ids"]
 
@@ -79,10 +80,10 @@ class TreeKeeper:
         if self._path is None or not self._path.exists():
             return []
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for _, line in read_lines(self._path):
             try:
-                data = json.loads(line)
-            except ValueError:  # was being written when the run was interrupted
+                data = parse_json(line, self._path, any_number=True)
+                found[data["item"], data["method"]] = data
+            except (InputError, TypeError, KeyError):  # its writing was interrupted
                 continue
-            found[data["item"], data["method"]] = data
         return list(found.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from sage_core.bench.items import Files, Item, Problem
 from sage_core.errors import InputError, OptionError
+from sage_core.files.reading import parse_json, read_lines
 from sage_core.media.open import is_media
 
 __all__ = ["BUNDLED", "BUNDLED_ITEMS", "MMSPEC", "bundled_items", "calibration_items", "read_data"]
@@ -91,25 +91,19 @@ def _read_folder(folder: Path, prompt: str | None) -> Iterator[Item]:
 
 
 def _read_lines(path: Path, prompt: str | None) -> Iterator[Item | Problem]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text: {error}") from error
-    if not any(line.strip() for line in lines):
+    lines = read_lines(path, pipe=True)
+    if not lines:
         raise InputError(f"{path}: the list is empty")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _read_line(path, number, line, prompt)
+    for number, line in lines:
+        yield _read_line(path, number, line, prompt)
 
 
 def _read_line(path: Path, number: int, line: str, prompt: str | None) -> Item | Problem:
     where = f"{path}:{number}"
     try:
-        data = json.loads(line)
-    except ValueError as error:
-        return Problem(where, f"not JSON: {error}")
+        data = parse_json(line, where)
+    except InputError as error:
+        return Problem(where, str(error).removeprefix(f"{where}: "))
     if not isinstance(data, dict):
         return Problem(where, "not a JSON object")
     try:

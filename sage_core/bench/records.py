@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
+
 from sage_core.errors import InputError, MemoryExhaustedError, ModelError, OptionError
 
 __all__ = [
@@ -173,16 +175,7 @@ def from_json(data: Mapping[str, Any]) -> Line:
     Raises:
         ValueError, TypeError, KeyError: it is not such an object.
     """
-    fields = dict(data)
-    kind = _TYPES[fields.pop("line")]
-    if kind is Record:
-        fields["tokens"] = tuple(fields["tokens"])
-        if fields["counts"] is not None:
-            counts = dict(fields["counts"])
-            for table in ("accepted", "drafted"):  # JSON has only texts as keys
-                counts[table] = {int(k): v for k, v in counts[table].items()}
-            fields["counts"] = Counts(**counts)
-    line: Line = kind(**fields)
+    line: Line = msgspec.convert(data, _TYPES[data["line"]], str_keys=True)
     return line
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sage_core.bench.records import Line, Results, from_json, to_json
 from sage_core.errors import InputError, OptionError
 from sage_core.files.atomic_write import write_atomically
+from sage_core.files.reading import LIST_LIMIT, parse_json, read_json, read_text, split_lines
 
 __all__ = ["LINES", "PLAN", "Store"]
 
@@ -48,7 +49,7 @@ class Store:
             raise OptionError(f"--output {folder}: {error.strerror or error}") from error
 
     def _resume(self, plan: Mapping[str, Any]) -> None:
-        there = read_json(self.folder / PLAN)
+        there = read_json(self.folder / PLAN, dict, any_number=True)
         if there != json.loads(json.dumps(plan)):
             changed = sorted(key for key in {*there, *plan} if there.get(key) != plan.get(key))
             raise OptionError(
@@ -58,11 +59,11 @@ class Store:
         path = self.folder / LINES
         if not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = split_lines(read_text(path, limit=LIST_LIMIT), keepends=True)
         for number, line in enumerate(lines, 1):
             try:
-                self.results.add(from_json(json.loads(line)))
-            except (ValueError, TypeError, KeyError) as error:
+                self.results.add(from_json(parse_json(line, path, any_number=True)))
+            except (InputError, ValueError, TypeError, KeyError) as error:
                 if number == len(lines):  # was being written when the run was interrupted
                     path.write_text("".join(lines[:-1]), encoding="utf-8")
                     break
@@ -81,26 +82,10 @@ class Store:
     def calibration(self) -> dict[str, Any]:
         """The settings that were chosen on other items, by method; empty at first."""
         path = self.folder / _CALIBRATION
-        return read_json(path) if path.exists() else {}
+        return read_json(path, dict, any_number=True) if path.exists() else {}
 
     def keep_calibration(self, chosen: Mapping[str, Any]) -> None:
         write_atomically(self.folder / _CALIBRATION, json.dumps(chosen, indent=1) + "\n")
 
     def close(self) -> None:
         self._file.close()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: it cannot be read, or is something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: cannot be read: {reason}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sage_core.errors import InputError
+from sage_core.files.reading import parse_json, read_lines
 from sage_core.media.open import is_media
 
 _PROMPTS, _FILES = ("prompt", "question"), ("image", "video", "images")
@@ -51,30 +51,21 @@ def read_samples(data: str | Path, notice: Notice) -> list[Sample]:
         if not samples:
             raise InputError(f"{path}: no image or video in this folder")
         return samples
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a folder and not JSON lines in UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    found = list(_read_lines(path, lines, notice))
+    found = list(_read_lines(path, read_lines(path, pipe=True), notice))
     if not found:
         raise InputError(f"{path}: no usable line in this file")
     return found
 
 
-def _read_lines(path: Path, lines: list[str], notice: Notice) -> Iterator[Sample]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+def _read_lines(path: Path, lines: list[tuple[int, str]], notice: Notice) -> Iterator[Sample]:
+    for number, line in lines:
         where = f"{path}:{number}"
         try:
-            yield _sample(where, path.parent, json.loads(line))
+            yield _sample(where, path.parent, parse_json(line, where))
+        except InputError as error:
+            notice(f"{error}: left out")
         except ValueError as error:
-            what = "not valid JSON" if isinstance(error, json.JSONDecodeError) else str(error)
-            notice(f"{where}: {what}: left out")
+            notice(f"{where}: {error}: left out")
 
 
 def _sample(where: str, folder: Path, line: Any) -> Sample:

@@ -32,7 +32,8 @@ class Log:
         if step and self._path.is_file():
             with self._path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))[1:]
-            kept = [row for row in rows if len(row) == len(_COLUMNS) and int(row[0]) <= step]
+            rows = [row for row in rows if len(row) == len(_COLUMNS)]
+            kept = [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
         with self._path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([_COLUMNS, *kept])
         self._board = _board(folder / "tensorboard", step) if tensorboard else None

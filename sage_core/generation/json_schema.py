@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sage_core.errors import OptionError
+from sage_core.files.reading import parse_json
 
 
 class JsonGrammar:
@@ -115,12 +115,11 @@ def _llguidance() -> Any:
 
 
 def _grammar(library: Any, schema: str | Mapping[str, Any]) -> str:
-    try:
-        parsed = json.loads(schema) if isinstance(schema, str) else dict(schema)
-    except ValueError as error:
-        raise OptionError(f"the JSON schema is not valid JSON: {error}") from error
-    if not isinstance(parsed, dict):
+    parsed = schema
+    if isinstance(schema, str):
+        parsed = parse_json(schema, "the JSON schema", error=OptionError)
+    if not isinstance(parsed, Mapping):
         raise OptionError('the JSON schema must be an object, as in {"type": "object"}')
     # Without optional whitespace more tokens are forced.
     compact = {"whitespace_flexible": False}
-    return str(library.LLMatcher.grammar_from_json_schema(parsed, overrides=compact))
+    return str(library.LLMatcher.grammar_from_json_schema(dict(parsed), overrides=compact))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from sage_core.errors import ModelError
+from sage_core.files.reading import as_shape, read_json
 from sage_core.models.known_pairs import KNOWN, drafts_for
 
 BUNDLED = "sage-tiny"
@@ -24,6 +27,14 @@ BUNDLED_VARIABLE = "SAGE_BUNDLED_PAIR"
 """Environment variable: another directory with target/ and draft/ to use as the bundled pair."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_FILE = re.compile(r"[^/\\:\0]+\.safetensors")
+
+
+class _Index(msgspec.Struct):
+    """What is read of ``model.safetensors.index.json``."""
+
+    weight_map: dict[str, str]
+    metadata: dict[str, Any]  # which transformers reads
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     with reading_json(path) as config:
-        if isinstance(config, dict) and "model_type" in config:
+        if isinstance(config, dict) and isinstance(config.get("model_type"), str):
             return config
     raise ModelError(f"{path}: names no model_type: not a transformers checkpoint")
 
@@ -170,33 +181,43 @@ def read_config(folder: Path) -> dict[str, Any]:
 def reading_json(path: Path) -> Iterator[Any]:
     """The content of a JSON file. An error of reading it, or of a lookup in it within the context,
     becomes a `ModelError` that names the file."""
-    try:
-        yield json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise ModelError(
             f"{path.parent}: not a model: it has no {path.name} (give a transformers checkpoint)"
+        )
+    try:
+        yield read_json(path, error=ModelError, any_number=True)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{path}: a field is of a wrong type: get a complete copy of the model"
         ) from error
-    except (OSError, ValueError, LookupError, AttributeError) as error:
-        raise ModelError(f"{path}: cannot be read: get a complete copy of the model") from error
 
 
 def architecture(config: dict[str, Any]) -> str:
     """The model class that a config names, else its ``model_type``."""
-    names = config.get("architectures") or [config.get("model_type", "unknown")]
-    return str(names[0])
+    names = config.get("architectures")
+    return str(names[0] if isinstance(names, list) and names else config["model_type"])
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, existing or not.
 
     Raises:
-        ModelError: the index of a sharded checkpoint is damaged.
+        ModelError: the index of a sharded checkpoint is damaged, or names a file elsewhere.
     """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
-    with reading_json(index) as content:
-        return [folder / shard for shard in sorted(set(content["weight_map"].values()))]
+    content = as_shape(read_json(index, error=ModelError), index, _Index, error=ModelError)
+    shards = sorted(set(content.weight_map.values()))
+    for shard in shards:
+        # transformers opens whatever path stands there.
+        if not _FILE.fullmatch(shard):
+            raise ModelError(
+                f"{index}: weight_map names {shard[:80]!r}, which is no safetensors file in this "
+                "folder: get the model from a source that you trust"
+            )
+    return [folder / shard for shard in shards]
 
 
 def check_weights(folder: Path, name: str, there: Collection[str] = ()) -> None:
@@ -233,4 +254,4 @@ def is_complete(folder: Path) -> bool:
 
 def weight_bytes(folder: Path) -> int:
     """Total size of the safetensors files, in bytes."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())

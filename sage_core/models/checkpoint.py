@@ -8,11 +8,13 @@ from typing import Any
 
 from sage_core.errors import ModelError
 from sage_core.models import catalog, hub
+from sage_core.models.checkpoint_errors import checkpoint_errors, is_panic, reason
 from sage_core.models.families import find_family
 from sage_core.models.hub import Checkpoint
 from sage_core.models.memory_needs import Size, measure
 from sage_core.models.quantization import Method, check_ready_made, find_method
 from sage_core.models.quiet import quiet
+from sage_core.models.small_files import check_small_files
 from sage_core.models.weights import load_weights
 
 
@@ -43,35 +45,60 @@ def inspect(
     """
     checkpoint = hub.find(name, revision, code=code)
     config = load_config(checkpoint.folder, code=code)
-    check_ready_made(shown, config, method)
-    find_family(config)
+    with checkpoint_errors(checkpoint.folder, "config.json"):
+        check_ready_made(shown, config, method)
+        find_family(config)
     tokenizer = load_tokenizer(checkpoint.folder, code=code)
-    size = measure(shown, config, checkpoint.bytes, code=code)
+    with checkpoint_errors(checkpoint.folder, "config.json"):
+        size = measure(shown, config, checkpoint.bytes, code=code)
     return CheckpointInfo(replace(checkpoint, name=shown), config, tokenizer, size)
 
 
 def load_config(folder: Path, *, code: bool = False) -> Any:
     """The transformers configuration of a local checkpoint; ``code`` allows its own modules.
 
+    What it says about implementations of attention and experts is dropped: transformers would
+    fetch and run a kernel that is named there.
+
     Raises:
         ModelError: damaged, or an architecture unknown to this version of transformers.
     """
     from transformers import AutoConfig
 
-    kind = catalog.read_config(folder)["model_type"]
+    check_small_files(folder)
+    given = catalog.read_config(folder)
+    if given.get("transformers_weights") is not None:
+        raise ModelError(f"{folder}/config.json: transformers_weights: is not supported")
     try:
-        with quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if not code and ("auto_map" in str(error) or "trust_remote_code" in str(error)):
+        with quiet(), checkpoint_errors(folder, "config.json"):
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=code
+            )
+    except ModelError as error:
+        reason = str(error.__cause__)
+        if not code and ("auto_map" in reason or "trust_remote_code" in reason):
             raise ModelError(
                 f"{folder}: needs code of its own, which is not run: if you have read that code "
                 "and trust it, use --trust-remote-code"
             ) from error
-        raise ModelError(
-            f"{folder}: transformers does not know models of type {kind}, or its config.json is "
-            "damaged: choose another model, or a newer transformers"
-        ) from error
+        if "does not recognize this architecture" in reason:
+            raise ModelError(
+                f"{folder}: transformers does not know models of type {given['model_type']}: "
+                "choose another model, or a newer transformers"
+            ) from error
+        raise
+    _drop_implementations(config)
+    return config
+
+
+def _drop_implementations(config: Any) -> None:
+    """Leave the choice of attention and experts in a configuration and its parts to sage."""
+    from transformers import PreTrainedConfig
+
+    config._attn_implementation_internal = config._experts_implementation_internal = None
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            _drop_implementations(part)
 
 
 def load_tokenizer(folder: Path, *, code: bool = False) -> Any:
@@ -87,10 +114,19 @@ def load_tokenizer(folder: Path, *, code: bool = False) -> Any:
             return AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=code
             )
-    except Exception as error:  # the Rust library raises bare Exceptions on damaged files
-        raise ModelError(
-            f"{folder}: its tokenizer cannot be loaded: get a complete copy of the model"
-        ) from error
+    except (Exception, MemoryError) as error:
+        raise _no_tokenizer(folder, error) from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise _no_tokenizer(folder, error) from error
+
+
+def _no_tokenizer(folder: Path, error: BaseException) -> ModelError:
+    return ModelError(
+        f"{folder}: its tokenizer cannot be loaded ({reason(error)}): get a complete copy of the "
+        "model"
+    )
 
 
 def load_model(

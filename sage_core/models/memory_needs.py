@@ -95,8 +95,7 @@ def measure(name: str, config: Any, stored: int = 0, *, code: bool = False) -> S
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
             raise ModelError(f"{name}: not a text-generating model: choose another") from error
-        reason = f"its config.json describes no model that can be built ({type(error).__name__})"
-        raise ModelError(f"{name}: {reason}: get a complete copy of the model") from error
+        raise
     parameters = {key: value.numel() for key, value in model.named_parameters()}
     head = model.get_output_embeddings()
     linear = sum(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from sage_core.errors import ModelError, OptionError
+from sage_core.files.reading import as_shape, parse_json, read_text
 
 KINDS = ("head", "specvlm", "vispec")
 BRANCHES = ("prune", "pool", "convolution", "resampler", "text")
@@ -115,19 +115,14 @@ class HeadConfig:
         Raises:
             ModelError: damaged, of another version, or with unknown fields.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ModelError(f"the head's config.json is damaged: {error}") from error
+        name = f"the head's {CONFIG}"
+        values = parse_json(text, name, error=ModelError)
         if not isinstance(values, dict) or values.pop("sage_head", None) != FORMAT:
-            raise ModelError(
-                f"the head's config.json is not of version {FORMAT}: save it again, or update sage"
-            )
-        _check_types(values)
-        try:
-            return cls(**values)
-        except (OptionError, TypeError) as error:
-            raise ModelError(f"the head's config.json is damaged: {error}") from error
+            raise ModelError(f"{name} is not of version {FORMAT}: save it again, or update sage")
+        if unknown := values.keys() - {field.name for field in fields(cls)}:
+            raise ModelError(f"{name} has an unknown field {min(unknown)}: update sage")
+        config: HeadConfig = as_shape(values, f"{name} is damaged", cls, error=ModelError)
+        return config
 
 
 def is_head(folder: str | Path) -> bool:
@@ -136,8 +131,8 @@ def is_head(folder: str | Path) -> bool:
     if (where / WEIGHTS).is_file():
         return True
     try:
-        return '"sage_head"' in (where / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return '"sage_head"' in read_text(where / CONFIG, error=ModelError)
+    except ModelError:
         return False
 
 
@@ -147,12 +142,7 @@ def read_config(folder: str | Path) -> HeadConfig:
     Raises:
         ModelError: missing or damaged.
     """
-    try:
-        text = (Path(folder).expanduser() / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{folder}: its {CONFIG} cannot be read: get a whole copy of the head"
-        ) from error
+    text = read_text(Path(folder).expanduser() / CONFIG, error=ModelError)
     try:
         return HeadConfig.from_json(text)
     except ModelError as error:
@@ -170,22 +160,3 @@ def weight_errors(folder: str | Path) -> Iterator[None]:
         raise ModelError(f"{folder}: has no {WEIGHTS}: get a whole copy of the head") from error
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder}: its weights are damaged: get a whole copy of it") from error
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-}
-
-
-def _check_types(values: dict[str, Any]) -> None:
-    """Refuse unknown fields and values of another type, by name."""
-    types = {field.name: _TYPES[str(field.type)] for field in fields(HeadConfig)}
-    for name, value in values.items():
-        if name not in types:
-            raise ModelError(f"the head's config.json has an unknown field {name}: update sage")
-        if type(value) not in types[name]:
-            raise ModelError(f"the head's config.json is damaged: {name} is {value!r}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from sage_core.drafts.vocab.token_list import END_FIELDS, DraftVocab, fingerprint, flatten_ids
 from sage_core.errors import InputError, ModelError
+from sage_core.files.reading import as_shape, decode, parse_json, split_lines
 from sage_core.models import hub
 from sage_core.models.catalog import read_config, reading_json
 from sage_core.models.checkpoint import load_config, load_tokenizer
@@ -85,10 +87,7 @@ def read_texts(content: bytes, name: str) -> Iterator[CountedText]:
     Raises:
         InputError: not UTF-8 text, or only its first lines are records of sage.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text: give text, or output of --jsonl") from error
+    text = decode(content, name)
     if "\0" in text:
         raise InputError(f"{name}: not a text file: give text, or output of --jsonl")
     records = _records(text, name)
@@ -96,33 +95,42 @@ def read_texts(content: bytes, name: str) -> Iterator[CountedText]:
         yield from map(CountedText, _blocks(text))
         return
     for record in records:
-        if isinstance(record.get("text"), str):  # the others are failures
-            model = (record.get("models") or {}).get("target", "")
-            yield CountedText(record["text"], tuple(record.get("tokens") or ()), model)
+        if record.text is not None:  # the others are failures
+            yield CountedText(record.text, record.tokens, str(record.models.get("target", "")))
 
 
-def _records(text: str, name: str) -> list[dict[str, Any]] | None:
+class _Record(msgspec.Struct):
+    """What is read of a record of sage's JSON output."""
+
+    text: str | None = None
+    tokens: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+    models: dict[str, Any] = {}
+
+
+def _records(text: str, name: str) -> list[_Record] | None:
     """The records in output of ``--jsonl`` or ``--json``; None if the text is anything else."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
     if not lines or lines[0][1].lstrip()[0] not in "[{":
         return None
     if not _is_record(_parsed(lines[0][1])):
         whole = _parsed(text)
         found = whole if isinstance(whole, list) else [whole]
-        return found if found and all(map(_is_record, found)) else None
-    records = []
+        if not found or not all(map(_is_record, found)):
+            return None
+        return [as_shape(one, name, _Record) for one in found]
+    records: list[_Record] = []
     for number, line in lines:
         record = _parsed(line)
         if not _is_record(record):
             raise InputError(f"{name}: line {number} is not a record of sage's JSON output")
-        records.append(record)
+        records.append(as_shape(record, f"{name}:{number}", _Record))
     return records
 
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "", any_number=True)
+    except InputError:
         return None
 
 
@@ -134,7 +142,7 @@ def _blocks(text: str) -> Iterator[str]:
     """Blocks of whole lines, because tokenizing a long text at once is slow."""
     block: list[str] = []
     length = 0
-    for line in text.splitlines(keepends=True):
+    for line in split_lines(text, keepends=True):
         block.append(line)
         length += len(line)
         if length >= _BLOCK:

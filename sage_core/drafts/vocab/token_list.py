@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.errors import InputError, ModelError, OptionError
+from sage_core.files.reading import as_shape, read_json
 
 FILE_NAME = "draft_vocab.json"
 """The file of a model's list, in the folder of its checkpoint."""
@@ -119,18 +120,11 @@ def read(file: str | Path) -> DraftVocab:
     Raises:
         InputError: it cannot be read, or is not such a list.
     """
-    try:
-        data = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}") from error
-    except ValueError:
-        data = None
+    data = read_json(Path(file).expanduser())
     if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
         raise InputError(f"{file}: not a draft vocabulary: make one with sage draft-vocab")
-    try:
-        return DraftVocab(**{**data, "ids": tuple(data["ids"]), "always": tuple(data["always"])})
-    except (KeyError, TypeError, OptionError) as error:
-        raise InputError(f"{file}: damaged draft vocabulary: make it again") from error
+    vocab: DraftVocab = as_shape(data, f"{file}: damaged draft vocabulary", DraftVocab)
+    return vocab
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sage_core.errors import OptionError
-from sage_core.trees.policies.static import RankPath, StaticPlanner
+from sage_core.files.reading import as_shape, read_json
+from sage_core.trees.policies.static import MAX_RANK, RankPath, StaticPlanner
 from sage_core.trees.policy import Policy, TreePlanner
 from sage_core.trees.steps import Step
 
@@ -61,7 +61,7 @@ def best_tree(rates: Rates, nodes: int, depth: int) -> tuple[RankPath, ...]:
     allows.
     """
     order = count()
-    ranks = range(max([_RANKS, *(rank + 1 for level in rates.values() for rank in level)]))
+    ranks = sorted({*range(_RANKS), *(rank for level in rates.values() for rank in level)})
     # (-expected, order, path): ties keep the order of insertion.
     heap: list[tuple[float, int, RankPath]] = []
 
@@ -95,28 +95,23 @@ def read_rates(file: Path) -> dict[int, dict[int, float]]:
     Raises:
         OptionError: it cannot be read, or holds no rates from 0 to 1 by depth and rank.
     """
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"cannot read the acceptance table {file}: {error}") from error
-    try:
-        tables = [data, *(data[name] for name in sorted(data))]
-        table = next(one["acceptance"] for one in tables if "acceptance" in one)
-        rates = {
-            int(depth): {int(rank): float(rate) for rank, rate in ranks.items()}
-            for depth, ranks in table.items()
-        }
-        if not rates or min(rates) < 1:
-            raise ValueError("depths begin at 1")
-        for ranks in rates.values():
-            if any(rank < 0 or not 0 <= rate <= 1 for rank, rate in ranks.items()):
-                raise ValueError("ranks begin at 0, and rates are from 0 to 1")
-    except (ValueError, TypeError, AttributeError, KeyError, StopIteration) as error:
-        raise OptionError(
-            f"{file} holds no acceptance by depth and rank"
-            + (f" ({error})" if isinstance(error, ValueError) else "")
-            + ': write {"acceptance": {"1": {"0": 0.8, "1": 0.1}}}'
-        ) from error
+    data: dict[str, Any] = read_json(file, dict[str, Any], error=OptionError)
+    tables = [data, *(data[name] for name in sorted(data) if isinstance(data[name], dict))]
+    table = next((one["acceptance"] for one in tables if "acceptance" in one), None)
+    wanted = 'write {"acceptance": {"1": {"0": 0.8, "1": 0.1}}}'
+    if not table:
+        raise OptionError(f"{file}: no acceptance by depth and rank: {wanted}")
+    rates: dict[int, dict[int, float]]
+    rates = as_shape(table, f"{file}: acceptance", dict[int, dict[int, float]], error=OptionError)
+    ranks = [rank for level in rates.values() for rank in level]
+    every = [rate for level in rates.values() for rate in level.values()]
+    for holds, rule in (
+        (min(rates) >= 1, "depths begin at 1"),
+        (all(0 <= rank <= MAX_RANK for rank in ranks), f"ranks are from 0 to {MAX_RANK}"),
+        (all(0 <= rate <= 1 for rate in every), "rates are from 0 to 1"),
+    ):
+        if not holds:
+            raise OptionError(f"{file}: acceptance: {rule}: {wanted}")
     return rates
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from sage_core.errors import OptionError
+from sage_core.files.reading import parse_json, read_text
 from sage_core.trees.policy import Growth, Level, Policy, TreePlanner
 from sage_core.trees.steps import Shape
 from sage_core.trees.tree import ROOT
@@ -22,6 +21,11 @@ SPECVLM_25 = (
     "0 1 2 3 00 01 02 10 11 20 21 30 000 001 002 010 011 020 021 100 0000 0001 0002 00000 00001"
 )
 """The 25-node, depth-5 tree of SpecVLM (Ji et al., arXiv 2508.16201): children by rank."""
+
+MAX_NODES = 4096
+"""Of a tree in a file."""
+MAX_RANK = 4095
+"""Of a node in a file: so many candidates are ranked in each step."""
 
 
 def tree_from_text(text: str) -> tuple[RankPath, ...]:
@@ -50,7 +54,11 @@ def checked_tree(paths: list[RankPath]) -> tuple[RankPath, ...]:
         raise OptionError("a static tree needs at least one path")
     if len(known) != len(paths):
         raise OptionError("a static tree names a path twice")
+    if len(known) > MAX_NODES:
+        raise OptionError(f"a static tree has at most {MAX_NODES} nodes, not {len(known)}")
     for path in known:
+        if max(path, default=0) > MAX_RANK:
+            raise OptionError(f"static tree: ranks are at most {MAX_RANK}, not {max(path)}")
         if not path or min(path) < 0:
             raise OptionError(f"static tree: {list(path)} is no path of ranks 0, 1, 2, ...")
         if len(path) > 1 and path[:-1] not in known:
@@ -96,16 +104,10 @@ class Static(Policy):
 
 
 def _read_tree(file: str) -> tuple[RankPath, ...]:
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"static: cannot read the tree file {file}: {error}") from error
+    text = read_text(file, error=OptionError)
     if not text.lstrip().startswith("["):
         return tree_from_text(text)
-    try:
-        return checked_tree([tuple(int(rank) for rank in path) for path in json.loads(text)])
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"static: {file} is no JSON list of rank paths: {error}") from error
+    return checked_tree(parse_json(text, file, list[RankPath], error=OptionError))
 
 
 class StaticPlanner(TreePlanner):

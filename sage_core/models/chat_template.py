@@ -1,0 +1,93 @@
+"""Renders a checkpoint's chat template, which anyone may have written, within limits."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from sage_core.errors import ModelError, SageError
+from sage_core.models.checkpoint_errors import reason
+
+SECONDS = 3.0
+"""Processor time of one rendering; a usual template takes a millisecond."""
+CHARACTERS = 16 * 1024**2
+"""Of a rendered prompt."""
+_BYTES = 1024**3  # of memory that one rendering may take
+_NUMBER = 1_000_000  # largest whole number in a template
+_ADVICE = "use a copy of the model with another chat template"
+
+
+def render(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], name: str) -> str:
+    """``messages`` in a chat template, up to the beginning of the next answer.
+
+    ``name`` is the checkpoint in messages. The library renders in a sandbox that keeps a template
+    from files and other code; time and memory are limited here.
+
+    Raises:
+        ModelError: the template is no text, does not parse, raises, or goes over a limit.
+    """
+    try:
+        _refuse_powers(template)
+        with _limited():
+            rendered = tokenizer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+    except SageError as error:
+        raise ModelError(f"{name}: its chat template {error}: {_ADVICE}") from error
+    except (Exception, MemoryError) as error:  # code that nests too deeply is a MemoryError too
+        raise ModelError(f"{name}: its chat template fails ({reason(error)}): {_ADVICE}") from error
+    if len(rendered) > CHARACTERS:
+        raise ModelError(f"{name}: its chat template writes {len(rendered)} characters: {_ADVICE}")
+    return str(rendered)
+
+
+def _refuse_powers(template: str) -> None:
+    """Refuse powers and large numbers: one operation with them may run for hours in C code, where
+    nothing can end it.
+
+    Raises:
+        ModelError: completes "its chat template".
+        jinja2.TemplateSyntaxError: not a template.
+    """
+    from jinja2 import Environment
+
+    for _, kind, text in Environment().lex(template):
+        if kind == "operator" and text == "**":
+            raise ModelError("computes powers (**), which are not run")
+        if kind == "integer" and int(text.replace("_", ""), 0) > _NUMBER:
+            raise ModelError(f"holds the number {text[:20]}, which is too large")
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Limit the processor time and memory of Python code within the context, on any thread.
+
+    The tracing function is called for each function that the code calls and for each line of a
+    template. It raises `ModelError`, which no template can catch.
+    """
+    from psutil import Process
+
+    process, before = Process(), sys.gettrace()
+    looked, start = 0.0, time.thread_time()
+    memory = process.memory_info().rss
+
+    def trace(frame: FrameType, event: str, value: Any) -> Any:
+        nonlocal looked
+        spent = time.thread_time() - start
+        if spent > SECONDS:
+            raise ModelError(f"does not end within {SECONDS:g} s")
+        if spent - looked > 0.01:
+            looked = spent
+            if process.memory_info().rss - memory > _BYTES:
+                raise ModelError("takes more than 1 GiB of memory")
+        return trace if frame.f_code.co_filename == "<template>" else None
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
