@@ -121,7 +121,7 @@ class Conversation:
             raise OptionError("the question is empty: ask something")
         self._finish()
         started = perf_counter()
-        self._pair.family.refuse_placeholders(question)
+        self._pair.family.check_text(question)
         turn = Turn(tuple(self._new), question)
         rendered, inputs = self._inputs([*self._turns, turn])
         stream = Stream(
@@ -168,7 +168,8 @@ class Conversation:
         target = self._pair.target
         device = target.get_input_embeddings().weight.device
         with memory_errors("while preparing the files", "give fewer or smaller ones"):
-            media_inputs = self._pair.family.process_media(media)
+            with self._pair.family.input_errors(media):
+                media_inputs = self._pair.family.process_media(media)
             return {
                 name: cast(value, target).to(device) if hasattr(value, "to") else value
                 for name, value in media_inputs.items()
@@ -189,7 +190,8 @@ class Conversation:
                     return rendered, family.add_token_types(_as_inputs(ids) | media_inputs)
                 self.note = REWRITTEN
         media = [item for turn in turns for item in turn.media]
-        return rendered, family.build_inputs(rendered, media, media_inputs)
+        with family.input_errors(media):
+            return rendered, family.build_inputs(rendered, media, media_inputs)
 
     def _appended(self, rendered: str) -> list[int] | None:
         """The ids so far and those of the rest of ``rendered``; None if it begins otherwise."""

@@ -11,6 +11,7 @@ from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
 from sage_core.errors import ModelError
 from sage_core.models import hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
+from sage_core.models.checkpoint_errors import checkpoint_errors
 from sage_core.models.devices import check_device, check_dtype, find_devices
 from sage_core.models.draft_advice import suggest_draft
 from sage_core.models.families import Family, find_family
@@ -80,7 +81,9 @@ def load_pair(
         ours = replace(ours, size=head.beside(ours.size, layers))
     else:
         names, theirs = _inspect_draft(names, ours, draft_revision, trust_remote_code)
-    family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
+    folder = ours.checkpoint.folder
+    with checkpoint_errors(folder, "config.json", "preprocessor_config.json"):
+        family = family_class(folder, ours.config, ours.tokenizer)
 
     say("making room", 0.05)
     pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)
@@ -139,7 +142,8 @@ def _inspect_draft(
     assert names.draft_id is not None
     try:
         draft = inspect(names.draft, names.draft_id, revision, code)
-        check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
+        with checkpoint_errors(draft.checkpoint.folder, "config.json"):
+            check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
     except ModelError as error:
         if not names.known:
             raise

@@ -39,6 +39,9 @@ class Lines:
     """Lines of standard input, with a prompt on a terminal."""
 
     def __init__(self) -> None:
+        with suppress(AttributeError):
+            # A byte that is no UTF-8 costs its own question, not all of them.
+            sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         self.typed = is_terminal(sys.stdin)
         self._both = self.typed and is_terminal(sys.stdout)
         if self._both:

@@ -81,12 +81,16 @@ class PairEngine:
             prompt = VIDEO_PROMPT if video else IMAGE_PROMPT
         said = [*request.history, (prompt, None)]
         for text, _ in said:
-            family.refuse_placeholders(text)
+            family.check_text(text)
+        for _, answer in request.history:
+            family.check_text(answer, "an earlier answer")
         turns = [
             Turn(media if index == 0 else (), text, answer)
             for index, (text, answer) in enumerate(said)
         ]
-        inputs = family.build_inputs(family.render(turns), media, family.process_media(media))
+        rendered = family.render(turns)
+        with family.input_errors(media):
+            inputs = family.build_inputs(rendered, media, family.process_media(media))
         inputs = on_device({k: cast(v, target) for k, v in inputs.items()}, target.device)
         limit = self._options.max_new_tokens
         sampling = self._options.sampling_params().generation_fields()

@@ -131,6 +131,8 @@ class Teacher:
         sampling = Options(max_pixels=self._options.max_pixels).sampling(family.sampling)
         media = [open_media(file, sampling) for file in sample.files]
         video = any(isinstance(one, Clip) for one in media)
+        if sample.prompt is not None:
+            family.check_text(sample.prompt, f"{sample.name}: the prompt")
         return family.prepare(media, sample.prompt or (VIDEO_PROMPT if video else IMAGE_PROMPT))
 
     def given_answer(self, index: int) -> Tensor | None:
@@ -138,6 +140,7 @@ class Teacher:
         given = self._samples[index].answer
         if given is None:
             return None
+        self.pair.family.check_text(given, f"{self._samples[index].name}: the answer")
         ids = self.pair.family.encode_more(given)[: self._options.max_new_tokens - 1]
         ends = self.target.generation_config.eos_token_id
         end = ends[0] if isinstance(ends, list) else ends

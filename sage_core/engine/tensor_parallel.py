@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -31,6 +32,8 @@ from sage_core.engine.extensions import DecodingContext, DecodingExtension, Deco
 from sage_core.errors import ModelError, OptionError
 from sage_core.generation.acceptance import AcceptRule
 from sage_core.generation.sequence import TokenSequence
+from sage_core.models.catalog import weight_files
+from sage_core.models.checkpoint import load_config
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.runner import PromptOutputs
 from sage_core.trees.pass_costs import Costs
@@ -173,14 +176,15 @@ def load_target(path: str, dtype: torch.dtype) -> Any:
     sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     shared = DistributedConfig(tp_plan="auto")
-    model = kind.from_pretrained(path, dtype=dtype, distributed_config=shared)
+    weight_files(Path(path))  # refuses names that lead out of the folder
+    model = kind.from_pretrained(
+        path, config=config, dtype=dtype, distributed_config=shared, use_safetensors=True
+    )
     return model.eval()
 
 
 def _checked_config(path: str) -> Any:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(Path(path))
     text, size = config.get_text_config(), dist.get_world_size()
     if not getattr(text, "base_model_tp_plan", None):
         raise ModelError(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> None:
@@ -27,18 +34,24 @@ def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> No
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Yield a scratch path in the folder of ``path``; what is written there becomes ``path``.
 
-    After an exception ``path`` is as it was, and the scratch file is removed.
+    After an exception ``path`` is as it was, and the scratch file is removed. So is one of the same
+    path whose process was killed.
+
+    Raises:
+        OSError: ``path`` is there and no regular file: a device or a pipe is never replaced.
     """
     path = path.resolve()
-    scratch = _beside(path.parent, path.name)
-    try:
-        yield scratch
-        if sync:
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-        replace_file(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    with _scratch(path.parent, path.name, Path.touch) as scratch:
+        try:
+            yield scratch
+            if sync:
+                with scratch.open("rb") as file:
+                    os.fsync(file.fileno())
+            replace_file(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -46,14 +59,14 @@ def replacing_files(folder: Path) -> Iterator[Path]:
     """Yield a scratch folder inside ``folder``, which is made; its files move to ``folder`` at the
     end, each of them whole. After an exception ``folder`` is as it was.
     """
-    scratch = _beside(folder, "files")
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-        for file in sorted(scratch.iterdir()):
-            replace_file(file, folder / file.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _scratch(folder, "files", Path.mkdir) as scratch:
+        try:
+            yield scratch
+            for file in sorted(scratch.iterdir()):
+                replace_file(file, folder / file.name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_file(scratch: Path, path: Path) -> None:
@@ -63,5 +76,44 @@ def replace_file(scratch: Path, path: Path) -> None:
     scratch.replace(path)
 
 
-def _beside(folder: Path, name: str) -> Path:
-    return folder / f".{name}.{token_hex(4)}.tmp"
+@contextmanager
+def _scratch(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield a new, locked scratch file or folder for ``name``; those that no process has a lock on
+    any more are removed first.
+
+    A lock ends with its process, whatever ends it, and other containers see it too. Where the
+    system has no locks nothing is removed.
+    """
+    for left in folder.glob(f".{glob.escape(name)}.????????.tmp"):
+        with suppress(OSError), _lock(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with ExitStack() as held:
+        while True:
+            scratch = folder / f".{name}.{token_hex(4)}.tmp"
+            make(scratch)
+            try:
+                held.enter_context(_lock(scratch))
+            except (BlockingIOError, FileNotFoundError):  # another process is removing it
+                continue
+            except OSError:
+                pass
+            break
+        yield scratch
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file is gone, or the system has no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "No locks available")
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)

@@ -31,7 +31,6 @@ def render(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], na
         ModelError: the template is no text, does not parse, raises, or goes over a limit.
     """
     try:
-        _refuse_powers(template)
         with _limited():
             rendered = tokenizer.apply_chat_template(
                 list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
@@ -45,21 +44,24 @@ def render(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], na
     return str(rendered)
 
 
-def _refuse_powers(template: str) -> None:
+def check_template(template: str, name: str) -> None:
     """Refuse powers and large numbers: one operation with them may run for hours in C code, where
     nothing can end it.
 
     Raises:
-        ModelError: completes "its chat template".
-        jinja2.TemplateSyntaxError: not a template.
+        ModelError: one of these, or not a template.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, TemplateSyntaxError
 
-    for _, kind, text in Environment().lex(template):
+    try:
+        tokens = list(Environment().lex(template))
+    except TemplateSyntaxError as error:
+        raise ModelError(f"{name}: its chat template fails ({reason(error)}): {_ADVICE}") from error
+    for _, kind, text in tokens:
         if kind == "operator" and text == "**":
-            raise ModelError("computes powers (**), which are not run")
-        if kind == "integer" and int(text.replace("_", ""), 0) > _NUMBER:
-            raise ModelError(f"holds the number {text[:20]}, which is too large")
+            raise ModelError(f"{name}: its chat template computes powers (**): {_ADVICE}")
+        if kind == "integer" and (len(text) > 20 or int(text.replace("_", ""), 0) > _NUMBER):
+            raise ModelError(f"{name}: its chat template holds the number {text[:20]}: {_ADVICE}")
 
 
 @contextmanager

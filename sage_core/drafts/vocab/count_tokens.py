@@ -16,6 +16,7 @@ from sage_core.files.reading import as_shape, decode, parse_json, split_lines
 from sage_core.models import hub
 from sage_core.models.catalog import read_config, reading_json
 from sage_core.models.checkpoint import load_config, load_tokenizer
+from sage_core.models.checkpoint_errors import checkpoint_errors
 from sage_core.models.families import find_family
 from sage_core.models.pair_names import find_pair
 
@@ -72,7 +73,8 @@ def count_vocab(
             counts.update(index for index in ids if index < most)
     if not counts:
         raise InputError("there is no text in these files: give some that the model might write")
-    family = find_family(config)(checkpoint.folder, config, tokenizer)
+    with checkpoint_errors(checkpoint.folder, "config.json", "preprocessor_config.json"):
+        family = find_family(config)(checkpoint.folder, config, tokenizer)
     placeholders = set(tokenizer.convert_tokens_to_ids(list(family.placeholders)))
     special = [index for index in tokenizer.all_special_ids if index not in placeholders]
     always = sorted({i for i in (*_ends(checkpoint.folder), *special) if i < most})

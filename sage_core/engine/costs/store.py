@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from statistics import median
 from threading import Lock
 from typing import Any
 
-from sage_core.errors import OptionError
+import msgspec
+
+from sage_core.errors import InputError, OptionError
 from sage_core.files.atomic_write import write_atomically
+from sage_core.files.reading import read_json
 from sage_core.trees.pass_costs import Costs, Curve
 from sage_core.trees.steps import PhaseSeconds, Step
 
@@ -28,6 +30,11 @@ MAX_ENTRIES = 256
 """Most entries of costs, and of planner states, in the file."""
 _PRIOR_STEPS = 16  # weight of known costs, in steps of a text
 _MIN_STEPS = 5  # steps that a median needs
+_MAX_BYTES = 16 * 1024**2
+# What numbers of the file may be; others were not written by sage.
+_LEAST, _MOST = 1e-7, 1e4  # seconds of a pass
+_MAX_TOKENS = 2**20
+_MAX_LEARNED = 1e6
 
 
 def default_path() -> Path | None:
@@ -103,8 +110,6 @@ class CostStore:
         path = self._path
         if path is None or not (self._new_costs or self._new_learned):
             return
-        if path.exists() and not path.is_file():  # such as /dev/null
-            return
         with self._lock:
             old_costs, old_learned = _read(path)
             costs = _latest(old_costs, self._new_costs)
@@ -114,7 +119,7 @@ class CostStore:
             "costs": {place: vars(one) for place, one in costs.items()},
             "learned": learned,
         }
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a ValueError is a NUL in the name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(data))
 
@@ -164,27 +169,49 @@ def _read(path: Path | None) -> tuple[dict[str, Costs], dict[str, Learned]]:
     learned: dict[str, Learned] = {}
     if path is None:
         return found, learned
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, OptionError):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["version"] == _VERSION:
-            for place, costs in data["costs"].items():
-                found[place] = _costs(costs)
-            for pair, values in data.get("learned", {}).items():
-                learned[pair] = {str(name): _finite(value) for name, value in values.items()}
+    with suppress(InputError):
+        content: _File = read_json(path, _File, limit=_MAX_BYTES)
+        if content.version == _VERSION:
+            for place, costs in content.costs.items():
+                with suppress(OptionError):  # each entry stands for itself
+                    found[place] = _checked(costs)
+            learned |= {pair: v for pair, v in content.learned.items() if _plausible(v)}
     return found, learned
 
 
-def _finite(value: Any) -> float:
-    if not isfinite(value):
-        raise ValueError(f"{value} is not finite")
-    return float(value)
+class _StoredCosts(msgspec.Struct):
+    """One entry of costs as it is in the file."""
+
+    target: Curve
+    draft: Curve
+    step: float
 
 
-def _costs(data: dict[str, Any]) -> Costs:
-    def curve(points: list[list[float]]) -> Curve:
-        return tuple((int(tokens), float(seconds)) for tokens, seconds in points)
+class _File(msgspec.Struct):
+    """The content of the file."""
 
-    return Costs(curve(data["target"]), curve(data["draft"]), float(data["step"]))
+    version: int
+    costs: dict[str, _StoredCosts]
+    learned: dict[str, dict[str, float]] = {}
+
+
+def _checked(stored: _StoredCosts) -> Costs:
+    """Costs of plausible passes.
+
+    Raises:
+        OptionError: not in order, or sizes or seconds that no pass has.
+    """
+    points = (*stored.target, *stored.draft)
+    if not all(tokens <= _MAX_TOKENS and _LEAST <= cost <= _MOST for tokens, cost in points):
+        raise OptionError("costs of no pass")
+    if stored.step > _MOST:
+        raise OptionError("costs of no step")
+    return Costs(stored.target, stored.draft, stored.step)
+
+
+def _plausible(learned: Learned) -> bool:
+    """Whether a planner can have learned these numbers."""
+    return all(abs(value) <= _MAX_LEARNED for value in learned.values())
 
 
 class BatchCostStore(CostStore):

@@ -5,15 +5,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sage_core.errors import ModelError, OptionError
+import numpy as np
+from PIL import Image
+
+from sage_core.errors import InputError, ModelError, OptionError, SageError
 from sage_core.media.types import Clip, Picture, Sampling
 from sage_core.models.catalog import reading_json
-from sage_core.models.quiet import quiet
+from sage_core.models.chat_template import check_template, render
+from sage_core.models.checkpoint_errors import checkpoint_errors, reason
+from sage_core.models.quiet import is_memory_error, quiet
 
 Media = Picture | Clip
 
@@ -37,6 +43,7 @@ class Family(ABC):
     """Whether a loaded model must pass `engine.probe.check_tree_pass` before it decodes."""
 
     def __init__(self, folder: Path, config: Any, tokenizer: Any) -> None:
+        self.folder = folder
         self.config = config
         self.tokenizer = tokenizer
         self.chat_template = load_chat_template(folder, tokenizer)
@@ -82,11 +89,48 @@ class Family(ABC):
 
         Raises:
             InputError: media that models of this family do not support.
-            OptionError: the prompt contains a placeholder token.
+            OptionError: the prompt contains a placeholder token, or is not Unicode text.
+            ModelError: the checkpoint's template or processor fails.
         """
-        self.refuse_placeholders(prompt)
-        media_inputs = self.process_media(media)
-        return self.build_inputs(self.render([Turn(tuple(media), prompt)]), media, media_inputs)
+        self.check_text(prompt)
+        text = self.render([Turn(tuple(media), prompt)])
+        with self.input_errors(media):
+            return self.build_inputs(text, media, self.process_media(media))
+
+    @contextmanager
+    def input_errors(self, media: Sequence[Media]) -> Iterator[None]:
+        """Turn an error of preparing inputs for ``media`` into one of a file or of the checkpoint.
+
+        Which of them is found out by preparing an ordinary picture or clip, and then each file
+        alone: an `InputError` names the first that fails where that succeeds; else it is a
+        `ModelError`.
+        """
+        try:
+            yield
+        except (SageError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and is_memory_error(error):
+                raise
+            if self._prepares([_ordinary(item) for item in media]):
+                for item in media:
+                    if not self._prepares([item]):
+                        raise InputError(
+                            f"{item.name}: this model's processor cannot use it ({reason(error)}): "
+                            "give a file of another size or shape"
+                        ) from error
+            files = ("config.json", "preprocessor_config.json", "processor_config.json")
+            with checkpoint_errors(self.folder, *files):
+                raise
+
+    def _prepares(self, media: Sequence[Media]) -> bool:
+        """Whether inputs can be prepared for these media."""
+        try:
+            text = self.render([Turn(tuple(media), "")])
+            self.build_inputs(text, media, self.process_media(media))
+        except Exception:
+            return False
+        return True
 
     def build_inputs(
         self, text: str, media: Sequence[Media], media_inputs: dict[str, Any]
@@ -105,10 +149,7 @@ class Family(ABC):
             messages.append({"role": "user", "content": self.content(turn.text, turn.media)})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self.content(turn.answer)})
-        rendered = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
-        )
-        return str(rendered)
+        return render(self.tokenizer, self.chat_template, messages, str(self.folder))
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         """The content of one message, in the form that chat templates of this family take."""
@@ -144,11 +185,30 @@ class Family(ABC):
     def _plain_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def refuse_placeholders(self, prompt: str) -> None:
-        """Raise `OptionError` for a prompt that contains a placeholder token."""
+    def check_text(self, text: str, what: str = "the prompt") -> None:
+        """Refuse text that cannot be in a conversation; ``what`` is what messages call it.
+
+        Raises:
+            OptionError: it contains a placeholder token, or half of a surrogate pair: so Python
+                keeps bytes that are no UTF-8, and JSON can hold one.
+        """
         for placeholder in self.placeholders:
-            if placeholder in prompt:
-                raise OptionError(f"the prompt may not contain {placeholder}: write it otherwise")
+            if placeholder in text:
+                raise OptionError(f"{what} may not contain {placeholder}: write it otherwise")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise OptionError(
+                f"{what} is not UTF-8 text (at character {error.start + 1}): write it in UTF-8"
+            ) from error
+
+
+def _ordinary(item: Media) -> Media:
+    """A grey square in place of an image, or of each frame of a video."""
+    side = 336
+    if isinstance(item, Picture):
+        return replace(item, image=Image.new("RGB", (side, side), "grey"))
+    return replace(item, frames=np.full((len(item.frames), side, side, 3), 128, np.uint8))
 
 
 def expand(text: str, placeholder: str, counts: Sequence[int], what: str) -> str:
@@ -182,13 +242,8 @@ def load_image_processor(folder: Path) -> Any:
     kind = getattr(transformers, f"{name}Pil", None)
     if kind is None:
         raise ModelError(f"{folder}: transformers has no image processor {name} for Pillow")
-    try:
-        with quiet():
-            return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder}: its image processor cannot be loaded: check preprocessor_config.json"
-        ) from error
+    with quiet(), checkpoint_errors(folder, "preprocessor_config.json", "processor_config.json"):
+        return kind.from_pretrained(folder, local_files_only=True)
 
 
 def _image_processor_name(folder: Path) -> str:
@@ -213,10 +268,16 @@ def load_chat_template(folder: Path, tokenizer: Any) -> str | None:
     legacy = folder / "chat_template.json"
     if legacy.is_file():
         with reading_json(legacy) as content:
-            return str(content["chat_template"])
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+            template = content["chat_template"]
+    else:
+        template = tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
+    if template is None:
+        return None
+    if not isinstance(template, str):
+        raise ModelError(f"{folder}: its chat template is no text: get a complete copy of it")
+    check_template(template, str(folder))
     return template
 
 

@@ -83,19 +83,13 @@ class Generic(FramesAsImages):
     def _process(self, text: str, images: Sequence[Any]) -> dict[str, Any]:
         bos = self.tokenizer.bos_token
         begins = bool(self.chat_template) and bool(bos) and text.startswith(bos)
-        try:
-            with quiet():
-                batch = self.processor(
-                    text=[text],
-                    images=list(images) or None,
-                    add_special_tokens=not begins,
-                    return_tensors="pt",
-                )
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise ModelError(
-                f"the processor of {self.config.model_type} models cannot prepare this "
-                f"({' '.join(str(error).split())[:120]}): choose a model of another family"
-            ) from error
+        with quiet():
+            batch = self.processor(
+                text=[text],
+                images=list(images) or None,
+                add_special_tokens=not begins,
+                return_tensors="pt",
+            )
         return dict(batch)
 
 
