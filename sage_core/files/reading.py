@@ -11,6 +11,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -152,10 +153,13 @@ def as_shape(
     """``value`` of JSON or TOML as ``shape``, with the keys of objects converted as well.
 
     Raises:
-        SageError: ``error``: names the field that does not fit.
+        SageError: ``error``: names the field that does not fit, or that a dataclass does not have.
     """
     if shape is Any:
         return value
+    known = {field.name for field in fields(shape)} if is_dataclass(shape) else None
+    if known is not None and isinstance(value, dict) and (unknown := value.keys() - known):
+        raise error(f"{name}: unknown field {min(unknown)}: update sage")
     try:
         return msgspec.convert(value, shape, str_keys=True)
     except (msgspec.ValidationError, ValueError, TypeError) as reason:

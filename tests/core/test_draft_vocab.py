@@ -96,7 +96,7 @@ def test_forms_of_a_request() -> None:
 
 
 DAMAGED: dict[str, tuple[str, str]] = {
-    "no JSON": ("{", "not a draft vocabulary"),
+    "no JSON": ("{", "not valid JSON"),
     "other JSON": ('{"ids": [1]}', "not a draft vocabulary"),
     "a list": ("[1]", "not a draft vocabulary"),
     "no ids": ('{"format": "sage draft vocabulary 1", "always": []}', "damaged"),

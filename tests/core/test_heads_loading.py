@@ -150,12 +150,12 @@ def other_kind(folder: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (drop("head.safetensors"), "has no head.safetensors"),
-    "no configuration": (drop("config.json"), "config.json cannot be read"),
+    "no configuration": (drop("config.json"), "No such file"),
     "garbage for weights": (write("head.safetensors", b"garbage"), "weights are damaged"),
     "weights cut short": (cut, "weights are damaged"),
     "weights of another kind": (other_kind, "weights are damaged"),
-    "garbage for a configuration": (write("config.json", b"\xff\xfe{"), "config.json cannot"),
-    "half a configuration": (write("config.json", b'{"sage_head": 1, "ki'), "is damaged"),
+    "garbage for a configuration": (write("config.json", b"\xff\xfe{"), "not UTF-8"),
+    "half a configuration": (write("config.json", b'{"sage_head": 1, "ki'), "not valid JSON"),
     "a later version": (write("config.json", b'{"sage_head": 9}'), "version 1"),
 }
 

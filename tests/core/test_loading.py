@@ -150,7 +150,7 @@ def other_size(folder: Path) -> None:
 
 BROKEN_TARGETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (drop("config.json"), "not a model: it has no config.json"),
-    "config is no JSON": (write("config.json", "{"), "config.json: cannot be read"),
+    "config is no JSON": (write("config.json", "{"), "config.json: not valid JSON"),
     "config of something else": (write("config.json", "{}"), "names no model_type"),
     "unknown architecture": (edit_config(model_type="martian"), "of type martian"),
     "not generative": (

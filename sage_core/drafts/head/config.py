@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sage_core.errors import ModelError, OptionError
@@ -119,8 +119,6 @@ class HeadConfig:
         values = parse_json(text, name, error=ModelError)
         if not isinstance(values, dict) or values.pop("sage_head", None) != FORMAT:
             raise ModelError(f"{name} is not of version {FORMAT}: save it again, or update sage")
-        if unknown := values.keys() - {field.name for field in fields(cls)}:
-            raise ModelError(f"{name} has an unknown field {min(unknown)}: update sage")
         config: HeadConfig = as_shape(values, f"{name} is damaged", cls, error=ModelError)
         return config
 
