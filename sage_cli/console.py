@@ -72,7 +72,7 @@ def display_name(name: str) -> str:
 
 def say(message: str) -> None:
     """Print one line to standard error; do nothing if that is closed."""
-    with suppress(BrokenPipeError, ValueError):
+    with suppress(OSError, ValueError):
         print(f"sage: {clean(message, keep='')}", file=sys.stderr, flush=True)
 
 
@@ -94,17 +94,10 @@ def complain(error: BaseException, *, name: str | None = None, verbose: bool = F
 
 
 def error_console(file: TextIO | None = None, **options: Any) -> Console:
-    """Rich's console on standard error; silent once that pipe is closed.
-
-    Rich's own console would end the program then, and lose results on standard output.
-    """
+    """Rich's console on standard error."""
     from rich.console import Console
 
-    class Silent(Console):
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-
-    return Silent(file=file or sys.stderr, **options)
+    return Console(file=file or sys.stderr, **options)
 
 
 def set_verbosity(verbose: bool) -> None:

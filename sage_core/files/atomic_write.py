@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
+_LONGEST = 200
+"""Bytes of a name that its scratch name keeps."""
+
 
 def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> None:
     """Replace ``path`` with ``data``; text is written as UTF-8, odd bytes of file names kept.
@@ -27,7 +30,8 @@ def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> No
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Yield a scratch path in the folder of ``path``; what is written there becomes ``path``.
 
-    After an exception ``path`` is as it was, and the scratch file is removed.
+    After an exception ``path`` is as it was, and the scratch file is removed. An OSError of the
+    scratch file names ``path`` instead.
     """
     path = path.resolve()
     scratch = _beside(path.parent, path.name)
@@ -37,6 +41,10 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
             with scratch.open("rb") as file:
                 os.fsync(file.fileno())
         replace_file(scratch, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(scratch)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -63,5 +71,10 @@ def replace_file(scratch: Path, path: Path) -> None:
     scratch.replace(path)
 
 
+def shortened(name: str) -> str:
+    """``name`` cut so that a suffix can follow: file systems take names of up to 255 bytes."""
+    return os.fsdecode(os.fsencode(name)[:_LONGEST])
+
+
 def _beside(folder: Path, name: str) -> Path:
-    return folder / f".{name}.{token_hex(4)}.tmp"
+    return folder / f".{shortened(name)}.{token_hex(4)}.tmp"
