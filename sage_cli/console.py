@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
+from sage_cli import signals
 from sage_cli.exit_codes import ExitCode, code_of
 from sage_core.errors import SageError
 
@@ -163,7 +164,11 @@ def _progress_bar(enabled: bool) -> Iterator[Progress]:
 
     console = error_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    # The signal ends the program at once while models are loaded: the bar goes, the cursor comes.
+    with (
+        signals.at_once(lambda: os.write(2, b"\r\x1b[2K\x1b[?25h")),
+        Bar(*columns, console=console, transient=True) as bar,
+    ):
         task = bar.add_task("loading", total=1.0)
 
         def report(message: str, fraction: float) -> None:

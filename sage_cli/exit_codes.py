@@ -11,6 +11,7 @@ from sage_core.errors import (
     MemoryExhaustedError,
     ModelError,
     OptionError,
+    is_memory_error,
 )
 
 __all__ = ["MEANING", "ExitCode", "code_of", "kind_of", "worst"]
@@ -60,7 +61,6 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (InputError, ExitCode.INPUT),
     (ModelError, ExitCode.MODEL),
     (MemoryExhaustedError, ExitCode.MEMORY),
-    (MemoryError, ExitCode.MEMORY),
 )
 
 
@@ -71,10 +71,7 @@ def code_of(error: BaseException) -> ExitCode:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
-    # torch's own out-of-memory error, known by name so that torch need not be imported here.
-    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
-        return ExitCode.MEMORY
-    return ExitCode.OTHER
+    return ExitCode.MEMORY if is_memory_error(error) else ExitCode.OTHER
 
 
 def kind_of(error: BaseException) -> str:

@@ -7,7 +7,6 @@ import os
 import select
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TextIO
 
 __all__ = ["OutputError", "replace_streams"]
@@ -59,9 +58,13 @@ def replace_streams() -> None:
     next file opened would get it, and with it everything that a library writes to standard error.
     A character that the locale lacks is replaced; the text around it is kept.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, open to the end
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
     with suppress(OSError, ValueError, AttributeError):  # no files, as in a test
         sys.stdout = _text(_Results(sys.stdout.fileno(), "w", closefd=False), sys.stdout)
     with suppress(OSError, ValueError, AttributeError):
