@@ -2,11 +2,14 @@
 
 import sys
 
+from sage_cli import signals
+
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command; Ctrl-C during its imports ends it as it does later."""
+    """Run the command; a signal during its imports ends it as it does later."""
+    signals.install()
     try:
         from sage_cli.app import main as run
 

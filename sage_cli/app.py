@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-from pathlib import Path
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from sage_cli import version
+from sage_cli import signals, version
 from sage_cli.commands.ask import ask
 from sage_cli.commands.bench import bench
 from sage_cli.commands.caption import caption
@@ -24,6 +22,7 @@ from sage_cli.commands.models import models
 from sage_cli.console import complain, say
 from sage_cli.exit_codes import ExitCode, code_of
 from sage_cli.options.shared import VERBOSE
+from sage_cli.streams import replace_streams
 
 __all__ = ["app", "main"]
 
@@ -43,18 +42,19 @@ class Commands(TyperGroup):
             code = super().invoke(ctx)
         except (typer.Exit, typer.Abort, SystemExit):
             raise
-        except BrokenPipeError:
-            _discard_stdout()
-            code = ExitCode.OK
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("interrupted")
-            code = ExitCode.INTERRUPTED
-        except Exception as error:
-            # Click's own errors know their exit code and are shown by Typer.
-            if hasattr(error, "exit_code"):
-                raise
-            complain(error, verbose=ctx.meta.get(VERBOSE, False))
             code = code_of(error)
+        except Exception as error:
+            if signals.raised(error):
+                say("interrupted")
+            elif isinstance(error, BrokenPipeError):
+                code = ExitCode.OK
+            elif hasattr(error, "exit_code"):
+                raise  # Click's own errors know their exit code and are shown by Typer
+            else:
+                complain(error, verbose=ctx.meta.get(VERBOSE, False))
+                code = code_of(error)
         raise typer.Exit(int(code or 0))
 
 
@@ -89,59 +89,46 @@ def sage(
     """The options of ``sage`` itself."""
 
 
-def _discard_stdout() -> None:
-    """Standard output is closed: discard what is left in its buffer."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _replace_closed_streams() -> None:
-    """Open the null device for streams that were closed before the start (``2>&-``).
-
-    This also takes their descriptors: else the next file opened would get one of them, and with it
-    everything that a library writes to standard error.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, open to the end
-
-
 def _code_of(ending: SystemExit) -> Any:
-    """The exit code. Rich and Typer exit with 1 on a closed pipe, which is not a failure unless
-    the output was an error message; and Typer is silent on Ctrl-C before a command begins.
+    """The exit code. Rich and Typer exit with 1 on a closed pipe, which is not a failure; and
+    Typer is silent on Ctrl-C before a command begins.
     """
     if isinstance(getattr(ending.__context__, "__cause__", None), KeyboardInterrupt):
         say("interrupted")
-    if not isinstance(ending.__context__, BrokenPipeError):
-        return ending.code
-    _discard_stdout()
-    error = ending.__context__.__context__
-    return getattr(error, "exit_code", ExitCode.OK)
+    return ExitCode.OK if isinstance(ending.__context__, BrokenPipeError) else ending.code
 
 
-def _terminated(number: int, frame: object) -> None:
-    """Exit through the cleanup code, which restores the screen."""
-    raise SystemExit(128 + number)
+def _ended() -> Any:
+    """Run the command; returns its exit code."""
+    try:
+        app(prog_name="sage")
+    except SystemExit as ending:
+        return _code_of(ending)
+    except KeyboardInterrupt as error:
+        say("interrupted")
+        return code_of(error)
+    except OSError as error:  # standard output, while Typer prints to it
+        complain(error)
+        return code_of(error)
+    return ExitCode.OK
 
 
 def main() -> None:
     """Entry point of the ``sage`` command; exits with one of `ExitCode`."""
-    _replace_closed_streams()
-    for stream in (sys.stdout, sys.stderr):
-        # A character that the locale lacks is replaced; the text around it is kept.
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        app(prog_name="sage")
-        code: Any = ExitCode.OK
-    except SystemExit as ending:
-        code = _code_of(ending)
-    except KeyboardInterrupt:
-        say("interrupted")
-        code = ExitCode.INTERRUPTED
+    replace_streams()
+    signals.install()
+    code = _ended()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _discard_stdout()
+        pass
+    except OSError as error:
+        complain(error)
+        code = code or ExitCode.OTHER
+    if number := signals.interrupted():
+        with suppress(OSError):
+            sys.stderr.flush()
+        # Without the interpreter's own end: threads that were interrupted write to the terminal
+        # then, and may not end.
+        os._exit(128 + number)
     sys.exit(code)

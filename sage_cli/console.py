@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
+from sage_cli import signals
 from sage_cli.exit_codes import ExitCode, code_of
 from sage_core.errors import SageError
 
@@ -72,7 +73,7 @@ def display_name(name: str) -> str:
 
 def say(message: str) -> None:
     """Print one line to standard error; do nothing if that is closed."""
-    with suppress(BrokenPipeError, ValueError):
+    with suppress(OSError, ValueError):
         print(f"sage: {clean(message, keep='')}", file=sys.stderr, flush=True)
 
 
@@ -94,17 +95,10 @@ def complain(error: BaseException, *, name: str | None = None, verbose: bool = F
 
 
 def error_console(file: TextIO | None = None, **options: Any) -> Console:
-    """Rich's console on standard error; silent once that pipe is closed.
-
-    Rich's own console would end the program then, and lose results on standard output.
-    """
+    """Rich's console on standard error."""
     from rich.console import Console
 
-    class Silent(Console):
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-
-    return Silent(file=file or sys.stderr, **options)
+    return Console(file=file or sys.stderr, **options)
 
 
 def set_verbosity(verbose: bool) -> None:
@@ -170,7 +164,11 @@ def _progress_bar(enabled: bool) -> Iterator[Progress]:
 
     console = error_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    # The signal ends the program at once while models are loaded: the bar goes, the cursor comes.
+    with (
+        signals.at_once(lambda: os.write(2, b"\r\x1b[2K\x1b[?25h")),
+        Bar(*columns, console=console, transient=True) as bar,
+    ):
         task = bar.add_task("loading", total=1.0)
 
         def report(message: str, fraction: float) -> None:

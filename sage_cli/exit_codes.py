@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -10,6 +11,7 @@ from sage_core.errors import (
     MemoryExhaustedError,
     ModelError,
     OptionError,
+    is_memory_error,
 )
 
 __all__ = ["MEANING", "ExitCode", "code_of", "kind_of", "worst"]
@@ -24,17 +26,22 @@ class ExitCode(IntEnum):
     INPUT = 3
     MODEL = 4
     MEMORY = 5
+    HANGUP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANING: dict[ExitCode, str] = {
     ExitCode.OK: "everything was done (also if a pipe was closed early)",
-    ExitCode.OTHER: "any other error: a full disk, or a bug in sage (see `--verbose`)",
+    ExitCode.OTHER: "any other error: an output that cannot be written, or a bug in sage (see "
+    "`--verbose`)",
     ExitCode.USAGE: "wrong usage: an unknown option, value, setting or policy",
     ExitCode.INPUT: "an input that cannot be read",
     ExitCode.MODEL: "a model that cannot be found, loaded or paired",
     ExitCode.MEMORY: "the device or the host ran out of memory",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.HANGUP: "interrupted by SIGHUP: the terminal was closed",
+    ExitCode.INTERRUPTED: "interrupted by SIGINT (Ctrl-C)",
+    ExitCode.TERMINATED: "interrupted by SIGTERM (`kill`, `timeout`)",
 }
 
 _SEVERITY = (
@@ -45,27 +52,26 @@ _SEVERITY = (
     ExitCode.MEMORY,
     ExitCode.OTHER,
     ExitCode.INTERRUPTED,
+    ExitCode.HANGUP,
+    ExitCode.TERMINATED,
 )
 
 _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
-    (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (OptionError, ExitCode.USAGE),
     (InputError, ExitCode.INPUT),
     (ModelError, ExitCode.MODEL),
     (MemoryExhaustedError, ExitCode.MEMORY),
-    (MemoryError, ExitCode.MEMORY),
 )
 
 
 def code_of(error: BaseException) -> ExitCode:
     """The exit code of ``error``."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode(128 + getattr(error, "number", signal.SIGINT))
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
-    # torch's own out-of-memory error, known by name so that torch need not be imported here.
-    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
-        return ExitCode.MEMORY
-    return ExitCode.OTHER
+    return ExitCode.MEMORY if is_memory_error(error) else ExitCode.OTHER
 
 
 def kind_of(error: BaseException) -> str:

@@ -15,6 +15,9 @@ Messages are one line: what is wrong, then what to do. The original exception, i
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+
 __all__ = [
     "InputError",
     "MemoryExhaustedError",
@@ -22,6 +25,7 @@ __all__ = [
     "OptionError",
     "SageError",
     "UnsupportedError",
+    "is_memory_error",
 ]
 
 
@@ -47,3 +51,44 @@ class ModelError(SageError):
 
 class MemoryExhaustedError(SageError):
     """The device or the host ran out of memory."""
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",  # the allocators of torch, the system's message for ENOMEM
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",  # of a library that is being imported
+    "ALLOC_FAILED",  # of a library of CUDA
+)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether ``error``, or one that it was raised from, says that an allocation failed.
+
+    torch, safetensors, tokenizers and the system say so in many ways.
+    """
+    return any(map(_says_so, _chain(error)))
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | MemoryExhaustedError):
+        return True
+    if isinstance(error, SageError):
+        return False
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    # Known by name, so that torch need not be imported.
+    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
+        return True
+    text = str(error)
+    return any(words in text or words in text.lower() for words in _OUT_OF_MEMORY)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -20,8 +20,9 @@ from sage_core.models.pair_names import PairNames, find_pair
 from sage_core.models.placement import PairSize, Placement, place
 from sage_core.models.progress import Progress, stage
 from sage_core.models.quantization import Method, find_method
+from sage_core.models.quiet import memory_errors
 from sage_core.models.shared_vision import share_vision
-from sage_core.models.weights import load_weights
+from sage_core.models.weights import MEMORY_ADVICE, load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class LoadedPair:
     """If the draft is a head: a small draft model, not loaded, for methods that need one."""
 
 
+@memory_errors("while loading the models", MEMORY_ADVICE)
 def load_pair(
     target: str | Path | None = None,
     draft: str | Path | None = "auto",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_cli import version
+from sage_cli import signals, version
 from sage_cli.console import (
     complain,
     display_name,
@@ -81,7 +81,8 @@ def run(
     engine = load_engine(models)
     job = _Job(options, models, engine, asked, store)
     trees = TreeKeeper(engine, shown, options.output)
-    job.run(items, others, problems, trees)
+    with signals.raised_inside():
+        job.run(items, others, problems, trees)
     return job.exit_code
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
+from sage_cli import signals
 from sage_cli.console import complain, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.decode import Job, load
@@ -17,6 +18,8 @@ from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.request import Request
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
+from sage_cli.render.outputs import opened
+from sage_cli.streams import OutputError
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -52,9 +55,10 @@ class Lines:
         while True:
             try:
                 line = self._next()
-            except KeyboardInterrupt:
-                if not self.typed:
+            except KeyboardInterrupt as error:
+                if not self.typed or not signals.is_ctrl_c(error):
                     raise
+                signals.continued()
                 print(file=sys.stderr)
                 say("Ctrl-D or /quit ends")
                 continue
@@ -91,10 +95,11 @@ def run(sources: tuple[Source, ...], options: RunOptions, lines: Lines) -> ExitC
     if (error := Request(sources, None).refusal()) is not None:
         raise error
     set_verbosity(options.verbose)
-    pipeline = load(options)
-    job = Job(options, pipeline, several=True, headed=False)
-    conversation = pipeline.chat([source.open() for source in sources], **options.decoding())
-    return _ChatLoop(job, conversation, sources, lines, options).run()
+    with opened(options.output) as file:
+        pipeline = load(options)
+        job = Job(options, pipeline, file, several=True, headed=False)
+        conversation = pipeline.chat([source.open() for source in sources], **options.decoding())
+        return _ChatLoop(job, conversation, sources, lines, options).run()
 
 
 class _ChatLoop:
@@ -148,9 +153,11 @@ class _ChatLoop:
                     raise OptionError(f"unknown command {name}: /help lists them")
                 command(rest.strip())
                 return ExitCode.OK
-        except (BrokenPipeError, KeyboardInterrupt):
+        except (BrokenPipeError, OutputError):
             raise
         except Exception as error:
+            if signals.raised(error):
+                raise
             complain(error, verbose=self._options.verbose)
             return code_of(error)
         return self._question(line)
@@ -169,14 +176,16 @@ class _ChatLoop:
                 self._last = self._job.decode(
                     request, lambda: self._conversation.stream(question), watch
                 )
-            except BrokenPipeError:
+            except (BrokenPipeError, OutputError):
                 raise
-            except KeyboardInterrupt:
-                if not self._lines.typed:
+            except KeyboardInterrupt as error:
+                if not self._lines.typed or not signals.is_ctrl_c(error):
                     raise
                 say("stopped at once: the next question processes the conversation again")
                 return ExitCode.INTERRUPTED
             except Exception as error:
+                if signals.raised(error):
+                    raise
                 return self._job.fail(request, error)
             if stopped():
                 say("stopped")

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from sage_cli import signals
 from sage_cli.console import (
     Progress,
     clean,
     complain,
+    display_name,
     is_terminal,
     say,
     set_verbosity,
@@ -23,8 +25,9 @@ from sage_cli.jobs.request import Request, refusals
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
 from sage_cli.render.jsonout import failure_object, result_object
-from sage_cli.render.outputs import AtomicFile, stdout_writer
+from sage_cli.render.outputs import AtomicFile, opened, stdout_writer
 from sage_cli.render.text import Json, PlainText, Streamer, Writer
+from sage_cli.streams import OutputError
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -54,11 +57,12 @@ def run(
     inputs = [source.name for request in requests for source in request.sources]
     check(options, several=several, inputs=[*inputs, *reads], batch=batch)
     set_verbosity(options.verbose)
-    # A large model takes minutes to load: not for files of which none can be used.
-    errors = refusals(requests)
-    if errors is not None:
-        return Job(options, None, several=several).refuse(requests, errors)
-    return Job(options, load(options), several=several).run(requests, batch)
+    with opened(options.output) as file:
+        # A large model takes minutes to load: not for files of which none can be used.
+        errors = refusals(requests)
+        if errors is not None:
+            return Job(options, None, file, several=several).refuse(requests, errors)
+        return Job(options, load(options), file, several=several).run(requests, batch)
 
 
 def load(options: RunOptions) -> Pipeline:
@@ -82,21 +86,23 @@ def load(options: RunOptions) -> Pipeline:
 class Job:
     """Decodes requests one after another and writes their results in one place.
 
-    Without a pipeline it can only `refuse`. ``several`` results make a JSON list, and with
-    ``headed`` texts are headed by their files' names.
+    Without a pipeline it can only `refuse`; without a ``file`` it writes to standard output.
+    ``several`` results make a JSON list, and with ``headed`` texts are headed by their files'
+    names.
     """
 
     def __init__(
         self,
         options: RunOptions,
         pipeline: Pipeline | None,
+        file: AtomicFile | None,
         *,
         several: bool,
         headed: bool = True,
     ) -> None:
         self._options = options
         self._loaded = pipeline
-        self._file = AtomicFile(options.output) if options.output is not None else None
+        self._file = file
         write = self._file.write if self._file is not None else stdout_writer()
         self._to_terminal = self._file is None and is_terminal(sys.stdout)
         self._live = wants_live(options.live, quiet=options.quiet)
@@ -157,27 +163,26 @@ class Job:
     @contextmanager
     def results(self) -> Iterator[None]:
         """Open while results are made; what is finished is kept, whatever ends the run."""
-        try:
-            yield
-            self._writer.close()
-        except BaseException:
-            self._keep_finished()
-            raise
-        if self._file is not None:
-            if all(self.codes) and not (self._options.json or self._options.jsonl):
-                self._keep_finished()  # not one text: do not replace an older file by an empty one
-            else:
-                self._file.commit()
+        with signals.raised_inside():
+            try:
+                yield
+                self._writer.close()
+                if self._file is not None and not self._all_failed():
+                    self._file.commit()
+            finally:
+                self._keep_finished()
+
+    def _all_failed(self) -> bool:
+        """Whether there is not one text: an older file is not replaced by an empty one."""
+        return all(self.codes) and not (self._options.json or self._options.jsonl)
 
     def _keep_finished(self) -> None:
         """After a failed run: finished results are printed, or left beside --output."""
-        with suppress(BrokenPipeError, OSError):
+        with suppress(OSError):
             self._writer.close()
-        if self._file is None:
-            return
-        left = self._file.abandon()
+        left = self._file.abandon() if self._file is not None else None
         if left is not None:
-            say(f"the finished results are in {left}")
+            say(f"the finished results are in {display_name(str(left))}")
 
     def _one(self, request: Request) -> ExitCode:
         """Decode one request by itself."""
@@ -195,9 +200,11 @@ class Job:
         """Make one result; an error that concerns it alone is reported and becomes its code."""
         try:
             act()
-        except (OptionError, BrokenPipeError):
+        except (OptionError, BrokenPipeError, OutputError):
             raise
         except Exception as error:
+            if signals.raised(error):
+                raise
             return self.fail(request, error)
         return ExitCode.OK
 
@@ -230,9 +237,8 @@ class Job:
             # Only now, after the live view has restored the screen.
             self._finish(request, result, streamer)
         except (KeyboardInterrupt, Exception) as error:
-            if stream is not None and stream.text and not isinstance(error, BrokenPipeError):
-                interrupted = isinstance(error, KeyboardInterrupt)
-                self._keep_partial(request, stream.text, streamer, interrupted)
+            if stream is not None and not isinstance(error, BrokenPipeError | OutputError):
+                self._show_partial(request, stream.text, streamer, signals.raised(error))
             raise
         finally:
             if saved is not None:
@@ -308,17 +314,17 @@ class Job:
         )
         self._writer.result(request.label, result.text, data)
 
-    def _keep_partial(
+    def _show_partial(
         self, request: Request, text: str, streamer: Streamer | None, interrupted: bool
     ) -> None:
-        """Keep an unfinished text on the terminal or in --output.
+        """Leave an unfinished text on the terminal; nothing else gets a part of a text.
 
-        One that failed is kept only where it has been streamed already; it gets its line end.
+        One that failed is left only where it has been streamed already; it gets its line end.
         """
+        if not text:
+            return
         if streamer is not None:
             streamer.finish(text)
-        elif not interrupted:
-            return
-        elif isinstance(self._writer, PlainText) and (self._to_terminal or self._file):
+        elif interrupted and self._to_terminal and isinstance(self._writer, PlainText):
             self._writer.begin(request.label)
             self._writer.end(clean(text))

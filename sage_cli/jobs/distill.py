@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sage_cli import version
+from sage_cli import signals, version
 from sage_cli.console import (
     Progress,
     clean,
@@ -63,7 +63,7 @@ def run(options: DistillFlags, training: Any, shared: Any) -> ExitCode:
         return ExitCode.OK
     from sage_core.distill.run import distill
 
-    with _progress(quiet=shared.quiet) as on_event:
+    with signals.raised_inside(), _progress(quiet=shared.quiet) as on_event:
         report = distill(
             pair,
             samples,

@@ -38,8 +38,8 @@ def _check_files(options: RunOptions, several: bool, inputs: Sequence[str]) -> N
     lists = [name for name in (options.files_from, options.draft_vocab) if name is not None]
     for path, option in ((output, "--output"), (view, "--save-view")):
         if path is not None:
-            check_not_input(path, option, [*inputs, *lists])
             check_writable(path, option)
+            check_not_input(path, option, [*inputs, *lists])
     if view is not None and view.suffix.lower() not in _VIEWS:
         raise OptionError(f"--save-view {view}: the name must end in .svg or .html")
     if view is not None and several:

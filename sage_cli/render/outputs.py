@@ -5,50 +5,65 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import TextIO
+from time import monotonic, sleep
 
+from sage_cli import signals
 from sage_cli.console import display_name
+from sage_cli.streams import OutputError
 from sage_core.errors import OptionError
-from sage_core.files.atomic_write import replace_file, write_atomically
+from sage_core.files.atomic_write import replace_file, shortened, write_atomically
 
 __all__ = [
     "AtomicFile",
     "check_not_input",
     "check_writable",
+    "opened",
     "stdout_writer",
     "write_output",
 ]
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<process>\d+)))/fd/(?P<number>\d+)")
 _MOST_LINKS = 40  # followed from one name, the limit of Linux
+_FOLDER_WAIT = 1.0  # seconds
 
 
 def check_writable(path: Path, option: str) -> None:
     """Refuse a path that cannot be written, before any work is done.
 
     Raises:
-        OptionError: it is a folder, its folder does not exist, or there is no permission.
+        OptionError: it is a folder, its folder does not exist, there is no permission, or no file
+            can have that name.
     """
     shown = display_name(str(path))
+    try:
+        _check_writable(path, f"{option} {shown}")
+    except OptionError:
+        raise
+    except (OSError, ValueError) as error:  # too long, or with a NUL in it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OptionError(f"{option} {shown}: {reason}") from error
+
+
+def _check_writable(path: Path, named: str) -> None:
     number = _descriptor(path)
     if number is not None:
         try:
             os.fstat(number)
         except OSError as error:
-            raise OptionError(f"{option} {shown}: not an open file descriptor") from error
+            raise OptionError(f"{named}: not an open file descriptor") from error
         return
     folder = path.resolve().parent
     if path.is_dir():
-        raise OptionError(f"{option} {shown}: is a folder")
+        raise OptionError(f"{named}: is a folder")
     if not folder.is_dir():
-        raise OptionError(f"{option} {shown}: there is no folder {display_name(str(folder))}")
+        raise OptionError(f"{named}: there is no folder {display_name(str(folder))}")
     writable = path if path.exists() and not path.is_file() else folder
     if not os.access(writable, os.W_OK) or (path.is_file() and not os.access(path, os.W_OK)):
-        raise OptionError(f"{option} {shown}: no permission to write")
+        raise OptionError(f"{named}: no permission to write")
 
 
 def check_not_input(path: Path, option: str, inputs: Sequence[str]) -> None:
@@ -97,75 +112,190 @@ def _is_direct(path: Path) -> bool:
     return _descriptor(path) is not None or (path.exists() and not path.is_file())
 
 
-def _open_new(path: Path) -> tuple[Path, TextIO]:
-    """``FILE.partial``, or ``FILE.partial.2`` and so on if that exists, from another run."""
-    first = path.with_name(path.name + ".partial")
-    for number in count(1):
-        name = first if number == 1 else first.with_name(f"{first.name}.{number}")
-        with suppress(FileExistsError):
-            return name, name.open("x", encoding="utf-8", errors="surrogateescape")
-    raise AssertionError("numbers do not end")
-
-
 class AtomicFile:
     """A text file that grows beside its final path and is moved there by `commit`.
 
-    Until then the text is in ``FILE.partial``, flushed at each `write`, so that neither an older
-    FILE nor the finished part of the new one is lost on failure. A number is added if that name
-    exists. Devices and pipes (``/dev/null``, a FIFO) and open file descriptors (``/dev/stdout``,
-    ``/dev/fd/3``) cannot be replaced and are written directly.
+    Until then the text is in ``FILE.partial``, written at each `write`, so that neither an older
+    FILE nor the finished part of the new one is lost on failure. A number is added if an earlier
+    run left a file of that name. Devices and pipes (``/dev/null``, a FIFO) and open file
+    descriptors (``/dev/stdout``, ``/dev/fd/3``) cannot be replaced and are written directly.
+
+    Raises:
+        OptionError: another run is writing FILE.
+        OutputError: the file cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
+        self._name = display_name(str(path))
+        self.direct = _is_direct(path)
         number = _descriptor(path)
-        self._direct = _is_direct(path)
-        self._file: TextIO
-        if self._direct:
-            self.partial = path
-            # Through a copy of the descriptor, text is appended to what is in the file.
-            target = path if number is None else os.dup(number)
-            self._file = open(  # noqa: SIM115, PTH123, kept open; a number is no path
-                target, "w", encoding="utf-8", errors="surrogateescape"
-            )
-        else:
-            self.partial, self._file = _open_new(self._path)
-        self._empty = True
+        self._done = False
+        with self._errors():
+            if self.direct:
+                self.partial = path
+                # Through a copy of the descriptor, text is appended to what is in the file.
+                self._number = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
+            else:
+                self.partial, self._number = _open_new(self._path)
 
     def write(self, text: str) -> None:
-        self._file.write(text)
-        self._file.flush()
-        self._empty = self._empty and not text
+        """Write all of ``text``, or nothing where the disk is full.
+
+        Raises:
+            OutputError, BrokenPipeError: it cannot be written.
+        """
+        data = memoryview(text.encode("utf-8", "surrogateescape"))
+        with self._errors():
+            before = os.fstat(self._number).st_size
+            try:
+                while data:
+                    data = data[os.write(self._number, data) :]
+            except OSError:
+                if not self.direct:
+                    os.ftruncate(self._number, before)
+                raise
 
     def commit(self) -> None:
-        """Replace FILE."""
-        self._file.close()
-        if not self._direct:
-            replace_file(self.partial, self._path)
+        """Replace FILE.
+
+        Raises:
+            OutputError: it cannot be replaced; the text stays in ``FILE.partial``.
+        """
+        with self._errors():
+            if not self.direct:
+                replace_file(self.partial, self._path)
+            self._close()
 
     def abandon(self) -> Path | None:
-        """Leave FILE as it was; returns the path of the unfinished text, None if there is none."""
-        if self._direct:
-            with suppress(OSError):  # the failed write has been reported
-                self._file.close()
+        """Leave FILE as it was; returns the path of the unfinished text, None if there is none.
+
+        Does nothing after `commit`.
+        """
+        if self._done:
             return None
-        self._file.close()
-        if self._empty:
+        empty = not os.fstat(self._number).st_size
+        with suppress(OSError):  # the failed write has been reported
+            self._close()
+        if self.direct or not self.partial.exists():
+            return None
+        if empty:
             self.partial.unlink(missing_ok=True)
             return None
         return self.partial
 
+    def _close(self) -> None:
+        self._done = True
+        os.close(self._number)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Errors name FILE; that of a closed pipe stays what it is."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error, self._name) from error
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[AtomicFile | None]:
+    """The file of ``--output``, left as it was unless it is committed; None without one."""
+    if path is None:
+        yield None
+        return
+    file = AtomicFile(path)
+    with signals.at_once(file.abandon):
+        try:
+            yield file
+        finally:
+            file.abandon()
+
+
+def _open_new(path: Path) -> tuple[Path, int]:
+    """``FILE.partial``, or ``FILE.partial.2`` and so on if an earlier run left that.
+
+    The new file is locked until it is closed, so that a second run knows of the first, and no
+    longer once that was killed. Between looking and locking, the folder is locked.
+
+    Raises:
+        OptionError: another run has locked one of them.
+    """
+    first = path.with_name(shortened(path.name) + ".partial")
+    with _folder_locked(path.parent):
+        for number in count(1):
+            name = first if number == 1 else first.with_name(f"{first.name}.{number}")
+            try:
+                file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                if not _is_locked(name):
+                    continue
+                raise OptionError(
+                    f"--output {display_name(str(path))}: another run is writing this file: wait "
+                    "for it or name another"
+                ) from None
+            _lock(file)
+            return name, file
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out; not for long, since `flock FOLDER sage...` would wait for itself."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # may be written but not read
+        yield
+        return
+    try:
+        end = monotonic() + _FOLDER_WAIT
+        while not _lock(descriptor) and monotonic() < end:
+            sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; False if another process has. Where nothing can be locked, nobody has."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # another system, or a file system without locks
+        return True
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 def write_output(path: Path, text: str) -> None:
-    """Replace ``path`` with ``text`` at once; devices and open files are written directly."""
-    if _is_direct(path):
-        file = AtomicFile(path)
-        try:
-            file.write(text)
-        finally:
-            file.commit()
-    else:
-        write_atomically(path, text)
+    """Replace ``path`` with ``text`` at once; devices and open files are written directly.
+
+    Raises:
+        OSError: it cannot be written, with ``path`` as its file name.
+    """
+    if not _is_direct(path):
+        with signals.raised_inside():
+            write_atomically(path, text)
+        return
+    file = AtomicFile(path)
+    try:
+        file.write(text)
+    finally:
+        file.abandon()
 
 
 def stdout_writer() -> Callable[[str], None]:

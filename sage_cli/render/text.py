@@ -78,8 +78,9 @@ class Json(Writer):
             self._objects.append(data)
 
     def close(self) -> None:
-        if self._objects:
-            whole = self._objects if self._several else self._objects[0]
+        objects, self._objects = self._objects, []  # once, also if it is interrupted
+        if objects:
+            whole = objects if self._several else objects[0]
             self._write(dump(whole, indent=2) + "\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,32 @@ class Store:
         path = self.folder / LINES
         if not path.exists():
             return
-        lines = split_lines(read_text(path, limit=LIST_LIMIT), keepends=True)
+        text = read_text(path, limit=LIST_LIMIT)
+        lines = split_lines(text)
         for number, line in enumerate(lines, 1):
             try:
                 self.results.add(from_json(parse_json(line, path, any_number=True)))
             except (InputError, ValueError, TypeError, KeyError) as error:
-                if number == len(lines):  # was being written when the run was interrupted
-                    path.write_text("".join(lines[:-1]), encoding="utf-8")
-                    break
-                raise InputError(f"{path}:{number}: not a line of sage bench") from error
-        else:
-            if lines and not lines[-1].endswith("\n"):
-                path.write_text("".join(lines) + "\n", encoding="utf-8")
+                if number < len(lines):
+                    raise InputError(f"{path}:{number}: not a line of sage bench") from error
+                lines.pop()  # was being written when the run was interrupted
+        whole = "".join(f"{line}\n" for line in lines)
+        if whole != text:
+            write_atomically(path, whole)
         self.resumed = bool(self.results.records)
 
     def add(self, line: Line) -> None:
-        """Append a line and flush it."""
-        self._file.write(json.dumps(to_json(line)) + "\n")
-        self._file.flush()
+        """Append a line and flush it.
+
+        Raises:
+            OSError: it cannot be written, with the file's name.
+        """
+        try:
+            self._file.write(json.dumps(to_json(line)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            path = str(self.folder / LINES)
+            raise OSError(error.errno, error.strerror, path) from error
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -88,4 +97,5 @@ class Store:
         write_atomically(self.folder / _CALIBRATION, json.dumps(chosen, indent=1) + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # the failed write has been reported
+            self._file.close()

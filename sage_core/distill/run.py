@@ -19,6 +19,7 @@ from sage_core.distill.state import check_output, load_state
 from sage_core.distill.student import ChainAcceptance, Student
 from sage_core.distill.teacher import Teacher, usable
 from sage_core.distill.trainer import Event, OnEvent, Trainer
+from sage_core.files.atomic_write import write_atomically
 from sage_core.models.catalog import weight_bytes
 from sage_core.pair_loading import LoadedPair
 
@@ -80,7 +81,7 @@ def distill(
         return None
     report = _report(trainer, student, teacher, held_out, len(samples), options, output)
     text = json.dumps(report.as_json(), indent=2) + "\n"
-    (output / REPORT).write_text(text, encoding="utf-8")
+    write_atomically(output / REPORT, text)
     return report
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from sage_core.errors import InputError
+from sage_core.errors import InputError, is_memory_error
 from sage_core.files.atomic_write import replacing
-from sage_core.models.quiet import is_memory_error
 
 STATE = "state.pt"
 

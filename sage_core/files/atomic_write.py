@@ -16,6 +16,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_LONGEST = 200
+"""Bytes of a name that its scratch name keeps."""
+
 
 def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> None:
     """Replace ``path`` with ``data``; text is written as UTF-8, odd bytes of file names kept.
@@ -35,7 +38,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Yield a scratch path in the folder of ``path``; what is written there becomes ``path``.
 
     After an exception ``path`` is as it was, and the scratch file is removed. So is one of the same
-    path whose process was killed.
+    path whose process was killed. An OSError of the scratch file names ``path`` instead.
 
     Raises:
         OSError: ``path`` is there and no regular file: a device or a pipe is never replaced.
@@ -50,6 +53,10 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
                 with scratch.open("rb") as file:
                     os.fsync(file.fileno())
             replace_file(scratch, path)
+        except OSError as error:
+            if error.errno is None or error.filename not in (None, str(scratch)):
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -76,6 +83,11 @@ def replace_file(scratch: Path, path: Path) -> None:
     scratch.replace(path)
 
 
+def shortened(name: str) -> str:
+    """``name`` cut so that a suffix can follow: file systems take names of up to 255 bytes."""
+    return os.fsdecode(os.fsencode(name)[:_LONGEST])
+
+
 @contextmanager
 def _scratch(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
     """Yield a new, locked scratch file or folder for ``name``; those that no process has a lock on
@@ -84,6 +96,7 @@ def _scratch(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[
     A lock ends with its process, whatever ends it, and other containers see it too. Where the
     system has no locks nothing is removed.
     """
+    name = shortened(name)
     for left in folder.glob(f".{glob.escape(name)}.????????.tmp"):
         with suppress(OSError), _lock(left):
             shutil.rmtree(left) if left.is_dir() else left.unlink()

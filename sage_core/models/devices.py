@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.errors import OptionError
+from sage_core.models.memory_limits import limits
 
 AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -155,26 +156,12 @@ def processor() -> str:
 
 
 def _host_memory() -> tuple[int, int]:
-    """Total and available bytes of the host, or of the container."""
+    """Total and available bytes of the host, or of the tightest limits on this process."""
     import psutil
 
     memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    limit, used = _container_memory()
-    if limit and limit < total:
-        return limit, min(free, limit - used)
-    return total, free
-
-
-def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Memory limit of a Linux container, and usage without file caches; zeros without a limit."""
-    try:
-        limit = int((root / "memory.max").read_text())
-        used = int((root / "memory.current").read_text())
-        kept = re.search(r"^inactive_file (\d+)$", (root / "memory.stat").read_text(), re.MULTILINE)
-    except (OSError, ValueError):  # another platform, or "max": no limit
-        return 0, 0
-    return limit, max(0, used - int(kept[1] if kept else 0))
+    known = [(int(memory.total), int(memory.available)), *limits()]
+    return min(total for total, _ in known), min(free for _, free in known)
 
 
 def torch_dtype(name: str) -> Any:

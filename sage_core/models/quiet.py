@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sage_core.errors import MemoryExhaustedError
+from sage_core.errors import MemoryExhaustedError, ModelError, SageError, is_memory_error
 
 VERBOSE = logging.getLogger("sage_core")
 """At level DEBUG, messages of the libraries are shown."""
@@ -55,19 +55,10 @@ def memory_errors(doing: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:
-        raise MemoryExhaustedError(f"out of memory {doing}: {advice}") from error
-    except RuntimeError as error:
-        if not is_memory_error(error):
+    except Exception as error:
+        # An error about a model may come from memory; one about an input was found to be its own.
+        other = isinstance(error, SageError) and not isinstance(error, ModelError)
+        if other or not is_memory_error(error):
             raise
-        raise MemoryExhaustedError(f"out of device memory {doing}: {advice}") from error
-
-
-def is_memory_error(error: Exception) -> bool:
-    """Whether an exception of torch means that an allocation failed."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text
+        device = "device " if "CU" in str(error) or "CU" in str(error.__cause__) else ""
+        raise MemoryExhaustedError(f"out of {device}memory {doing}: {advice}") from error

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sage_core.errors import ModelError
+from sage_core.errors import ModelError, is_memory_error
 from sage_core.models.devices import torch_dtype
 from sage_core.models.memory_needs import DTYPE_BYTES, Size, auto_class
 from sage_core.models.progress import Progress, gib
 from sage_core.models.quantization import Method, config_for
-from sage_core.models.quiet import is_memory_error, memory_errors, quiet
+from sage_core.models.quiet import memory_errors, quiet
 
 MEMORY_ADVICE = "choose a smaller model, another --device, --dtype bfloat16, or --quantization 4bit"
 
@@ -67,10 +67,8 @@ def load_weights(
                     output_loading_info=True,
                     **options,
                 )
-        except MemoryError:
-            raise
         except Exception as error:
-            if isinstance(error, RuntimeError) and is_memory_error(error):
+            if is_memory_error(error):
                 raise
             raise ModelError(_why(name, error)) from error
     missing = sorted(info["missing_keys"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,16 +84,56 @@ def test_files_under_dev_are_files():
         path.unlink(missing_ok=True)
 
 
-def test_two_runs_with_one_name_do_not_share_what_they_write():
-    first, second = AtomicFile(Path("both.txt")), AtomicFile(Path("both.txt"))
-    first.write("first")
-    second.write("second")
-    assert first.partial != second.partial
-    first.commit()
+def test_a_second_run_with_one_name_is_refused(sage, loads):
+    running = AtomicFile(Path("both.txt"))
+    running.write("first")
+    Path("link.txt").symlink_to("both.txt")
+    for name in ("both.txt", "link.txt"):
+        for command in (("caption", "a.png"), ("chat", "a.png")):
+            result = sage(*command, "--output", name, stdin="What?\n")
+            assert result.exit_code == 2
+            assert "both.txt: another run is writing this file" in result.stderr
+    assert loads.calls == []
+    running.commit()
     assert Path("both.txt").read_text() == "first"
-    second.commit()
-    assert Path("both.txt").read_text() == "second"
+    assert sage("caption", "a.png", "--output", "both.txt").exit_code == 0
+    assert Path("both.txt").read_text() == TEXT + "\n"
     assert not list(Path().glob("*.partial*"))
+
+
+def test_a_lock_on_the_folder_by_whoever_started_the_run_is_waited_for_briefly(sage):
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert sage("caption", "a.png", "--output", "out.txt").exit_code == 0
+    os.close(folder)
+
+
+def test_the_partial_file_of_a_run_that_was_killed_does_not_block(sage):
+    code = (
+        "import os, signal; from pathlib import Path; from sage_cli.render.outputs import *;"
+        "AtomicFile(Path('out.txt')).write('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], env=environment())
+    assert killed.returncode == -signal.SIGKILL
+    assert sage("caption", "a.png", "--output", "out.txt").exit_code == 0
+    assert Path("out.txt.partial").read_text() == "half"
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\u00e9" * 127])
+@pytest.mark.parametrize("option", ["--output", "--save-view"])
+def test_the_longest_names_work(sage, name, option):
+    name = name if option == "--output" else name[:-5] + ".html"
+    assert sage("caption", "a.png", option, name).exit_code == 0
+    assert TEXT[:5] in Path(name).read_text()
+    assert sorted(path.name for path in Path().iterdir()) == sorted(["a.png", "b.png", name])
+
+
+@pytest.mark.parametrize("option", ["--output", "--save-view"])
+def test_names_that_no_file_can_have_are_refused_before_loading(sage, loads, option):
+    result = sage("caption", "a.png", option, "n" * 256 + ".html")
+    assert result.exit_code == 2
+    assert "File name too long" in result.stderr
+    assert loads.calls == []
 
 
 def test_an_older_partial_file_is_left_as_it_is(sage, pipeline):

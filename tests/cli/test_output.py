@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from sage_cli.render.outputs import AtomicFile, write_output
+from sage_cli.signals import Interrupted
 from sage_core.errors import InputError
 from tests.cli.fake import Script, scripted
 from tests.cli.test_commands import TEXT
@@ -130,15 +133,50 @@ def test_a_view_that_cannot_be_saved_costs_no_text(sage, monkeypatch):
     assert result.exit_code == 1
 
 
-def test_a_full_disk_is_one_line_and_no_result(sage, monkeypatch):
-    def full(file, text):
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def small_disk(monkeypatch):
+    """A disk of as many bytes as the function is called with: more is not written."""
 
-    monkeypatch.setattr(AtomicFile, "write", full)
-    result = sage("caption", "a.png", "--output", "out.txt", "--quiet")
+    def limit(room: int) -> None:
+        write = os.write
+
+        def written(number, data):
+            nonlocal room
+            part = bytes(data)[:room]
+            room -= len(part)
+            if data and not part:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(number, part)
+
+        monkeypatch.setattr("sage_cli.render.outputs.os.write", written)
+
+    return limit
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--jsonl",)])
+def test_a_full_disk_is_one_line_that_names_the_output(sage, pipeline, small_disk, form):
+    small_disk(10)
+    result = sage("caption", "a.png", "b.png", "--output", "out.txt", "--quiet", *form)
     assert result.exit_code == 1
-    assert result.stderr == "sage: a.png: No space left on device\n"
-    assert not Path("out.txt").exists()
+    assert result.stderr == "sage: out.txt: No space left on device\n"
+    assert len(pipeline.calls) == (2 if form == ("--json",) else 1), "no further text is made"
+    assert sorted(p.name for p in Path().iterdir()) == ["a.png", "b.png"]
+
+
+def test_what_was_finished_before_the_disk_was_full_is_whole(sage, pipeline, small_disk):
+    one = sage("caption", "a.png", "--jsonl").stdout
+    small_disk(len(one) + 10)
+    result = sage("caption", "a.png", "b.png", "--jsonl", "--output", "out.txt", "--quiet")
+    assert result.exit_code == 1
+    assert Path("out.txt.partial").read_text() == one
+    assert "out.txt.partial" in result.stderr.splitlines()[0]
+
+
+def test_a_device_that_is_full_is_named(sage):
+    for arguments in (("caption", "a.png"), ("chat", "a.png")):
+        result = sage(*arguments, "--output", "/dev/full", "--quiet", stdin="What?\nWhy?\n")
+        assert result.exit_code == 1
+        assert result.stderr == "sage: /dev/full: No space left on device\n"
 
 
 def test_an_interruption_keeps_the_older_file_and_what_was_finished(sage, pipeline):
@@ -147,10 +185,16 @@ def test_an_interruption_keeps_the_older_file_and_what_was_finished(sage, pipeli
     result = sage("caption", "a.png", "b.png", "--output", "out.txt")
     assert result.exit_code == 130
     assert Path("out.txt").read_text() == "older"
-    left = Path("out.txt.partial").read_text()
-    assert TEXT in left
-    assert left.endswith("==> b.png <==\nA large red\n")
+    assert Path("out.txt.partial").read_text() == f"==> a.png <==\n{TEXT}\n"
     assert "out.txt.partial" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(1, 129), (2, 130), (15, 143)])
+def test_every_signal_has_its_exit_code(sage, pipeline, number, code):
+    pipeline.enqueue(Script(), Script(error=Interrupted(number)))
+    result = sage("caption", "a.png", "b.png", "--jsonl")
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["text"] == TEXT
 
 
 @pytest.mark.parametrize("form", ["--json", "--jsonl"])

@@ -368,13 +368,3 @@ def test_what_auto_means() -> None:
     choice = devices.choose(machine(24))
     assert (choice.device, choice.dtype) == ("cuda:0", "checkpoint")
     assert choice.note == "using the GPU: cuda:0 (GPU 0) in the checkpoint's own dtype"
-
-
-def test_the_memory_of_a_container(tmp_path: Any) -> None:
-    assert devices._container_memory(tmp_path) == (0, 0)
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 300\nactive_file 1\n")
-    assert devices._container_memory(tmp_path) == (0, 0)
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert devices._container_memory(tmp_path) == (1000, 400)

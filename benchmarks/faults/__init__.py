@@ -1,0 +1,1 @@
+"""Mutated files, bombs and interruptions: what a run does with what is broken."""
