@@ -1,4 +1,4 @@
-"""Opening one input: its kind is found from its content, then it is decoded."""
+"""Opening one input: Pillow or FFmpeg knows its format from its content, and decodes it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     Source = str | Path | bytes | Image.Image | BinaryIO | Picture | Clip
 
 _ADVICE = {
+    "picture": "the image is corrupt or of an unsupported format: convert it to PNG",
     "sound": "is audio only: give an image or a video",
     "text": "is text, not an image or a video: check the path",
     "document": "is a document: export the page as an image first",
     "archive": "is an archive: extract it first",
     "unknown": "unsupported image or video format: convert it to PNG or MP4",
 }
+"""By `sniff.kind_of` a file that neither library knows."""
+_NEITHER = ("document", "archive")
+_PROBED = 2**20
+"""Bytes of a file in which `is_media` lets FFmpeg look for a video."""
 
 
 def open_media(
@@ -64,16 +69,20 @@ def open_media(
 
 
 def check_media(source: Path | bytes, name: str) -> None:
-    """Refuse a file whose first bytes show that `open_media` cannot open it.
+    """Refuse a file that `open_media` cannot open, as far as its beginning tells.
 
     A pipe or device is not read. ``source`` may also be all of the file's bytes.
 
     Raises:
         InputError: missing, a directory, not readable, empty, or of an unsupported format.
     """
-    found = (source[:HEAD],) if isinstance(source, bytes) else _head(source, name)
-    if found is not None:
-        _kind(found[0], name)
+    head = source[:HEAD] if isinstance(source, bytes) else (_head(source, name) or (None,))[0]
+    if head is None:
+        return
+    if not head:
+        raise InputError(f"{name}: the file is empty")
+    if not _is_known(source, head):
+        raise InputError(f"{name}: {_ADVICE[kind_of(head)]}")
 
 
 def is_media(path: Path) -> bool:
@@ -82,9 +91,31 @@ def is_media(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return kind_of(file.read(HEAD)) in ("picture", "video")
+            head = file.read(HEAD)
+        return bool(head) and _is_known(path, head)
     except OSError:
         return False
+
+
+def _is_known(source: Path | bytes, head: bytes) -> bool:
+    """Whether one of the libraries is likely to know the format; neither is asked if clear."""
+    kind = kind_of(head)
+    if kind in ("picture", "video"):
+        return True
+    if kind in _NEITHER:
+        return False
+    from sage_core.media.images import is_picture
+
+    if is_picture(source):
+        return True
+    if kind == "text":
+        return False
+    from sage_core.media.video import is_video
+
+    if isinstance(source, bytes):
+        return is_video(source[:_PROBED])
+    with source.open("rb") as file:
+        return is_video(file.read(_PROBED))
 
 
 def _head(path: Path, name: str) -> tuple[bytes, int] | None:
@@ -114,23 +145,28 @@ def _read_errors(name: str) -> Iterator[None]:
 def _decode(
     source: Path | bytes, head: bytes, total: int, sampling: Sampling, name: str
 ) -> Picture | Clip:
-    if _kind(head, name) == "picture":
-        from sage_core.media.images import read_picture
-
-        return read_picture(source, sampling, name)
-    from sage_core.media.video import read_clip
-    from sage_core.media.video_index import truncated
-
-    if missing := missing_bytes(head, total):
-        raise truncated(name, missing)
-    return read_clip(source, sampling, name)
-
-
-def _kind(head: bytes, name: str) -> str:
-    """``picture`` or ``video``, from a file's first bytes."""
+    """Ask the libraries in turn, the likely one first."""
     if not head:
         raise InputError(f"{name}: the file is empty")
     kind = kind_of(head)
-    if kind not in ("picture", "video"):
+    if kind in _NEITHER:
         raise InputError(f"{name}: {_ADVICE[kind]}")
-    return kind
+    from sage_core.media.images import read_picture
+
+    if kind != "video" and (found := read_picture(source, sampling, name)) is not None:
+        return found
+    if kind == "text":
+        raise InputError(f"{name}: {_ADVICE[kind]}")
+    from sage_core.media.video import read_clip
+    from sage_core.media.video_index import NO_VIDEO, NotVideoError, truncated
+
+    if missing := missing_bytes(head, total):
+        raise truncated(name, missing)
+    try:
+        return read_clip(source, sampling, name)
+    except NotVideoError as error:
+        found = read_picture(source, sampling, name, signed=False)
+        if found is not None:
+            return found
+        clear = kind == "video" or (kind == "unknown" and str(error) == NO_VIDEO)
+        raise InputError(f"{name}: {error if clear else _ADVICE[kind]}") from error
