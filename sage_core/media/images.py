@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sage_core.errors import InputError
 from sage_core.media.animations import hidden_frames, read_animation
@@ -66,7 +66,7 @@ def is_picture(source: Path | bytes) -> bool:
         warnings.simplefilter("ignore")
         try:
             image = _identified(source, True) or _identified(source, False)
-        except Exception:  # known, but corrupt: decoding says what is wrong
+        except Exception:  # known, but too large: decoding says so
             return True
         if image is not None:
             image.close()
@@ -118,7 +118,11 @@ def _identified(source: Path | bytes, signed: bool) -> Image.Image | None:
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
         try:
             return Image.open(stream, formats=formats)
-        except UnidentifiedImageError:
+        except (Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception as error:  # not identified, or its header is damaged
+            if "MAX_TEXT" in str(error):
+                raise
             return None
 
     if signed and (image := opened(COMMON)) is not None:

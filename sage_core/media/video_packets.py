@@ -156,13 +156,13 @@ class Packets:
         """Places of numbered frames on a clock of one tick per frame, and the end of the last.
 
         Empty packets of an AVI file repeat a frame. FFmpeg leaves them out, but counts them in the
-        decoding times.
+        decoding times, and the header in the duration.
         """
         count = len(self.pts)
         if count and self._name in NO_TIMES and None not in self._dts:
             places = np.array(self._dts, dtype=np.int64)
             if np.all(np.diff(places) > 0):
-                return places, int(places[-1]) + 1
+                return places, max(int(places[-1]) + 1, self._stream.duration or 0)
         return np.arange(count), count
 
     def _decodable(self, order: np.ndarray, begin: int, end: int) -> np.ndarray:
