@@ -181,7 +181,7 @@ def _decode_small(image: Image.Image, max_pixels: int | None) -> None:
         levels = _levels(image)
         image.reduce = min(factor.bit_length() - 1, levels)  # type: ignore[method-assign,assignment]
     else:
-        image.draft(None, (-(-image.width // factor), -(-image.height // factor)))  # type: ignore[arg-type]
+        image.draft(None, (-(-image.width // factor), -(-image.height // factor)))
 
 
 def _levels(image: Image.Image) -> int:
