@@ -88,7 +88,7 @@ def run(sources: tuple[Source, ...], options: RunOptions, lines: Lines) -> ExitC
     set_verbosity(options.verbose)
     with MediaOpener(sources, options) as opener:
         check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
-        if (error := Request(sources, None).refusal()) is not None:
+        if (error := Request(sources, None).refusal(opener.worker)) is not None:
             raise error
         pipeline = load(options, opener)
         job = Job(options, pipeline, several=True, headed=False)

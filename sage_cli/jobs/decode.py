@@ -58,7 +58,7 @@ def run(
         inputs = [source.name for source in sources]
         check(options, several=several, inputs=[*inputs, *reads], batch=batch)
         # A large model takes minutes to load: not for files of which none can be used.
-        errors = refusals(requests)
+        errors = refusals(requests, opener.worker)
         if errors is not None:
             return Job(options, None, several=several).refuse(requests, errors)
         return Job(options, load(options, opener), several=several).run(requests, batch)

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sage_cli.console import display_name, is_terminal
 from sage_core.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from sage_core.media import MediaWorker
 
 __all__ = ["STDIN", "Source", "collect"]
 
@@ -36,8 +39,10 @@ class Source:
         """
         return self.name if self.name != STDIN else self._read_stdin()
 
-    def check(self) -> None:
+    def check(self, worker: MediaWorker | None = None) -> None:
         """Refuse what is no image or video; standard input is read for that, and kept.
+
+        Formats that only the libraries know are looked at in the ``worker``.
 
         Raises:
             InputError: see `sage_core.media.check_media` and `open`.
@@ -45,9 +50,9 @@ class Source:
         from sage_core.media import check_media
 
         if self.name == STDIN:
-            check_media(self._read_stdin(), self.label)
+            check_media(self._read_stdin(), self.label, worker or False)
         else:
-            check_media(Path(self.name), self.label)
+            check_media(Path(self.name), self.label, worker or False)
 
     def _read_stdin(self) -> BinaryIO:
         if isinstance(self._stdin, InputError):

@@ -28,7 +28,8 @@ class MediaOpener:
     def __init__(self, sources: Sequence[Source], options: RunOptions) -> None:
         self._options = options
         self._left = deque(source.name for source in sources)
-        self._worker: MediaWorker | None = None
+        self.worker: MediaWorker | None = None
+        """None as long as there was no file."""
         if self._left:
             self._started()
 
@@ -36,8 +37,8 @@ class MediaOpener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._worker is not None:
-            self._worker.close()
+        if self.worker is not None:
+            self.worker.close()
 
     def __call__(self, source: Any, sampling: Sampling) -> Picture | Clip:
         """Open a file as `sage_core.open_media`, then begin with the next one."""
@@ -72,10 +73,10 @@ class MediaOpener:
                 worker.begin(self._left[0], sampling)
 
     def _started(self) -> MediaWorker:
-        if self._worker is None:
+        if self.worker is None:
             from sage_core.media import MediaWorker
 
-            self._worker = MediaWorker(self._options.media_limits())
-            if self._worker.supported():
-                self._worker.start()
-        return self._worker
+            self.worker = MediaWorker(self._options.media_limits())
+            if self.worker.supported():
+                self.worker.start()
+        return self.worker

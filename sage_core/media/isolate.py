@@ -16,7 +16,7 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from logging import DEBUG, getLogger
 from pathlib import Path
 from time import monotonic
@@ -29,7 +29,7 @@ from sage_core.errors import InputError, OptionError
 from sage_core.media.frame_sampling import MAX_FRAMES, MAX_PIXELS
 from sage_core.media.streams import scratch_file
 from sage_core.media.types import Clip, Picture, Sampling
-from sage_core.media.wire import receive, sampling_values, send
+from sage_core.media.wire import receive, send
 
 _START = (
     "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
@@ -65,7 +65,8 @@ class _Request:
 
     path: str | None
     """None: the file came by its descriptor."""
-    sampling: Sampling
+    sampling: Sampling | None
+    """None: the file is only checked."""
     name: str
     pixels: BinaryIO
     """Where the worker writes them."""
@@ -130,6 +131,17 @@ class MediaWorker:
         Raises:
             InputError: also if the limits are reached or the decoder crashes.
         """
+        opened = self._answer(source, sampling, name)
+        assert opened is not None
+        return opened
+
+    def check(self, source: str | Path | BinaryIO, name: str) -> None:
+        """Refuse what `check_media` refuses, asked in the other process."""
+        self._answer(source, None, name)
+
+    def _answer(
+        self, source: str | Path | BinaryIO, sampling: Sampling | None, name: str
+    ) -> Picture | Clip | None:
         with self._lock:
             self._leave_parents()
             path = str(Path(source)) if isinstance(source, str | Path) else None
@@ -166,10 +178,11 @@ class MediaWorker:
         self._process = self._connection = self._end = self._begun = None
 
     def _send(
-        self, path: str | None, file: BinaryIO | None, sampling: Sampling, name: str
+        self, path: str | None, file: BinaryIO | None, sampling: Sampling | None, name: str
     ) -> _Request:
         request = _Request(path, sampling, name, scratch_file())
-        message = {"sampling": sampling_values(sampling), "name": name}
+        message: dict[str, Any] = {"name": name}
+        message["sampling"] = None if sampling is None else asdict(sampling)
         if path is not None:
             message["path"] = str(Path(path).absolute())
         files = [one.fileno() for one in (request.pixels, file) if one is not None]
@@ -184,7 +197,7 @@ class MediaWorker:
             raise
         return request
 
-    def _wait(self, request: _Request) -> Picture | Clip:
+    def _wait(self, request: _Request) -> Picture | Clip | None:
         """The reply to ``request``, which is the only one sent."""
         assert self._connection is not None
         left = request.started + self._limits.seconds + _GRACE - monotonic()
@@ -208,7 +221,7 @@ class MediaWorker:
         if "error" in reply:
             raise self._error(reply, request.name)
         try:
-            return _opened(reply, request)
+            return None if request.sampling is None else _opened(reply, request)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{request.name}: the decoder's answer is damaged") from error
 
@@ -313,7 +326,7 @@ def _opened(reply: dict[str, Any], request: _Request) -> Picture | Clip:
 
         with pixels:
             image = Image.frombytes("RGB", (width, height), pixels)  # type: ignore[arg-type]
-        return Picture(image, request.name)
+        return Picture(image, request.name, str(reply["note"]))
     timestamps = np.array(reply["timestamps"], np.float64)
     if timestamps.shape != (frames,) or not np.isfinite(timestamps).all():
         raise ValueError("not the times of the frames")

@@ -1,4 +1,4 @@
-"""Opening one input: its kind is found from its content, then it is decoded."""
+"""Opening one input: Pillow or FFmpeg knows its format from its content, and decodes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from sage_core.errors import InputError
 from sage_core.media.isolate import MediaLimits, MediaWorker
-from sage_core.media.sniff import HEAD, kind_of, missing_bytes
+from sage_core.media.sniff import HEAD, Kind, kind_of, missing_bytes
 from sage_core.media.streams import read_pipe
 from sage_core.media.types import Clip, Picture, Sampling
 
@@ -26,12 +26,18 @@ Opener = Callable[[Any, Sampling], Picture | Clip]
 """Opens an input, as `open_media` does."""
 
 _ADVICE = {
+    "picture": "the image is corrupt or of an unsupported format: convert it to PNG",
     "sound": "is audio only: give an image or a video",
     "text": "is text, not an image or a video: check the path",
     "document": "is a document: export the page as an image first",
     "archive": "is an archive: extract it first",
     "unknown": "unsupported image or video format: convert it to PNG or MP4",
 }
+"""By `sniff.kind_of` a file that neither library knows."""
+_LIKELY = ("picture", "video")
+_NEITHER = ("document", "archive")
+_PROBED = 2**20
+"""Bytes of a file in which `is_media` lets FFmpeg look for a video."""
 
 
 def open_media(
@@ -68,10 +74,17 @@ def open_media(
     file, name = _as_path_or_file(source, name)
     if isolate is False or not MediaWorker.supported():
         return _open_here(file, sampling, name)
-    if isinstance(isolate, MediaWorker):
-        return isolate.open(file, sampling, name)
-    with MediaWorker(None if isolate is True else isolate) as worker:
+    with _worker(isolate) as worker:
         return worker.open(file, sampling, name)
+
+
+@contextmanager
+def _worker(isolate: bool | MediaLimits | MediaWorker) -> Iterator[MediaWorker]:
+    if isinstance(isolate, MediaWorker):
+        yield isolate
+        return
+    with MediaWorker(isolate if isinstance(isolate, MediaLimits) else None) as worker:
+        yield worker
 
 
 def _as_path_or_file(source: Source, name: str | None) -> tuple[Path | BinaryIO, str]:
@@ -97,24 +110,36 @@ def _open_here(source: Path | BinaryIO, sampling: Sampling, name: str) -> Pictur
     return _decode(data, data[:HEAD], len(data), sampling, name)
 
 
-def check_media(source: Path | BinaryIO, name: str) -> None:
-    """Refuse a file whose first bytes show that `open_media` cannot open it.
+def check_media(
+    source: Path | BinaryIO, name: str, isolate: bool | MediaLimits | MediaWorker = False
+) -> None:
+    """Refuse a file that `open_media` cannot open, as far as its beginning tells.
 
-    A pipe is not read; an open file is, and then put back to its beginning.
+    A pipe is not read; an open file is, and then put back to its beginning. ``isolate`` as for
+    `open_media`.
 
     Raises:
         InputError: missing, a directory or device, not readable, empty, or of an unsupported
             format.
     """
-    if not isinstance(source, Path):
+    if isinstance(source, Path):
+        with _read_errors(name):
+            if not _is_regular(source, name):
+                return
+        head = _head(source, name)[0]
+    else:
         head = source.read(HEAD)
         source.seek(0)
-        _kind(head, name)
+    if not head:
+        raise InputError(f"{name}: the file is empty")
+    kind = kind_of(head)
+    if kind in _LIKELY:
         return
-    with _read_errors(name):
-        regular = _is_regular(source, name)
-    if regular:
-        _kind(_head(source, name)[0], name)
+    if kind not in _NEITHER and isolate is not False and MediaWorker.supported():
+        with _worker(isolate) as worker:
+            worker.check(source, name)
+    elif not _is_known(source if isinstance(source, Path) else _all_of(source), kind):
+        raise InputError(f"{name}: {_ADVICE[kind]}")
 
 
 def is_media(path: Path) -> bool:
@@ -123,9 +148,36 @@ def is_media(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return kind_of(file.read(HEAD)) in ("picture", "video")
+            head = file.read(HEAD)
+        return bool(head) and _is_known(path, kind_of(head))
     except OSError:
         return False
+
+
+def _is_known(source: Path | bytes, kind: Kind) -> bool:
+    """Whether one of the libraries is likely to know the format; neither is asked if clear."""
+    if kind in _LIKELY:
+        return True
+    if kind in _NEITHER:
+        return False
+    from sage_core.media.images import is_picture
+
+    if is_picture(source):
+        return True
+    if kind == "text":
+        return False
+    from sage_core.media.video import is_video
+
+    if isinstance(source, bytes):
+        return is_video(source[:_PROBED])
+    with source.open("rb") as file:
+        return is_video(file.read(_PROBED))
+
+
+def _all_of(file: BinaryIO) -> bytes:
+    data = file.read()
+    file.seek(0)
+    return data
 
 
 def _is_regular(path: Path, name: str) -> bool:
@@ -167,23 +219,28 @@ def _read_errors(name: str) -> Iterator[None]:
 def _decode(
     source: Path | bytes, head: bytes, total: int, sampling: Sampling, name: str
 ) -> Picture | Clip:
-    if _kind(head, name) == "picture":
-        from sage_core.media.images import read_picture
-
-        return read_picture(source, sampling, name)
-    from sage_core.media.video import read_clip
-    from sage_core.media.video_index import truncated
-
-    if missing := missing_bytes(head, total):
-        raise truncated(name, missing)
-    return read_clip(source, sampling, name)
-
-
-def _kind(head: bytes, name: str) -> str:
-    """``picture`` or ``video``, from a file's first bytes."""
+    """Ask the libraries in turn, the likely one first."""
     if not head:
         raise InputError(f"{name}: the file is empty")
     kind = kind_of(head)
-    if kind not in ("picture", "video"):
+    if kind in _NEITHER:
         raise InputError(f"{name}: {_ADVICE[kind]}")
-    return kind
+    from sage_core.media.images import read_picture
+
+    if kind != "video" and (found := read_picture(source, sampling, name)) is not None:
+        return found
+    if kind == "text":
+        raise InputError(f"{name}: {_ADVICE[kind]}")
+    from sage_core.media.video import read_clip
+    from sage_core.media.video_index import NO_VIDEO, NotVideoError, truncated
+
+    if missing := missing_bytes(head, total):
+        raise truncated(name, missing)
+    try:
+        return read_clip(source, sampling, name)
+    except NotVideoError as error:
+        found = read_picture(source, sampling, name, signed=False)
+        if found is not None:
+            return found
+        clear = kind == "video" or (kind == "unknown" and str(error) == NO_VIDEO)
+        raise InputError(f"{name}: {error if clear else _ADVICE[kind]}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sage_core.media.types import FrameRate, Sampling
@@ -61,12 +60,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
-def sampling_values(sampling: Sampling) -> dict[str, Any]:
-    """A `Sampling` as JSON takes it."""
-    return asdict(sampling)
-
-
 def sampling_of(values: dict[str, Any]) -> Sampling:
-    """The `Sampling` of `sampling_values`."""
+    """The `Sampling` whose `asdict` was sent."""
     rate = values["rate"]
     return Sampling(**{**values, "rate": None if rate is None else FrameRate(**rate)})

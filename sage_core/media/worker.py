@@ -7,7 +7,6 @@ is closed. A request names a file and the sampling, and brings an empty file for
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import sys
@@ -19,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sage_core.errors import SageError
-from sage_core.media.open import open_media
+from sage_core.media.limits import largest_size, limit_memory
+from sage_core.media.open import check_media, open_media
 from sage_core.media.types import Clip, Picture
 from sage_core.media.wire import receive, sampling_of, send
 
@@ -41,14 +41,14 @@ def main() -> None:
     for library in ("PIL.Image", "av", "decord"):  # so that the first file need not wait for them
         with suppress(ImportError):
             __import__(library)
-    large = _limit_memory(memory)
+    large = limit_memory(memory)
     while (request := receive(connection)) is not None:
         # The timer's signal ends the process, whatever a decoder does at that moment.
         signal.setitimer(signal.ITIMER_REAL, seconds)
         reply = _reply(*request, large)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # Memory that stays taken would be missing for the next file: a new process is started.
-        reply["last"] = _largest_size() > large or reply.get("error") == "MemoryError"
+        reply["last"] = largest_size() > large or reply.get("error") == "MemoryError"
         send(connection, reply)
         if reply["last"]:
             return
@@ -58,13 +58,16 @@ def _reply(request: dict[str, Any], files: list[int], large: int) -> dict[str, A
     """What ``request`` asks for, or its error as text. ``files``: for the pixels; to be read."""
     try:
         with os.fdopen(files[0], "wb") as output:
-            source: Path | bytes
+            source: Path | BinaryIO
             if len(files) == 1:
                 source = Path(request["path"])
             elif not (source := Path(f"/proc/self/fd/{files[1]}")).exists():
-                source = os.fdopen(os.dup(files[1]), "rb").read()
-            opened = open_media(source, sampling_of(request["sampling"]), request["name"])
-            return _written(opened, output)
+                source = os.fdopen(os.dup(files[1]), "rb")
+            name, sampling = request["name"], request["sampling"]
+            if sampling is None:
+                check_media(source, name)
+                return {"kind": "known"}
+            return _written(open_media(source, sampling_of(sampling), name), output)
     except Exception as error:
         if _is_for_memory(error, large):
             return {"error": "MemoryError", "text": ""}
@@ -83,7 +86,7 @@ def _written(opened: Picture | Clip, output: BinaryIO) -> dict[str, Any]:
         for top in range(0, height, _ROWS):
             part = opened.image.crop((0, top, width, min(top + _ROWS, height)))
             output.write(part.tobytes())
-        return {"kind": "picture", "size": [width, height]}
+        return {"kind": "picture", "size": [width, height], "note": opened.note}
     output.write(np.ascontiguousarray(opened.frames).data)
     return {
         "kind": "clip",
@@ -100,7 +103,7 @@ def _is_for_memory(error: BaseException, large: int) -> bool:
         words = str(one).lower()
         if isinstance(one, MemoryError) and not hasattr(one, "errno"):
             return True
-        if ("memory" in words or "alloc" in words) and _largest_size() > large:
+        if ("memory" in words or "alloc" in words) and largest_size() > large:
             return True
     return False
 
@@ -120,29 +123,3 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):  # where memory is short this process goes, not the one with the models
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _limit_memory(memory: int) -> int:
-    """Let the address space grow by ``memory`` bytes, where the system can limit it.
-
-    Returns the size of the address space beyond which this process is to be replaced.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:  # macOS takes such a limit and does not keep it
-        return sys.maxsize
-    size = pages * os.sysconf("SC_PAGESIZE")
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = size + memory if most == resource.RLIM_INFINITY else min(size + memory, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    return size + (limit - size) // 2
-
-
-def _largest_size() -> int:
-    """The largest size of the address space so far, in bytes; 0 if the system does not say it."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmPeak:"):
-                return int(line.split()[1]) * 1024
-    return 0
