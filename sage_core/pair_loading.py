@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def load_pair(
     draft_revision: str | None = None,
     draft_device: str = "auto",
     trust_remote_code: bool = False,
+    on_family: Callable[[Family], None] | None = None,
 ) -> LoadedPair:
     """Find, check and load a pair. Arguments and errors as for `sage_core.load`."""
     lookup = as_ngram(str(draft)) if is_lookup(draft) else None
@@ -81,6 +83,8 @@ def load_pair(
     else:
         names, theirs = _inspect_draft(names, ours, draft_revision, trust_remote_code)
     family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
+    if on_family is not None:
+        on_family(family)
 
     say("making room", 0.05)
     pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)

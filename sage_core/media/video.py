@@ -10,6 +10,7 @@ import numpy as np
 from sage_core.errors import InputError
 from sage_core.media import video_decord, video_pyav
 from sage_core.media.frame_sampling import choose_frames
+from sage_core.media.limits import index_memory
 from sage_core.media.types import Clip, Sampling
 from sage_core.media.video_index import (
     NotVideoError,
@@ -32,14 +33,19 @@ def read_clip(source: Path | bytes, sampling: Sampling, name: str) -> Clip:
     """
     try:
         with suppress(video_pyav.MissedFrameError):  # then its times were estimated, and wrong
-            return _read(source, read_index(source, name), sampling, name)
-        return _read(source, read_index(source, name, every_packet=True), sampling, name)
+            return _read(source, _index(source, name), sampling, name)
+        return _read(source, _index(source, name, every_packet=True), sampling, name)
     except NotVideoError:
         raise
     except UnreadableError as error:
         raise InputError(f"{name}: {error}") from error.__cause__
     except ImportError as error:
         raise InputError(f"{name}: reading a video requires PyAV: pip install av") from error
+
+
+def _index(source: Path | bytes, name: str, every_packet: bool = False) -> VideoIndex:
+    with index_memory():
+        return read_index(source, name, every_packet)
 
 
 def _read(source: Path | bytes, index: VideoIndex, sampling: Sampling, name: str) -> Clip:
