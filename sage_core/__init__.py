@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from sage_core.generate import custom_generate
-    from sage_core.media import Clip, Picture, Sampling, open_media
+    from sage_core.media import Clip, MediaLimits, MediaWorker, Picture, Sampling, open_media
     from sage_core.options import Options
     from sage_core.pipeline import Pipeline, load
     from sage_core.stream import Result, Stream
@@ -35,6 +35,8 @@ __all__ = [
     "Conversation",
     "DecodeOutput",
     "InputError",
+    "MediaLimits",
+    "MediaWorker",
     "MemoryExhaustedError",
     "ModelError",
     "OptionError",
@@ -70,7 +72,14 @@ _HOMES = {
         "UnsupportedError",
     ),
     "sage_core.generate": ("custom_generate",),
-    "sage_core.media": ("Clip", "Picture", "Sampling", "open_media"),
+    "sage_core.media": (
+        "Clip",
+        "MediaLimits",
+        "MediaWorker",
+        "Picture",
+        "Sampling",
+        "open_media",
+    ),
     "sage_core.options": ("Options",),
     "sage_core.pipeline": ("Pipeline", "load"),
     "sage_core.stream": ("Result", "Stream"),

@@ -10,7 +10,7 @@ from typing import Any
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.errors import OptionError
-from sage_core.media import Clip, Picture
+from sage_core.media import Clip, Opener, Picture, open_media
 from sage_core.models.families.base import Turn
 from sage_core.models.inputs import cast
 from sage_core.models.quiet import memory_errors
@@ -46,9 +46,15 @@ class Conversation:
     """
 
     def __init__(
-        self, pair: LoadedPair, decoder: SpeculativeDecoder, files: Any, options: Options
+        self,
+        pair: LoadedPair,
+        decoder: SpeculativeDecoder,
+        files: Any,
+        options: Options,
+        opener: Opener = open_media,
     ) -> None:
         self._pair = pair
+        self._opener = opener
         self._decoder = decoder
         self._options = options
         self._sampling = options.sampling(pair.family.sampling)
@@ -89,7 +95,7 @@ class Conversation:
             InputError: one cannot be read or processed; none is added then.
         """
         started = perf_counter()
-        new = open_files(files, self._sampling)
+        new = open_files(files, self._sampling, self._opener)
         if not new:
             return
         self._finish()

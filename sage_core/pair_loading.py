@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def load_pair(
     draft_revision: str | None = None,
     draft_device: str = "auto",
     trust_remote_code: bool = False,
+    on_family: Callable[[Family], None] | None = None,
 ) -> LoadedPair:
     """Find, check and load a pair. Arguments and errors as for `sage_core.load`."""
     lookup = as_ngram(str(draft)) if is_lookup(draft) else None
@@ -86,6 +88,8 @@ def load_pair(
     folder = ours.checkpoint.folder
     with checkpoint_errors(folder, "config.json", "preprocessor_config.json"):
         family = family_class(folder, ours.config, ours.tokenizer)
+    if on_family is not None:
+        on_family(family)
 
     say("making room", 0.05)
     pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)

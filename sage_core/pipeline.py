@@ -15,7 +15,8 @@ from sage_core.conversation import Conversation
 from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.costs.store import CostStore
 from sage_core.errors import OptionError
-from sage_core.media import Clip
+from sage_core.media import Clip, Opener, open_media
+from sage_core.models.families import Family
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
 from sage_core.models.quiet import memory_errors, quiet
 from sage_core.models.weights import MEMORY_ADVICE
@@ -35,15 +36,19 @@ class Pipeline:
         pair: the models.
         costs: of passes; its file is written when the pipeline is deleted. None: a store in
             memory.
+        opener: opens the files.
     """
 
-    def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
+    def __init__(
+        self, pair: LoadedPair, costs: CostStore | None = None, opener: Opener = open_media
+    ) -> None:
         if pair.family.needs_tree_probe:
             from sage_core.engine.probe import check_tree_pass
 
             with memory_errors("while probing the model", MEMORY_ADVICE):
                 check_tree_pass(pair.target, pair.family)
         self._pair = pair
+        self._opener = opener
         self.target_id = pair.target_id
         self.draft_id = pair.draft_id
         self.device = pair.device
@@ -138,7 +143,7 @@ class Pipeline:
         if scheduler is not None:
             decoder = decoder.attached(scheduler)
         started = perf_counter()
-        media = open_files(files, chosen.sampling(self._pair.family.sampling))
+        media = open_files(files, chosen.sampling(self._pair.family.sampling), self._opener)
         if prompt is None:
             if not media:
                 raise OptionError("nothing to describe: give a file, or a prompt")
@@ -165,7 +170,7 @@ class Pipeline:
             InputError, OptionError.
         """
         chosen = Options.of(options)
-        return Conversation(self._pair, self._decoders.of(chosen), files, chosen)
+        return Conversation(self._pair, self._decoders.of(chosen), files, chosen, self._opener)
 
 
 def load(
@@ -181,6 +186,8 @@ def load(
     trust_remote_code: bool = False,
     costs: str | Path | None = None,
     progress: Callable[[str, float], None] | None = None,
+    opener: Opener = open_media,
+    on_family: Callable[[Family], None] | None = None,
 ) -> Pipeline:
     """Load a target and its draft.
 
@@ -204,6 +211,10 @@ def load(
         trust_remote_code: allow code that comes with the checkpoints.
         costs: a file for pass costs, written when the pipeline is deleted; None: in memory only.
         progress: called with a message and the fraction done, from 0 to 1.
+        opener: opens the files of all requests, as `open_media` does; ``partial(open_media,
+            isolate=worker)`` decodes them in a `MediaWorker`.
+        on_family: called with the model family, which knows the sampling of videos, before weights
+            are read.
 
     Raises:
         ModelError: not found, not a checkpoint, damaged, of an unknown kind, or not a pair.
@@ -221,5 +232,6 @@ def load(
         draft_revision=draft_revision,
         draft_device=draft_device,
         trust_remote_code=trust_remote_code,
+        on_family=on_family,
     )
-    return Pipeline(pair, CostStore(Path(costs)) if costs is not None else None)
+    return Pipeline(pair, CostStore(Path(costs)) if costs is not None else None, opener)

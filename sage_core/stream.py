@@ -16,7 +16,7 @@ from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import Stats
 from sage_core.engine.session import DecodingSession
 from sage_core.generation.json_schema import schema_processors
-from sage_core.media import Clip, Picture, Sampling, open_media
+from sage_core.media import Clip, Opener, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.inputs import cast
 from sage_core.models.quiet import memory_errors, quiet
@@ -50,15 +50,15 @@ class Result:
     """The lossy rule of acceptance; None if the text is the model's own."""
 
 
-def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
-    """Open one file or several, as for `Pipeline.stream`.
+def open_files(files: Any, sampling: Sampling, opener: Opener = open_media) -> list[Picture | Clip]:
+    """Open one file or several with ``opener``, as for `Pipeline.stream`.
 
     Raises:
         InputError: one cannot be read.
     """
     sources = [files] if is_one_file(files) else list(files)
     with memory_errors("while opening the files", "give fewer or smaller ones"):
-        return [open_media(source, sampling) for source in sources]
+        return [opener(source, sampling) for source in sources]
 
 
 def is_one_file(files: Any) -> bool:

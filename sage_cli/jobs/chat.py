@@ -15,6 +15,7 @@ from sage_cli.console import complain, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.decode import Job, load
 from sage_cli.jobs.inputs import STDIN, Source
+from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.request import Request
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
@@ -91,15 +92,17 @@ def run(sources: tuple[Source, ...], options: RunOptions, lines: Lines) -> ExitC
     Raises:
         SageError: an option, a file or a model that cannot be used.
     """
-    check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
-    if (error := Request(sources, None).refusal()) is not None:
-        raise error
     set_verbosity(options.verbose)
-    with opened(options.output) as file:
-        pipeline = load(options)
-        job = Job(options, pipeline, file, several=True, headed=False)
-        conversation = pipeline.chat([source.open() for source in sources], **options.decoding())
-        return _ChatLoop(job, conversation, sources, lines, options).run()
+    with MediaOpener(sources, options) as opener:
+        check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
+        if (error := Request(sources, None).refusal(opener.worker)) is not None:
+            raise error
+        with opened(options.output) as file:
+            pipeline = load(options, opener)
+            job = Job(options, pipeline, file, several=True, headed=False)
+            files = [source.open() for source in sources]
+            conversation = pipeline.chat(files, **options.decoding())
+            return _ChatLoop(job, conversation, sources, lines, options).run()
 
 
 class _ChatLoop:

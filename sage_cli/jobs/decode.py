@@ -21,6 +21,7 @@ from sage_cli.console import (
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.batching import batch_size, in_order
+from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.request import Request, refusals
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
@@ -54,18 +55,21 @@ def run(
         SageError: something that concerns all of them, such as an option or the model.
     """
     several = len(requests) > 1
-    inputs = [source.name for request in requests for source in request.sources]
-    check(options, several=several, inputs=[*inputs, *reads], batch=batch)
+    sources = [source for request in requests for source in request.sources]
     set_verbosity(options.verbose)
-    with opened(options.output) as file:
-        # A large model takes minutes to load: not for files of which none can be used.
-        errors = refusals(requests)
-        if errors is not None:
-            return Job(options, None, file, several=several).refuse(requests, errors)
-        return Job(options, load(options), file, several=several).run(requests, batch)
+    with MediaOpener(sources, options) as opener:
+        inputs = [source.name for source in sources]
+        check(options, several=several, inputs=[*inputs, *reads], batch=batch)
+        with opened(options.output) as file:
+            # A large model takes minutes to load: not for files of which none can be used.
+            errors = refusals(requests, opener.worker)
+            if errors is not None:
+                return Job(options, None, file, several=several).refuse(requests, errors)
+            pipeline = load(options, opener)
+            return Job(options, pipeline, file, several=several).run(requests, batch)
 
 
-def load(options: RunOptions) -> Pipeline:
+def load(options: RunOptions, opener: MediaOpener) -> Pipeline:
     """The pipeline, with progress on a terminal and one line on the device and dtype chosen."""
 
     def load(progress: Progress) -> Pipeline:
@@ -73,7 +77,11 @@ def load(options: RunOptions) -> Pipeline:
         from sage_core.engine.costs.store import default_path
 
         loaded: Pipeline = sage_core.load(
-            **options.loading(), costs=default_path(), progress=progress
+            **options.loading(),
+            costs=default_path(),
+            progress=progress,
+            opener=opener,
+            on_family=opener.begin,
         )
         return loaded
 

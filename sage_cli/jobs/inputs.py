@@ -7,17 +7,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from sage_cli.console import display_name, is_terminal
 from sage_core.errors import InputError, OptionError
 from sage_core.files.reading import LIST_LIMIT, read_bytes, split_lines
 
+if TYPE_CHECKING:
+    from sage_core.media import MediaWorker
+
 __all__ = ["STDIN", "Source", "collect"]
 
 STDIN = "-"
-_LIMIT = 2 * 1024**3  # bytes of an image or video on standard input
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,18 @@ class Source:
         """The name to display: one printable line."""
         return "standard input" if self.name == STDIN else display_name(self.name)
 
-    def open(self) -> str | BytesIO:
+    def open(self) -> str | BinaryIO:
         """A path, or standard input as a file with a name for messages.
 
         Raises:
             InputError: standard input is empty or larger than 2 GiB.
         """
-        if self.name != STDIN:
-            return self.name
-        file = BytesIO(_checked(self._stdin))
-        file.name = self.label
-        return file
+        return self.name if self.name != STDIN else self._read_stdin()
 
-    def check(self) -> None:
+    def check(self, worker: MediaWorker | None = None) -> None:
         """Refuse what is no image or video; standard input is read for that, and kept.
+
+        Formats that only the libraries know are looked at in the ``worker``.
 
         Raises:
             InputError: see `sage_core.media.check_media` and `open`.
@@ -52,23 +52,24 @@ class Source:
         from sage_core.media import check_media
 
         if self.name == STDIN:
-            check_media(_checked(self._stdin), self.label)
+            check_media(self._read_stdin(), self.label, worker or False)
         else:
-            check_media(Path(self.name), self.label)
+            check_media(Path(self.name), self.label, worker or False)
+
+    def _read_stdin(self) -> BinaryIO:
+        if isinstance(self._stdin, InputError):
+            raise self._stdin
+        return self._stdin
 
     @cached_property
-    def _stdin(self) -> bytes:
-        """All of standard input, which can be read only once, up to one byte over the limit."""
-        data: bytes = sys.stdin.buffer.read(_LIMIT + 1)
-        return data
+    def _stdin(self) -> BinaryIO | InputError:
+        """All of standard input, which can be read only once, or why it cannot be used."""
+        from sage_core.media.streams import keep
 
-
-def _checked(data: bytes) -> bytes:
-    if not data:
-        raise InputError("standard input is empty")
-    if len(data) > _LIMIT:
-        raise InputError("standard input is larger than 2 GiB: give a file instead")
-    return data
+        try:
+            return keep(sys.stdin.buffer.read, self.label)
+        except InputError as error:
+            return error
 
 
 def collect(

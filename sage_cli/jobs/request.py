@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_core.errors import InputError
+
+if TYPE_CHECKING:
+    from sage_core.media import MediaWorker
 
 __all__ = ["Request", "refusals"]
 
@@ -22,11 +26,11 @@ class Request:
     prompt: str | None
     json_schema: str | None = None
 
-    def refusal(self) -> InputError | None:
+    def refusal(self, worker: MediaWorker | None = None) -> InputError | None:
         """The error of an input that cannot be used, as far as it can be found before loading."""
         try:
             for source in sorted(self.sources, key=_waits):
-                source.check()
+                source.check(worker)
         except InputError as error:
             return error
         return None
@@ -42,11 +46,13 @@ class Request:
         return ", ".join(source.label for source in self.sources) or "the question"
 
 
-def refusals(requests: Sequence[Request]) -> list[InputError] | None:
+def refusals(
+    requests: Sequence[Request], worker: MediaWorker | None = None
+) -> list[InputError] | None:
     """The errors if no request can be used; None if one may, as far as known before loading."""
     found: dict[int, InputError] = {}
     for number in sorted(range(len(requests)), key=lambda i: any(map(_waits, requests[i].sources))):
-        error = requests[number].refusal()
+        error = requests[number].refusal(worker)
         if error is None:
             return None
         found[number] = error

@@ -15,7 +15,16 @@ __all__ = ["PROMPT", "MediaOptions"]
 _setting = partial(flags.setting, flags.MEDIA)
 _once = partial(flags.once, flags.MEDIA)
 
-PROMPT: Any = _setting("Prompt, instead of the default request for a caption.", metavar="TEXT")
+
+def _not_blank(text: str | None) -> str | None:
+    if text is not None and not text.strip():
+        raise typer.BadParameter("the prompt is empty: leave it out for the default one")
+    return text
+
+
+PROMPT: Any = _setting(
+    "Prompt, instead of the default request for a caption.", metavar="TEXT", callback=_not_blank
+)
 
 
 def _seconds(text: str) -> float:
@@ -72,3 +81,21 @@ class MediaOptions:
         int | None,
         _setting("Downscale each image or frame to at most N pixels.", min=1, metavar="N"),
     ] = None
+    media_memory: Annotated[
+        float,
+        _setting(
+            "Refuse a file whose decoding needs more memory than this.",
+            min=0.0625,
+            max=1024,
+            metavar="GIB",
+        ),
+    ] = 2.0
+    media_seconds: Annotated[
+        float,
+        _setting(
+            "Refuse a file whose decoding takes longer than this.",
+            min=0.01,
+            max=1_000_000,
+            metavar="SECONDS",
+        ),
+    ] = 60.0

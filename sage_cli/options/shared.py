@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -14,6 +14,9 @@ from sage_cli.options.decoding import DecodingOptions
 from sage_cli.options.media import PROMPT, MediaOptions
 from sage_cli.options.models import ModelOptions
 from sage_cli.options.settings import apply_settings
+
+if TYPE_CHECKING:
+    from sage_core.media import MediaLimits
 
 __all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "subset"]
 
@@ -104,6 +107,16 @@ class RunOptions(_Verbose, _OutputOptions, DecodingOptions, ModelOptions, MediaO
         given["target"] = given.pop("model")
         given["draft"] = None if self.draft == "none" else self.draft
         return given
+
+    def media_limits(self) -> MediaLimits:
+        """What decoding a file may take.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        from sage_core.media import MediaLimits
+
+        return MediaLimits(round(self.media_memory * 2**30), self.media_seconds)
 
     def decoding(self) -> dict[str, Any]:
         """Keyword arguments of `sage_core.Options`: all that were given and that it has."""

@@ -5,7 +5,18 @@ not: anything of a model. Resizing to a model's input, tiles and placeholders be
 `models.families`, which pass their limits in as a `Sampling`.
 """
 
-from sage_core.media.open import check_media, open_media
+from sage_core.media.isolate import MediaLimits, MediaWorker
+from sage_core.media.open import Opener, check_media, open_media
 from sage_core.media.types import Clip, FrameRate, Picture, Sampling
 
-__all__ = ["Clip", "FrameRate", "Picture", "Sampling", "check_media", "open_media"]
+__all__ = [
+    "Clip",
+    "FrameRate",
+    "MediaLimits",
+    "MediaWorker",
+    "Opener",
+    "Picture",
+    "Sampling",
+    "check_media",
+    "open_media",
+]

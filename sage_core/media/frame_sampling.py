@@ -12,6 +12,8 @@ MAX_FRAMES = 2048
 """More sampled frames are refused: no model here takes them, and they would fill the memory."""
 MAX_PIXELS = 178_956_970
 """Larger images and frames are refused before decoding (Pillow's own limit)."""
+LARGE = 2**26
+"""Pixels of an image beyond which it is decoded smaller; no model here looks at more."""
 MAX_ASPECT = 200
 """The longest supported ratio of the sides (that of the Qwen-VL processors)."""
 

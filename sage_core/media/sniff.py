@@ -1,4 +1,7 @@
-"""The kind of a file from its first bytes, regardless of its name."""
+"""What a file may be by its first bytes: which library is asked first, and what a refusal says.
+
+Pillow and FFmpeg decide. Neither is asked about documents and archives, nor FFmpeg about text.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,6 @@ _VIDEOS = (
     b"FLV\x01",
     b"\x00\x00\x01\xba",  # MPEG program stream
     b"\x00\x00\x01\xb3",  # MPEG-1/2 video
-    b"\x00\x00\x00\x01\x67",  # bare H.264
-    b"\x00\x00\x00\x01\x40",  # bare HEVC
     b"0&\xb2u\x8ef\xcf\x11",  # ASF, WMV
     b"DKIF",  # IVF
     b".RMF",
@@ -34,7 +35,7 @@ _ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
 def kind_of(head: bytes) -> Kind:
-    """The kind of the file that begins with ``head`` (its first `HEAD` bytes, or all of it)."""
+    """The likely kind of the file that begins with ``head`` (its first `HEAD` bytes, or all)."""
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         if brand in _STILL_BRANDS:

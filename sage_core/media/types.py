@@ -101,6 +101,8 @@ class Picture:
     image: Image.Image
     """Mode RGB, EXIF rotation applied, alpha composited on white."""
     name: str
+    note: str = ""
+    """What of the file is not in ``image``, in a few words; empty if nothing."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -20,13 +20,13 @@ import numpy as np
 
 from sage_core.media.types import fit
 from sage_core.media.video_index import (
-    CORRUPT,
     LARGE_FILE,
-    UnreadableError,
+    Orientation,
     VideoIndex,
     ffmpeg_source,
     stack_frames,
 )
+from sage_core.media.video_packets import CORRUPT, MATROSKA, UnreadableError
 
 _STDERR = threading.Lock()
 """Held while file descriptor 2 is redirected."""
@@ -37,11 +37,14 @@ _REPLACED = b"recovered from nearest frames"
 
 
 def is_exact(index: VideoIndex) -> bool:
-    """True if decord finds the right frames after a seek; it does not mirror frames.
+    """True if decord finds the right frames after a seek and makes them upright.
 
-    decord reads the whole file when it opens it, so large files are excluded.
+    It does not mirror frames, nor rotate those of Matroska. It reads the whole file when it opens
+    it, so large files are excluded.
     """
-    return index.seek_by_number and not index.orientation.flipped and index.file_size <= LARGE_FILE
+    plain = index.orientation == Orientation()
+    upright = plain or (index.container != MATROSKA and not index.orientation.flipped)
+    return index.seek_by_number and upright and index.file_size <= LARGE_FILE
 
 
 def decode(

@@ -13,29 +13,35 @@ import numpy as np
 
 from sage_core.errors import InputError
 from sage_core.media.frame_sampling import check_size
-
-CORRUPT = (
-    "the video is corrupt, truncated or in an unsupported format: get a complete copy or convert it"
+from sage_core.media.video_packets import (
+    CORRUPT,
+    EMPTY,
+    MP4,
+    Packets,
+    Part,
+    Times,
+    UnreadableError,
+    timeline,
 )
-EMPTY = "the video has no frames: get a complete copy"
+
 NO_VIDEO = "no video stream, only audio or data: give an image or a video"
 
-MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
-MATROSKA = "matroska,webm"
-"""FFmpeg's names of the containers that can seek to a keyframe by its time."""
-NO_TIMES = ("avi",)
-"""Containers that store no frame times: the frame rate is constant and frames are numbered."""
-WITHOUT_REORDERING = ("vp8", "vp9", "mjpeg")
-"""Codecs that present frames in decoding order, so that each keyframe is a safe start."""
+DEMUXERS = (
+    "apv,asf,av1,avi,avs,avs2,avs3,cavsvideo,cine,dirac,dnxhd,dv,evc,flic,flv,gxf,h261,h263,h264,"
+    "hevc,iff,ivf,ivr,live_flv,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nsv,nut,obu,"
+    "ogg,pva,r3d,rm,roq,smjpeg,smk,swf,thp,vc1,vc1test,vivo,vvc,wtv,yuv4mpegpipe"
+)
+"""FFmpeg's names of the containers and bare streams that are read: those whose files hold all of
+their content. A playlist could lead to other files and addresses. Pictures are Pillow's."""
+STILL_BRANDS = ("avif", "avis", "heic", "heix", "heif", "mif1", "msf1", "hevc")
+"""Kinds of MP4 files that are pictures, possibly of many tiles, which FFmpeg takes for videos."""
 
 LARGE_FILE = 256 * 2**20
 """Bytes. Of a larger MP4 only the sample table is read, and not every packet."""
-LATEST = 1e9
-"""Seconds; a later time means "no time"."""
 
 
-class UnreadableError(Exception):
-    """A decoder cannot read the video; ``args[0]`` says why and what to do."""
+class NotVideoError(UnreadableError):
+    """The file is none of the videos that FFmpeg knows, or has no video stream."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class VideoIndex:
 
     pts: np.ndarray
     """int64 of shape (frames,), increasing: presentation times in the stream's time base, or frame
-    numbers if ``numbered``."""
+    numbers if ``numbered``. Where times restart, they run on."""
     keyframes: np.ndarray
     """int64 of shape (keyframes,), increasing: those of ``pts`` where decoding can start."""
     timestamps: np.ndarray
@@ -96,6 +102,8 @@ class VideoIndex:
     nothing after it is presented before it)."""
     estimated: bool = False
     """``pts`` come from an MP4's sample table. They may be wrong if the frame rate varies."""
+    parts: tuple[Part, ...] = ()
+    """Stretches between which times restart in the file; empty if they never do."""
 
 
 def read_index(source: Path | bytes, name: str, every_packet: bool = False) -> VideoIndex:
@@ -116,7 +124,7 @@ def read_index(source: Path | bytes, name: str, every_packet: bool = False) -> V
         large = container.size > LARGE_FILE and not every_packet
         table = _from_sample_table(container, stream) if large else None
         first = None
-        packets = _Packets(container, stream)
+        packets = Packets(container, stream)
         for packet in container.demux(stream):
             if first is None:
                 first = _decoded(stream, packet)
@@ -127,14 +135,14 @@ def read_index(source: Path | bytes, name: str, every_packet: bool = False) -> V
             raise UnreadableError(EMPTY)
         if first is None:
             raise UnreadableError(CORRUPT)
-        pts, keyframes, end, numbered = table or packets.times()
+        times = table or packets.times()
         rate = float(stream.average_rate or 0)
-        unit = (1 / rate if rate > 0 else 0.04) if numbered else float(stream.time_base)
-        timestamps, duration, fps = timeline(pts * unit, end * unit, rate)
+        unit = (1 / rate if rate > 0 else 0.04) if times.numbered else float(stream.time_base)
+        timestamps, duration, fps = timeline(times.shown * unit, times.end * unit, rate)
         orientation = Orientation.of_frame(first)
         return VideoIndex(
-            pts,
-            keyframes,
+            times.pts,
+            times.keyframes,
             timestamps,
             duration,
             fps,
@@ -142,17 +150,30 @@ def read_index(source: Path | bytes, name: str, every_packet: bool = False) -> V
             orientation,
             container.format.name,
             container.size,
-            numbered,
-            table is None and packets.seek_by_number(),
+            times.numbered,
+            table is None and len(_video_streams(container)) == 1 and packets.seek_by_number(),
             estimated=table is not None,
+            parts=times.parts,
         )
 
 
 def open_video(source: Path | bytes) -> Any:
-    """PyAV's container of a file or its bytes."""
+    """PyAV's container of a file or its bytes, which reads nothing but these.
+
+    Raises:
+        NotVideoError: it is none of `DEMUXERS`.
+    """
     import av
 
-    return av.open(ffmpeg_source(source), "r", metadata_errors="replace")
+    only = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(ffmpeg_source(source), "r", options=only, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise NotVideoError(CORRUPT) from error
+    if container.metadata.get("major_brand") in STILL_BRANDS:
+        container.close()
+        raise NotVideoError(CORRUPT)
+    return container
 
 
 def ffmpeg_source(source: Path | bytes) -> Any:
@@ -164,7 +185,7 @@ def video_stream(container: Any) -> Any:
     """The video stream that FFmpeg ranks best, without cover images."""
     streams = _video_streams(container)
     if not streams:
-        raise UnreadableError(NO_VIDEO)
+        raise NotVideoError(NO_VIDEO)
     best = container.streams.best("video")
     stream = next((s for s in streams if best is not None and s.index == best.index), streams[0])
     if stream.codec_context is None:
@@ -213,11 +234,7 @@ def _decoded(stream: Any, packet: Any) -> Any:
     return None
 
 
-_Times = tuple[np.ndarray, np.ndarray, int, bool]
-"""``pts``, ``keyframes``, the end of the last frame, and ``numbered``."""
-
-
-def _from_sample_table(container: Any, stream: Any) -> _Times | None:
+def _from_sample_table(container: Any, stream: Any) -> Times | None:
     """Frame times from an MP4's sample table, which holds decoding times; None if they differ.
 
     Without B-frames, or at a constant frame rate, presentation times are the decoding times
@@ -235,93 +252,7 @@ def _from_sample_table(container: Any, stream: Any) -> _Times | None:
     pts = dts - dts[0] + stream.start_time
     keyframes = pts[[entry.is_keyframe for entry in entries]]
     end = int(pts[-1]) + (int(steps[-1]) if len(steps) else 0)
-    return (pts, keyframes, end, False) if len(keyframes) else None
-
-
-class _Packets:
-    """Times and keyframes of a stream, collected packet by packet."""
-
-    def __init__(self, container: Any, stream: Any) -> None:
-        import av
-
-        self.pts: list[int | None] = []
-        """In decoding order, without packets that an edit list discards."""
-        self._count = 0
-        """With discarded packets."""
-        self._container = container
-        self._stream = stream
-        self._codec = stream.codec_context.codec.canonical_name
-        self._keys: list[int] = []
-        """Positions of keyframes in ``pts``."""
-        self._end = 0
-        self._resets = True
-        """Every keyframe so far resets the decoder."""
-        self._idr: Any = None
-        if container.format.name == MP4 and self._codec == "h264":
-            # Some H.264 keyframes are only recovery points. The filter keeps IDR slices.
-            self._idr = av.BitStreamFilterContext("filter_units=pass_types=5", stream)
-
-    def add(self, packet: Any) -> None:
-        """Record ``packet``, whose data may be gone afterwards."""
-        import av
-
-        if packet.is_corrupt:
-            raise UnreadableError(CORRUPT)
-        if packet.size == 0:
-            return
-        self._count += 1
-        if packet.is_discard:
-            return
-        if packet.pts is not None:
-            self._end = max(self._end, packet.pts + (packet.duration or 0))
-        if packet.is_keyframe:
-            self._keys.append(len(self.pts))
-        self.pts.append(packet.pts)
-        if packet.is_keyframe and self._idr is not None and self._resets:
-            self._resets = False
-            with suppress(av.FFmpegError):
-                self._resets = bool(self._idr.filter(packet))
-
-    def times(self) -> _Times:
-        if self._container.format.name in NO_TIMES or None in self.pts:
-            numbers = np.arange(len(self.pts))
-            return numbers, numbers[:0], len(numbers), True
-        order = np.array(self.pts, dtype=np.int64)
-        keyframes = np.sort(order[self._keys or [0]])
-        pts = np.unique(order)
-        if self._count == len(order):  # nothing before the first keyframe can be decoded
-            pts = pts[pts >= keyframes[0]]
-        return pts, keyframes, self._end, False
-
-    def seek_by_number(self) -> bool:
-        if len(_video_streams(self._container)) != 1 or not self._keys or None in self.pts:
-            return False
-        if self._container.format.name == MATROSKA:
-            return self._codec in WITHOUT_REORDERING
-        # An edit list discards packets or repeats them; the header counts each frame once.
-        complete = self._count == len(self.pts) == self._stream.frames
-        if self._container.format.name != MP4 or not complete or not self._resets:
-            return False
-        order = np.array(self.pts, dtype=np.int64)
-        earliest_from_here = np.minimum.accumulate(order[::-1])[::-1]
-        return bool(np.all(earliest_from_here[self._keys] >= order[self._keys]))
-
-
-def timeline(times: np.ndarray, end: float, fps: float) -> tuple[np.ndarray, float, float]:
-    """Times from 0, the duration and the frame rate, with what broken headers lack filled in.
-
-    ``times`` is float64 of shape (frames,), increasing, in seconds; the last frame ends at ``end``.
-    """
-    if not np.isfinite(fps) or fps <= 0:
-        fps = 25.0
-    if np.any(np.abs(times) >= LATEST):
-        times = np.arange(len(times)) / fps
-        end = len(times) / fps
-    first = float(times[0])
-    last = float(times[-1])
-    if not last <= end < LATEST:
-        end = last
-    return times - first, max(end - first, last - first + 1 / fps), float(fps)
+    return Times(pts, keyframes, pts, end, False) if len(keyframes) else None
 
 
 def stack_frames(frames: Iterable[np.ndarray], count: int) -> np.ndarray:

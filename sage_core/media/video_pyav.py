@@ -11,8 +11,6 @@ import numpy as np
 
 from sage_core.media.types import fit
 from sage_core.media.video_index import (
-    MATROSKA,
-    MP4,
     Orientation,
     VideoIndex,
     ffmpeg_errors,
@@ -20,6 +18,7 @@ from sage_core.media.video_index import (
     stack_frames,
     video_stream,
 )
+from sage_core.media.video_packets import BACK, MATROSKA, MP4
 
 ROTATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
     (),
@@ -59,7 +58,7 @@ def decode(
                     raise
         with open_video(source) as container:  # from the beginning: slower, but misses no frame
             decoded = container.decode(_threaded(container))
-            named = enumerate(decoded) if index.numbered else ((f.pts, f) for f in decoded)
+            named = enumerate(decoded) if index.numbered else _by_time(decoded, index)
             return stack_frames(_in_order(named, wanted, convert), len(wanted))
 
 
@@ -99,6 +98,26 @@ def _sought(container: Any, stream: Any, pts: int) -> Iterator[Any]:
 def _first_from(frames: Iterator[Any], pts: int) -> Any:
     """The first frame at ``pts`` or later, None if there is none."""
     return next((frame for frame in frames if frame.pts is not None and frame.pts >= pts), None)
+
+
+def _by_time(frames: Iterable[Any], index: VideoIndex) -> Iterator[tuple[int | None, Any]]:
+    """Each frame with its presentation time in ``index``, which runs on where the file's restarts.
+
+    A part of the file ends where times fall, or exceed the last of that part.
+    """
+    if not index.parts:
+        yield from ((frame.pts, frame) for frame in frames)
+        return
+    part, latest = 0, None
+    for frame in frames:
+        if frame.pts is None:
+            yield None, frame
+            continue
+        falls = latest is not None and (latest - frame.pts) * frame.time_base > BACK
+        if (falls or frame.pts > index.parts[part].last) and part + 1 < len(index.parts):
+            part += 1
+        latest = frame.pts
+        yield frame.pts + index.parts[part].shift, frame
 
 
 def _in_order(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,30 @@ def test_placeholders_are_in_the_order_of_the_template(pipeline: Pipeline, media
         wanted = sorted(wanted)
     expected = [k for i, k in enumerate(wanted) if i == 0 or wanted[i - 1] != k]
     assert order == expected
+
+
+@pytest.mark.parametrize("height", [1, 3, 4, 5])
+@pytest.mark.parametrize("pipeline", VISION, indirect=True)
+def test_rows_of_a_thin_frame_are_not_taken_for_channels(pipeline: Pipeline, height: int) -> None:
+    """A frame of 1, 3 or 4 rows: its left half is red, its right half blue."""
+    frame = np.zeros((height, 50, 3), np.uint8)
+    frame[:, :25, 0] = frame[:, 25:, 2] = 255
+    thin = sage_core.Clip(np.stack([frame] * 4), np.arange(4) / 4, 4.0, 1.0, "thin")
+    family = pipeline._pair.family
+    inputs = family.process_media([thin])
+    values = next(v for name, v in inputs.items() if name.startswith("pixel_values"))
+    # Patches of the Qwen families are rows of values, by channel.
+    pixels = (
+        values.reshape(-1, *values.shape[-3:])
+        if values.ndim > 3
+        else values.reshape(len(values), 3, -1)
+    )
+    processor = getattr(family, "image_processor", None) or family.processor.image_processor
+    mean, std = (torch.tensor(getattr(processor, f"image_{n}")) for n in ("mean", "std"))
+    greatest = pixels.transpose(0, 1).reshape(3, -1).amax(1) * std + mean
+    assert greatest[0] > 0.8
+    assert greatest[1] < 0.1
+    assert greatest[2] > 0.8
 
 
 @pytest.mark.parametrize("pipeline", SAVED, indirect=True)

@@ -319,8 +319,9 @@ def test_wrong_times_in_the_sample_table_are_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def shifted(*args: Any) -> Any:
-        pts, *rest = from_sample_table(*args)
-        return (pts + 1, *rest)
+        times = from_sample_table(*args)
+        assert times is not None
+        return times._replace(pts=times.pts + 1)
 
     from_sample_table = video_index._from_sample_table
     for module in (video_index, video_decord):

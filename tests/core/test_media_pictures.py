@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sage_core.errors import InputError, OptionError
 from sage_core.media import Clip, Picture, Sampling, open_media
@@ -73,6 +75,14 @@ def deep_colour_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def with_key(png: bytes, *key: int) -> bytes:
+    """A PNG of 16 bits in which one level or colour is transparent."""
+    at = png.index(b"IDAT") - 4
+    body = b"tRNS" + b"".join(value.to_bytes(2, "big") for value in key)
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return png[:at] + chunk + png[at:]
+
+
 PLAIN = [RED, GREEN, BLUE, WHITE]
 HOLE = [WHITE, GREEN, BLUE, WHITE]
 CASES = {
@@ -108,6 +118,14 @@ CASES = {
     "32 bit tiff": (
         encoded(deep_grey([0, 25700, 51400, 65535], "I"), "TIFF"),
         grey_corners(0, 100, 200, 255),
+    ),
+    "16 bit png with a transparent level": (
+        with_key(encoded(deep_grey([0, 16384, 32768, 65535]), "PNG"), 16384),
+        grey_corners(0, 255, 128, 255),
+    ),
+    "48 bit png with a transparent colour": (
+        with_key(deep_colour_png(), 65535, 0, 0),
+        HOLE,
     ),
     "float tiff": (
         encoded(float_grey([0.0, 0.25, 0.5, 1.0]), "TIFF"),
@@ -147,6 +165,86 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     opened = open_media(encoded(stored, kind, exif=exif, **options))
     assert opened.size == (64, 48)
     assert near(corners(opened), PLAIN, within=30)
+
+
+def many_texts(info: PngImagePlugin.PngInfo) -> None:
+    for n in range(80):
+        info.add_text(f"k{n}", "z" * 1_000_000, zip=True)
+
+
+TEXTS = {
+    "compressed": lambda info: info.add_text("workflow", "x" * 3_000_000, zip=True),
+    "international": lambda info: info.add_itxt("prompt", "y" * 3_000_000, zip=True),
+    "many": many_texts,
+}
+
+
+@pytest.mark.parametrize("animated", [False, True])
+@pytest.mark.parametrize("name", [*TEXTS, "profile"])
+def test_texts_and_profiles_of_any_size_are_passed_over(name: str, animated: bool) -> None:
+    limits = (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+    options: dict[str, Any] = {"icc_profile": bytes(2_000_000)}
+    if name in TEXTS:
+        info = PngImagePlugin.PngInfo()
+        TEXTS[name](info)
+        options = {"pnginfo": info}
+    if animated:
+        options |= {"save_all": True, "append_images": [Image.new("RGB", (64, 48))]}
+    opened = open_media(encoded(card(), "PNG", **options))
+    if animated:
+        assert isinstance(opened, Clip)
+        assert np.array_equal(opened.frames[0], np.asarray(card()))
+    else:
+        assert corners(opened) == PLAIN
+    assert limits == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+
+
+def mistyped_exif() -> bytes:
+    """The width as text, then orientation 6."""
+    entries = [(0x100, 2, 4, b"40px"), (0x112, 3, 1, b"\x06\0\0\0")]
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exif", "size"),
+    [
+        ("JPEG", mistyped_exif(), (48, 64)),
+        ("WEBP", mistyped_exif(), (48, 64)),
+        ("PNG", mistyped_exif(), (48, 64)),
+        ("JPEG", b"Exif\0\0no EXIF at all", (64, 48)),
+        ("WEBP", b"no EXIF at all", (64, 48)),
+        ("PNG", b"Exif\0\0no EXIF at all", (64, 48)),
+        ("JPEG", mistyped_exif()[:30], (64, 48)),
+    ],
+)
+def test_damaged_exif_is_no_damage_of_the_image(
+    kind: str, exif: bytes, size: tuple[int, int]
+) -> None:
+    assert open_media(encoded(card(), kind, exif=exif)).size == size
+
+
+def tiff_of(*kinds: int) -> bytes:
+    """Pages, each with a NewSubfileType: 0 page, 1 smaller copy."""
+    pages = [card() for _ in kinds]
+    for page, kind in zip(pages, kinds, strict=True):
+        page.encoderinfo = {"tiffinfo": {254: kind}}
+    return encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "note"),
+    [
+        ((0,), ""),
+        ((0, 0, 0), "page 1 of 3: the other pages are not read"),
+        ((0, 1, 1), ""),
+        ((0, 1, 0), "page 1 of 2: the other pages are not read"),
+    ],
+)
+def test_further_pages_of_a_tiff_are_said(kinds: tuple[int, ...], note: str) -> None:
+    picture = open_media(tiff_of(*kinds))
+    assert corners(picture) == PLAIN
+    assert picture.note == note
 
 
 def test_pillow_images_and_open_files_are_accepted() -> None:

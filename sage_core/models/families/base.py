@@ -312,8 +312,19 @@ def split_media(media: Sequence[Media]) -> tuple[list[Picture], list[Clip]]:
 
 def images_of(media: Sequence[Media]) -> list[Any]:
     """Images, and video frames as images, in order."""
-    parts = ([item.image] if isinstance(item, Picture) else item.frames for item in media)
-    return [image for part in parts for image in part]
+    return [
+        image
+        for item in media
+        for image in ([item.image] if isinstance(item, Picture) else map(as_image, item.frames))
+    ]
+
+
+def as_image(frame: np.ndarray) -> Image.Image:
+    """A frame, uint8 (height, width, 3), as a Pillow image.
+
+    Image processors take the first axis of an array of 1, 3 or 4 rows for its channels.
+    """
+    return Image.fromarray(frame)
 
 
 class FramesAsImages(Family):

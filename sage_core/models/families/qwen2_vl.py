@@ -10,7 +10,14 @@ import numpy as np
 
 from sage_core.media.types import Clip, FrameRate, Sampling
 from sage_core.models.catalog import reading_json
-from sage_core.models.families.base import Family, Media, expand, load_image_processor, split_media
+from sage_core.models.families.base import (
+    Family,
+    Media,
+    as_image,
+    expand,
+    load_image_processor,
+    split_media,
+)
 from sage_core.models.quiet import quiet
 
 AT_ONCE = 16
@@ -118,7 +125,8 @@ class Qwen2VL(Family):
         import torch
 
         with quiet():
-            batch = self.image_processor(frames, size=size, return_tensors="pt")
+            images = [as_image(frame) for frame in frames]
+            batch = self.image_processor(images, size=size, return_tensors="pt")
         height, width = (int(n) for n in batch["image_grid_thw"][0, 1:])
         side = int(self.image_processor.patch_size)
         times = len(frames) // self.pair
