@@ -8,6 +8,8 @@ from typing import Any
 
 from sage_core.drafts.head.saved import find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
+from sage_core.engine.model_check import check_draft, check_target, verdict_before_loading
+from sage_core.engine.trial import EXACT, Verdict
 from sage_core.errors import ModelError
 from sage_core.models import hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
@@ -44,6 +46,8 @@ class LoadedPair:
     """The target's checkpoint."""
     small: Path | None = None
     """If the draft is a head: a small draft model, not loaded, for methods that need one."""
+    verdict: Verdict = EXACT
+    """Of the trial of the target's class."""
 
 
 def load_pair(
@@ -81,6 +85,9 @@ def load_pair(
     else:
         names, theirs = _inspect_draft(names, ours, draft_revision, trust_remote_code)
     family = family_class(ours.checkpoint.folder, ours.config, ours.tokenizer)
+    say("trying a small copy of the model", 0.04)
+    verdict = verdict_before_loading(ours.config, code=trust_remote_code)
+    check_target(ours.config, verdict)
 
     say("making room", 0.05)
     pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)
@@ -118,6 +125,7 @@ def load_pair(
         lookup=lookup,
         folder=ours.checkpoint.folder,
         small=names.small,
+        verdict=verdict,
     )
 
 
@@ -140,6 +148,7 @@ def _inspect_draft(
     try:
         draft = inspect(names.draft, names.draft_id, revision, code)
         check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
+        check_draft(draft.config, verdict_before_loading(draft.config, code=code))
     except ModelError as error:
         if not names.known:
             raise

@@ -12,6 +12,7 @@ from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import Asked, resolve
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.model_check import ModelChecks
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import Stats
 from sage_core.engine.session import DecodingSession
@@ -77,6 +78,8 @@ class Decoders:
     """
 
     def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
+        self.checks = ModelChecks()
+        self.checks.know(pair.target, pair.verdict)
         self.backend = CpuBackend()
         self.costs = costs or CostStore()
         self._pair = pair
@@ -101,6 +104,7 @@ class Decoders:
             self.costs,
             options.candidates,
             self.backend,
+            checks=self.checks,
             phase_times=options.phase_times,
             **values,
         )
