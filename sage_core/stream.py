@@ -16,10 +16,11 @@ from sage_core.engine.model_check import ModelChecks
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import Stats
 from sage_core.engine.session import DecodingSession
+from sage_core.engine.text_limits import refuse_long_prompt
 from sage_core.generation.json_schema import schema_processors
 from sage_core.media import Clip, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
-from sage_core.models.inputs import cast
+from sage_core.models.inputs import cast, visual_mask
 from sage_core.models.quiet import memory_errors, quiet
 from sage_core.models.weights import MEMORY_ADVICE
 from sage_core.options import Options
@@ -49,6 +50,8 @@ class Result:
     """Sampling fields of the generation config, and ``candidates``; None if the text is greedy."""
     lossy: str | None = None
     """The lossy rule of acceptance; None if the text is the model's own."""
+    context_reached: int | None = None
+    """The target's context in tokens, if prompt and text have filled it; else None."""
 
 
 def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
@@ -141,6 +144,8 @@ class Stream(Iterator[Step]):
         self.policy = spec(decoder.settings.policy)
         self.lossy = decoder.settings.lossy
         target = decoder.settings.target
+        ids = inputs["input_ids"]
+        refuse_long_prompt(target.config, ids.shape[1], int(visual_mask(target.config, ids).sum()))
         rules = {**options.generation, **options.sampling_params().generation_fields()}
         rules["max_new_tokens"] = options.max_new_tokens
         if "stop_strings" in rules:
@@ -214,6 +219,7 @@ class Stream(Iterator[Step]):
             policy=self.policy,
             sampling=self._session.sampling,
             lossy=self.lossy,
+            context_reached=self._session.context_reached,
         )
 
     def close(self) -> None:

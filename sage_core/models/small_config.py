@@ -191,8 +191,7 @@ def _cut_widths(text: Any) -> None:
     if not all(isinstance(value, int) for value in (hidden, heads, groups)):
         return
     if getattr(text, "kv_lora_rank", None):  # latent attention: all widths by one factor
-        sizes = {name: getattr(text, name, None) for name in _LOW_RANK}
-        sizes = {name: value for name, value in sizes.items() if isinstance(value, int)}
+        sizes = {name: value for name, value in _integers(text) if name in _LOW_RANK}
         if all(value % 8 == 0 for value in sizes.values()):
             for name, value in sizes.items():
                 setattr(text, name, value // 8)
