@@ -15,6 +15,7 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.batching.padded import is_padded, pad_texts, split_prompts
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.model_check import ModelChecks
 from sage_core.engine.session import DecodingSession
 from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import prepared_by_generate
@@ -34,6 +35,7 @@ class CustomGenerate:
     def __init__(self) -> None:
         self._backend = CpuBackend()
         self._costs = CostStore()
+        self._checks = ModelChecks()
 
     def __call__(
         self,
@@ -94,6 +96,7 @@ class CustomGenerate:
             self._costs,
             candidates,
             self._backend,
+            checks=self._checks,
             draft_vocab=draft_vocab,
             lookup=lookup,
             lossy=lossy,

@@ -9,6 +9,8 @@ from typing import Any
 
 from sage_core.drafts.head.saved import find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
+from sage_core.engine.model_check import check_draft, check_target, verdict_before_loading
+from sage_core.engine.trial import EXACT, Verdict
 from sage_core.errors import ModelError
 from sage_core.models import hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
@@ -47,6 +49,8 @@ class LoadedPair:
     """The target's checkpoint."""
     small: Path | None = None
     """If the draft is a head: a small draft model, not loaded, for methods that need one."""
+    verdict: Verdict = EXACT
+    """Of the trial of the target's class."""
 
 
 @memory_errors("while loading the models", MEMORY_ADVICE)
@@ -90,6 +94,9 @@ def load_pair(
         family = family_class(folder, ours.config, ours.tokenizer)
     if on_family is not None:
         on_family(family)
+    say("trying a small copy of the model", 0.04)
+    verdict = verdict_before_loading(ours.config, code=trust_remote_code)
+    check_target(ours.config, verdict)
 
     say("making room", 0.05)
     pair_size = PairSize(ours.size, theirs.size if theirs is not None else None, method)
@@ -127,6 +134,7 @@ def load_pair(
         lookup=lookup,
         folder=ours.checkpoint.folder,
         small=names.small,
+        verdict=verdict,
     )
 
 
@@ -150,6 +158,7 @@ def _inspect_draft(
         draft = inspect(names.draft, names.draft_id, revision, code)
         with checkpoint_errors(draft.checkpoint.folder, "config.json"):
             check_pair(target.config, draft.config, target.tokenizer, draft.tokenizer)
+        check_draft(draft.config, verdict_before_loading(draft.config, code=code))
     except ModelError as error:
         if not names.known:
             raise

@@ -14,6 +14,7 @@ from typing import Any
 from sage_core.conversation import Conversation
 from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.costs.store import CostStore
+from sage_core.engine.model_check import look, with_a_picture
 from sage_core.errors import OptionError
 from sage_core.media import Clip, Opener, open_media
 from sage_core.models.families import Family
@@ -42,11 +43,9 @@ class Pipeline:
     def __init__(
         self, pair: LoadedPair, costs: CostStore | None = None, opener: Opener = open_media
     ) -> None:
-        if pair.family.needs_tree_probe:
-            from sage_core.engine.probe import check_tree_pass
-
-            with memory_errors("while probing the model", MEMORY_ADVICE):
-                check_tree_pass(pair.target, pair.family)
+        with memory_errors("while trying the model", MEMORY_ADVICE):
+            unproven = pair.family.needs_tree_probe
+            look(pair.target, with_a_picture(pair.target, pair.family) if unproven else None)
         self._pair = pair
         self._opener = opener
         self.target_id = pair.target_id

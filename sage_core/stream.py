@@ -12,13 +12,15 @@ from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
 from sage_core.drafts.vocab.token_list import Asked, resolve
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
+from sage_core.engine.model_check import ModelChecks
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import Stats
 from sage_core.engine.session import DecodingSession
+from sage_core.engine.text_limits import refuse_long_prompt
 from sage_core.generation.json_schema import schema_processors
 from sage_core.media import Clip, Opener, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
-from sage_core.models.inputs import cast
+from sage_core.models.inputs import cast, visual_mask
 from sage_core.models.quiet import memory_errors, quiet
 from sage_core.models.weights import MEMORY_ADVICE
 from sage_core.options import Options
@@ -48,6 +50,8 @@ class Result:
     """Sampling fields of the generation config, and ``candidates``; None if the text is greedy."""
     lossy: str | None = None
     """The lossy rule of acceptance; None if the text is the model's own."""
+    context_reached: int | None = None
+    """The target's context in tokens, if prompt and text have filled it; else None."""
 
 
 def open_files(files: Any, sampling: Sampling, opener: Opener = open_media) -> list[Picture | Clip]:
@@ -77,6 +81,8 @@ class Decoders:
     """
 
     def __init__(self, pair: LoadedPair, costs: CostStore | None = None) -> None:
+        self.checks = ModelChecks()
+        self.checks.know(pair.target, pair.verdict)
         self.backend = CpuBackend()
         self.costs = costs or CostStore()
         self._pair = pair
@@ -101,6 +107,7 @@ class Decoders:
             self.costs,
             options.candidates,
             self.backend,
+            checks=self.checks,
             phase_times=options.phase_times,
             **values,
         )
@@ -137,6 +144,8 @@ class Stream(Iterator[Step]):
         self.policy = spec(decoder.settings.policy)
         self.lossy = decoder.settings.lossy
         target = decoder.settings.target
+        ids = inputs["input_ids"]
+        refuse_long_prompt(target.config, ids.shape[1], int(visual_mask(target.config, ids).sum()))
         rules = {**options.generation, **options.sampling_params().generation_fields()}
         rules["max_new_tokens"] = options.max_new_tokens
         if "stop_strings" in rules:
@@ -210,6 +219,7 @@ class Stream(Iterator[Step]):
             policy=self.policy,
             sampling=self._session.sampling,
             lossy=self.lossy,
+            context_reached=self._session.context_reached,
         )
 
     def close(self) -> None:

@@ -311,6 +311,14 @@ class Job:
             self.codes.append(code_of(error))
 
     def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
+        self._write_result(request, result, streamer)
+        if result.context_reached is not None and not self._options.quiet:
+            say(
+                f"{request.label}: the text reached the model's context of "
+                f"{result.context_reached} tokens: what follows is less reliable"
+            )
+
+    def _write_result(self, request: Request, result: Result, streamer: Streamer | None) -> None:
         if streamer is not None:
             streamer.finish(result.text)
             return

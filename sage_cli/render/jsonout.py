@@ -27,6 +27,7 @@ def result_object(
         "prompt": result.prompt,
         "text": result.text,
         "finish_reason": result.finish_reason,
+        "context_reached": result.context_reached,
         "models": {"target": pipeline.target_id, "draft": pipeline.draft_id},
         "device": pipeline.device,
         "dtype": pipeline.dtype,

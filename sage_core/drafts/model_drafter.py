@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from sage_core.drafts.pruning.draft_prompt import DraftPrompt
-from sage_core.drafts.tree_drafter import TreeDrafter
+from sage_core.drafts.tree_drafter import MAX_LEVELS, TreeDrafter
 from sage_core.generation.candidates import TopK
 from sage_core.generation.prepare import prepare_draft
 from sage_core.models.inputs import on_device
@@ -31,6 +31,7 @@ class ModelDrafter(TreeDrafter):
         room: cache slots to reserve after the prompt.
         vision: outputs of the target's vision tower, if the draft shares it.
         draft_prompt: which tokens of the prompt the draft reads.
+        context: positions that the draft has; None: any number.
     """
 
     _runner: Runner
@@ -43,23 +44,33 @@ class ModelDrafter(TreeDrafter):
         room: int,
         vision: SharedVision,
         draft_prompt: DraftPrompt,
+        context: int | None = None,
     ) -> None:
         super().__init__(runner, vocab_size)
         self._inputs = inputs
         self._room = room
         self._vision = vision
         self._draft_prompt = draft_prompt
+        self._context = context or MAX_LEVELS
         self._pending: list[int] = []
 
     def prefill(self, first: int, prompt: PromptOutputs) -> Passes[None]:
         if self.started:
             yield from self._read_pending()
-        else:
+        elif self._inputs["input_ids"].shape[1] <= self._context:
             inputs = on_device(self._inputs, self._runner.device)
             with self._vision.replaying():
                 prepared = prepare_draft(self._runner.model, inputs)
                 self._runner.prefill(prepared, self._room, self._draft_prompt.positions())
         self._pending = [first]
+
+    def _levels_left(self) -> int:
+        if self._context == MAX_LEVELS:
+            return MAX_LEVELS
+        if not self.started:  # the prompt is longer than the draft's context
+            return 0
+        next_position = self._runner.next_position + len(self._pending)
+        return self._context - next_position + 1 if next_position <= self._context else 0
 
     @property
     def length(self) -> int:
@@ -79,9 +90,9 @@ class ModelDrafter(TreeDrafter):
         self._pending += outcome.tokens[len(kept) :]
         self._columns = {}
 
-    def time_pass(self, nodes: int, branching: int) -> Passes[None]:
-        zeros = [0] * nodes
-        logits, _ = yield PassRequest(self._runner, zeros, zeros, np.eye(nodes, dtype=bool))
+    def time_pass(self, nodes: int, branching: int, depth: int) -> Passes[None]:
+        tokens, depths = [0] * nodes, [depth] * nodes
+        logits, _ = yield PassRequest(self._runner, tokens, depths, np.eye(nodes, dtype=bool))
         TopK().select(logits.float(), branching)
         self._runner.commit([0])
 

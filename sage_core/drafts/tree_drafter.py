@@ -22,6 +22,8 @@ from sage_core.trees.policy import Growth, Level, TreePlanner
 from sage_core.trees.steps import Proposal
 from sage_core.trees.tree import ROOT, TokenTree, TreeBuilder
 
+MAX_LEVELS = 1 << 30
+
 
 class TreeDrafter(Drafter):
     """Grows a tree level by level under a policy's planner; a subclass makes the passes.
@@ -53,8 +55,8 @@ class TreeDrafter(Drafter):
         """Drop the last ``lost`` tokens of the text and append ``new``, for the next `prefill`."""
 
     @abstractmethod
-    def time_pass(self, nodes: int, branching: int) -> Passes[None]:
-        """Make a pass over ``nodes`` nodes and rank their candidates, for timing.
+    def time_pass(self, nodes: int, branching: int, depth: int) -> Passes[None]:
+        """Make a pass over ``nodes`` nodes at ``depth`` and rank their candidates, for timing.
 
         It appends a token to the cache, until `discard_timed`.
         """
@@ -80,6 +82,10 @@ class TreeDrafter(Drafter):
             seen: bool (F, columns), the tree columns, old and new, that each node attends to.
         """
 
+    def _levels_left(self) -> int:
+        """The most levels whose positions the draft has."""
+        return MAX_LEVELS
+
     def _acceptance_bias(self, nodes: int) -> np.ndarray | None:
         """`Level.acceptance` of the nodes passed last; None without an acceptance predictor."""
         return None
@@ -102,7 +108,7 @@ class TreeDrafter(Drafter):
         begun = perf_counter()
         shape = planner.plan()
         planning = perf_counter() - begun
-        limit = min(shape.depth, sequence.remaining - 1)
+        limit = min(shape.depth, sequence.remaining - 1, self._levels_left())
         if limit < 1:
             empty = TokenTree()
             return Proposal(empty, replace(shape, depth=0), 0, planning, planned=empty)

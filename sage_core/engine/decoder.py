@@ -12,6 +12,7 @@ from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.batching.scheduler import BatchScheduler, check_width
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.extensions import DecodingExtension, resolve
+from sage_core.engine.model_check import ModelChecks
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import DecodeOutput
 from sage_core.engine.session import DecodingSession
@@ -43,6 +44,8 @@ class SpeculativeDecoder:
         candidates: ``topk`` or ``drawn``, the candidates of sampled texts
             (`generation.speculative_sampling`).
         backend: `CpuBackend` (the default), `CudaGraphBackend` or `EagerBackend`.
+        checks: what is known of models in use, so that several decoders of a model check it once;
+            None: the models are checked here, by two short passes of the target.
         phase_times: on CUDA, time the phases of each step, by five device synchronizations a step.
         extensions: further extensions, as objects.
         options: options that change drafting or acceptance, by the names of
@@ -53,9 +56,10 @@ class SpeculativeDecoder:
 
     Raises:
         OptionError: unknown policy, candidates or option, or a drafting policy without a draft.
-        ModelError: a head of another target.
-        UnsupportedError: options that cannot be combined, or a model whose attention or logits a
-            tree pass cannot reproduce.
+        ModelError: a target whose text passes over trees do not reproduce, a draft whose passes
+            fail, or a head of another target.
+        UnsupportedError: options that cannot be combined, or a model in a state that cannot be
+            followed: training mode, attention without masks, virtual tokens.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class SpeculativeDecoder:
         candidates: str = "topk",
         backend: Backend | None = None,
         *,
+        checks: ModelChecks | None = None,
         phase_times: bool = False,
         extensions: Sequence[DecodingExtension] = (),
         **options: Any,
@@ -76,8 +81,12 @@ class SpeculativeDecoder:
             draft, options = None, {**options, "lookup": draft}
         chosen, asked = resolve(policy, candidates, options, extensions, draft=draft is not None)
         draft = draft if chosen.drafts else None
+        checks = checks or ModelChecks()
+        verdict = checks.target(target)
         if isinstance(draft, Head):
             check_head(target, draft)
+        elif draft is not None:
+            checks.draft(draft)
         self.settings = DecoderSettings(
             target=target,
             draft=draft,
@@ -88,6 +97,7 @@ class SpeculativeDecoder:
             backend=backend or CpuBackend(),
             extensions=tuple(one.bind(target, draft) for one in asked),
             phase_times=phase_times,
+            verdict=verdict,
         )
 
     @property

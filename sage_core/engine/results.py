@@ -137,3 +137,6 @@ class DecodeOutput:
     """With ``output_logits``: the same before processing."""
     lossy: str | None = None
     """The lossy rule of acceptance, by which the text may differ from the target's; None: exact."""
+    context_reached: int | None = None
+    """The target's context in tokens, if the text has filled it: what follows is less reliable,
+    or cannot follow. None: it has not."""

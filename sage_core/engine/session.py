@@ -22,12 +22,14 @@ from sage_core.engine.loop import Decoding, decode
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.engine.results import DecodeOutput, Stats
 from sage_core.engine.settings import DecoderSettings
+from sage_core.engine.text_limits import context_reached, limit_text, refuse_long_prompt
 from sage_core.generation.json_schema import JsonGrammar
 from sage_core.generation.prepare import Prepared
 from sage_core.generation.sequence import TokenSequence
 from sage_core.generation.speculative_sampling import sampling_fields, sampling_strategy
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
+from sage_core.models.small_config import context_length
 from sage_core.runtime.device import peak_memory, reset_peak_memory
 from sage_core.runtime.passes import Passes, passes_until_event, run_passes
 from sage_core.runtime.runner import Runner
@@ -63,6 +65,9 @@ class DecodingSession(Iterator[Step]):
         and before its first step."""
         self._reuse = reuse or PrefixReuse()
         self._target = self._reuse.runner(settings)
+        ids = inputs.get("input_ids") if prepared is None else prepared.input_ids
+        if ids is not None:
+            refuse_long_prompt(settings.target.config, ids.shape[-1])
         self._inputs = on_device(inputs, self._target.device)
         self._decoding = self._decode()
         self._steps: list[Step] = []
@@ -97,6 +102,12 @@ class DecodingSession(Iterator[Step]):
         """``eos``, ``length`` or ``stop``; empty before the end of the text."""
         return self._sequence.reason if self._sequence else ""
 
+    @property
+    def context_reached(self) -> int | None:
+        """The target's context in tokens, if the text has filled it; else None."""
+        length = self._sequence.length if self._sequence else 0
+        return context_reached(self._settings.target.config, length)
+
     def output(self) -> DecodeOutput:
         """The text so far, with its steps and totals."""
         if self._sequence is None:
@@ -110,6 +121,7 @@ class DecodingSession(Iterator[Step]):
             None if scores is None else tuple(scores),
             None if logits is None else tuple(logits),
             self._settings.lossy,
+            self.context_reached,
         )
 
     def stats(self) -> Stats:
@@ -181,6 +193,7 @@ class DecodingSession(Iterator[Step]):
         self.sampling = None if fields is None else {**fields, "candidates": kind}
         record = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
         self._sequence = TokenSequence(prepared, record)
+        limit_text(self._settings.verdict, self._sequence)
         return self._sequence
 
     def _model_drafter(
@@ -194,7 +207,10 @@ class DecodingSession(Iterator[Step]):
         if isinstance(draft, Head):
             return HeadDrafter(draft, self._target, prepared, room, prompt, settings.backend)
         runner = Runner(draft, settings.backend.executor(draft))
-        return ModelDrafter(runner, self._inputs, self._target.vocab_size, room, vision, prompt)
+        context = context_length(draft.config)
+        return ModelDrafter(
+            runner, self._inputs, self._target.vocab_size, room, vision, prompt, context
+        )
 
     def _parts(
         self, prepared: Prepared, sequence: TokenSequence, model: TreeDrafter | None

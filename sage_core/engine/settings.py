@@ -8,6 +8,7 @@ from typing import Any
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.extensions import DecodingExtension
+from sage_core.engine.trial import EXACT, Verdict
 from sage_core.errors import UnsupportedError
 from sage_core.runtime.backend import Backend
 from sage_core.trees.pass_costs import Costs
@@ -31,6 +32,8 @@ class DecoderSettings:
     backend: Backend
     extensions: tuple[DecodingExtension, ...]
     phase_times: bool = False
+    verdict: Verdict = EXACT
+    """On the target: how long its texts may be."""
     batch: int = 1
     """Texts that are decoded at once."""
 

@@ -60,6 +60,10 @@ class TokenSequence:
         """Tokens left before the length limit."""
         return self._max_length - self.length
 
+    def end_at(self, length: int) -> None:
+        """End the text at ``length`` tokens at the latest, its prompt included."""
+        self._max_length = min(self._max_length, max(length, self.length + 1))
+
     @property
     def has_processors(self) -> bool:
         """Whether scores may differ from raw logits."""

@@ -129,13 +129,19 @@ def ragged_attention_forward(
     """The attention function of each layer: (1, all tokens, heads, size), and no weights.
 
     Raises:
-        UnsupportedError: the model's decoder does not hand keyword arguments to its layers.
+        UnsupportedError: the model's decoder does not hand keyword arguments to its layers, or a
+            layer makes a mask of its own.
     """
     ragged: _Ragged | None = kwargs.pop(RAGGED_ARGUMENT, None)
     if ragged is None:
         raise UnsupportedError(
             f"{type(module).__name__} cannot decode several texts at once: its decoder drops "
             "keyword arguments; decode them one by one"
+        )
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        raise UnsupportedError(
+            f"{type(module).__name__} cannot decode several texts at once: it changes the mask; "
+            "decode them one by one"
         )
     out = []
     queries = query.split(ragged.sizes, -2)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import Prepared
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
@@ -38,18 +37,12 @@ class PromptOutputs:
 
 
 class Runner(TreeRunner):
-    """Runs a transformers model, which is not modified.
-
-    Raises:
-        UnsupportedError: a tree pass through the decoder would not reproduce the model's attention
-            or logits (sliding windows, soft-capped or scaled logits).
-    """
+    """Runs a transformers model, which is not modified. `engine.trial` tells which ones it can."""
 
     def __init__(self, model: Any, executor: Executor | None = None) -> None:
         self._model = model
         self._decoder = model.get_decoder()
         self._config = self._decoder.config
-        _refuse_model(model, self._config)
         device = model.get_input_embeddings().weight.device
         super().__init__(
             executor or EagerExecutor(), model.get_output_embeddings(), device, model.dtype
@@ -190,18 +183,3 @@ def _cut(kwargs: dict[str, Any], positions: Tensor, length: int) -> dict[str, An
         if features is not None:
             out["deepstack_visual_embeds"] = [layer[index] for layer in features]
     return out
-
-
-def _refuse_model(model: Any, config: Any) -> None:
-    name = type(model).__name__
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise UnsupportedError(
-            f"{name} has {', '.join(sorted(kinds))} layers: only full attention is supported"
-        )
-    for cap in ("final_logit_softcapping", "attn_logit_softcapping"):
-        if getattr(config, cap, None):
-            raise UnsupportedError(f"{name} uses {cap}, which is not supported")
-    for scale in ("logit_scale", "logits_scaling"):
-        if getattr(config, scale, None) not in (None, 1, 1.0):
-            raise UnsupportedError(f"{name} uses {scale}, which is not supported")

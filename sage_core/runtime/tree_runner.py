@@ -171,10 +171,14 @@ class TreeRunner(ABC):
             hidden = call(len(request.tokens), inputs, self.cache, self.decode)[0]
         return self.lm_head(hidden[-request.last :] if request.last else hidden), hidden
 
+    @property
+    def next_position(self) -> int:
+        """The position of the first token after the committed text."""
+        return self.committed + self._offset
+
     def positions(self, request: PassRequest) -> list[int]:
-        """The n rotary positions of a pass."""
-        start = self.committed + self._offset
-        return [start + depth for depth in request.depths]
+        """The n positions of a pass."""
+        return [self.next_position + depth for depth in request.depths]
 
     def mask(self, request: PassRequest) -> Tensor:
         """(1, 1, n, committed + columns) additive mask of a pass; valid until the next one."""

@@ -41,14 +41,10 @@ def test_every_family(family: str) -> None:
     inputs = make_inputs(target, family, FAMILIES[family].kinds[-1], length=9)
     plain = target.generate(**inputs, do_sample=False, max_new_tokens=30)
     passes = _Passes(target)
+    ours = {"custom_generate": sage_core.custom_generate, "draft_model": draft}
+    target.generate(**inputs, max_new_tokens=1, **ours)  # checks the models, once
     with passes:
-        got = target.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=30,
-            custom_generate=sage_core.custom_generate,
-            draft_model=draft,
-        )
+        got = target.generate(**inputs, do_sample=False, max_new_tokens=30, **ours)
     assert torch.equal(got, plain)
     decoder = sage_core.SpeculativeDecoder(target, draft)
     stats = decoder.generate(**inputs, max_new_tokens=30).stats

@@ -158,8 +158,8 @@ def save(folder: Path, other: Other, layers: int, seed: int) -> Path:
 
 FOLLOWED = {"idefics3": _idefics3, "llava_next": _llava_next, "internvl": _internvl}
 REFUSED = {
-    "gemma3": (_gemma3, "sliding_attention"),
-    "paligemma": (_paligemma, "not plain causal attention"),
+    "gemma3": (_gemma3, r"looks back 8 tokens only \(sliding_window\)"),
+    "paligemma": (_paligemma, "a tree does not reproduce its attention"),
 }
 VARIED = {"no_repeat_ngram_size": 2}
 """Some random models would repeat one token for ever."""

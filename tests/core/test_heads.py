@@ -200,7 +200,7 @@ def test_timed_passes_leave_no_trace() -> None:
     held = drafter._runner.committed
     assert held == prepared.prompt_tokens - 1
     for rows in (1, 8, 3):
-        run_passes(drafter.time_pass(rows, 10))
+        run_passes(drafter.time_pass(rows, 10, -1))
     drafter.discard_timed(3)
     assert drafter._runner.committed == drafter._runner.cache.length == held
     assert not target.get_decoder()._forward_hooks

@@ -151,11 +151,12 @@ class HeadDrafter(TreeDrafter):
         self._pending += outcome.tokens
         self._features += list(features.split(1))
 
-    def time_pass(self, nodes: int, branching: int) -> Passes[None]:
-        zeros, size = [0] * nodes, self._head.config.hidden_size
+    def time_pass(self, nodes: int, branching: int, depth: int) -> Passes[None]:
+        tokens, depths = [0] * nodes, [depth] * nodes
+        size = self._head.config.hidden_size
         features = torch.zeros((nodes, size), device=self.device, dtype=self._head.dtype)
         logits, _ = yield PassRequest(
-            self._runner, zeros, zeros, np.eye(nodes, dtype=bool), 0, features
+            self._runner, tokens, depths, np.eye(nodes, dtype=bool), 0, features
         )
         TopK().select(logits.float(), branching)
         self._runner.commit([0])

@@ -85,9 +85,11 @@ class PassTimer:
         """Time the next size, repeatedly until the time ``until``."""
         model, size = self._left.pop(0)
         times: list[float] = []
+        # Each pass is after a longer text, as in decoding, but at the position of its last token:
+        # a model may have no positions beyond its context.
         while not times or (len(times) < REPEATS and perf_counter() < until):
             begun = perf_counter()
-            yield from self._pass(model, size)
+            yield from self._pass(model, size, -1 - len(times))
             if self._target.device.type == "cuda":
                 torch.cuda.synchronize(self._target.device)
             times.append(perf_counter() - begun)
@@ -98,13 +100,13 @@ class PassTimer:
         # Other load only adds time: the minimum is nearest to the cost.
         self._seconds[model][size] = min(times[1:] or times)
 
-    def _pass(self, model: str, size: int) -> Passes[None]:
+    def _pass(self, model: str, size: int, depth: int) -> Passes[None]:
         if model == "draft":
-            yield from self._drafter.time_pass(size, self._branching)
+            yield from self._drafter.time_pass(size, self._branching, depth)
             return
-        nodes = [0] * size
-        yield PassRequest(self._target, nodes, nodes, np.eye(size, dtype=bool))
-        self._target.commit([0])  # each pass after a longer text, as in decoding
+        tokens, depths = [0] * size, [depth] * size
+        yield PassRequest(self._target, tokens, depths, np.eye(size, dtype=bool))
+        self._target.commit([0])
 
     @property
     def costs(self) -> Costs:

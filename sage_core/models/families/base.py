@@ -40,7 +40,7 @@ class Family(ABC):
     placeholders: tuple[str, ...] = ()
     """The placeholder tokens of images and videos."""
     needs_tree_probe: ClassVar[bool] = False
-    """Whether a loaded model must pass `engine.probe.check_tree_pass` before it decodes."""
+    """Whether the look at a loaded model (`engine.model_check`) needs a picture in its prompt."""
 
     def __init__(self, folder: Path, config: Any, tokenizer: Any) -> None:
         self.folder = folder

@@ -115,13 +115,18 @@ def _why_not(model: nn.Module, config: Any) -> str:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> Any:
-    """The attention function of each layer while a pass is traced."""
+    """The attention function of each layer while a pass is traced; some layers call it by name."""
     trace = kwargs.pop(TRACE_ARGUMENT, None)
     if trace is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    return trace.call(sdpa_attention_forward, module, query, key, value, mask, **kwargs)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return trace.call(sdpa_attention_forward, module, query, key, value, attention_mask, **kwargs)
 
 
 @contextmanager
