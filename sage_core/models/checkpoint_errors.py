@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
@@ -39,6 +39,28 @@ def checkpoint_errors(folder: Path, *files: str) -> Iterator[None]:
         raise ModelError(
             f"{where}: cannot be used ({reason(error)}): get a complete copy of the model"
         ) from error
+
+
+@contextmanager
+def forward_errors(alone: Callable[[], Any]) -> Iterator[None]:
+    """Turn an error of a model's forward within the context into a `ModelError` if ``alone``, which
+    calls the model as transformers does, fails as well. Else it is a defect of sage, and passes.
+    """
+    try:
+        yield
+    except (SageError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_memory_error(error):
+            raise
+        try:
+            alone()
+        except Exception as same:
+            raise ModelError(
+                f"the model cannot read this prompt ({reason(same)}): its files do not fit one "
+                "another: get a complete copy of the model"
+            ) from error
+        raise
 
 
 def is_panic(error: BaseException) -> bool:
