@@ -44,14 +44,15 @@ def checkpoint_errors(folder: Path, *files: str) -> Iterator[None]:
 @contextmanager
 def forward_errors(alone: Callable[[], Any]) -> Iterator[None]:
     """Turn an error of a model's forward within the context into a `ModelError` if ``alone``, which
-    calls the model as transformers does, fails as well. Else it is a defect of sage, and passes.
+    calls the model as transformers does, fails as well. Else it is a defect of sage, and passes;
+    so does an error outside of a model's code.
     """
     try:
         yield
     except (SageError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, RuntimeError) and is_memory_error(error):
+        if not _from_a_model(error) or (isinstance(error, RuntimeError) and is_memory_error(error)):
             raise
         try:
             alone()
@@ -61,6 +62,15 @@ def forward_errors(alone: Callable[[], Any]) -> Iterator[None]:
                 "another: get a complete copy of the model"
             ) from error
         raise
+
+
+def _from_a_model(error: Exception) -> bool:
+    """Whether it was raised in a module's forward, or elsewhere in code of a model."""
+    codes = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
+    return any(
+        code.co_name == "_call_impl" or Path(code.co_filename).name.startswith("modeling_")
+        for code in codes
+    )
 
 
 def is_panic(error: BaseException) -> bool:

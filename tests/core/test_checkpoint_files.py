@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import sage_core
@@ -273,13 +274,19 @@ def test_what_is_no_fault_of_a_file_passes(error: BaseException, tmp_path: Path)
 
 
 def test_a_forward_that_fails_here_only_is_a_defect_of_sage() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self) -> None:
+            raise IndexError("shape")
+
     def fails() -> None:
         raise ValueError("shape")
 
     with pytest.raises(IndexError), forward_errors(lambda: None):
-        raise IndexError("ours")
+        Broken()()
+    with pytest.raises(IndexError), forward_errors(fails):
+        raise IndexError("an option")
     with pytest.raises(ModelError, match="cannot read this prompt"), forward_errors(fails):
-        raise IndexError("theirs")
+        Broken()()
 
 
 def test_a_picture_that_the_processor_cannot_use_is_the_pictures_fault(
@@ -323,7 +330,7 @@ def test_a_placeholder_in_a_training_answer_is_named_with_its_line(target: Path)
 
     pair = sage_core.load(target, "none", device="cpu")._pair
     samples = [Sample("list.jsonl:7", (), "What?", f"an {pair.family.placeholders[0]} here")]
-    teacher = Teacher(pair, samples, DistillOptions())
+    teacher = Teacher(pair, samples, DistillOptions(steps=1))
     with pytest.raises(OptionError, match=r"list\.jsonl:7: the answer may not contain"):
         teacher.given_answer(0)
 
