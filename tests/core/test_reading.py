@@ -137,3 +137,31 @@ def test_a_field_of_another_shape_is_named(value: Any, shape: Any, says: str) ->
 def test_shapes_convert_keys_and_numbers() -> None:
     rates = parse_json('{"1": {"0": 1}}', "f", dict[int, dict[int, float]])
     assert rates == {1: {0: 1.0}}
+
+
+def test_items_and_samples_keep_odd_characters_within_a_line(tmp_path: Path) -> None:
+    from sage_core.bench.data import read_data
+    from sage_core.distill.data import read_samples
+
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    for field, read in (
+        ("file", lambda path: read_data([str(path)], None)[0]),
+        ("image", lambda path: read_samples(path, pytest.fail)),
+    ):
+        path = tmp_path / f"{field}.jsonl"
+        lines = [f'{{"{field}": "a.png", "prompt": "What is{odd}there?"}}' for odd in "\u2028\x85"]
+        path.write_text("\r\n".join(lines), encoding="utf-8")
+        assert len(read(path)) == 2
+
+
+def test_a_line_that_is_no_json_is_left_out_by_its_number(tmp_path: Path) -> None:
+    from sage_core.bench.data import read_data
+    from sage_core.distill.data import read_samples
+
+    path = tmp_path / "list.jsonl"
+    path.write_text("[" * 100_000 + '\n{"prompt": "What?", "answer": NaN}\n{"prompt": "What?"}\n')
+    notes: list[str] = []
+    assert [one.name for one in read_samples(path, notes.append)] == [f"{path}:3"]
+    assert len(notes) == 2 and notes[0].startswith(f"{path}:1: ") and "\n" not in "".join(notes)
+    _, problems = read_data([str(path)], None)
+    assert "nested deeper" in problems[0].message and str(path) not in problems[0].message
