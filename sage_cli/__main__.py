@@ -1,5 +1,6 @@
 """The program: ``sage`` and ``python -m sage_cli``."""
 
+import os
 import sys
 
 from sage_cli import signals
@@ -10,6 +11,8 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command; a signal during its imports ends it as it does later."""
     signals.install()
+    # Where the package kernels is installed, transformers would fetch native code and run it.
+    os.environ.setdefault("USE_HUB_KERNELS", "NO")
     try:
         from sage_cli.app import main as run
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sage_core.errors import OptionError, UnsupportedError
+from sage_core.models.checkpoint_errors import forward_errors
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def prepare(
     given = options.get("generation_config")
     if given is None or not given.do_sample:
         options.setdefault("do_sample", False)
-    return prepared_by_generate(model, _capture(model, options))
+    return prepared_by_generate(model, _capture(model, options, inputs))
 
 
 def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
@@ -126,11 +127,14 @@ def prepared_by_generate(model: Any, arguments: dict[str, Any]) -> Prepared:
 def prepare_draft(model: Any, inputs: Mapping[str, Any]) -> Prepared:
     """The same prompt for a draft model, whose generation config is irrelevant."""
     plain = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1}
-    return _prepared(model, _capture(model, {**inputs, **plain}))
+    return _prepared(model, _capture(model, {**inputs, **plain}, inputs))
 
 
-def _capture(model: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that `generate` would call its own loop with."""
+def _capture(model: Any, options: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that `generate` would call its own loop with.
+
+    `generate` may encode images; ``inputs`` are the forward's, to tell whose error that gives.
+    """
     captured: dict[str, Any] = {}
 
     def capture(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
@@ -138,7 +142,8 @@ def _capture(model: Any, options: dict[str, Any]) -> dict[str, Any]:
         return input_ids
 
     try:
-        with torch.no_grad(), _quiet_generation_warnings():
+        own = forward_errors(lambda: model(**inputs))
+        with torch.no_grad(), _quiet_generation_warnings(), own:
             model.generate(**options, custom_generate=capture)
     except ValueError as error:
         raise OptionError(f"transformers refuses this: {' '.join(str(error).split())}") from error

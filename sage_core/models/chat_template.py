@@ -12,12 +12,14 @@ from typing import Any
 from sage_core.errors import ModelError, SageError
 from sage_core.models.checkpoint_errors import reason
 
-SECONDS = 3.0
+SECONDS = 1.0
 """Processor time of one rendering; a usual template takes a millisecond."""
 CHARACTERS = 16 * 1024**2
 """Of a rendered prompt."""
 _BYTES = 1024**3  # of memory that one rendering may take
 _NUMBER = 1_000_000  # largest whole number in a template
+_EVERY = 64  # calls of other functions per look at the clock
+_PAUSE = 0.01  # seconds between two looks at the memory
 _ADVICE = "use a copy of the model with another chat template"
 
 
@@ -30,7 +32,13 @@ def render(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], na
     Raises:
         ModelError: the template is no text, does not parse, raises, or goes over a limit.
     """
+    from transformers.utils import chat_template_utils
+
+    # Kept by the library, and several times slower under a tracing function.
+    compile_template = getattr(chat_template_utils, "_compile_jinja_template", None)
     try:
+        if compile_template is not None:
+            compile_template(template)
         with _limited():
             rendered = tokenizer.apply_chat_template(
                 list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
@@ -64,31 +72,43 @@ def check_template(template: str, name: str) -> None:
             raise ModelError(f"{name}: its chat template holds the number {text[:20]}: {_ADVICE}")
 
 
+class _Watch:
+    """A tracing function that raises `ModelError` where a limit is passed; no template catches it.
+
+    It is called for each function that the code calls and for each line of a template.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._start = self._looked = time.thread_time()
+        self._memory: int | None = None
+
+    def __call__(self, frame: FrameType, event: str, value: Any) -> Any:
+        line = frame.f_code.co_filename == "<template>"
+        self._calls += 1
+        if line or self._calls % _EVERY == 0:
+            self._look()
+        return self if line else None
+
+    def _look(self) -> None:
+        now = time.thread_time()
+        if now - self._start > SECONDS:
+            raise ModelError(f"does not end within {SECONDS:g} s")
+        if now - self._looked > _PAUSE:
+            from psutil import Process
+
+            self._looked = now
+            memory = Process().memory_info().rss
+            self._memory = self._memory or memory
+            if memory - self._memory > _BYTES:
+                raise ModelError("takes more than 1 GiB of memory")
+
+
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Limit the processor time and memory of Python code within the context, on any thread.
-
-    The tracing function is called for each function that the code calls and for each line of a
-    template. It raises `ModelError`, which no template can catch.
-    """
-    from psutil import Process
-
-    process, before = Process(), sys.gettrace()
-    looked, start = 0.0, time.thread_time()
-    memory = process.memory_info().rss
-
-    def trace(frame: FrameType, event: str, value: Any) -> Any:
-        nonlocal looked
-        spent = time.thread_time() - start
-        if spent > SECONDS:
-            raise ModelError(f"does not end within {SECONDS:g} s")
-        if spent - looked > 0.01:
-            looked = spent
-            if process.memory_info().rss - memory > _BYTES:
-                raise ModelError("takes more than 1 GiB of memory")
-        return trace if frame.f_code.co_filename == "<template>" else None
-
-    sys.settrace(trace)
+    """Limit the processor time and memory of Python code within the context, on any thread."""
+    before = sys.gettrace()
+    sys.settrace(_Watch())
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
@@ -39,6 +39,38 @@ def checkpoint_errors(folder: Path, *files: str) -> Iterator[None]:
         raise ModelError(
             f"{where}: cannot be used ({reason(error)}): get a complete copy of the model"
         ) from error
+
+
+@contextmanager
+def forward_errors(alone: Callable[[], Any]) -> Iterator[None]:
+    """Turn an error of a model's forward within the context into a `ModelError` if ``alone``, which
+    calls the model as transformers does, fails as well. Else it is a defect of sage, and passes;
+    so does an error outside of a model's code.
+    """
+    try:
+        yield
+    except (SageError, MemoryError):
+        raise
+    except Exception as error:
+        if not _from_a_model(error) or (isinstance(error, RuntimeError) and is_memory_error(error)):
+            raise
+        try:
+            alone()
+        except Exception as same:
+            raise ModelError(
+                f"the model cannot read this prompt ({reason(same)}): its files do not fit one "
+                "another: get a complete copy of the model"
+            ) from error
+        raise
+
+
+def _from_a_model(error: Exception) -> bool:
+    """Whether it was raised in a module's forward, or elsewhere in code of a model."""
+    codes = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
+    return any(
+        code.co_name == "_call_impl" or Path(code.co_filename).name.startswith("modeling_")
+        for code in codes
+    )
 
 
 def is_panic(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,7 +17,8 @@ _OBJECTS = (
 )
 """Files that hold one JSON object each, if they exist."""
 
-_Ids = int | list[int] | None
+_Id = Annotated[int, msgspec.Meta(ge=-1, lt=2**31)]
+_Ids = _Id | list[_Id] | None
 
 
 class _GenerationFields(msgspec.Struct):
@@ -29,9 +30,9 @@ class _GenerationFields(msgspec.Struct):
     decoder_start_token_id: _Ids = None
     forced_bos_token_id: _Ids = None
     forced_eos_token_id: _Ids = None
-    suppress_tokens: list[int] | None = None
-    begin_suppress_tokens: list[int] | None = None
-    bad_words_ids: list[list[int]] | None = None
+    suppress_tokens: list[_Id] | None = None
+    begin_suppress_tokens: list[_Id] | None = None
+    bad_words_ids: list[list[_Id]] | None = None
     do_sample: bool | None = None
     use_cache: bool | None = None
     renormalize_logits: bool | None = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sage_core.generation.prepare import Prepared
+from sage_core.models.checkpoint_errors import forward_errors
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
 
@@ -89,7 +90,9 @@ class Runner(TreeRunner):
             **{**prepared.model_inputs, "past_key_values": cache, "use_cache": True},
         )
         call: dict[str, Any] | None = {} if features else None
-        with _prefill_hooks(self._decoder, positions, prepared.prompt_tokens, call):
+        hooks = _prefill_hooks(self._decoder, positions, prepared.prompt_tokens, call)
+        whole = {"input_ids": prepared.input_ids, **prepared.model_inputs, "use_cache": False}
+        with forward_errors(lambda: self._model(**whole)), hooks:
             logits = self._model(**inputs, return_dict=True).logits[:, -1]
         self.committed = n
         if call is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,42 @@ def test_every_documented_variable_and_key_exists(sage, pipeline):
 def test_help_needs_no_settings(sage):
     write("wings = 2")
     assert sage("caption", "--help").exit_code == 0
+
+
+def test_files_that_nest_too_deeply_or_are_no_files_are_refused(sage, loads, tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 900 + "]" * 900)
+    os.mkfifo(tmp_path / "pipe")
+    for name, says in (("deep", "nested deeper"), ("pipe", "is a pipe")):
+        kinds = ("deep.toml", "deep.json") if name == "deep" else ("pipe", "pipe")
+        toml, other = (str(tmp_path / kind) for kind in kinds)
+        for options in (
+            ("--config", toml),
+            ("--policy", f"static:tree={other}"),
+            ("--policy", f"optimal-static:table={other}"),
+        ):
+            result = sage("caption", "a.png", *options)
+            assert result.exit_code == 2 and says in result.stderr, options
+    assert not loads.calls
+
+
+def test_a_schema_that_cannot_be_read_is_refused(sage, loads, tmp_path):
+    schema = tmp_path / "schema.json"
+    result = sage("ask", "a.png", "What?", "--json-schema", str(schema))
+    assert result.exit_code == 2 and "No such file" in result.stderr
+    schema.write_bytes(b"\xff")
+    result = sage("ask", "a.png", "What?", "--json-schema", str(schema))
+    assert result.exit_code == 2 and "schema.json: not UTF-8" in result.stderr
+    assert not loads.calls
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\0"])
+def test_a_list_of_names_may_have_a_mark_and_odd_characters(sage, tmp_path, ends):
+    names = ["a.png", "b\u2028c.png"]
+    Path(names[1]).write_bytes(Path("a.png").read_bytes())
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf" + ends.join(names).encode() + ends.encode())
+    result = sage("caption", "--files-from", str(tmp_path / "list"), "--jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert [json.loads(line)["files"] for line in result.stdout.split("\n")[:-1]] == [
+        [name] for name in names
+    ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,50 @@ def test_several_files_at_once(tmp_path):
         raise ZeroDivisionError
     assert names(folder) == ["a", "b"]
     assert (folder / "a").read_text() == "1"
+
+
+def test_scratch_of_a_killed_process_is_removed_by_the_next_write(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from sage_core.files.atomic_write import replacing, replacing_files\n"
+        "here = Path(sys.argv[1])\n"
+        "with replacing(here / 'file') as a, replacing_files(here) as b:\n"
+        "    a.write_text('half'); (b / 'x').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=root)
+    assert len(names(tmp_path)) == 2
+    (tmp_path / ".other.12345678.tmp").write_text("of another file")
+    write_atomically(tmp_path / "file", "whole")
+    with replacing_files(tmp_path) as scratch:
+        (scratch / "x").write_text("whole")
+    assert names(tmp_path) == [".other.12345678.tmp", "file", "x"]
+
+
+def test_scratch_that_is_being_written_stays(tmp_path):
+    with replacing(tmp_path / "file") as scratch:
+        scratch.write_text("slow")
+        write_atomically(tmp_path / "file", "fast")
+        assert scratch.exists()
+    assert (tmp_path / "file").read_text() == "slow"
+    assert names(tmp_path) == ["file"]
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
+        with pytest.raises(OSError, match="Not a regular file"):
+            write_atomically(path, "text")
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_a_full_disk_leaves_no_scratch_file(tmp_path, monkeypatch):
+    def full(self, data):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", "text")
+    assert names(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,70 @@ def test_a_damaged_file_is_ignored(tmp_path: Path, text: str) -> None:
     store.add("pair", 300, UNKNOWN)
     store.save()
     assert json.loads(path.read_text())["costs"]
+
+
+GOOD = {"target": [[1, 0.1], [2, 0.2]], "draft": [[1, 0.1]], "step": 0.0}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"target": [[1, 1e308]]},
+        {"target": [[1, 1e-300]]},
+        {"target": [[1, -0.1]]},
+        {"target": [[1, 0]]},
+        {"target": [[10**15, 0.1]]},
+        {"target": [[2, 0.1], [1, 0.2]]},
+        {"target": [[0, 0.1]]},
+        {"target": []},
+        {"step": -1},
+        {"step": 1e300},
+        {"draft": [[1, 1e30]]},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_pass_has_are_dropped_alone(tmp_path: Path, bad: dict[str, Any]) -> None:
+    path = tmp_path / "costs.json"
+    costs = {"good @256": GOOD, "bad @256": GOOD | bad}
+    learned = {"good": {"rate": 1.5}, "bad": {"rate": 1e300}}
+    path.write_text(json.dumps({"version": 1, "costs": costs, "learned": learned}))
+    store = CostStore(path)
+    assert store.costs("good", 100) is not None
+    assert store.costs("bad", 100) is None
+    assert store.learned("good") == {"rate": 1.5}
+    assert store.learned("bad") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"version": 1, "costs": {"a @256": {"target": [[1, NaN]]}}}',
+        '{"version": 1, "costs": {"a @256": {"target": [["x", 1]]}}}',
+        '{"version": 1, "costs": [], "learned": 5}',
+        "\ud800",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_file_of_anything_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "costs.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    store = CostStore(path)
+    assert store.costs("a", 100) is None and store.learned("a") == {}
+    store.add("a", 100, Costs(((1, 0.1),), ((1, 0.1),)))
+    store.save()
+    assert CostStore(path).costs("a", 100) is not None
+
+
+def test_a_device_or_a_pipe_stays_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", Path("/dev/null"), tmp_path, Path("a\0b")):
+        store = CostStore(name)
+        assert store.costs("a", 100) is None
+        store.add("a", 100, Costs(((1, 0.1),), ((1, 0.1),)))
+        store.save()
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_read_only_folder_is_ignored(tmp_path: Path) -> None:

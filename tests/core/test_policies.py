@@ -309,6 +309,10 @@ BAD_FILES = {
     "json of words": '["0", ["a"]]',
     "negative": "[[0], [-1]]",
     "an empty path": "[[0], []]",
+    "a rank beyond all": "[[4096]]",
+    "ranks that are no integers": "[[0.5]]",
+    "too many nodes": json.dumps([[first] for first in range(4096)] + [[0, 0]]),
+    "too deep": "[" * 100_000,
 }
 
 

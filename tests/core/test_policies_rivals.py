@@ -200,6 +200,27 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | None) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"1": {"0": 0.8, "10000000": 0.1}},
+        {"1": {"0": 1e308}},
+        {"1": {"0": float("nan")}},
+        {"1": {"0": "0.8"}},
+        {"1": [0.8]},
+        {"x": {"0": 0.8}},
+        {"0": {"0": 0.8}},
+        {"1": {"-1": 0.8}},
+    ],
+    ids=str,
+)
+def test_a_table_of_other_numbers_is_refused(tmp_path: Path, table: object) -> None:
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps({"acceptance": table}))
+    with pytest.raises(OptionError, match=str(file)):
+        parse(f"optimal-static:table={file}")
+
+
 # Spec-LLaVA
 
 
