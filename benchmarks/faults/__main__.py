@@ -130,11 +130,12 @@ def measured(given: Any) -> dict[str, Any]:
     """All parts, as plain data."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = list(mutations(sources(folder), given.files, given.seed))
+        made = list(mutations(sources(folder), given.mutated, given.seed))
         started = time.perf_counter()
         files = opened((("mutated", name, how, data) for name, how, data in made), folder)
         mutated = time.perf_counter() - started
-        files += opened((("bomb", name, "bomb", data) for name, data in bombs()), folder)
+        huge = bombs()
+        files += opened((("bomb", name, "bomb", data) for name, data in huge), folder)
         bombed = time.perf_counter() - started - mutated
         step = max(1, len(made) // ON_COMMAND_LINE)
         sample = [(name, data) for name, _, data in made[::step]][:ON_COMMAND_LINE]
@@ -142,6 +143,7 @@ def measured(given: Any) -> dict[str, Any]:
         runs, took = interrupted(given, folder)
     return {
         "isolated": opener.ISOLATED,
+        "bombs": len(huge),
         "limits": {"seconds": SECONDS, "bytes": MEMORY},
         "ends": _ends(files),
         "largest": _worst(files, lambda file: file.ending.peak),
@@ -201,7 +203,8 @@ def as_markdown(data: dict[str, Any]) -> str:
     columns = (*ENDS, "stray lines")
     where = "in a worker process" if data["isolated"] else "without a worker process"
     lines = ["# Faults", "", *environment.as_markdown(data["environment"])]
-    lines += [f"- {data['files']} mutated files and bombs, seed {data['seed']}, opened {where}"]
+    files = f"{data['mutated']} mutated files and {data['bombs']} bombs, seed {data['seed']}"
+    lines.append(f"- {files}, opened {where}")
     for kind, worst in data["largest"].items():
         slow = data["slowest"][kind]
         lines.append(
@@ -228,11 +231,11 @@ def as_markdown(data: dict[str, Any]) -> str:
 def main() -> int:
     from benchmarks.harness import described, options
 
-    parser = options(__doc__, pair=False, files=2000, interruptions=100, seed=0)
+    parser = options(__doc__, pair=False, mutated=2000, interruptions=100, seed=0)
     parser.add_argument("--quick", action="store_true", help="100 files, 6 interruptions")
     given = parser.parse_args()
     if given.quick:
-        given.files, given.interruptions = 100, 6
+        given.mutated, given.interruptions = 100, 6
     data = described("benchmarks.faults", given) | measured(given)
     environment.write(given.output, data, as_markdown(data))
     return int(failed(data))
