@@ -221,7 +221,9 @@ def as_markdown(data: dict[str, Any]) -> str:
     if runs:
         longest = max(run["seconds"] for run in runs)
         lines += ["", f"From the signal to the end of a run: at most {longest:.1f} s.", ""]
-    lines += [f"- {name}: {says}" for name, says in data["faults"].items()]
+    for name, says in data["faults"].items():
+        first, *more = says.splitlines()
+        lines.append(f"- {name}: {first}{f' ... {more[-1]}' if more else ''}")
     lines += [f"- {run['way']}, {run['signal']} at {run['share']:.3f}: {run['wrong']}"
               for run in wrong]  # fmt: skip
     lines += [f"- sage caption: {line}" for line in shell["wrong"]]
