@@ -1,6 +1,6 @@
 """Mutated files, bombs and interruptions: nothing crashes, hangs, takes all memory or loses text.
 
-python -m benchmarks.faults --output benchmarks/results/faults     20 minutes
+python -m benchmarks.faults --output benchmarks/results/faults     10 minutes
 python -m benchmarks.faults --quick                                2 minutes
 
 Fails if a file gives a traceback, a crash, a line on standard error, or takes more than 60 seconds
@@ -184,7 +184,7 @@ def _worst(files: list[File], key: Callable[[File], float]) -> dict[str, Any]:
         if chosen:
             worst = max(chosen, key=key)
             end = asdict(replace(worst.ending, lines="", says=worst.ending.says[:200]))
-            found[kind] = {"name": worst.name, "how": worst.how, **end}
+            found[kind] = {"name": worst.name, "mutation": worst.how, **end}
     return found
 
 
@@ -208,8 +208,8 @@ def as_markdown(data: dict[str, Any]) -> str:
     for kind, worst in data["largest"].items():
         slow = data["slowest"][kind]
         lines.append(
-            f"- {kind}: at most {worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['how']}) "
-            f"and {slow['seconds']:.1f} s ({slow['name']}, {slow['how']})"
+            f"- {kind}: at most {worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['mutation']}) "
+            f"and {slow['seconds']:.1f} s ({slow['name']}, {slow['mutation']})"
         )
     shell = data["command_line"]
     lines.append(f"- `sage caption` with {shell['files']} of them: {len(shell['wrong'])} faults")
