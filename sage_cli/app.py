@@ -46,8 +46,9 @@ class Commands(TyperGroup):
             say("interrupted")
             code = code_of(error)
         except Exception as error:
-            if signals.raised(error):
+            if number := signals.interrupted():  # a library failed because of it
                 say("interrupted")
+                code = 128 + number
             elif isinstance(error, BrokenPipeError):
                 code = ExitCode.OK
             elif hasattr(error, "exit_code"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 __all__ = ["OutputError", "replace_streams"]
+
+Result = TypeVar("Result")
 
 
 class OutputError(OSError):
@@ -19,36 +21,48 @@ class OutputError(OSError):
         super().__init__(error.errno, error.strerror or str(error), name)
 
 
-class _Results(io.FileIO):
+class _Results(io.TextIOWrapper):
     """Standard output. What cannot be written is raised once, the rest is dropped: it stays in
     buffers that are flushed again at the end.
+
+    The buffer below is Python's own: a signal that interrupts it leaves it whole.
     """
 
     _failed = False
 
-    def write(self, data: Any) -> int:
+    def write(self, text: str) -> int:
+        return self._tried(lambda: super(_Results, self).write(text), len(text))
+
+    def flush(self) -> None:
+        self._tried(super().flush, None)
+
+    def _tried(self, act: Callable[[], Result], otherwise: Result) -> Result:
         if self._failed:
-            return len(data)
+            return otherwise
         try:
-            while (written := super().write(data)) is None:  # not blocking, and not ready
-                select.select([], [self], [])
+            return act()
+        except BrokenPipeError:
+            self._failed = True
+            raise
         except OSError as error:
             self._failed = True
-            if isinstance(error, BrokenPipeError):
-                raise
             raise OutputError(error, "standard output") from error
-        return written
 
 
-class _Messages(io.FileIO):
-    """Standard error. What cannot be written is dropped: no result is lost for a message."""
+class _Messages(io.TextIOWrapper):
+    """Standard error. What cannot be written is dropped: no result is lost for a message.
 
-    def write(self, data: Any) -> int:
+    There is no buffer below, since a signal's handler may write while another message is written.
+    """
+
+    def write(self, text: str) -> int:
         with suppress(OSError):
-            written: int | None = super().write(data)
-            if written is not None:
-                return written
-        return len(data)
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def replace_streams() -> None:
@@ -66,14 +80,16 @@ def replace_streams() -> None:
                 os.close(null)
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
     with suppress(OSError, ValueError, AttributeError):  # no files, as in a test
-        sys.stdout = _text(_Results(sys.stdout.fileno(), "w", closefd=False), sys.stdout)
+        sys.stdout = _rewrapped(_Results, sys.stdout, io.BufferedWriter)
     with suppress(OSError, ValueError, AttributeError):
-        sys.stderr = _text(_Messages(sys.stderr.fileno(), "w", closefd=False), sys.stderr)
+        sys.stderr = _rewrapped(_Messages, sys.stderr, lambda file: file)
 
 
-def _text(raw: io.FileIO, old: TextIO) -> TextIO:
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+def _rewrapped(
+    kind: type[io.TextIOWrapper], old: TextIO, buffered: Callable[[io.FileIO], Any]
+) -> TextIO:
+    return kind(
+        buffered(io.FileIO(old.fileno(), "w", closefd=False)),
         encoding=old.encoding,
         errors="replace",
         line_buffering=getattr(old, "line_buffering", False),

@@ -1,6 +1,6 @@
 """Mutated files, bombs and interruptions: nothing crashes, hangs, takes all memory or loses text.
 
-python -m benchmarks.faults --output benchmarks/results/faults     20 minutes
+python -m benchmarks.faults --output benchmarks/results/faults     10 minutes
 python -m benchmarks.faults --quick                                2 minutes
 
 Fails if a file gives a traceback, a crash, a line on standard error, or takes more than 60 seconds
@@ -130,11 +130,12 @@ def measured(given: Any) -> dict[str, Any]:
     """All parts, as plain data."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = list(mutations(sources(folder), given.files, given.seed))
+        made = list(mutations(sources(folder), given.mutated, given.seed))
         started = time.perf_counter()
         files = opened((("mutated", name, how, data) for name, how, data in made), folder)
         mutated = time.perf_counter() - started
-        files += opened((("bomb", name, "bomb", data) for name, data in bombs()), folder)
+        huge = bombs()
+        files += opened((("bomb", name, "bomb", data) for name, data in huge), folder)
         bombed = time.perf_counter() - started - mutated
         step = max(1, len(made) // ON_COMMAND_LINE)
         sample = [(name, data) for name, _, data in made[::step]][:ON_COMMAND_LINE]
@@ -142,6 +143,7 @@ def measured(given: Any) -> dict[str, Any]:
         runs, took = interrupted(given, folder)
     return {
         "isolated": opener.ISOLATED,
+        "bombs": len(huge),
         "limits": {"seconds": SECONDS, "bytes": MEMORY},
         "ends": _ends(files),
         "largest": _worst(files, lambda file: file.ending.peak),
@@ -182,7 +184,7 @@ def _worst(files: list[File], key: Callable[[File], float]) -> dict[str, Any]:
         if chosen:
             worst = max(chosen, key=key)
             end = asdict(replace(worst.ending, lines="", says=worst.ending.says[:200]))
-            found[kind] = {"name": worst.name, "how": worst.how, **end}
+            found[kind] = {"name": worst.name, "mutation": worst.how, **end}
     return found
 
 
@@ -201,12 +203,13 @@ def as_markdown(data: dict[str, Any]) -> str:
     columns = (*ENDS, "stray lines")
     where = "in a worker process" if data["isolated"] else "without a worker process"
     lines = ["# Faults", "", *environment.as_markdown(data["environment"])]
-    lines += [f"- {data['files']} mutated files and bombs, seed {data['seed']}, opened {where}"]
+    files = f"{data['mutated']} mutated files and {data['bombs']} bombs, seed {data['seed']}"
+    lines.append(f"- {files}, opened {where}")
     for kind, worst in data["largest"].items():
         slow = data["slowest"][kind]
         lines.append(
-            f"- {kind}: at most {worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['how']}) "
-            f"and {slow['seconds']:.1f} s ({slow['name']}, {slow['how']})"
+            f"- {kind}: at most {worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['mutation']}) "
+            f"and {slow['seconds']:.1f} s ({slow['name']}, {slow['mutation']})"
         )
     shell = data["command_line"]
     lines.append(f"- `sage caption` with {shell['files']} of them: {len(shell['wrong'])} faults")
@@ -218,7 +221,9 @@ def as_markdown(data: dict[str, Any]) -> str:
     if runs:
         longest = max(run["seconds"] for run in runs)
         lines += ["", f"From the signal to the end of a run: at most {longest:.1f} s.", ""]
-    lines += [f"- {name}: {says}" for name, says in data["faults"].items()]
+    for name, says in data["faults"].items():
+        first, *more = says.splitlines()
+        lines.append(f"- {name}: {first}{f' ... {more[-1]}' if more else ''}")
     lines += [f"- {run['way']}, {run['signal']} at {run['share']:.3f}: {run['wrong']}"
               for run in wrong]  # fmt: skip
     lines += [f"- sage caption: {line}" for line in shell["wrong"]]
@@ -228,11 +233,11 @@ def as_markdown(data: dict[str, Any]) -> str:
 def main() -> int:
     from benchmarks.harness import described, options
 
-    parser = options(__doc__, pair=False, files=2000, interruptions=100, seed=0)
+    parser = options(__doc__, pair=False, mutated=2000, interruptions=100, seed=0)
     parser.add_argument("--quick", action="store_true", help="100 files, 6 interruptions")
     given = parser.parse_args()
     if given.quick:
-        given.files, given.interruptions = 100, 6
+        given.mutated, given.interruptions = 100, 6
     data = described("benchmarks.faults", given) | measured(given)
     environment.write(given.output, data, as_markdown(data))
     return int(failed(data))

@@ -265,9 +265,9 @@ def _element(name: str, data: bytes) -> bytes:
 
 def _mkv() -> Iterator[Bomb]:
     start = _element("1A45DFA3", _element("4282", b"matroska"))
-    for name, element, count in (("void", b"\xec\x80", 4_000_000), ("tags", b"\x12\x54\xc3\x67\x80",
-                                 1_000_000), ("clusters", b"\x1f\x43\xb6\x75\x80", 1_000_000)):  # fmt: skip
-        yield f"{name}.mkv", start + _element("18538067", element * count)
+    empty = {"void": ("ec80", 4), "tags": ("1254c36780", 1), "clusters": ("1f43b67580", 1)}
+    for name, (element, millions) in empty.items():
+        yield f"{name}.mkv", start + _element("18538067", bytes.fromhex(element) * millions * 10**6)
     for side in (65535, 2**31 - 1):
         video = _element("B0", _words(side)) + _element("BA", _words(side))
         entry = (

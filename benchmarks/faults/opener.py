@@ -5,32 +5,34 @@ Each line is a path; each answer a JSON object with ``how`` and ``says``.
 
 from __future__ import annotations
 
-import inspect
 import json
 import resource
 import sys
 import traceback
+from typing import Any
 
+from sage_core import media
 from sage_core.errors import SageError
-from sage_core.media import Sampling, open_media
 
 ADDRESSES = 8 * 2**30
 """Bytes of address space of this process, so that a fault costs no machine."""
-ISOLATED = "isolate" in inspect.signature(open_media).parameters
+WORKER: Any = getattr(media, "MediaWorker", None)
+"""The process that the command line decodes files in, where this version has it."""
+ISOLATED = WORKER is not None
 
 
-def opened(path: str) -> str:
-    """``Picture`` or ``Clip``, decoded in a worker process where there is one."""
-    options = {"isolate": True} if ISOLATED else {}
-    sampling = Sampling(frames=8, frame_pixels=64 * 64)
-    return type(open_media(path, sampling, "FILE", **options)).__name__
+def opened(path: str, **options: Any) -> str:
+    """``Picture`` or ``Clip``."""
+    sampling = media.Sampling(frames=8, frame_pixels=64 * 64)
+    return type(media.open_media(path, sampling, "FILE", **options)).__name__
 
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+    options = {"isolate": WORKER()} if ISOLATED else {}
     for line in sys.stdin:
         try:
-            how, says = "opened", opened(line.rstrip("\n"))
+            how, says = "opened", opened(line.rstrip("\n"), **options)
         except SageError as error:
             how, says = "refused", str(error)
         except BaseException:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sage_cli import signals
 from sage_cli.jobs.inputs import STDIN
 from sage_cli.jobs.request import Request
 from sage_cli.options.decoding import AUTO
-from sage_cli.streams import OutputError
 
 if TYPE_CHECKING:
     from sage_core.engine.batching.scheduler import Outcome
@@ -29,8 +29,7 @@ def batch_size(batch: str, requests: Sequence[Request], auto: int) -> int:
 def in_order(outcomes: Iterable[Outcome[Any]], write: Callable[[Outcome[Any]], None]) -> None:
     """Write outcomes in the order of their numbers, each as soon as those before it are written.
 
-    After an interruption, or another error of the whole run, the finished rest is written before
-    the exception is raised again; not after one of the output itself.
+    After an interruption the finished rest is written before the exception is raised again.
     """
     held: dict[int, Outcome[Any]] = {}
     written = 0
@@ -40,9 +39,8 @@ def in_order(outcomes: Iterable[Outcome[Any]], write: Callable[[Outcome[Any]], N
             while written in held:
                 write(held.pop(written))
                 written += 1
-    except (BrokenPipeError, OutputError):
-        raise
-    except (KeyboardInterrupt, Exception):
-        for number in sorted(held):
-            write(held[number])
+    except BaseException as error:
+        if signals.raised(error):
+            for number in sorted(held):
+                write(held[number])
         raise

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from sage_cli import signals
 from sage_cli.console import (
     Progress,
-    clean,
     complain,
     display_name,
     is_terminal,
@@ -342,5 +341,4 @@ class Job:
         if streamer is not None:
             streamer.finish(text)
         elif interrupted and self._to_terminal and isinstance(self._writer, PlainText):
-            self._writer.begin(request.label)
-            self._writer.end(clean(text))
+            self._writer.result(request.label, text, {})

@@ -40,18 +40,16 @@ class PlainText(Writer):
         self._first = True
 
     def begin(self, label: str) -> None:
-        """Write the next text's heading; `result` does so for a text that was not streamed."""
-        if self._several:
-            self._write(f"{'' if self._first else chr(10)}==> {label} <==\n")
-        self._first = False
+        """Write the heading of a text that is streamed."""
+        self._write(self._heading(label))
+
+    def _heading(self, label: str) -> str:
+        first, self._first = self._first, False
+        return f"{'' if first else chr(10)}==> {label} <==\n" if self._several else ""
 
     def result(self, label: str, text: str, data: dict[str, Any]) -> None:
-        self.begin(label)
-        self.end(text)
-
-    def end(self, text: str) -> None:
-        """Write a text, or what is left of it, and its line end."""
-        self._write((clean(text) if self._for_terminal else text) + "\n")
+        # One write: an interruption leaves no heading without its text.
+        self._write(self._heading(label) + (clean(text) if self._for_terminal else text) + "\n")
 
     def failure(self, label: str, data: dict[str, Any]) -> None:
         """Nothing: failures are reported on standard error."""

@@ -296,6 +296,24 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path):
     assert (found["items"], found["exact"], found["speedup"]) == (3, 0, pytest.approx(1))
 
 
+def test_lines_are_replaced_whole_and_never_rewritten(tmp_path: Path):
+    plan = {"schema": 1}
+    store = Store(tmp_path / "out", plan)
+    store.add(Failure("a", "chain", 0, "input", "damaged"))
+    store.close()
+    path = tmp_path / "out" / LINES
+    whole = path.read_bytes()
+    for torn in (b'{"line": "fail', b"\xe2\x80", b"{}"):
+        path.write_bytes(whole + torn)
+        with path.open("rb") as before:
+            Store(tmp_path / "out", plan).close()
+            assert before.read() == whole + torn, "who reads it still has the older file"
+        assert path.read_bytes() == whole
+    path.write_bytes(whole.rstrip(b"\n"))
+    Store(tmp_path / "out", plan).close()
+    assert path.read_bytes() == whole
+
+
 def test_failures_are_measured_again(tmp_path: Path):
     methods = two(fail=("a",))
     results = measured(methods, ("a",))
