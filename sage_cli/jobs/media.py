@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_cli.console import say
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.options.shared import RunOptions
 
@@ -54,6 +55,9 @@ class MediaOpener:
             self._begin(sampling)
             raise
         self._begin(sampling)
+        note = getattr(opened, "note", "")
+        if note and not self._options.quiet:
+            say(f"{opened.name}: {note}")
         return opened
 
     def begin(self, family: Family) -> None:

@@ -108,7 +108,7 @@ def test_what_ffmpeg_knows_is_a_video(name: str, tmp_path: Path) -> None:
         path = tmp_path / "video.dat"
         path.write_bytes(form)
         assert is_media(path)
-        check_media(form, "x")
+        check_media(io.BytesIO(form), "x")
         clip = open_media(form, Sampling(frames=8))
         assert isinstance(clip, Clip)
         assert [level_of(frame) for frame in clip.frames] == list(range(8))
@@ -150,7 +150,7 @@ def test_a_playlist_leads_to_no_other_file(
         with pytest.raises(InputError, match=says):
             open_media(source)
         with pytest.raises(InputError, match=says):
-            check_media(source, "x")
+            check_media(source if isinstance(source, Path) else io.BytesIO(source), "x")
     assert not is_media(path)
 
 
@@ -180,10 +180,10 @@ def test_what_neither_library_knows_is_refused_alike(name: str, tmp_path: Path) 
     path = tmp_path / "file.png"
     path.write_bytes(NEITHER[name])
     messages = set()
-    for ask in (lambda s: open_media(s, name="x"), lambda s: check_media(s, "x")):
-        for source in (path, NEITHER[name]):
+    for source in (path, io.BytesIO(NEITHER[name])):
+        for ask in (check_media, lambda source, name: open_media(source, name=name)):
             with pytest.raises(InputError) as caught:
-                ask(source)  # type: ignore[no-untyped-call]
+                ask(source, "x")  # type: ignore[no-untyped-call]
             messages.add(str(caught.value))
     assert len(messages) == 1
     assert "corrupt" not in messages.pop()
