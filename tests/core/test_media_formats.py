@@ -114,6 +114,14 @@ def test_what_ffmpeg_knows_is_a_video(name: str, tmp_path: Path) -> None:
         assert [level_of(frame) for frame in clip.frames] == list(range(8))
 
 
+def test_a_stream_of_jpegs_is_a_video_and_an_appended_preview_is_not() -> None:
+    images = [encoded(Image.new("RGB", (64, 48), (14 + 12 * i,) * 3), "JPEG") for i in range(8)]
+    clip = open_media(b"".join(images), Sampling(frames=8))
+    assert isinstance(clip, Clip)
+    assert [level_of(frame) for frame in clip.frames] == list(range(8))
+    assert isinstance(open_media(b"".join(images[:2])), Picture)
+
+
 def playlists(folder: Path) -> dict[str, bytes]:
     """Files that lead FFmpeg to others."""
     write_clip(folder / "part.mp4", frames=2)
