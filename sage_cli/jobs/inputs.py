@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,9 +66,10 @@ class Source:
         from sage_core.media.streams import keep
 
         try:
-            return keep(sys.stdin.buffer.read, self.label)
+            file = keep(sys.stdin.buffer.read, self.label)
         except InputError as error:
             return error
+        return file if os.fstat(file.fileno()).st_size else InputError("standard input is empty")
 
 
 def collect(

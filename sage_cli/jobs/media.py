@@ -71,9 +71,10 @@ class MediaOpener:
 
         Standard input and pipes are read when their turn comes.
         """
-        worker = self._started()
+        if not self._left or not (worker := self._started()).supported():
+            return
         with suppress(OSError):
-            if self._left and worker.supported() and Path(self._left[0]).is_file():
+            if Path(self._left[0]).is_file():
                 worker.begin(self._left[0], sampling)
 
     def _started(self) -> MediaWorker:
