@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sage_cli.jobs.inputs import Source
 from sage_cli.jobs.media import MediaOpener
@@ -135,6 +136,19 @@ def test_without_files_no_process_is_started(recorder: Recorder) -> None:
     with MediaOpener([], RunOptions()) as opener:
         opener.begin(Family())  # type: ignore[arg-type]
     assert recorder.asked == []
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_pages_that_are_not_read_are_said(
+    quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = str(tmp_path / "scan.tiff")
+    pages = [Image.new("L", (8, 8), level) for level in (0, 100, 200)]
+    pages[0].save(name, save_all=True, append_images=pages[1:])
+    with MediaOpener([Source(name)], RunOptions(quiet=quiet)) as opener:
+        assert opener(name, Sampling()).size == (8, 8)
+    said = f"sage: {name}: page 1 of 3: the other pages are not read\n"
+    assert capsys.readouterr().err == ("" if quiet else said)
 
 
 def test_the_pipeline_gets_the_opener(sage, loads) -> None:
