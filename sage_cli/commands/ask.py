@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from sage_cli.jobs.inputs import collect
 from sage_cli.options.flags import DECODING, argument, once
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
-from sage_core.errors import OptionError
+from sage_core.errors import InputError, OptionError
 from sage_core.files.reading import read_text
 
 __all__ = ["ask"]
@@ -52,12 +53,35 @@ def ask(
             f"the last argument is the question, but {display_name(question)} is a file: "
             'sage ask FILE... "question"'
         )
+    if _names_a_file(question):
+        raise InputError(f"{display_name(question)}: {_why_not(question)}, and no question follows")
     sources = collect(files or [], options.files_from, least=0)
     if json_schema is None:
         return run([Request(sources, question)], options)
     schema = read_text(json_schema, error=OptionError)
     request = Request(sources, question, schema)
     return run([request], options, reads=[str(json_schema)])
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text can hardly be a question: the name of an image or video, a path, a URL.
+
+    With spaces in it, it must both begin as a path and end as a file of these kinds.
+    """
+    from sage_core.media import is_url
+
+    path = text.startswith(("/", "./", "../", "~/")) or is_url(text)
+    kind = mimetypes.guess_type(text)[0] or ""
+    named = kind.startswith(("image/", "video/"))
+    return path and named if any(c.isspace() for c in text) else path or named
+
+
+def _why_not(name: str) -> str:
+    from sage_core.media import is_url
+
+    if is_url(name):
+        return "URLs are not read"
+    return "is a directory" if Path(name).is_dir() else "no such file"
 
 
 def _is_file(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ class Source:
         from sage_core.media.streams import keep
 
         try:
-            return keep(sys.stdin.buffer.read, self.label)
+            file = keep(sys.stdin.buffer.read, self.label)
         except InputError as error:
             return error
+        return file if os.fstat(file.fileno()).st_size else InputError("standard input is empty")
 
 
 def collect(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_cli.console import say
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.options.shared import RunOptions
 
@@ -54,6 +55,9 @@ class MediaOpener:
             self._begin(sampling)
             raise
         self._begin(sampling)
+        note = getattr(opened, "note", "")
+        if note and not self._options.quiet:
+            say(f"{opened.name}: {note}")
         return opened
 
     def begin(self, family: Family) -> None:
@@ -67,9 +71,10 @@ class MediaOpener:
 
         Standard input and pipes are read when their turn comes.
         """
-        worker = self._started()
+        if not self._left or not (worker := self._started()).supported():
+            return
         with suppress(OSError):
-            if self._left and worker.supported() and Path(self._left[0]).is_file():
+            if Path(self._left[0]).is_file():
                 worker.begin(self._left[0], sampling)
 
     def _started(self) -> MediaWorker:

@@ -83,6 +83,7 @@ class BenchOptions:
 
 
 _OUTPUTS = {"json", "jsonl", "output", "stats", "live", "save_view"}
-_NOT_SHARED = {"files_from", "policy", "candidates"} | _OUTPUTS
+_WORKER = {"media_memory", "media_seconds"}  # items are decoded in the process that measures
+_NOT_SHARED = {"files_from", "policy", "candidates"} | _OUTPUTS | _WORKER
 ModelOptions = subset("ModelOptions", {f.name for f in fields(RunOptions)} - _NOT_SHARED)
 """The options of `RunOptions` that a benchmark has too, with the same help and defaults."""

@@ -6,7 +6,7 @@ not: anything of a model. Resizing to a model's input, tiles and placeholders be
 """
 
 from sage_core.media.isolate import MediaLimits, MediaWorker
-from sage_core.media.open import Opener, check_media, open_media
+from sage_core.media.open import Opener, check_media, is_url, open_media
 from sage_core.media.types import Clip, FrameRate, Picture, Sampling
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Picture",
     "Sampling",
     "check_media",
+    "is_url",
     "open_media",
 ]

@@ -44,7 +44,7 @@ TURNS = {
 def read_picture(
     source: Path | bytes, sampling: Sampling, name: str, signed: bool = True
 ) -> Picture | Clip | None:
-    """Decode an image file; an animation becomes a clip. None if Pillow does not know the format.
+    """Decode an image file; an animation becomes a clip. None if it is not one for Pillow.
 
     ``signed`` are the formats with a signature, else those of `WITHOUT_SIGNATURE`.
 
@@ -95,6 +95,8 @@ def _read(
     if image is None:
         return None
     with image:
+        if image.format == "JPEG" and _is_motion(source):
+            return None
         check_size(*image.size, name)
         if image.format in COSTLY and image.width * image.height > LARGE:
             raise InputError(
@@ -130,6 +132,19 @@ def _identified(source: Path | bytes, signed: bool) -> Image.Image | None:
     Image.init()
     known = [kind for kind in Image.ID if kind not in (*COMMON, *LEFT_OUT)]
     return opened(tuple(kind for kind in known if (kind in WITHOUT_SIGNATURE) is not signed))
+
+
+def _is_motion(source: Path | bytes) -> bool:
+    """Whether a file is a stream of JPEG images, as cameras send: three or more, for FFmpeg.
+
+    A second one is rather a preview or a map of depth or brightness.
+    """
+    data = source.read_bytes() if isinstance(source, Path) else source
+    if data.count(b"\xff\xd9\xff\xd8") < 2:  # end of an image, begin of an image
+        return False
+    from sage_core.media.video import is_video
+
+    return is_video(data)
 
 
 def _without_text(source: Path | bytes) -> bytes:

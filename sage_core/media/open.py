@@ -180,6 +180,11 @@ def _all_of(file: BinaryIO) -> bytes:
     return data
 
 
+def is_url(name: str) -> bool:
+    """Whether a name is a URL (``https://...``, ``s3://...``), which is never fetched."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None
+
+
 def _is_regular(path: Path, name: str) -> bool:
     """Whether ``path`` is a regular file; False for a pipe.
 
@@ -206,7 +211,7 @@ def _read_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
+        if is_url(name):
             raise InputError(f"{name}: URLs are not read: download it and give the file") from error
         if isinstance(error, FileNotFoundError):
             raise InputError(f"{name}: no such file: check the path") from error

@@ -40,6 +40,7 @@ def keep(read: Callable[[int], bytes], name: str) -> BinaryIO:
         if left < 0:
             raise InputError(f"{name}: is larger than 2 GiB: give a file instead")
         file.write(chunk)
+    file.flush()
     file.seek(0)
     file.raw.name = name  # type: ignore[attr-defined]
     return file

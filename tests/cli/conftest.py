@@ -17,6 +17,7 @@ import sage_core
 from sage_cli.app import app
 from sage_cli.jobs import bench as bench_job
 from sage_cli.render import bench_plots
+from sage_core.media import MediaWorker
 from tests.cli.bench_engine import Engine as BenchEngine
 from tests.cli.fake import FakePipeline
 
@@ -66,6 +67,12 @@ def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake pipeline opens no file: the process that decodes them need not start."""
+    monkeypatch.setattr(MediaWorker, "start", lambda worker: None)
 
 
 @pytest.fixture

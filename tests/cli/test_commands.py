@@ -228,6 +228,9 @@ USAGE = [
     (("caption", "a.png", "--output", "no/where.txt"), "no folder"),
     (("caption", "a.png", "--output", "v.svg", "--save-view", "v.svg"), "same file"),
     (("caption", "a.png", "--wings"), "--wings"),
+    (("caption", "a.png", "--prompt", " \n"), "the prompt is empty"),
+    (("caption", "a.png", "--media-memory", "0"), "--media-memory"),
+    (("caption", "a.png", "--media-seconds", "nan"), "--media-seconds"),
     (("fly",), "fly"),
     (("caption", "a.png", "--config", "nowhere.toml"), "nowhere.toml"),
 ]

@@ -108,10 +108,18 @@ def test_what_ffmpeg_knows_is_a_video(name: str, tmp_path: Path) -> None:
         path = tmp_path / "video.dat"
         path.write_bytes(form)
         assert is_media(path)
-        check_media(form, "x")
+        check_media(io.BytesIO(form), "x")
         clip = open_media(form, Sampling(frames=8))
         assert isinstance(clip, Clip)
         assert [level_of(frame) for frame in clip.frames] == list(range(8))
+
+
+def test_a_stream_of_jpegs_is_a_video_and_an_appended_preview_is_not() -> None:
+    images = [encoded(Image.new("RGB", (64, 48), (14 + 12 * i,) * 3), "JPEG") for i in range(8)]
+    clip = open_media(b"".join(images), Sampling(frames=8))
+    assert isinstance(clip, Clip)
+    assert [level_of(frame) for frame in clip.frames] == list(range(8))
+    assert isinstance(open_media(b"".join(images[:2])), Picture)
 
 
 def playlists(folder: Path) -> dict[str, bytes]:
@@ -150,7 +158,7 @@ def test_a_playlist_leads_to_no_other_file(
         with pytest.raises(InputError, match=says):
             open_media(source)
         with pytest.raises(InputError, match=says):
-            check_media(source, "x")
+            check_media(source if isinstance(source, Path) else io.BytesIO(source), "x")
     assert not is_media(path)
 
 
@@ -180,10 +188,10 @@ def test_what_neither_library_knows_is_refused_alike(name: str, tmp_path: Path) 
     path = tmp_path / "file.png"
     path.write_bytes(NEITHER[name])
     messages = set()
-    for ask in (lambda s: open_media(s, name="x"), lambda s: check_media(s, "x")):
-        for source in (path, NEITHER[name]):
+    for source in (path, io.BytesIO(NEITHER[name])):
+        for ask in (check_media, lambda source, name: open_media(source, name=name)):
             with pytest.raises(InputError) as caught:
-                ask(source)  # type: ignore[no-untyped-call]
+                ask(source, "x")  # type: ignore[no-untyped-call]
             messages.add(str(caught.value))
     assert len(messages) == 1
     assert "corrupt" not in messages.pop()
