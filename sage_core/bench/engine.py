@@ -184,6 +184,7 @@ class PairEngine:
             MethodCosts(),
             candidates,
             self._decoders.backend,
+            checks=self._decoders.checks,
             phase_times=True,
             **options,
         )
