@@ -46,7 +46,7 @@ class InputError(SageError):
 
 
 class ModelError(SageError):
-    """A model that cannot be found or loaded, or a draft that does not fit its target."""
+    """A model that cannot be found, loaded or followed exactly, or a draft that does not fit."""
 
 
 class MemoryExhaustedError(SageError):

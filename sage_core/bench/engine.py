@@ -188,6 +188,7 @@ class PairEngine:
             MethodCosts(),
             candidates,
             self._decoders.backend,
+            checks=self._decoders.checks,
             phase_times=True,
             **options,
         )

@@ -84,6 +84,8 @@ class ModelDrafter(TreeDrafter):
         self._columns = {}
 
     def observe(self, tree: TokenTree, outcome: Acceptance, hidden: Tensor) -> None:
+        if not self.started:
+            return
         # Ancestors are passed before their children: the passed nodes are a prefix of the path.
         kept = [self._columns[node] for node in outcome.nodes if node in self._columns]
         self._runner.commit(kept)

@@ -51,6 +51,7 @@ class ModelChecks:
                 implementation without masks, virtual tokens).
         """
         refuse_state(model)
+        _refuse_training(model)
         verdict = self._targets.get(model)
         if verdict is None:
             verdict = check_target(_base(model).config, verdict_of(model))
@@ -63,7 +64,7 @@ class ModelChecks:
 
         Raises:
             ModelError: its passes fail.
-            UnsupportedError: as `target`.
+            UnsupportedError: it has virtual tokens, or attention without masks.
         """
         refuse_state(model)
         if model not in self._drafts:
@@ -113,7 +114,7 @@ def check_draft(config: Any, verdict: Verdict) -> None:
 
 
 def refuse_state(model: Any) -> None:
-    """Refuse a loaded model in a state in which its own text cannot be reproduced.
+    """Refuse a loaded model with virtual tokens, or with attention that takes no mask of a tree.
 
     Raises:
         UnsupportedError: what the state is, and how to leave it.
@@ -133,6 +134,10 @@ def refuse_state(model: Any) -> None:
             f"attention by {attention} takes no mask of a tree: call "
             "model.set_attn_implementation('sdpa') first"
         )
+
+
+def _refuse_training(model: Any) -> None:
+    """Refuse a target whose training mode changes its text."""
     for name, module in model.named_modules():
         if module.training and _is_random(module):
             raise UnsupportedError(

@@ -95,7 +95,7 @@ def refusal(config: Any, reason: str) -> ModelError:
 @lru_cache(maxsize=64)
 def _verdict(subject: _Subject) -> Verdict:
     failure: Exception | None = None
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for rules in CUTS:
             try:
                 small = cut(subject.config, rules)

@@ -109,6 +109,7 @@ def cut(config: Any, rules: Sequence[str]) -> SmallConfig:
         if getattr(part, "quantization_config", None) is not None:
             del part.quantization_config
     text = text_config(small)
+    borders = _cut_lengths(text)  # first: a window may be as long as the model is wide
     _cut_layers(text)
     for name in ("vision_config", "audio_config"):
         part = getattr(small, name, None)
@@ -122,7 +123,7 @@ def cut(config: Any, rules: Sequence[str]) -> SmallConfig:
         _cut_vocabulary(small, text)
     if "widths" in rules:
         _cut_widths(text)
-    return SmallConfig(small, _cut_lengths(text))
+    return SmallConfig(small, borders)
 
 
 def _cut_layers(text: Any) -> None:

@@ -64,6 +64,7 @@ class Script:
     pause: float = 0.0
     on_step: Callable[[int], None] | None = None
     lossy: str | None = None
+    context_reached: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class FakeResult:
     sampling: dict[str, Any] | None = None
     lossy: str | None = None
     policy: str = "sage"
+    context_reached: int | None = None
 
 
 class FakeStream(Iterator[Step]):
@@ -127,6 +129,7 @@ class FakeStream(Iterator[Step]):
             self._prompt,
             lossy=self._script.lossy,
             policy=self.policy,
+            context_reached=self._script.context_reached,
         )
 
     def close(self) -> None:

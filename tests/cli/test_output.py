@@ -18,7 +18,7 @@ from tests.cli.test_commands import TEXT
 
 FIELDS = {
     "schema", "files", "prompt", "text", "finish_reason", "models", "device", "dtype", "policy",
-    "seed", "sampling", "lossy", "tokens", "stats",
+    "seed", "sampling", "lossy", "tokens", "stats", "context_reached",
 }  # fmt: skip
 
 
@@ -45,6 +45,18 @@ def test_a_lossy_rule_marks_everything(sage, pipeline):
     assert "may differ from the model's own" in result.stderr.split("speed, decoding")[0]
     assert "lossy" not in sage("caption", "a.png", "--quiet", "--lossy", rule).stderr
     assert json.loads(sage("caption", "a.png", "--json").stdout)["lossy"] is None
+
+
+def test_a_text_that_fills_the_context_says_so(sage, pipeline):
+    pipeline.enqueue(*(Script(context_reached=64) for _ in range(3)))
+    result = sage("caption", "a.png", "--json")
+    assert json.loads(result.stdout)["context_reached"] == 64
+    assert "a.png: the text reached the model's context of 64 tokens" in result.stderr
+    result = sage("caption", "a.png")
+    assert result.stdout.strip() == TEXT
+    assert "context of 64" in result.stderr
+    assert "context" not in sage("caption", "a.png", "--quiet").stderr
+    assert json.loads(sage("caption", "a.png", "--json").stdout)["context_reached"] is None
 
 
 def test_every_field_is_documented(sage):

@@ -115,7 +115,7 @@ class SlowTimer(PassTimer):
         self.clock = clock
         self.passes = 0
 
-    def _pass(self, model: str, size: int) -> Any:
+    def _pass(self, model: str, size: int, depth: int) -> Any:
         self.passes += 1
         self.clock.now += self.clock.seconds * (1 + size / 64)
         return
