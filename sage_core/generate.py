@@ -17,7 +17,7 @@ from sage_core.engine.costs.store import CostStore
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.session import DecodingSession
 from sage_core.errors import UnsupportedError
-from sage_core.generation.prepare import prepared_by_generate
+from sage_core.generation.prepare import prepared_by_generate, refuse_arguments
 from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.trees.policy import Policy
 
@@ -81,9 +81,7 @@ class CustomGenerate:
         """
         call = _call_of_generate()
         given = call.get("kwargs", {})
-        for name in ("past_key_values", "inputs_embeds"):
-            if given.get(name) is not None:
-                raise UnsupportedError(f"{name} is not supported: leave it out")
+        refuse_arguments(given)
         config = arguments["generation_config"]
         streamer = arguments.pop("streamer", None) or call.get("streamer")
         decoder = SpeculativeDecoder(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sage_cli.options import flags
+from sage_core.checks import MAX_SEED, MIN_SEED
 
 __all__ = ["AUTO", "BATCH", "DecodingOptions"]
 
@@ -174,4 +175,4 @@ class DecodingOptions:
             show_default="verifier",
         ),
     ] = None
-    seed: Annotated[int, _setting("Random seed.", min=0, metavar="N")] = 0
+    seed: Annotated[int, _setting("Random seed.", min=MIN_SEED, max=MAX_SEED, metavar="N")] = 0
