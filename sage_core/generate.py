@@ -19,6 +19,7 @@ from sage_core.engine.session import DecodingSession
 from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import prepared_by_generate, refuse_arguments
 from sage_core.runtime.cpu.executor import CpuBackend
+from sage_core.trees.pass_costs import TYPICAL
 from sage_core.trees.policy import Policy
 
 
@@ -49,6 +50,7 @@ class CustomGenerate:
         lookup: Any = None,
         lossy: Any = None,
         viskip: float | None = None,
+        reproducible: bool = False,
         **arguments: Any,
     ) -> Any:
         """Decode by speculation within ``model.generate(custom_generate=custom_generate)``.
@@ -59,6 +61,7 @@ class CustomGenerate:
         - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``lookup``, ``lossy``,
           ``viskip``: as for `SpeculativeDecoder`; with ``lossy`` the text may differ from the one
           of `generate`;
+        - ``reproducible``: trees follow fixed costs: equal runs give equal texts in 16 bits too;
         - ``seed``: of a sampled text; without one torch's global generator is used, so that after
           ``torch.manual_seed`` the text is the one of `generate`.
 
@@ -89,7 +92,7 @@ class CustomGenerate:
             draft_model,
             policy,
             pruning,
-            self._costs,
+            TYPICAL if reproducible else self._costs,
             candidates,
             self._backend,
             draft_vocab=draft_vocab,

@@ -85,9 +85,10 @@ class Pipeline:
     ) -> Generator[Outcome[Result]]:
         """Describe each file; yields a numbered `Outcome` as each is done.
 
-        ``batch`` files are decoded at once, each with the text that it has alone; ``auto`` is
-        `pays`. A file is opened when it is started. An error of one is its outcome's ``error`` and
-        does not affect the others. Closing this ends them all.
+        ``batch`` files are decoded at once, each with the text that it has alone (in bfloat16 and
+        float16 but for ties within rounding, which depend on the batch too); ``auto`` is `pays`. A
+        file is opened when it is started. An error of one is its outcome's ``error`` and does not
+        affect the others. Closing this ends them all.
 
         Raises:
             OptionError: ``batch`` is not an integer of at least 1.

@@ -25,6 +25,7 @@ from sage_core.options import Options
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.runtime.passes import Passes
+from sage_core.trees.pass_costs import TYPICAL
 from sage_core.trees.policies import spec
 from sage_core.trees.steps import Step
 
@@ -48,6 +49,9 @@ class Result:
     """Sampling fields of the generation config, and ``candidates``; None if the text is greedy."""
     lossy: str | None = None
     """The lossy rule of acceptance; None if the text is the model's own."""
+    reproducible: bool = True
+    """Whether an equal run gives an equal text. In bfloat16 and float16 the shape of trees decides
+    between tokens that are tied up to rounding: there, only if trees follow no measured costs."""
 
 
 def open_files(files: Any, sampling: Sampling) -> list[Picture | Clip]:
@@ -98,7 +102,7 @@ class Decoders:
             pair.draft,
             options.policy,
             options.pruning(),
-            self.costs,
+            TYPICAL if options.reproducible else self.costs,
             options.candidates,
             self.backend,
             phase_times=options.phase_times,
@@ -136,6 +140,7 @@ class Stream(Iterator[Step]):
         self._detokenizer = Detokenizer(tokenizer)
         self.policy = spec(decoder.settings.policy)
         self.lossy = decoder.settings.lossy
+        self.reproducible = decoder.settings.reproducible
         target = decoder.settings.target
         rules = {**options.generation, **options.sampling_params().generation_fields()}
         rules["max_new_tokens"] = options.max_new_tokens
@@ -210,6 +215,7 @@ class Stream(Iterator[Step]):
             policy=self.policy,
             sampling=self._session.sampling,
             lossy=self.lossy,
+            reproducible=self.reproducible,
         )
 
     def close(self) -> None:
