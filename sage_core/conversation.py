@@ -41,6 +41,8 @@ class Conversation:
     earlier answers, the conversation is tokenized again and read from the first difference; `note`
     then says so.
 
+    Threads may share a conversation: `ask` holds the pipeline's lock until its answer is whole.
+
     An answer that ended early, by its length limit or by `Stream.close`, is kept as it is; a
     question without any answer token is dropped.
     """
@@ -56,6 +58,7 @@ class Conversation:
         self._pair = pair
         self._opener = opener
         self._decoder = decoder
+        self._lock = decoder.settings.backend.lock
         self._options = options
         self._sampling = options.sampling(pair.family.sampling)
         self._reuse = PrefixReuse()
@@ -98,11 +101,12 @@ class Conversation:
         new = open_files(files, self._sampling, self._opener)
         if not new:
             return
-        self._finish()
-        media_inputs = self._process_media([*self._media(), *new])
-        self._new += new
-        self._media_inputs = media_inputs
-        self._media_seconds += perf_counter() - started
+        with self._lock:
+            self._finish()
+            media_inputs = self._process_media([*self._media(), *new])
+            self._new += new
+            self._media_inputs = media_inputs
+            self._media_seconds += perf_counter() - started
 
     def reset(self) -> None:
         """Remove all questions and answers; the files stay."""
@@ -112,7 +116,8 @@ class Conversation:
 
     def ask(self, question: str) -> Result:
         """Answer the next question. Raises as `stream` and its steps."""
-        return self.stream(question).result()
+        with self._lock:
+            return self.stream(question).result()
 
     def stream(self, question: str) -> Stream:
         """Start answering the next question; iterate the result for steps.
@@ -125,6 +130,10 @@ class Conversation:
         """
         if not question.strip():
             raise OptionError("the question is empty: ask something")
+        with self._lock:
+            return self._stream(question)
+
+    def _stream(self, question: str) -> Stream:
         self._finish()
         started = perf_counter()
         self._pair.family.check_text(question)

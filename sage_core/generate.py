@@ -18,8 +18,9 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.engine.model_check import ModelChecks
 from sage_core.engine.session import DecodingSession
 from sage_core.errors import UnsupportedError
-from sage_core.generation.prepare import prepared_by_generate
+from sage_core.generation.prepare import prepared_by_generate, refuse_arguments
 from sage_core.runtime.cpu.executor import CpuBackend
+from sage_core.trees.pass_costs import TYPICAL
 from sage_core.trees.policy import Policy
 
 
@@ -51,6 +52,7 @@ class CustomGenerate:
         lookup: Any = None,
         lossy: Any = None,
         viskip: float | None = None,
+        reproducible: bool = False,
         **arguments: Any,
     ) -> Any:
         """Decode by speculation within ``model.generate(custom_generate=custom_generate)``.
@@ -61,6 +63,7 @@ class CustomGenerate:
         - ``policy``, ``pruning``, ``candidates``, ``draft_vocab``, ``lookup``, ``lossy``,
           ``viskip``: as for `SpeculativeDecoder`; with ``lossy`` the text may differ from the one
           of `generate`;
+        - ``reproducible``: trees follow fixed costs: equal runs give equal texts in 16 bits too;
         - ``seed``: of a sampled text; without one torch's global generator is used, so that after
           ``torch.manual_seed`` the text is the one of `generate`.
 
@@ -83,9 +86,7 @@ class CustomGenerate:
         """
         call = _call_of_generate()
         given = call.get("kwargs", {})
-        for name in ("past_key_values", "inputs_embeds"):
-            if given.get(name) is not None:
-                raise UnsupportedError(f"{name} is not supported: leave it out")
+        refuse_arguments(given)
         config = arguments["generation_config"]
         streamer = arguments.pop("streamer", None) or call.get("streamer")
         decoder = SpeculativeDecoder(
@@ -93,7 +94,7 @@ class CustomGenerate:
             draft_model,
             policy,
             pruning,
-            self._costs,
+            TYPICAL if reproducible else self._costs,
             candidates,
             self._backend,
             checks=self._checks,

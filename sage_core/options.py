@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from sage_core.checks import as_integer, as_seed
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.drafts.vocab.token_list import Asked
 from sage_core.engine.extensions import available, parse
@@ -21,15 +22,16 @@ class Options:
     ``policy`` None is ``sage`` with a draft and ``autoregressive`` without. ``frames``, ``fps``,
     ``start``, ``end`` and ``max_pixels`` are those of `Sampling`; with neither ``frames`` nor
     ``fps`` the model family's default is used. ``sample``, ``temperature``, ``top_p``, ``top_k``,
-    ``min_p`` and ``candidates`` are those of `SamplingParams`; ``seed`` is used for all random
-    numbers. ``draft_pruning`` and ``draft_pruning_method`` are ``ratio`` and ``method`` of
-    `Pruning`. ``draft_lookup`` adds branches of an n-gram lookup to the draft's trees.
-    ``draft_vocab`` limits the tokens that the draft computes logits of: a number of tokens of the
-    model's own list, the file of a list, a list or its ids. ``lossy`` names a rule of
+    ``min_p`` and ``candidates`` are those of `SamplingParams`; ``seed``, from -2**63 to 2**64 - 1,
+    is used for all random numbers. ``draft_pruning`` and ``draft_pruning_method`` are ``ratio`` and
+    ``method`` of `Pruning`. ``draft_lookup`` adds branches of an n-gram lookup to the draft's
+    trees. ``draft_vocab`` limits the tokens that the draft computes logits of: a number of tokens
+    of the model's own list, the file of a list, a list or its ids. ``lossy`` names a rule of
     `generation.lossy`. With ``viskip`` nothing is drafted while at least that share of the
     attention is on visual tokens. ``json_schema``, text or parsed, constrains the answer to JSON
     (with the extra ``grammar``). ``generation`` holds further fields of transformers'
-    `GenerationConfig`. ``phase_times`` times the phases of each step also on CUDA.
+    `GenerationConfig`. ``phase_times`` times the phases of each step also on CUDA. With
+    ``reproducible`` trees follow fixed costs instead of measured ones, see `Result.reproducible`.
 
     Raises:
         OptionError: an invalid value, or an unknown generation field.
@@ -58,12 +60,12 @@ class Options:
     json_schema: str | Mapping[str, Any] | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     phase_times: bool = False
+    reproducible: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("max_new_tokens", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name} must be an integer of at least {least}: {value!r}")
+        tokens = as_integer("max_new_tokens", self.max_new_tokens, 1)
+        object.__setattr__(self, "max_new_tokens", tokens)
+        object.__setattr__(self, "seed", as_seed(self.seed))
         self.sampling()
         self.pruning()
         self.sampling_params()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from sage_core.drafts.head.saved import find_saved_head
@@ -26,6 +27,10 @@ from sage_core.models.quantization import Method, find_method
 from sage_core.models.quiet import memory_errors
 from sage_core.models.shared_vision import share_vision
 from sage_core.models.weights import MEMORY_ADVICE, load_weights
+
+_LOADING = RLock()
+"""While transformers builds a model it replaces methods of its classes and PyTorch's default dtype,
+for the whole process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,38 @@ def load_pair(
     trust_remote_code: bool = False,
     on_family: Callable[[Family], None] | None = None,
 ) -> LoadedPair:
-    """Find, check and load a pair. Arguments and errors as for `sage_core.load`."""
+    """Find, check and load a pair. Arguments and errors as for `sage_core.load`.
+
+    Threads load one after another.
+    """
+    with _LOADING:
+        return _load_pair(
+            target,
+            draft,
+            device,
+            dtype,
+            progress,
+            quantization=quantization,
+            revision=revision,
+            draft_revision=draft_revision,
+            draft_device=draft_device,
+            trust_remote_code=trust_remote_code,
+        )
+
+
+def _load_pair(
+    target: str | Path | None,
+    draft: str | Path | None,
+    device: str,
+    dtype: str,
+    progress: Progress | None,
+    *,
+    quantization: str | None,
+    revision: str | None,
+    draft_revision: str | None,
+    draft_device: str,
+    trust_remote_code: bool,
+) -> LoadedPair:
     lookup = as_ngram(str(draft)) if is_lookup(draft) else None
     if lookup is not None:
         draft = draft_revision = None

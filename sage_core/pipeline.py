@@ -33,6 +33,11 @@ PAYS: Mapping[str, int] = MappingProxyType({"cpu": 8})
 class Pipeline:
     """A loaded pair with its family, made by `sage_core.load`.
 
+    Threads may share a pipeline. One lock is held during each step of a text, for `captions` with
+    a batch until the next one is done, and never while a caller looks at what was yielded: texts of
+    several threads, and several streams of one thread, take turns. In a process that was forked
+    after loading, a text is refused unless PyTorch has one thread there.
+
     Args:
         pair: the models.
         costs: of passes; its file is written when the pipeline is deleted. None: a store in
@@ -54,6 +59,7 @@ class Pipeline:
         self.dtype = pair.dtype
         self.note = pair.note
         self._decoders = Decoders(pair, costs)
+        self._lock = self._decoders.backend.lock
         weakref.finalize(self, self._decoders.costs.save)
 
     def caption(
@@ -83,9 +89,10 @@ class Pipeline:
     ) -> Generator[Outcome[Result]]:
         """Describe each file; yields a numbered `Outcome` as each is done.
 
-        ``batch`` files are decoded at once, each with the text that it has alone; ``auto`` is
-        `pays`. A file is opened when it is started. An error of one is its outcome's ``error`` and
-        does not affect the others. Closing this ends them all.
+        ``batch`` files are decoded at once, each with the text that it has alone (in bfloat16 and
+        float16 but for ties within rounding, which depend on the batch too); ``auto`` is `pays`. A
+        file is opened when it is started. An error of one is its outcome's ``error`` and does not
+        affect the others. Closing this ends them all.
 
         Raises:
             OptionError: ``batch`` is not an integer of at least 1.
@@ -107,7 +114,12 @@ class Pipeline:
 
         # Around all of them, because texts start and end in any order.
         with quiet(), closing(scheduler.run(partial(one, file) for file in files)) as outcomes:
-            yield from outcomes
+            while True:
+                with self._lock:
+                    outcome = next(outcomes, None)
+                if outcome is None:
+                    return
+                yield outcome
 
     @property
     def pays(self) -> int:
@@ -138,9 +150,10 @@ class Pipeline:
         scheduler: BatchScheduler | None = None,
     ) -> Stream:
         chosen = Options.of(options)
-        decoder = self._decoders.of(chosen)
-        if scheduler is not None:
-            decoder = decoder.attached(scheduler)
+        with self._lock:
+            decoder = self._decoders.of(chosen)
+            if scheduler is not None:
+                decoder = decoder.attached(scheduler)
         started = perf_counter()
         media = open_files(files, chosen.sampling(self._pair.family.sampling), self._opener)
         if prompt is None:
@@ -148,7 +161,8 @@ class Pipeline:
                 raise OptionError("nothing to describe: give a file, or a prompt")
             video = any(isinstance(item, Clip) for item in media)
             prompt = VIDEO_PROMPT if video else IMAGE_PROMPT
-        with memory_errors("while preparing the files", "give fewer or smaller ones"):
+        advice = "give fewer or smaller ones"
+        with self._lock, memory_errors("while preparing the files", advice):
             inputs = self._pair.family.prepare(media, prompt)
         return Stream(
             decoder,

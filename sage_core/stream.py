@@ -27,6 +27,7 @@ from sage_core.options import Options
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 from sage_core.runtime.passes import Passes
+from sage_core.trees.pass_costs import TYPICAL
 from sage_core.trees.policies import spec
 from sage_core.trees.steps import Step
 
@@ -52,6 +53,9 @@ class Result:
     """The lossy rule of acceptance; None if the text is the model's own."""
     context_reached: int | None = None
     """The target's context in tokens, if prompt and text have filled it; else None."""
+    reproducible: bool = True
+    """Whether an equal run gives an equal text. In bfloat16 and float16 the shape of trees decides
+    between tokens that are tied up to rounding: there, only if trees follow no measured costs."""
 
 
 def open_files(files: Any, sampling: Sampling, opener: Opener = open_media) -> list[Picture | Clip]:
@@ -104,7 +108,7 @@ class Decoders:
             pair.draft,
             options.policy,
             options.pruning(),
-            self.costs,
+            TYPICAL if options.reproducible else self.costs,
             options.candidates,
             self.backend,
             checks=self.checks,
@@ -143,6 +147,7 @@ class Stream(Iterator[Step]):
         self._detokenizer = Detokenizer(tokenizer)
         self.policy = spec(decoder.settings.policy)
         self.lossy = decoder.settings.lossy
+        self.reproducible = decoder.settings.reproducible
         target = decoder.settings.target
         ids = inputs["input_ids"]
         refuse_long_prompt(target.config, ids.shape[1], int(visual_mask(target.config, ids).sum()))
@@ -220,6 +225,7 @@ class Stream(Iterator[Step]):
             sampling=self._session.sampling,
             lossy=self.lossy,
             context_reached=self._session.context_reached,
+            reproducible=self.reproducible,
         )
 
     def close(self) -> None:

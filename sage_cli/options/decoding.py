@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sage_cli.options import flags
+from sage_core.checks import MAX_SEED, MIN_SEED
 
 __all__ = ["AUTO", "BATCH", "DecodingOptions"]
 
@@ -37,9 +38,9 @@ def _positive(given: str | float) -> float:
 
 
 BATCH: Any = _setting(
-    "Batch size: how many files to decode at once, each with the same text as alone. 'auto' is "
-    "the size that was measured to be fastest on this kind of device, and 1 where text is streamed "
-    "to a terminal.",
+    "Batch size: how many files to decode at once, each with the same text as alone (in bfloat16 "
+    "and float16 but for ties within rounding, see --reproducible). 'auto' is the size that was "
+    "measured to be fastest on this kind of device, and 1 where text is streamed to a terminal.",
     parser=_batch_size,
     metavar="N|auto",
 )
@@ -174,4 +175,13 @@ class DecodingOptions:
             show_default="verifier",
         ),
     ] = None
-    seed: Annotated[int, _setting("Random seed.", min=0, metavar="N")] = 0
+    seed: Annotated[int, _setting("Random seed.", min=MIN_SEED, max=MAX_SEED, metavar="N")] = 0
+    reproducible: Annotated[
+        bool,
+        _setting(
+            "Shape trees by fixed costs instead of measured ones, so that equal runs give equal "
+            "texts in bfloat16 and float16 too, where the tree's shape decides between tokens that "
+            "are tied up to rounding. Trees are then not fitted to the machine, which is usually "
+            "somewhat slower."
+        ),
+    ] = False

@@ -35,6 +35,7 @@ def result_object(
         "seed": seed,
         "sampling": None if result.sampling is None else dict(result.sampling),
         "lossy": result.lossy,
+        "reproducible": result.reproducible,
         "tokens": list(result.tokens),
         "stats": result.stats.as_dict(),
     }

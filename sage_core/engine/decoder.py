@@ -54,6 +54,9 @@ class SpeculativeDecoder:
             lossy acceptance), ``viskip`` (no drafts from this share of attention on visual
             tokens).
 
+    Threads may share a decoder: each step holds the backend's lock, which is released between
+    steps. Decoders of one model that are used by several threads must share one backend.
+
     Raises:
         OptionError: unknown policy, candidates or option, or a drafting policy without a draft.
         ModelError: a target whose text passes over trees do not reproduce, a draft whose passes
@@ -177,7 +180,8 @@ class SpeculativeDecoder:
         scheduler = BatchScheduler(self.settings.target, width)
         decoder = self.attached(scheduler)
         jobs = (lambda one=one: decoder.stream(**one).passes() for one in given)
-        outputs = {outcome.number: outcome.get() for outcome in scheduler.run(jobs)}
+        with self.settings.backend.lock:
+            outputs = {outcome.number: outcome.get() for outcome in scheduler.run(jobs)}
         return [outputs[number] for number in range(len(given))]
 
     def attached(self, scheduler: BatchScheduler) -> SpeculativeDecoder:

@@ -14,6 +14,7 @@ from sage_core.engine.settings import DecoderSettings
 from sage_core.generation.prepare import Prepared, prepare
 from sage_core.generation.sequence import TokenSequence
 from sage_core.models.inputs import visual_mask
+from sage_core.runtime.model_state import module_state, weight_state
 from sage_core.runtime.passes import passes_until_event
 from sage_core.runtime.runner import Runner
 from sage_core.trees.steps import Step
@@ -28,10 +29,16 @@ class PrefixReuse:
     Pass the same object to each `SpeculativeDecoder.stream` of a conversation. A text that begins
     as the previous one, with the same images, is read only from the first difference; any other is
     read from its start, also after a step that raised. The output is the same either way. It serves
-    one text at a time: the first step of a text ends the previous one.
+    one text at a time: the first step of a text ends the previous one. Caches of weights that have
+    changed are dropped.
+
+    Args:
+        single: it will serve one text only, so that weights need no comparison.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, single: bool = False) -> None:
+        self._single = single
+        self._state: list[Any] = []
         self.reused = 0
         """Tokens of the latest prompt that were in the target's cache."""
         self.kept: dict[str, Any] = {}
@@ -48,7 +55,13 @@ class PrefixReuse:
     def runner(self, settings: DecoderSettings) -> Runner:
         """The runner of the settings' target; caches of other models are dropped."""
         target, draft = settings.target, settings.draft
-        if self._target is None or self._target.model is not target or self._draft is not draft:
+        state: list[Any] = []
+        if not self._single:
+            modules = [target.get_decoder(), target.get_output_embeddings()]
+            state = [*module_state(modules), *weight_state([target])]
+        known = self._target is not None and self._target.model is target and self._draft is draft
+        if self._target is None or not known or state != self._state:
+            self._state = state
             self._target = Runner(target, settings.backend.executor(target))
             self._draft = draft
             self.forget()

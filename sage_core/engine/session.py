@@ -7,6 +7,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+from sage_core.checks import as_seed
 from sage_core.drafts.drafter import NoDrafter
 from sage_core.drafts.forced_tokens import ForcedDrafter
 from sage_core.drafts.head.drafter import HeadDrafter
@@ -25,7 +26,7 @@ from sage_core.engine.settings import DecoderSettings
 from sage_core.engine.text_limits import context_reached, limit_text, refuse_long_prompt
 from sage_core.generation.json_schema import JsonGrammar
 from sage_core.generation.prepare import Prepared
-from sage_core.generation.sequence import TokenSequence
+from sage_core.generation.sequence import LIKELY_TOKENS, TokenSequence
 from sage_core.generation.speculative_sampling import sampling_fields, sampling_strategy
 from sage_core.models.inputs import on_device
 from sage_core.models.shared_vision import SharedVision
@@ -59,12 +60,13 @@ class DecodingSession(Iterator[Step]):
         self._settings = settings
         self._options = options
         self._prepared = prepared
-        self._seed = seed
+        self._seed = None if seed is None else as_seed(seed)
         self.sampling: dict[str, Any] | None = None
         """Sampling fields of the generation config, and ``candidates``. None if the text is greedy,
         and before its first step."""
-        self._reuse = reuse or PrefixReuse()
-        self._target = self._reuse.runner(settings)
+        self._reuse = reuse or PrefixReuse(single=True)
+        with settings.backend.lock:
+            self._target = self._reuse.runner(settings)
         ids = inputs.get("input_ids") if prepared is None else prepared.input_ids
         if ids is not None:
             refuse_long_prompt(settings.target.config, ids.shape[-1])
@@ -77,7 +79,8 @@ class DecodingSession(Iterator[Step]):
         self._wall = 0.0
 
     def __next__(self) -> Step:
-        step = run_passes(self.next_step())
+        with self._settings.backend.lock:
+            step = run_passes(self.next_step())
         if step is None:
             raise StopIteration
         return step
@@ -150,7 +153,7 @@ class DecodingSession(Iterator[Step]):
             self._draft_prompt = draft_prompt = _draft_prompt(settings, prepared)
             # After the prompt: the text, and one whole tree with its root.
             nodes = settings.policy.max_nodes + sum(e.more_nodes for e in settings.extensions)
-            room = max(0, sequence.remaining) + nodes + 1
+            room = max(0, min(sequence.remaining, LIKELY_TOKENS)) + nodes + 1
             model = self._reuse.drafter or self._model_drafter(prepared, room, vision)
             parts = self._parts(prepared, sequence, model)
             decoding = decode(
@@ -173,7 +176,7 @@ class DecodingSession(Iterator[Step]):
             self._draft_visual = model.visual_tokens
         calibration = self._calibration(parts, model)
         if calibration is not None:
-            yield from calibration.start(sequence.remaining)
+            yield from calibration.start(min(sequence.remaining, LIKELY_TOKENS))
         # Preparation may encode the images: it is part of the target's prefill.
         seconds = replace(first.seconds, prefill_target=first.seconds.prefill_target + preparing)
         step: Step | None = replace(first, seconds=seconds)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.extensions import DecodingExtension
@@ -51,6 +53,12 @@ class DecoderSettings:
         """The lossy rule by which the text may differ from the target's own; None: it does not."""
         names = [str(one) for one in self.extensions if not one.lossless]
         return ", ".join(names) or None
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether trees follow no measured costs, or cannot decide about a token."""
+        measured = isinstance(self.costs, CostStore) and self.policy.planner().counts_costs
+        return not (measured and self.draft is not None) or self.target.dtype == torch.float32
 
     @property
     def times_phases(self) -> bool:

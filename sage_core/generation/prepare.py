@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.models.checkpoint_errors import forward_errors
+from sage_core.models.quiet import SharedContext
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ _UNSUPPORTED = (
     *("assistant_model", "custom_generate", "inputs_embeds", "negative_prompt_ids"),
     *("past_key_values", "streamer"),
 )
+_INSTEAD = {"inputs_embeds": "pass input_ids, which the draft reads as well"}
 _GENERATE_ARGUMENTS = {
     *("assistant_model", "custom_generate", "generation_config", "logits_processor"),
     *("negative_prompt_attention_mask", "negative_prompt_ids", "prefix_allowed_tokens_fn"),
@@ -105,7 +107,8 @@ def prepare(
         OptionError: transformers refuses the options.
     """
     options = {**inputs, **(options or {})}
-    _refuse_arguments(model, options)
+    refuse_arguments(options)
+    _refuse_settings(model, options)
     _take_stop_strings(model, options)
     given = options.get("generation_config")
     if given is None or not given.do_sample:
@@ -191,6 +194,7 @@ def _take_stop_strings(model: Any, options: dict[str, Any]) -> None:
     options["stopping_criteria"] = criteria
 
 
+@SharedContext
 @contextmanager
 def _quiet_generation_warnings() -> Iterator[None]:
     """Hide the warning that greedy decoding ignores the checkpoint's temperature."""
@@ -206,10 +210,18 @@ def _quiet_generation_warnings() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _refuse_arguments(model: Any, options: dict[str, Any]) -> None:
+def refuse_arguments(options: Mapping[str, Any]) -> None:
+    """Refuse arguments of `generate` that cannot be followed exactly.
+
+    Raises:
+        UnsupportedError: names the argument.
+    """
     for name in _UNSUPPORTED:
         if options.get(name) is not None:
-            raise UnsupportedError(f"{name} is not supported: leave it out")
+            raise UnsupportedError(f"{name} is not supported: {_INSTEAD.get(name, 'leave it out')}")
+
+
+def _refuse_settings(model: Any, options: dict[str, Any]) -> None:
     given = options.get("generation_config")
     for source in (given, model.generation_config):
         if getattr(source, "is_assistant", False) or options.get("is_assistant"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
+from sage_core.checks import is_number
 from sage_core.errors import OptionError, UnsupportedError
 from sage_core.trees.policy import Policy, TreePlanner
 
@@ -41,7 +41,7 @@ class SamplingParams:
         ]
         for name, message, holds in checks:
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and holds(value)):
+            if value is not None and not (is_number(value) and holds(value)):
                 raise OptionError(f"{name} {message}: {value!r}")
         _check_known(self.candidates)
 
@@ -74,7 +74,3 @@ def check_candidates(candidates: str, policy: Policy) -> None:
 def _check_known(candidates: str) -> None:
     if candidates not in CANDIDATES:
         raise OptionError(f"unknown candidates {candidates!r}: choose from {', '.join(CANDIDATES)}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sage_core.generation.prepare import Prepared
 
+LIKELY_TOKENS = 1024
+"""Most new tokens that memory is reserved for up front; behind them it grows with the text."""
+
 
 class TokenSequence:
     """Prompt and committed tokens, processed token by token as in `generate`.
@@ -24,12 +27,16 @@ class TokenSequence:
     """
 
     def __init__(self, prepared: Prepared, record: Sequence[str] = ()) -> None:
-        from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+        from transformers.generation.stopping_criteria import (
+            EosTokenCriteria,
+            MaxLengthCriteria,
+            StoppingCriteriaList,
+        )
 
         self._processors = prepared.processors
         self._draft_processors = [p for p in self._processors if follows_paths(p)]
         self._end_tokens: set[int] = set()
-        self._other_criteria = []
+        self._other_criteria = StoppingCriteriaList()
         self._max_length = int(prepared.config.max_length)
         for criterion in prepared.criteria:
             # The two that nearly every call has are evaluated without tensors.
@@ -47,8 +54,8 @@ class TokenSequence:
         """Processed scores of every new token, float32 (1, vocabulary), if recorded."""
         self.logits_record: list[Tensor] | None = [] if "logits" in record else None
         """The logits before processing, likewise."""
-        self._ids = prepared.input_ids.new_empty((1, max(self._max_length, self.length) + 1))
-        self._ids[:, : self.length] = prepared.input_ids
+        self._ids = prepared.input_ids
+        self._reserve(min(max(0, self.remaining), LIKELY_TOKENS) + 1)
 
     @property
     def ids(self) -> Tensor:
@@ -81,6 +88,8 @@ class TokenSequence:
     @torch.inference_mode()
     def append(self, token: int) -> bool:
         """Commit one token; True if the text ends with it: ``reason`` is eos, length or stop."""
+        if self.length == self._ids.shape[1]:  # not up front: the limit may be millions
+            self._reserve(self.length // 2 + 1)
         self._ids[0, self.length] = token
         self.length += 1
         if token in self._end_tokens:
@@ -92,9 +101,18 @@ class TokenSequence:
         self.finished = bool(self.reason)
         return self.finished
 
+    @torch.inference_mode(False)  # criteria get ordinary tensors
+    def _reserve(self, more: int) -> None:
+        """Move to a tensor with room for ``more`` tokens; the caller's own stays as it is."""
+        room = self._ids.new_empty((1, self.length + more))
+        room[:, : self.length] = self._ids[:, : self.length]
+        self._ids = room
+
     def _stops(self) -> bool:
-        record = None if self.scores_record is None else tuple(self.scores_record)
-        return any(bool(c(self.ids, record).all()) for c in self._other_criteria)
+        """Combined by `generate`'s own list and rule, whatever type the criteria return."""
+        record: Any = None if self.scores_record is None else tuple(self.scores_record)
+        unfinished = torch.ones(1, dtype=torch.int64, device=self._ids.device)
+        return not bool((unfinished & ~self._other_criteria(self.ids, record)).max())
 
     @torch.inference_mode()
     def scores(self, logits: Tensor) -> Tensor:

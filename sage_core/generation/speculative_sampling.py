@@ -70,7 +70,7 @@ def sampling_strategy(
     if candidates == "topk":
         return SamplingStrategy(TargetSampling(generator), TopK())
     # Acceptance must be independent of the candidates, so they get a random stream of their own.
-    base = int(torch.randint(2**62, ())) if seed is None else seed
+    base = int(torch.randint(2**62, ())) if seed is None else seed % 2**64
     derived = int(np.random.SeedSequence((base, 1)).generate_state(1, np.uint64)[0] >> np.uint64(1))
     sampler = torch.Generator(draft_device).manual_seed(derived)
     return SamplingStrategy(RecursiveRejection(generator), Sampled(sampler))

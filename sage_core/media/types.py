@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sage_core.checks import as_integer, is_number
 from sage_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -71,12 +72,11 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("frames", "max_pixels", "frame_pixels", "clip_pixels"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, as_integer(name, value, 1))
         for name in ("fps", "start", "end"):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and math.isfinite(value)
-            if value is not None and not number:
+            if value is not None and not is_number(value):
                 raise OptionError(f"{name} must be a number, not {value!r}")
         if self.fps is not None and self.fps <= 0:
             raise OptionError(f"fps must be more than 0, not {self.fps!r}")

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from threading import RLock
 
 from sage_core.errors import MemoryExhaustedError, ModelError, SageError, is_memory_error
 
 VERBOSE = logging.getLogger("sage_core")
 """At level DEBUG, messages of the libraries are shown."""
+
+
+class SharedContext:
+    """A context that changes the whole process, for several threads: the first enters, the last
+    leaves.
+
+    Without this, threads that leave in another order than they entered restore each other's
+    changes.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._lock = RLock()
+        self._users = 0
+        self._stack = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._stack.enter_context(self._make())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._stack.close()
 
 
 @contextmanager
@@ -19,9 +49,13 @@ def quiet() -> Iterator[None]:
 
     With the ``sage_core`` logger at DEBUG nothing is hidden.
     """
-    if VERBOSE.isEnabledFor(logging.DEBUG):
+    with nullcontext() if VERBOSE.isEnabledFor(logging.DEBUG) else _silent():
         yield
-        return
+
+
+@SharedContext
+@contextmanager
+def _silent() -> Iterator[None]:
     from huggingface_hub import utils as hub
     from transformers.utils import logging as library
 

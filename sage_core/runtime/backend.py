@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from sage_core.runtime.model_lock import ModelLock
 from sage_core.runtime.tree_runner import EagerExecutor, Executor
 
 
@@ -15,6 +16,8 @@ class Backend(Protocol):
 
     batches: bool
     """Whether passes of several texts can be made together."""
+    lock: ModelLock
+    """Held during each step of the texts that share this backend."""
 
     def executor(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Executor:
         """The executor of a model's passes.
@@ -29,6 +32,9 @@ class EagerBackend:
     """All passes by the model's own modules: the reference for other backends."""
 
     batches = True
+
+    def __init__(self) -> None:
+        self.lock = ModelLock()
 
     def executor(self, model: Any, modules: Sequence[nn.Module] | None = None) -> Executor:
         return EagerExecutor()

@@ -7,6 +7,7 @@ the mark back. A step costs O(tree) memory traffic, whatever the context length.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ class TreeCacheLayer(CacheLayerMixin):
 
     def __init__(self, owner: TreeCache, index: int) -> None:
         super().__init__()
-        self._owner = owner
+        # Weak: a cycle would keep the buffers of finished texts until garbage is collected.
+        self._owner = weakref.proxy(owner)
         self._index = index
         self.length = 0
         self.keys: Any

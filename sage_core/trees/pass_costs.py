@@ -57,6 +57,10 @@ class Costs:
         return _along(self.draft, tokens)
 
 
+TYPICAL = Costs.linear(target=1.0, node=0.02, draft=0.15, row=0.005)
+"""Fixed costs for trees that follow no clock: only their ratios count."""
+
+
 def _along(curve: Curve, at: Sequence[int] | np.ndarray) -> np.ndarray:
     tokens = np.array([point[0] for point in curve], dtype=np.float64)
     seconds = np.array([point[1] for point in curve])

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
-    "errors", "files", "trees", "media", "models", "generation", "runtime", "drafts", "engine",
-    "options", "pair_loading", "stream", "generate", "distill", "bench",
+    "errors", "checks", "files", "trees", "media", "models", "generation", "runtime", "drafts",
+    "engine", "options", "pair_loading", "stream", "generate", "distill", "bench",
     "conversation", "pipeline", "__init__",
 )  # fmt: skip
 """A package or module of `sage_core` imports only what stands before it."""

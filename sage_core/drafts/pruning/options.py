@@ -72,7 +72,7 @@ class Pruning:
         if self.method == "uniform":
             return _spread(np.arange(visual), kept)
         if self.method == "random":
-            drawn = np.random.default_rng(self.seed).choice(visual, kept, replace=False)
+            drawn = np.random.default_rng(self.seed % 2**64).choice(visual, kept, replace=False)
             return np.sort(drawn)
         if scores is None or scores.shape != (visual,):
             raise ValueError(f"{self.method} needs a score for each of {visual} visual tokens")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from sage_core.checks import as_integer
 from sage_core.errors import InputError, ModelError, OptionError
 from sage_core.files.reading import as_shape, read_json
 
@@ -78,7 +81,7 @@ class DraftVocab:
         if isinstance(given, DraftVocab):
             return given
         try:
-            return cls(tuple(given))
+            return cls(tuple(map(operator.index, given)))
         except TypeError as error:
             raise OptionError(f"a draft vocabulary is a list of ids, not {given!r}") from error
 
@@ -155,9 +158,9 @@ def as_asked(asked: Asked) -> int | str | Path | DraftVocab | None:
     """
     if isinstance(asked, str):
         return as_asked(int(asked)) if asked.isdecimal() else asked
-    if isinstance(asked, bool) or (isinstance(asked, int) and asked < 1):
-        raise OptionError(f"draft_vocab must be a number from 1, or a file: {asked!r}")
-    if asked is None or isinstance(asked, int | Path | DraftVocab):
+    if isinstance(asked, int | Integral):
+        return as_integer("draft_vocab, unless a file,", asked, 1)
+    if asked is None or isinstance(asked, Path | DraftVocab):
         return asked
     return DraftVocab.of(asked)
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from sage_core.checks import as_integer
 from sage_core.engine.costs.store import BatchCostStore, CostStore
 from sage_core.engine.settings import DecoderSettings
-from sage_core.errors import OptionError, UnsupportedError
+from sage_core.errors import UnsupportedError
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.ragged_batch import run_together, supports_ragged
 from sage_core.runtime.tree_runner import Outputs, PassRequest
@@ -168,5 +169,4 @@ def check_width(width: Any) -> None:
     Raises:
         OptionError: it is not.
     """
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise OptionError(f"batch must be an integer of at least 1: {width!r}")
+    as_integer("batch", width, 1)

@@ -21,6 +21,7 @@ from sage_core.runtime.cpu.packed_weights import (
 )
 from sage_core.runtime.cpu.traced_pass import TracedPasses
 from sage_core.runtime.cpu.weight_layouts import fastest
+from sage_core.runtime.model_lock import ModelLock
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, Outputs, PassRequest, TreeRunner
 
 
@@ -64,6 +65,7 @@ class CpuBackend:
     batches = True
 
     def __init__(self, max_bytes: int = MAX_BYTES, choose: LayoutChoice = fastest) -> None:
+        self.lock = ModelLock()
         self._max_bytes = max_bytes
         self._choose = choose
         self._packed: weakref.WeakKeyDictionary[Any, PackedWeights] = weakref.WeakKeyDictionary()
@@ -73,7 +75,8 @@ class CpuBackend:
         if not all(is_plain_parameter(weight) for weight in model.parameters()):
             return EagerExecutor()
         packed = self._packed.setdefault(model, PackedWeights(self._max_bytes, self._choose))
-        packed.refresh(modules or [model.get_decoder(), model.get_output_embeddings()])
+        modules = modules or [model.get_decoder(), model.get_output_embeddings()]
+        packed.refresh(modules)
         traced = self._traced.setdefault(model, TracedPasses(model.get_decoder().config))
-        traced.refresh(model, packed.weights)
+        traced.refresh(model, packed.weights, modules)
         return CpuExecutor(packed, traced)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sage_core.runtime.cpu.weight_layouts import Forward, Layout, fastest
+from sage_core.runtime.model_state import checksum, storage_state
 
 MAX_BYTES = 1 << 30
 """Most bytes of packed weights of one model."""
@@ -28,8 +30,9 @@ class PackedWeights:
     def __init__(self, limit: int, choose: LayoutChoice = fastest) -> None:
         self._limit = limit
         self._choose = choose
-        self._forwards: dict[nn.Module, Forward] = {}
-        self._made_of: list[tuple[int, int]] = []
+        self._forwards: dict[nn.Linear, Forward] = {}
+        self._made_of: list[Any] = []
+        self._sums: list[tuple[int, int]] = []
 
     def __bool__(self) -> bool:
         """Whether any layer is packed."""
@@ -41,19 +44,26 @@ class PackedWeights:
         return [forward.args[0] for forward in self._forwards.values()]
 
     def refresh(self, modules: Sequence[nn.Module]) -> int:
-        """Pack the layers in ``modules`` again if their weights have changed.
+        """Pack the layers in ``modules`` again if their weights have changed, whoever wrote them.
 
         Returns the number of packed layers. Shapes for which no layout is faster are not packed.
         """
         layers = [layer for module in modules for layer in _layers(module)]
-        made_of = [(layer.weight.data_ptr(), _version(layer.weight)) for layer in layers]
-        if made_of != self._made_of:
+        biases = [id(layer.bias) for layer in layers]
+        weights = storage_state(layer.weight for layer in layers)
+        made_of = [*zip(map(id, layers), weights, biases, strict=True)]
+        if made_of != self._made_of or self._checksums() != self._sums:
             self._made_of, self._forwards = made_of, {}
             if sum(layer.weight.nbytes for layer in layers) <= self._limit:
                 self._forwards = dict(self._copies(layers))
+            self._sums = self._checksums()
         return len(self._forwards)
 
-    def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Module, Forward]]:
+    def _checksums(self) -> list[tuple[int, int]]:
+        """Of the packed layers' weights as they are now: all are read for that."""
+        return [checksum(layer.weight) for layer in self._forwards]
+
+    def _copies(self, layers: Sequence[nn.Linear]) -> Iterator[tuple[nn.Linear, Forward]]:
         for layer in layers:
             layout = self._choose(layer)
             if layout is not None:
@@ -73,20 +83,20 @@ class PackedWeights:
 
 
 def _layers(module: nn.Module) -> list[nn.Linear]:
-    """Plain float32 linear layers on the CPU; quantized ones have other types."""
+    """Plain float32 linear layers on the CPU; quantized ones have other types.
+
+    A forward that someone has replaced stays in use.
+    """
     linear = (layer for layer in module.modules() if type(layer) is nn.Linear)
     return [
         layer
         for layer in linear
-        if is_plain_parameter(layer.weight) and layer.weight.dtype == torch.float32
+        if is_plain_parameter(layer.weight)
+        and layer.weight.dtype == torch.float32
+        and "forward" not in layer.__dict__
     ]
 
 
 def is_plain_parameter(weight: Tensor) -> bool:
     """Whether it is an ordinary parameter on the CPU, not a shard and not quantized."""
     return type(weight) is nn.Parameter and weight.device.type == "cpu"
-
-
-def _version(tensor: Tensor) -> int:
-    """Counts in-place changes; inference tensors have no counter."""
-    return 0 if tensor.is_inference() else tensor._version

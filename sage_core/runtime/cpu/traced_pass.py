@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sage_core.runtime.attention.swap import attending_by
 from sage_core.runtime.cpu.op_trace import OpTrace, UntraceableError, compiled, merged
+from sage_core.runtime.model_state import module_state
 
 if TYPE_CHECKING:
     from sage_core.runtime.kv_cache import TreeCache
@@ -45,21 +46,32 @@ class TracedPasses:
     def __init__(self, config: Any) -> None:
         self._config = config
         self._own: dict[int, Tensor] = {}
+        self._state: list[Any] = []
         self._traces: dict[tuple[Any, ...], OpTrace] = {}
         self._replays: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
         self._untraceable = self.why_not = ""
         """Why passes run eagerly, if they do."""
 
-    def refresh(self, model: nn.Module, copies: Sequence[Tensor] = ()) -> None:
-        """Drop the traces if the model's tensors have been replaced. Call it before each text.
+    def refresh(
+        self,
+        model: nn.Module,
+        copies: Sequence[Tensor] = (),
+        modules: Sequence[nn.Module] | None = None,
+    ) -> None:
+        """Drop the traces if what they depend on has changed. Call it before each text.
+
+        That is the model's tensors, as objects, and the attributes of its modules. The values of
+        its tensors are read in each pass.
 
         Args:
             model: not held; its parameters and buffers are.
             copies: further tensors of the model, such as packed weights.
+            modules: those of a pass; None: the model.
         """
         own = {id(one): one for one in (*model.parameters(), *model.buffers(), *copies)}
-        if own.keys() != self._own.keys():
-            self._own = own  # held, so that ids stay valid
+        state = module_state(modules or [model])
+        if own.keys() != self._own.keys() or state != self._state:
+            self._own, self._state = own, state  # held, so that ids stay valid
             self._traces, self._replays, self._untraceable = {}, {}, ""
         self.why_not = self._untraceable or _why_not(model, self._config)
 

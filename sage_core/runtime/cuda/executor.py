@@ -22,6 +22,7 @@ from sage_core.runtime.attention import MAX_COLUMNS, pack
 from sage_core.runtime.cuda.graphs import COUNTS, Capture, CaptureRecord, GraphCache
 from sage_core.runtime.cuda.static_cache import StaticCache
 from sage_core.runtime.kv_cache import TreeCache
+from sage_core.runtime.model_lock import ModelLock
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, Outputs, PassRequest, TreeRunner
 
 
@@ -97,6 +98,7 @@ class CudaGraphBackend:
     ) -> None:
         if list(counts) != sorted(set(counts)) or not 1 <= counts[0] <= counts[-1] <= max(COUNTS):
             raise ValueError(f"captured passes have ascending row counts of 1 to 65: {counts}")
+        self.lock = ModelLock()
         self._counts = counts
         self._capture = capture
         self._kernel = kernel
@@ -112,6 +114,7 @@ class CudaGraphBackend:
             self._all.append(graphs)
         else:
             self._free.remove(graphs)
+        graphs.refresh()
         executor = CudaGraphExecutor(graphs)
         weakref.finalize(executor, self._free.append, graphs)
         return executor

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sage_core.runtime.attention import MAX_COLUMNS, TreeMask, additive, attending, why_not
 from sage_core.runtime.cuda.static_cache import StaticCache
+from sage_core.runtime.model_state import module_state
 
 COUNTS = (1, 4, 8, 16, 32, MAX_COLUMNS + 1)
 """Token counts of the captured passes; a pass is padded to the next of these.
@@ -160,6 +161,7 @@ class GraphCache:
         self._passes: dict[int, tuple[PassInputs, Pass]] = {}
         self._storage: Tensor | None = None
         self._head: Any = None
+        self._state: list[Any] = []
         self._capture = capture
         if capture is None and self.device.type == "cuda":
             self._capture = CudaGraphs(self.device)
@@ -183,6 +185,19 @@ class GraphCache:
             self.cache = StaticCache(layers, capacity)
         self.cache.restart(capacity)
         return self.cache
+
+    def refresh(self) -> None:
+        """Drop the captures if what they depend on has changed. Call it before each text.
+
+        That is where the model's tensors are, and the attributes of its modules. The values of its
+        tensors are read in each replay.
+        """
+        modules = [self.model.get_decoder(), self.model.get_output_embeddings()]
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        state = [*(one.data_ptr() for one in tensors), *module_state(modules)]
+        if state != self._state:
+            self._state = state
+            self._passes.clear()
 
     def rows(self, count: int) -> int:
         """The padded token count for ``count`` tokens; 0 if they are too many."""
