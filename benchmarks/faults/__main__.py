@@ -207,10 +207,9 @@ def as_markdown(data: dict[str, Any]) -> str:
     lines.append(f"- {files}, opened {where}")
     for kind, worst in data["largest"].items():
         slow = data["slowest"][kind]
-        lines.append(
-            f"- {kind}: at most {worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['mutation']}) "
-            f"and {slow['seconds']:.1f} s ({slow['name']}, {slow['mutation']})"
-        )
+        memory = f"{worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['mutation']})"
+        longest = f"{slow['seconds']:.1f} s ({slow['name']}, {slow['mutation']})"
+        lines.append(f"- {kind}: at most {memory} and {longest}")
     shell = data["command_line"]
     lines.append(f"- `sage caption` with {shell['files']} of them: {len(shell['wrong'])} faults")
     lines.append(f"- faults: {len(data['faults'])} files, {len(wrong)} interruptions")
@@ -219,8 +218,8 @@ def as_markdown(data: dict[str, Any]) -> str:
     rows = ((name, code, count) for (name, code), count in sorted(signals.items()))
     lines += ["", *table(("signal", "exit code", "runs"), rows)]
     if runs:
-        longest = max(run["seconds"] for run in runs)
-        lines += ["", f"From the signal to the end of a run: at most {longest:.1f} s.", ""]
+        last = max(run["seconds"] for run in runs)
+        lines += ["", f"From the signal to the end of a run: at most {last:.1f} s.", ""]
     for name, says in data["faults"].items():
         first, *more = says.splitlines()
         lines.append(f"- {name}: {first}{f' ... {more[-1]}' if more else ''}")
