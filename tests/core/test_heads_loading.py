@@ -148,6 +148,14 @@ def other_kind(folder: Path) -> None:
     file.write_text(file.read_text().replace('"concat"', '"select"').replace("specvlm", "vispec"))
 
 
+def edit(**changes: object) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return act
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (drop("head.safetensors"), "has no head.safetensors"),
     "no configuration": (drop("config.json"), "No such file"),
@@ -156,6 +164,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights of another kind": (other_kind, "weights are damaged"),
     "garbage for a configuration": (write("config.json", b"\xff\xfe{"), "not UTF-8"),
     "half a configuration": (write("config.json", b'{"sage_head": 1, "ki'), "not valid JSON"),
+    "a size that would fill the memory": (edit(kind="vispec", queries=10**12), "damaged"),
+    "a ratio of another type": (edit(ratio="x"), "ratio: expected `float`"),
+    "an unknown field": (edit(colour=1), "unknown field colour"),
     "a later version": (write("config.json", b'{"sage_head": 9}'), "version 1"),
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sage_core.drafts.head.config import CONFIG, WEIGHTS, HeadConfig, read_config, weight_errors
 from sage_core.drafts.head.fingerprint import fingerprint
 from sage_core.drafts.head.module import Head
@@ -37,9 +39,15 @@ def load_head(folder: str | Path, target: Any) -> Head:
 
     config = read_config(folder)
     check_target(target, config, str(folder))
-    head = Head(config, target.get_decoder().config)
+    decoder = target.get_decoder().config
     with weight_errors(folder):
-        head.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        weights = load_file(Path(folder) / WEIGHTS)
+        with torch.device("meta"):  # the sizes in the file may be any: no memory is taken yet
+            sizes = {name: one.shape for name, one in Head(config, decoder).state_dict().items()}
+        if sizes != {name: one.shape for name, one in weights.items()}:
+            raise RuntimeError("the weights are not of the head that config.json describes")
+        head = Head(config, decoder)
+        head.load_state_dict(weights)
     return placed(head, target)
 
 
