@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -33,6 +34,12 @@ _LOADING = RLock()
 for the whole process."""
 
 
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    with _LOADING:
+        yield
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedPair:
     """A target and perhaps its draft, ready to decode."""
@@ -58,6 +65,7 @@ class LoadedPair:
     """Of the trial of the target's class."""
 
 
+@_one_at_a_time()
 @memory_errors("while loading the models", MEMORY_ADVICE)
 def load_pair(
     target: str | Path | None = None,
@@ -77,34 +85,6 @@ def load_pair(
 
     Threads load one after another.
     """
-    with _LOADING:
-        return _load_pair(
-            target,
-            draft,
-            device,
-            dtype,
-            progress,
-            quantization=quantization,
-            revision=revision,
-            draft_revision=draft_revision,
-            draft_device=draft_device,
-            trust_remote_code=trust_remote_code,
-        )
-
-
-def _load_pair(
-    target: str | Path | None,
-    draft: str | Path | None,
-    device: str,
-    dtype: str,
-    progress: Progress | None,
-    *,
-    quantization: str | None,
-    revision: str | None,
-    draft_revision: str | None,
-    draft_device: str,
-    trust_remote_code: bool,
-) -> LoadedPair:
     lookup = as_ngram(str(draft)) if is_lookup(draft) else None
     if lookup is not None:
         draft = draft_revision = None
