@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_settings_know_whether_an_equal_run_gives_an_equal_text(
 ) -> None:
     from sage_core.trees.pass_costs import TYPICAL
 
-    built = build_pair("qwen2")
+    built = copy.deepcopy(build_pair("qwen2"))
     decoder = SpeculativeDecoder(
         built.target.to(dtype), built.draft.to(dtype), policy, costs=TYPICAL if fixed else None
     )
