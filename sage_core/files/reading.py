@@ -47,6 +47,8 @@ def read_bytes(
             raise error(f"{path}: is {_kind(kind)}: give a regular file")
         with Path(path).open("rb") as file:
             data = file.read(limit + 1)
+    except FileNotFoundError as reason:
+        raise error(f"{path}: no such file: check the path") from reason
     except (OSError, ValueError) as reason:  # a ValueError is a NUL in the name
         raise error(f"{path}: {getattr(reason, 'strerror', None) or reason}") from reason
     if len(data) > limit:

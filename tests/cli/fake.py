@@ -80,6 +80,7 @@ class FakeResult:
     lossy: str | None = None
     policy: str = "sage"
     context_reached: int | None = None
+    reproducible: bool = True
 
 
 class FakeStream(Iterator[Step]):

@@ -172,8 +172,8 @@ def test_the_default_data(sage, engine):
         (("--trees", "nothing"), 2, "there is no item 'nothing'"),
         (("gone.png",), 3, "gone.png: no such file"),
         (("diff", "a.json"), 2, "diff compares two results"),
-        (("diff", "a.json", "b.json"), 3, "a.json: cannot be read"),
-        (("diff", "a.png", "b.png"), 3, "a.png: cannot be read"),
+        (("diff", "a.json", "b.json"), 3, "a.json: no such file"),
+        (("diff", "a.png", "b.png"), 3, "a.png: not UTF-8 text"),
     ],
 )
 def test_what_cannot_work_is_refused(sage, engine, arguments, code, says):

@@ -41,7 +41,7 @@ def test_train_resume_and_use_the_draft(data: tuple[Path, Path], tmp_path: Path)
         "none",
         "new",
     }
-    assert f"{listed}:7: not valid JSON: left out" in err and "τ" in err
+    assert f"{listed}:7: not valid JSON: Expecting value" in err and "τ" in err
 
     code, out, err = _sage("distill", *own, *SHORT, "--quiet")
     assert code == 3 and "--resume" in err and not out

@@ -45,14 +45,14 @@ def test_text_from_standard_input_to_standard_output(sage) -> None:
 
 REFUSED: dict[str, tuple[list[str], int, str]] = {
     "no files": (["draft-vocab"], 2, "no files to count tokens in"),
-    "no such file": (["draft-vocab", "none.txt"], 3, "none.txt: No such file"),
+    "no such file": (["draft-vocab", "none.txt"], 3, "none.txt: no such file"),
     "no text": (["draft-vocab", "binary"], 3, "binary: not"),
     "no such model": (["draft-vocab", "text", "--model", "./none"], 4, "no such folder"),
     "nothing kept": (["draft-vocab", "text", "--size", "0"], 2, "--size"),
     "no such folder": (["draft-vocab", "text", "--output", "none/v.json"], 2, "no folder"),
     "without a draft": (["caption", "a.png", "--draft", "none", "--draft-vocab", "9"], 2, "draft"),
     "looked up": (["caption", "a.png", "--draft", "ngram", "--draft-vocab", "9"], 2, "draft"),
-    "no tokens": (["caption", "a.png", "--draft-vocab", "0"], 2, "from 1"),
+    "no tokens": (["caption", "a.png", "--draft-vocab", "0"], 2, "at least 1"),
     "benchmark without a draft": (
         ["bench", "a.png", "--draft", "ngram", "--draft-vocab", "9"],
         2,

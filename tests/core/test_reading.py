@@ -72,7 +72,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
         (tmp_path, "is a folder"),
         (tmp_path / "pipe", "is a pipe"),
         (Path("/dev/zero"), "is a device"),
-        (tmp_path / "nothing", "No such file"),
+        (tmp_path / "nothing", "no such file"),
         (Path("a\0b"), "null"),
     ):
         with pytest.raises(OptionError, match=says):

@@ -159,7 +159,7 @@ def as_asked(asked: Asked) -> int | str | Path | DraftVocab | None:
     if isinstance(asked, str):
         return as_asked(int(asked)) if asked.isdecimal() else asked
     if isinstance(asked, int | Integral):
-        return as_integer("draft_vocab, unless a file,", asked, 1)
+        return as_integer("draft_vocab", asked, 1)
     if asked is None or isinstance(asked, Path | DraftVocab):
         return asked
     return DraftVocab.of(asked)
