@@ -11,7 +11,7 @@ from typing import Any
 from sage_core.bench.records import Line, Results, from_json, to_json
 from sage_core.errors import InputError, OptionError
 from sage_core.files.atomic_write import write_atomically
-from sage_core.files.reading import LIST_LIMIT, parse_json, read_json, read_text, split_lines
+from sage_core.files.reading import LIST_LIMIT, parse_json, read_bytes, read_json, split_lines
 
 __all__ = ["LINES", "PLAN", "Store"]
 
@@ -60,7 +60,8 @@ class Store:
         path = self.folder / LINES
         if not path.exists():
             return
-        text = read_text(path, limit=LIST_LIMIT)
+        # The last line may end within a character.
+        text = read_bytes(path, limit=LIST_LIMIT).decode("utf-8", errors="replace")
         lines = split_lines(text)
         for number, line in enumerate(lines, 1):
             try:

@@ -291,7 +291,7 @@ def test_mmspec(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "not a JSON object"),
         ({"prompt": "What?"}, "file must be a text or a list of texts, not None"),
         ({"file": "a", "files": ["b"]}, "exclude each other"),

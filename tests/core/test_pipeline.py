@@ -192,7 +192,7 @@ def test_frames_default_to_the_familys(pipeline: Pipeline, files: tuple[Path, Pa
         ({"max_tokens": 3}, "unknown option 'max_tokens'"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"max_new_tokens": 2.5}, "max_new_tokens"),
-        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
         ({"frames": 0}, "frames"),
         ({"frames": 2, "fps": 1.0}, "exclude each other"),
         ({"policy": "magic"}, "magic"),
