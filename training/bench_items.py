@@ -18,7 +18,7 @@ from PIL import Image
 
 from sage_core.bench.data import BUNDLED, BUNDLED_ITEMS
 from sage_core.bench.items import Item
-from sage_core.media import Clip, Picture, Sampling
+from sage_core.media import Clip, Opener, Picture, Sampling, open_media
 from training.world.heldout import CATEGORIES, HeldOutItem, item, items
 from training.world.inputs import FPS, media_of
 
@@ -35,7 +35,7 @@ class Rendered:
     index: int
     seed: int
 
-    def open(self, sampling: Sampling) -> tuple[Picture | Clip, ...]:
+    def open(self, sampling: Sampling, opener: Opener = open_media) -> tuple[Picture | Clip, ...]:
         return media_of(self.item())
 
     def item(self) -> HeldOutItem:

@@ -9,6 +9,7 @@ from typing import Annotated
 from sage_cli.console import display_name
 from sage_cli.jobs.inputs import collect
 from sage_cli.options.flags import DECODING, argument, once
+from sage_cli.options.media import is_utf8
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
 from sage_core.errors import InputError, OptionError
@@ -48,6 +49,8 @@ def ask(
 
     if not question.strip():
         raise OptionError('the question is empty: sage ask FILE... "question"')
+    if not is_utf8(question):
+        raise OptionError("the question is not UTF-8 text: write it in UTF-8")
     if _is_file(question):
         raise OptionError(
             f"the last argument is the question, but {display_name(question)} is a file: "

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,13 +107,15 @@ def load_engine(models: RunOptions) -> PairEngine:
     with loading_progress(is_terminal(sys.stderr) and not models.quiet) as progress:
         progress("starting", 0.0)
         from sage_core.bench.engine import PairEngine
+        from sage_core.media import MediaWorker, open_media
         from sage_core.options import Options
         from sage_core.pair_loading import load_pair
 
         pair = load_pair(**models.loading(), progress=progress)
     if pair.note and not models.quiet:
         say(pair.note)
-    return PairEngine(pair, Options(**models.decoding()))
+    opener = partial(open_media, isolate=MediaWorker(models.media_limits()))
+    return PairEngine(pair, Options(**models.decoding()), opener)
 
 
 def read(

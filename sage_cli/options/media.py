@@ -10,20 +10,31 @@ import typer
 
 from sage_cli.options import flags
 
-__all__ = ["PROMPT", "MediaOptions"]
+__all__ = ["PROMPT", "MediaOptions", "is_utf8"]
 
 _setting = partial(flags.setting, flags.MEDIA)
 _once = partial(flags.once, flags.MEDIA)
 
 
-def _not_blank(text: str | None) -> str | None:
+def is_utf8(text: str) -> bool:
+    """Whether an argument is Unicode text; Python keeps other bytes as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _usable(text: str | None) -> str | None:
     if text is not None and not text.strip():
         raise typer.BadParameter("the prompt is empty: leave it out for the default one")
+    if text is not None and not is_utf8(text):
+        raise typer.BadParameter("the prompt is not UTF-8 text: write it in UTF-8")
     return text
 
 
 PROMPT: Any = _setting(
-    "Prompt, instead of the default request for a caption.", metavar="TEXT", callback=_not_blank
+    "Prompt, instead of the default request for a caption.", metavar="TEXT", callback=_usable
 )
 
 

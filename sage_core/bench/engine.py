@@ -33,7 +33,7 @@ from sage_core.drafts.vocab.token_list import FILE_NAME
 from sage_core.engine import extensions
 from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import OptionError, SageError
-from sage_core.media import Clip
+from sage_core.media import Clip, Opener, open_media
 from sage_core.models.checkpoint import load_model
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.families.base import Turn
@@ -54,10 +54,12 @@ class PairEngine:
     Args:
         pair: the loaded models.
         options: how inputs are made and texts are decoded; ``policy`` is not used.
+        opener: opens the files.
     """
 
-    def __init__(self, pair: LoadedPair, options: Options) -> None:
+    def __init__(self, pair: LoadedPair, options: Options, opener: Opener = open_media) -> None:
         self._pair = pair
+        self._opener = opener
         self._options = options
         self._decoders = Decoders(pair)
         self._extensions = options.extensions
@@ -74,7 +76,7 @@ class PairEngine:
         """Open the media, apply the chat template, and move the tensors to the target's device."""
         started = perf_counter()
         family, target = self._pair.family, self._pair.target
-        media = request.source.open(self._options.sampling(family.sampling))
+        media = request.source.open(self._options.sampling(family.sampling), self._opener)
         prompt = request.prompt
         if prompt is None:
             video = any(isinstance(one, Clip) for one in media)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sage_core.media import Clip, Picture, Sampling, open_media
+from sage_core.media import Clip, Opener, Picture, Sampling, open_media
 
 __all__ = ["Files", "Item", "Problem", "Request", "Source"]
 
@@ -14,8 +14,8 @@ __all__ = ["Files", "Item", "Problem", "Request", "Source"]
 class Source(Protocol):
     """Where the media of an item come from."""
 
-    def open(self, sampling: Sampling) -> tuple[Picture | Clip, ...]:
-        """Open them.
+    def open(self, sampling: Sampling, opener: Opener = open_media) -> tuple[Picture | Clip, ...]:
+        """Open them; files with ``opener``.
 
         Raises:
             InputError: one of them cannot be read.
@@ -28,8 +28,8 @@ class Files:
 
     paths: tuple[str, ...]
 
-    def open(self, sampling: Sampling) -> tuple[Picture | Clip, ...]:
-        return tuple(open_media(path, sampling) for path in self.paths)
+    def open(self, sampling: Sampling, opener: Opener = open_media) -> tuple[Picture | Clip, ...]:
+        return tuple(opener(path, sampling) for path in self.paths)
 
 
 @dataclass(frozen=True)

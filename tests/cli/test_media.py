@@ -23,6 +23,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize(
+    "arguments", [("ask", "a.png", "caf\udce9?"), ("caption", "a.png", "--prompt", "caf\udce9")]
+)
+def test_a_prompt_that_is_not_utf8_is_refused_before_loading(sage, loads, arguments) -> None:
+    result = sage(*arguments)
+    assert result.exit_code == 2
+    assert "is not UTF-8 text" in result.stderr
+    assert loads.calls == []
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("missing.png", "missing.png: no such file, and no question follows"),

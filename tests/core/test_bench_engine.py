@@ -23,6 +23,7 @@ from sage_core.drafts.vocab.token_list import DraftVocab
 from sage_core.engine import extensions
 from sage_core.engine.extensions import DecodingContext, DecodingExtension, DecodingParts
 from sage_core.errors import OptionError
+from sage_core.media import Sampling, open_media
 from sage_core.models.families.base import Turn
 from sage_core.options import Options
 from sage_core.pair_loading import load_pair
@@ -55,6 +56,18 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def item(engine: PairEngine, picture: Files) -> Input:
     return engine.prepare(Item("card", picture, ("What is it?",)).request(0, ()))
+
+
+def test_files_are_opened_by_the_engine_s_opener(engine: PairEngine, picture: Files) -> None:
+    opened: list[str] = []
+
+    def opener(path: str, sampling: Sampling) -> Any:
+        opened.append(path)
+        return open_media(path, sampling)
+
+    other = PairEngine(engine._pair, Options(max_new_tokens=LIMIT), opener)
+    other.prepare(Item("card", picture, ("What is it?",)).request(0, ()))
+    assert tuple(opened) == picture.paths
 
 
 def test_all_methods_on_the_same_inputs(engine: PairEngine, picture: Files) -> None:

@@ -323,6 +323,18 @@ def test_text_that_is_no_unicode_is_refused(text: str, target: Path) -> None:
     assert chat.ask("What?").tokens
 
 
+def test_a_tokenizer_that_panics_is_named(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = sage_core.load(target, "none", device="cpu")._pair.family
+
+    def panics(text: str, **options: Any) -> Any:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr(family.tokenizer, "_encode_plus", panics)
+    for encode in (family.encode, family.encode_more):
+        with pytest.raises(ModelError, match=r"tokenizer cannot encode .*index out of bounds"):
+            encode("What?")
+
+
 def test_a_placeholder_in_a_training_answer_is_named_with_its_line(target: Path) -> None:
     from sage_core.distill.data import Sample
     from sage_core.distill.options import DistillOptions

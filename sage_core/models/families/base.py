@@ -18,7 +18,7 @@ from sage_core.errors import InputError, ModelError, OptionError, SageError
 from sage_core.media.types import Clip, Picture, Sampling
 from sage_core.models.catalog import reading_json
 from sage_core.models.chat_template import check_template, render
-from sage_core.models.checkpoint_errors import checkpoint_errors, reason
+from sage_core.models.checkpoint_errors import checkpoint_errors, is_panic, reason
 from sage_core.models.quiet import is_memory_error, quiet
 
 Media = Picture | Clip
@@ -163,7 +163,7 @@ class Family(ABC):
         """
         bos = self.tokenizer.bos_token
         plain = self.chat_template is None or not (bos and text.startswith(bos))
-        encoded = self.tokenizer(text, return_tensors="pt", add_special_tokens=plain)
+        encoded = self._tokenize(text, return_tensors="pt", add_special_tokens=plain)
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def encode_more(self, text: str) -> list[int]:
@@ -183,7 +183,18 @@ class Family(ABC):
         return str(text).removeprefix("a")
 
     def _plain_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._tokenize(text, add_special_tokens=False)["input_ids"])
+
+    def _tokenize(self, text: str, **options: Any) -> Any:
+        try:
+            return self.tokenizer(text, **options)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise ModelError(
+                f"{self.folder}: its tokenizer cannot encode this text ({reason(error)}): write it "
+                "otherwise, or get a complete copy of the model"
+            ) from error
 
     def check_text(self, text: str, what: str = "the prompt") -> None:
         """Refuse text that cannot be in a conversation; ``what`` is what messages call it.
