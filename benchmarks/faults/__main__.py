@@ -23,7 +23,6 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from benchmarks import environment
-from benchmarks.faults import opener
 from benchmarks.faults.bombs import bombs
 from benchmarks.faults.interruptions import Interrupter, Interruption
 from benchmarks.faults.metered import ENDS, Ending, Opener
@@ -142,7 +141,6 @@ def measured(given: Any) -> dict[str, Any]:
         shell = on_command_line(sample, folder)
         runs, took = interrupted(given, folder)
     return {
-        "isolated": opener.ISOLATED,
         "bombs": len(huge),
         "limits": {"seconds": SECONDS, "bytes": MEMORY},
         "ends": _ends(files),
@@ -201,10 +199,9 @@ def as_markdown(data: dict[str, Any]) -> str:
     wrong = [run for run in runs if run["wrong"]]
     signals = Counter((run["signal"], run["code"]) for run in runs)
     columns = (*ENDS, "stray lines")
-    where = "in a worker process" if data["isolated"] else "without a worker process"
     lines = ["# Faults", "", *environment.as_markdown(data["environment"])]
     files = f"{data['mutated']} mutated files and {data['bombs']} bombs, seed {data['seed']}"
-    lines.append(f"- {files}, opened {where}")
+    lines.append(f"- {files}, opened in the worker process")
     for kind, worst in data["largest"].items():
         slow = data["slowest"][kind]
         memory = f"{worst['peak'] / 2**30:.2f} GiB ({worst['name']}, {worst['mutation']})"

@@ -9,30 +9,26 @@ import json
 import resource
 import sys
 import traceback
-from typing import Any
 
-from sage_core import media
 from sage_core.errors import SageError
+from sage_core.media import MediaWorker, Sampling, open_media
 
 ADDRESSES = 8 * 2**30
 """Bytes of address space of this process, so that a fault costs no machine."""
-WORKER: Any = getattr(media, "MediaWorker", None)
-"""The process that the command line decodes files in, where this version has it."""
-ISOLATED = WORKER is not None
 
 
-def opened(path: str, **options: Any) -> str:
+def opened(path: str, worker: MediaWorker) -> str:
     """``Picture`` or ``Clip``."""
-    sampling = media.Sampling(frames=8, frame_pixels=64 * 64)
-    return type(media.open_media(path, sampling, "FILE", **options)).__name__
+    sampling = Sampling(frames=8, frame_pixels=64 * 64)
+    return type(open_media(path, sampling, "FILE", isolate=worker)).__name__
 
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
-    options = {"isolate": WORKER()} if ISOLATED else {}
+    worker = MediaWorker()
     for line in sys.stdin:
         try:
-            how, says = "opened", opened(line.rstrip("\n"), **options)
+            how, says = "opened", opened(line.rstrip("\n"), worker)
         except SageError as error:
             how, says = "refused", str(error)
         except BaseException:
