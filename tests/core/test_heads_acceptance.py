@@ -218,7 +218,7 @@ def test_heads_saved_without_the_field_still_load(
     if works:
         assert load_head(tmp_path, pair.target).acceptance is None
         return
-    with pytest.raises(ModelError, match="acceptance is"):
+    with pytest.raises(ModelError, match="acceptance: expected `bool`"):
         load_head(tmp_path, pair.target)
 
 
