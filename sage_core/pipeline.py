@@ -183,7 +183,9 @@ class Pipeline:
             InputError, OptionError.
         """
         chosen = Options.of(options)
-        return Conversation(self._pair, self._decoders.of(chosen), files, chosen, self._opener)
+        with self._lock:
+            decoder = self._decoders.of(chosen)
+        return Conversation(self._pair, decoder, files, chosen, self._opener)
 
 
 def load(

@@ -45,7 +45,8 @@ class SpeculativeDecoder:
             (`generation.speculative_sampling`).
         backend: `CpuBackend` (the default), `CudaGraphBackend` or `EagerBackend`.
         checks: what is known of models in use, so that several decoders of a model check it once;
-            None: the models are checked here, by two short passes of the target.
+            None: the models are checked here, by two short passes of the target. Each text checks
+            that they are still in a state that can be followed.
         phase_times: on CUDA, time the phases of each step, by five device synchronizations a step.
         extensions: further extensions, as objects.
         options: options that change drafting or acceptance, by the names of
@@ -85,7 +86,7 @@ class SpeculativeDecoder:
         chosen, asked = resolve(policy, candidates, options, extensions, draft=draft is not None)
         draft = draft if chosen.drafts else None
         checks = checks or ModelChecks()
-        verdict = checks.target(target)
+        checks.target(target)
         if isinstance(draft, Head):
             check_head(target, draft)
         elif draft is not None:
@@ -99,8 +100,8 @@ class SpeculativeDecoder:
             costs=costs or CostStore(),
             backend=backend or CpuBackend(),
             extensions=tuple(one.bind(target, draft) for one in asked),
+            checks=checks,
             phase_times=phase_times,
-            verdict=verdict,
         )
 
     @property

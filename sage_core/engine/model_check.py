@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sage_core.engine.trial import Verdict, failing, plain_tokens, refusal, try_class
+from sage_core.engine.trial import EXACT, Verdict, failing, plain_tokens, refusal, try_class
 from sage_core.errors import SageError, UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.media.types import Picture
@@ -32,15 +32,19 @@ _NO_TREE_MASK = ("flex", "flash", "paged")
 
 
 class ModelChecks:
-    """The checks of the models in use, each made once; kept by whoever makes several decoders."""
+    """The checks of the models in use, kept by whoever makes several decoders.
+
+    A model's state is checked each time, its passes once, and again when its modules are others.
+    """
 
     def __init__(self) -> None:
-        self._targets: weakref.WeakKeyDictionary[Any, Verdict] = weakref.WeakKeyDictionary()
+        self._targets: weakref.WeakKeyDictionary[Any, tuple[Verdict, _Kinds]]
+        self._targets = weakref.WeakKeyDictionary()
         self._drafts: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def know(self, model: Any, verdict: Verdict) -> None:
         """Take over the verdict on a target that has been checked."""
-        self._targets[model] = verdict
+        self._targets[model] = verdict, _kinds(model)
 
     def target(self, model: Any) -> Verdict:
         """Check a loaded target.
@@ -52,11 +56,11 @@ class ModelChecks:
         """
         refuse_state(model)
         _refuse_training(model)
-        verdict = self._targets.get(model)
-        if verdict is None:
+        verdict, checked = self._targets.get(model, (EXACT, None))
+        if checked != _kinds(model):
             verdict = check_target(_base(model).config, verdict_of(model))
             look(model)
-            self._targets[model] = verdict
+            self.know(model, verdict)
         return verdict
 
     def draft(self, model: Any) -> None:
@@ -128,7 +132,7 @@ def refuse_state(model: Any) -> None:
                 f"PEFT's {kind} adds virtual tokens to every prompt, which is not supported: use "
                 "the model without this adapter, or an adapter of its weights such as LoRA"
             )
-    attention = str(getattr(text_config(_base(model).config), "_attn_implementation", "sdpa"))
+    attention = _attention(model)
     if any(part in attention for part in _NO_TREE_MASK):
         raise UnsupportedError(
             f"attention by {attention} takes no mask of a tree: call "
@@ -144,6 +148,19 @@ def _refuse_training(model: Any) -> None:
                 f"the model is in training mode, where {name or 'it'} changes its output at "
                 "random: call model.eval() first"
             )
+
+
+_Kinds = tuple[Any, ...]
+
+
+def _kinds(model: Any) -> _Kinds:
+    """The classes of a model's modules, which quantization and adapters replace, and how it
+    computes attention."""
+    return (_attention(model), *map(type, model.modules()))
+
+
+def _attention(model: Any) -> str:
+    return str(getattr(text_config(_base(model).config), "_attn_implementation", "sdpa"))
 
 
 def _is_random(module: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from sage_core.engine.results import DecodeOutput, Stats
 from sage_core.engine.settings import DecoderSettings
 from sage_core.engine.text_limits import context_reached, limit_text, refuse_long_prompt
 from sage_core.generation.json_schema import JsonGrammar
-from sage_core.generation.prepare import Prepared
+from sage_core.generation.prepare import Prepared, refuse_arguments, refuse_prompt
 from sage_core.generation.sequence import LIKELY_TOKENS, TokenSequence
 from sage_core.generation.speculative_sampling import sampling_fields, sampling_strategy
 from sage_core.models.inputs import on_device
@@ -66,10 +66,13 @@ class DecodingSession(Iterator[Step]):
         and before its first step."""
         self._reuse = reuse or PrefixReuse(single=True)
         with settings.backend.lock:
+            self._verdict = settings.check()
             self._target = self._reuse.runner(settings)
-        ids = inputs.get("input_ids") if prepared is None else prepared.input_ids
-        if ids is not None:
-            refuse_long_prompt(settings.target.config, ids.shape[-1])
+        if prepared is None:
+            refuse_arguments({**inputs, **options})
+            refuse_prompt(inputs)
+        ids = inputs["input_ids"] if prepared is None else prepared.input_ids
+        refuse_long_prompt(settings.target.config, ids.shape[-1])
         self._inputs = on_device(inputs, self._target.device)
         self._decoding = self._decode()
         self._steps: list[Step] = []
@@ -196,7 +199,7 @@ class DecodingSession(Iterator[Step]):
         self.sampling = None if fields is None else {**fields, "candidates": kind}
         record = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
         self._sequence = TokenSequence(prepared, record)
-        limit_text(self._settings.verdict, self._sequence)
+        limit_text(self._verdict, self._sequence)
         return self._sequence
 
     def _model_drafter(

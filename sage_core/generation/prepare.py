@@ -221,6 +221,19 @@ def refuse_arguments(options: Mapping[str, Any]) -> None:
             raise UnsupportedError(f"{name} is not supported: {_INSTEAD.get(name, 'leave it out')}")
 
 
+def refuse_prompt(inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs without a prompt of ids.
+
+    Raises:
+        OptionError: ``input_ids`` is missing, empty, or no tensor of two dimensions.
+    """
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or not ids.numel():
+        raise OptionError(
+            "input_ids must be a tensor of shape (1, tokens), as a processor gives it"
+        )
+
+
 def _refuse_settings(model: Any, options: dict[str, Any]) -> None:
     given = options.get("generation_config")
     for source in (given, model.generation_config):

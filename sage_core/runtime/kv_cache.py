@@ -77,7 +77,7 @@ class TreeCache(Cache):
     def __init__(self, layers: int, capacity: int, *, shared: bool = True) -> None:
         self._capacity = capacity
         self._shared = shared
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # by layer; one at 0 if shared
         self._layers = [self.layer_class(self, index) for index in range(layers)]
         super().__init__(layers=list(self._layers))
 
@@ -88,8 +88,10 @@ class TreeCache(Cache):
 
     def allocate(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Storage for layer ``index``; called by the layer at its first write."""
-        if self._shared and self._buffers:
-            return self._buffers[0][0][index], self._buffers[0][1][index]
+        # Layers may be written in any order.
+        home, row = (0, index) if self._shared else (index, 0)
+        if home in self._buffers:
+            return self._buffers[home][0][row], self._buffers[home][1][row]
         count = len(self._layers) if self._shared else 1
         capacity = max(self._capacity, keys.shape[-2])
 
@@ -97,8 +99,8 @@ class TreeCache(Cache):
             batch, heads, _, size = states.shape
             return states.new_empty((count, batch, heads, capacity, size))
 
-        self._buffers.append((room(keys), room(values)))
-        return self._buffers[-1][0][0], self._buffers[-1][1][0]
+        self._buffers[home] = (room(keys), room(values))
+        return self._buffers[home][0][row], self._buffers[home][1][row]
 
     def grow(self, needed: int) -> None:
         """Move to buffers with room for 1.5 times ``needed`` slots."""
@@ -111,7 +113,7 @@ class TreeCache(Cache):
             room[..., : buffer.shape[-2], :] = buffer
             return room
 
-        self._buffers = [(larger(keys), larger(values)) for keys, values in self._buffers]
+        self._buffers = {home: (larger(k), larger(v)) for home, (k, v) in self._buffers.items()}
         for index, layer in enumerate(self._layers):
             if layer.is_initialized:
                 keys, values = self._buffers[0 if self._shared else index]
@@ -126,7 +128,7 @@ class TreeCache(Cache):
         end = committed + len(slots)
         first = next((i for i, slot in enumerate(slots) if slot != committed + i), len(slots))
         if first < len(slots):
-            for keys, values in self._buffers:
+            for keys, values in self._buffers.values():
                 index = torch.tensor(slots[first:], device=keys.device)
                 for buffer in (keys, values):
                     buffer[..., committed + first : end, :] = buffer.index_select(-2, index)

@@ -59,7 +59,9 @@ class Runner(TreeRunner):
 
     @property
     def vocab_size(self) -> int:
-        return int(self._model.get_output_embeddings().weight.shape[0])
+        head = self._model.get_output_embeddings()
+        weight = head.weight  # a method of dynamically quantized layers
+        return int(weight.shape[0] if isinstance(weight, Tensor) else head.out_features)
 
     @torch.inference_mode()
     def prefill(

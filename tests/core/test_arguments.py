@@ -179,3 +179,19 @@ def test_trees_by_fixed_costs_are_the_same_in_every_run(pair: tuple[Any, Any]) -
     ]
     assert runs[0] == runs[1] == runs[2]
     assert any(tree for tree, _, _ in runs[0])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"input_ids": None},
+        {"inputs": torch.ones(1, 4, dtype=torch.int64)},
+        {"input_ids": torch.ones(1, 0, dtype=torch.int64)},
+        {"input_ids": torch.ones(4, dtype=torch.int64)},
+        {"input_ids": [[1, 2, 3]]},
+    ],
+)
+def test_a_prompt_that_is_no_row_of_ids_is_refused(inputs: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"input_ids must be a tensor of shape \(1, tokens\)"):
+        SpeculativeDecoder(*build_pair("llama")).generate(**inputs, max_new_tokens=3)

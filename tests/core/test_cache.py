@@ -153,15 +153,16 @@ def test_the_cache_alone_against_a_list_of_slots(shared: bool, data: st.DataObje
     cache = TreeCache(layers, capacity=data.draw(st.integers(1, 12)), shared=shared)
     slots: list[int] = []  # each slot is known by the number that fills it
     committed = written = 0
+    order = data.draw(st.permutations(range(layers)))  # layers of a model may be exchanged
     for _ in range(data.draw(st.integers(1, 8))):
         for _ in range(data.draw(st.integers(1, 3))):  # a draft passes level after level
             n = data.draw(st.integers(1, 6))
             numbers = list(range(written, written + n))
             written += n
             block = torch.tensor(numbers, dtype=torch.float32).view(1, 1, n, 1)
-            for index, layer in enumerate(cache.layers):
+            for index in order:
                 ones = torch.ones(1, heads, n, size) * (index + 1)
-                keys, values = layer.update(block * ones, -block * ones)
+                keys, values = cache.layers[index].update(block * ones, -block * ones)
                 assert keys.shape == values.shape == (1, heads, len(slots) + n, size)
             slots += numbers
         kept = sorted(data.draw(st.sets(st.sampled_from(range(committed, len(slots))))))

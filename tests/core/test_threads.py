@@ -142,6 +142,25 @@ def test_a_lock_in_a_fork(threads: int, answers: bool) -> None:
     assert said == "answer" if answers else "forked" in said
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_conversation_in_a_fork_is_refused() -> None:
+    pipeline = sage_core.load()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def chat() -> str:
+        try:
+            pipeline.chat()
+        except UnsupportedError as error:
+            return str(error)
+        return "a conversation"
+
+    try:
+        assert "forked" in in_a_fork(chat)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_caches_of_finished_texts_are_freed_without_the_collector(
     many: bool, monkeypatch: pytest.MonkeyPatch

@@ -243,6 +243,40 @@ def test_states_that_cannot_be_followed_are_refused_by_name() -> None:
         decoded(dropping, prompt)
 
 
+def test_a_decoder_checks_the_state_of_its_models_at_each_text() -> None:
+    model, prompt = make("Llama", {"attention_dropout": 0.1}), ids(20)
+    decoder = sage_core.SpeculativeDecoder(model, copy.deepcopy(model), "static")
+    mask = torch.ones_like(prompt)
+    before = decoder.generate(input_ids=prompt, attention_mask=mask, **RULES).sequences
+
+    def refused(says: str, kind: type[SageError] = UnsupportedError) -> None:
+        with pytest.raises(kind, match=says):
+            decoder.generate(input_ids=prompt, attention_mask=mask, **RULES)
+        with pytest.raises(kind, match=says):
+            decoder.generate_batch([{"input_ids": prompt, "attention_mask": mask, **RULES}] * 2)
+
+    model.train()
+    refused("training mode")
+    model.eval()
+    model.set_attn_implementation("flex_attention")
+    refused("flex_attention")
+    model.set_attn_implementation("sdpa")
+    decoder.draft.set_attn_implementation("flex_attention")
+    refused("flex_attention")
+    decoder.draft.set_attn_implementation("sdpa")
+    after = decoder.generate(input_ids=prompt, attention_mask=mask, **RULES).sequences
+    assert torch.equal(after, before)
+    torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    refused("llama models are not supported", ModelError)
+
+
+def test_a_dynamically_quantized_draft_drafts() -> None:
+    model, prompt = make("Llama", {}), ids(20)
+    own = model.generate(prompt, attention_mask=torch.ones_like(prompt), **RULES)
+    draft = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert torch.equal(decoded(model, prompt, draft), own)
+
+
 def test_dynamic_quantization_is_refused_by_what_it_does() -> None:
     model = make("Llama", {})
     look(model)

@@ -69,7 +69,7 @@ class StaticCache(TreeCache):
         for layer in self._layers:
             layer.length = 0
         if capacity > self.capacity:
-            self._capacity, self._buffers = capacity, []
+            self._capacity, self._buffers = capacity, {}
             for layer in self._layers:
                 layer.is_initialized = False
 
