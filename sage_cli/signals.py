@@ -32,6 +32,9 @@ _DEAF = 5.0
 and a terminal sends it to a program and to what started it."""
 _RETRY = 0.02
 """Seconds until a signal that came within an import is raised again."""
+_PATIENCE = 10.0
+"""Seconds after which a signal ends the program even within an import, which may hang when memory
+is short."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,7 +59,7 @@ class _Handler:
         """How many `raised_inside` are open."""
         self.before_end: list[Callable[[], object]] = []
         self._times = 0
-        self._deaf_until = 0.0
+        self._deaf_until = self._patient_until = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if monotonic() < self._deaf_until:
@@ -65,14 +68,16 @@ class _Handler:
         self._times += 1
         if not self.inside or self._times > 2:
             self.end(tell=first)
+        self._patient_until = monotonic() + _PATIENCE
         self._raise(frame)
 
     def _raise(self, frame: FrameType | None) -> None:
         self._deaf_until = monotonic() + _DEAF
-        if _imports(frame):
-            self.retry()
-        else:
+        if not _imports(frame):
             raise Interrupted(self.number)
+        if monotonic() > self._patient_until:
+            self.end(tell=True)
+        self.retry()
 
     def retry(self) -> None:
         """Raise a moment later."""

@@ -166,3 +166,15 @@ def test_what_fails_because_of_a_signal_is_the_signal(sage, pipeline, monkeypatc
     assert result.exit_code == 143
     assert result.stderr == "sage: interrupted\n"
     assert result.stdout == f"==> a.png <==\n{TEXT}\n"
+
+
+def test_an_import_that_does_not_end_is_left():
+    code = (
+        "from sage_cli import signals\nsignals._PATIENCE = 0.3\nsignals.install()\n"
+        "with signals.raised_inside():\n    import endless\n"
+    )
+    Path("endless.py").write_text(f"{KILL}while True:\n    time.sleep(0.01)\n")
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert (run.returncode, run.stderr) == (143, "sage: interrupted\n")
