@@ -120,7 +120,7 @@ def test_files_that_nest_too_deeply_or_are_no_files_are_refused(sage, loads, tmp
 def test_a_schema_that_cannot_be_read_is_refused(sage, loads, tmp_path):
     schema = tmp_path / "schema.json"
     result = sage("ask", "a.png", "What?", "--json-schema", str(schema))
-    assert result.exit_code == 2 and "No such file" in result.stderr
+    assert result.exit_code == 2 and "no such file" in result.stderr
     schema.write_bytes(b"\xff")
     result = sage("ask", "a.png", "What?", "--json-schema", str(schema))
     assert result.exit_code == 2 and "schema.json: not UTF-8" in result.stderr
