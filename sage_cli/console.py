@@ -81,7 +81,10 @@ def complain(error: BaseException, *, name: str | None = None, verbose: bool = F
     """Print an error in one line, with the file it concerns; the traceback if verbose."""
     if verbose:
         traceback.print_exception(error)
-    message = " ".join(str(error).split())
+    # A message that has the name has it unescaped: it is escaped here, and not put in front again.
+    escaped = display_name(str(error))
+    named = name is not None and name in escaped
+    message = escaped if named else " ".join(str(error).split())
     if code_of(error) is ExitCode.MEMORY and not isinstance(error, SageError):
         message = f"out of memory: {message}" if message else "out of memory"
     elif isinstance(error, OSError) and error.strerror:

@@ -41,16 +41,17 @@ def read_bytes(
         SageError: ``error``: it cannot be read, is larger, or is no such file.
     """
     try:
-        # A pipe that nobody writes to would block here.
         kind = Path(path).stat().st_mode
-        if not (stat.S_ISREG(kind) or (pipe and stat.S_ISFIFO(kind))):
-            raise error(f"{path}: is {_kind(kind)}: give a regular file")
-        with Path(path).open("rb") as file:
-            data = file.read(limit + 1)
+        regular = stat.S_ISREG(kind) or (pipe and stat.S_ISFIFO(kind))
+        if regular:  # opening a pipe that nobody writes to would block
+            with Path(path).open("rb") as file:
+                data = file.read(limit + 1)
     except FileNotFoundError as reason:
         raise error(f"{path}: no such file: check the path") from reason
     except (OSError, ValueError) as reason:  # a ValueError is a NUL in the name
         raise error(f"{path}: {getattr(reason, 'strerror', None) or reason}") from reason
+    if not regular:
+        raise error(f"{path}: is {_kind(kind)}: give a regular file")
     if len(data) > limit:
         raise error(f"{path}: is larger than {limit / 1024**2:.3g} MiB: give a smaller file")
     return data
@@ -139,8 +140,9 @@ def read_toml(path: str | Path, *, error: Error = InputError) -> dict[str, Any]:
     Raises:
         SageError: as `parse_json`, and for text that is not TOML.
     """
+    text = read_text(path, error=error)
     try:
-        value = tomllib.loads(read_text(path, error=error))
+        value = tomllib.loads(text)
     except RecursionError as reason:
         raise error(f"{path}: is nested deeper than {MAX_DEPTH} levels") from reason
     except ValueError as reason:

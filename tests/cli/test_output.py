@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sage_cli.console import display_name
 from sage_cli.render.outputs import AtomicFile, write_output
 from sage_cli.signals import Interrupted
 from sage_core.errors import InputError
@@ -117,6 +118,12 @@ def test_odd_file_names_survive(sage):
     name = "caf\udce9 \u2603.png"  # a byte that is no UTF-8, as file names may hold
     data = json.loads(sage("caption", name, "--jsonl").stdout)
     assert data["files"] == [name]
+
+
+@pytest.mark.parametrize("name", ["a\u2028b.png", "a\nb.png", "\udcff.png", "a\x1b[2J.png"])
+def test_an_error_says_an_odd_name_once_and_escaped(sage, name):
+    result = sage("caption", name, "--quiet")
+    assert result.stderr == f"sage: {display_name(name)}: no such file: check the path\n"
 
 
 def test_output_file_takes_all_and_stdout_nothing(sage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,15 @@ def test_a_line_that_is_no_json_is_left_out_by_its_number(tmp_path: Path) -> Non
     assert len(notes) == 2 and notes[0].startswith(f"{path}:1: ") and "\n" not in "".join(notes)
     _, problems = read_data([str(path)], None)
     assert "nested deeper" in problems[0].message and str(path) not in problems[0].message
+
+
+@pytest.mark.parametrize("read", [read_toml, read_text])
+def test_an_error_that_is_a_value_error_has_its_reason_once(
+    tmp_path: Path, read: Callable[..., Any]
+) -> None:
+    odd = tmp_path / "odd"
+    odd.write_bytes(b"\xff")
+    for path, says in [(tmp_path, f"{tmp_path}: is a folder"), (odd, f"{odd}: not UTF-8")]:
+        with pytest.raises(OptionError) as raised:
+            read(path, error=OptionError)
+        assert str(raised.value).startswith(says)
