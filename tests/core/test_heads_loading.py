@@ -158,7 +158,7 @@ def edit(**changes: object) -> Callable[[Path], None]:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (drop("head.safetensors"), "has no head.safetensors"),
-    "no configuration": (drop("config.json"), "No such file"),
+    "no configuration": (drop("config.json"), "no such file"),
     "garbage for weights": (write("head.safetensors", b"garbage"), "weights are damaged"),
     "weights cut short": (cut, "weights are damaged"),
     "weights of another kind": (other_kind, "weights are damaged"),

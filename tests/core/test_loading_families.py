@@ -244,7 +244,8 @@ def test_the_beginning_is_not_written_twice(folder: Path) -> None:
             seen[text] = add_special_tokens
             return tokenizer(text, return_tensors="pt")
 
-    family: Any = SimpleNamespace(tokenizer=Recording(), chat_template="{{ x }}")
+    recording = Recording()
+    family: Any = SimpleNamespace(tokenizer=recording, _tokenize=recording, chat_template="{{ x }}")
     Family.encode(family, "<s>hello")
     Family.encode(family, "hello")
     assert seen == {"<s>hello": False, "hello": True}
