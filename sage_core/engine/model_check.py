@@ -11,7 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sage_core.engine.trial import EXACT, Verdict, failing, plain_tokens, refusal, try_class
+from sage_core.engine.trial import (
+    EXACT,
+    TOLERANCE,
+    Verdict,
+    agree,
+    failing,
+    plain_tokens,
+    refusal,
+    try_class,
+)
 from sage_core.errors import SageError, UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.media.types import Picture
@@ -25,8 +34,8 @@ from sage_core.runtime.runner import Runner
 
 LOOK = 8
 """Tokens of the prompt of a look at a loaded model."""
-CLOSE, ROUNDED = 1e-3, 0.1
-"""Largest difference of two logits, relative to the largest: in float32, and in shorter dtypes."""
+ROUNDED = 0.1
+"""`TOLERANCE` in dtypes shorter than float32."""
 _NO_TREE_MASK = ("flex", "flash", "paged")
 """Parts of the names of attention implementations that take no mask over pairs of tokens."""
 
@@ -197,14 +206,14 @@ def look(model: Any, inputs: Mapping[str, Any] | None = None) -> None:
     """
     try:
         with quiet():
-            agree = _tree_agrees(model, inputs or _plain_text(model))
+            same = _tree_agrees(model, inputs or _plain_text(model))
     except (MemoryError, SageError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if isinstance(error, RuntimeError) and is_memory_error(error):
             raise
         raise refusal(_base(model).config, failing(error)) from error
-    if not agree:
+    if not same:
         raise refusal(
             _base(model).config,
             "a pass over a tree does not reproduce its own forward: its attention is not plainly "
@@ -243,5 +252,4 @@ def _tree_agrees(model: Any, inputs: Mapping[str, Any]) -> bool:
     runner.truncate(3)
     mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
     logits, _ = runner.forward([root, child, root, last], [0, 1, 1, 2], mask, last=1)
-    bound = CLOSE if model.dtype == torch.float32 else ROUNDED
-    return bool((logits.float() - own).abs().max() <= bound * own.abs().max())
+    return agree(logits.float(), own, TOLERANCE if model.dtype == torch.float32 else ROUNDED)

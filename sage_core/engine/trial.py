@@ -250,15 +250,16 @@ def _why(model: Any, texts: _Texts) -> str:
     with torch.inference_mode():
         hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:]
         plain = model.get_output_embeddings()(hidden)
-    if _agree(plain, texts.logits[:1]):
+    if agree(plain, texts.logits[:1]):
         return "a pass over a tree does not reproduce its attention"
     return "its logits are scaled or capped after the output layer"
 
 
-def _agree(ours: Tensor, theirs: Tensor) -> bool:
+def agree(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Whether logits of one shape differ by at most that part of the largest of ``theirs``."""
     if ours.shape != theirs.shape:
         return False
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
 
 
 def _differing(model: Any, texts: _Texts) -> Iterator[int]:
@@ -270,7 +271,7 @@ def _differing(model: Any, texts: _Texts) -> Iterator[int]:
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
     runner = Runner(model)
     prepared = prepare(model, inputs, {"max_new_tokens": 1, "pad_token_id": 0})
-    if not _agree(runner.prefill(prepared, 4).logits.float(), logits[:1]):
+    if not agree(runner.prefill(prepared, 4).logits.float(), logits[:1]):
         yield PROMPT
     at, turn = PROMPT, 0
     while at < last:
@@ -285,7 +286,7 @@ def _differing(model: Any, texts: _Texts) -> Iterator[int]:
         visible[:, 0] = True
         ours, _ = runner.forward(tokens, depths, visible)
         theirs = logits[at - PROMPT + 1 : at - PROMPT + 1 + len(path)]
-        if not _agree(ours[columns].float(), theirs):
+        if not agree(ours[columns].float(), theirs):
             yield at + len(path)
         runner.commit(columns)
         at, turn = at + len(path), turn + 1

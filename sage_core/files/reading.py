@@ -10,7 +10,7 @@ import json
 import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -124,13 +124,7 @@ def parse_json(
         SageError: ``error``: not JSON, nested deeper than `MAX_DEPTH`, with a number that is not
             finite or does not fit in 64 bits, or of another shape; the field is named.
     """
-    try:
-        value = json.loads(text)
-    except RecursionError as reason:
-        raise error(f"{name}: is nested deeper than {MAX_DEPTH} levels") from reason
-    except ValueError as reason:
-        raise error(f"{name}: not valid JSON: {reason}") from reason
-    _check(value, name, error, any_number)
+    value = _parsed(json.loads, "JSON", text, name, error, any_number)
     return as_shape(value, name, shape, error=error)
 
 
@@ -141,13 +135,26 @@ def read_toml(path: str | Path, *, error: Error = InputError) -> dict[str, Any]:
         SageError: as `parse_json`, and for text that is not TOML.
     """
     text = read_text(path, error=error)
+    value: dict[str, Any] = _parsed(tomllib.loads, "TOML", text, path, error, any_number=False)
+    return value
+
+
+def _parsed(
+    parse: Callable[[str], Any],
+    language: str,
+    text: str,
+    name: str | Path,
+    error: Error,
+    any_number: bool,
+) -> Any:
+    """The value of a text, within the limits of depth and numbers."""
     try:
-        value = tomllib.loads(text)
+        value = parse(text)
     except RecursionError as reason:
-        raise error(f"{path}: is nested deeper than {MAX_DEPTH} levels") from reason
+        raise error(f"{name}: is nested deeper than {MAX_DEPTH} levels") from reason
     except ValueError as reason:
-        raise error(f"{path}: not valid TOML: {reason}") from reason
-    _check(value, path, error, any_number=False)
+        raise error(f"{name}: not valid {language}: {reason}") from reason
+    _check(value, name, error, any_number)
     return value
 
 

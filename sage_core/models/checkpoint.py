@@ -75,13 +75,13 @@ def load_config(folder: Path, *, code: bool = False) -> Any:
                 folder, local_files_only=True, trust_remote_code=code
             )
     except ModelError as error:
-        reason = str(error.__cause__)
-        if not code and ("auto_map" in reason or "trust_remote_code" in reason):
+        said = str(error.__cause__)
+        if not code and ("auto_map" in said or "trust_remote_code" in said):
             raise ModelError(
                 f"{folder}: needs code of its own, which is not run: if you have read that code "
                 "and trust it, use --trust-remote-code"
             ) from error
-        if "does not recognize this architecture" in reason:
+        if "does not recognize this architecture" in said:
             raise ModelError(
                 f"{folder}: transformers does not know models of type {given['model_type']}: "
                 "choose another model, or a newer transformers"
@@ -114,19 +114,13 @@ def load_tokenizer(folder: Path, *, code: bool = False) -> Any:
             return AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=code
             )
-    except (Exception, MemoryError) as error:
-        raise _no_tokenizer(folder, error) from error
     except BaseException as error:
-        if not is_panic(error):
+        if not (isinstance(error, Exception) or is_panic(error)):
             raise
-        raise _no_tokenizer(folder, error) from error
-
-
-def _no_tokenizer(folder: Path, error: BaseException) -> ModelError:
-    return ModelError(
-        f"{folder}: its tokenizer cannot be loaded ({reason(error)}): get a complete copy of the "
-        "model"
-    )
+        raise ModelError(
+            f"{folder}: its tokenizer cannot be loaded ({reason(error)}): get a complete copy of "
+            "the model"
+        ) from error
 
 
 def load_model(
