@@ -1,4 +1,4 @@
-"""Checks of numbers that callers give, NumPy's among them."""
+"""Checks of numbers and text that callers give, NumPy's numbers among them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,15 @@ def as_seed(value: Any) -> int:
     if not integer or not MIN_SEED <= value <= MAX_SEED:
         raise OptionError(f"seed must be an integer from -2**63 to 2**64 - 1: {value!r}")
     return int(value)
+
+
+def no_utf8_at(text: str) -> int | None:
+    """The place of the first character that is no Unicode, from 1; None if all are.
+
+    It is half of a surrogate pair: so Python keeps bytes that are no UTF-8, and JSON can hold one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start + 1
+    return None

@@ -9,9 +9,9 @@ from typing import Annotated
 from sage_cli.console import display_name
 from sage_cli.jobs.inputs import collect
 from sage_cli.options.flags import DECODING, argument, once
-from sage_cli.options.media import is_utf8
 from sage_cli.options.shared import RunOptions
 from sage_cli.options.takes_options import takes_options
+from sage_core.checks import no_utf8_at
 from sage_core.errors import InputError, OptionError
 from sage_core.files.reading import read_text
 
@@ -49,7 +49,7 @@ def ask(
 
     if not question.strip():
         raise OptionError('the question is empty: sage ask FILE... "question"')
-    if not is_utf8(question):
+    if no_utf8_at(question) is not None:
         raise OptionError("the question is not UTF-8 text: write it in UTF-8")
     if _is_file(question):
         raise OptionError(

@@ -9,26 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from sage_cli.options import flags
+from sage_core.checks import no_utf8_at
 
-__all__ = ["PROMPT", "MediaOptions", "is_utf8"]
+__all__ = ["PROMPT", "MediaOptions"]
 
 _setting = partial(flags.setting, flags.MEDIA)
 _once = partial(flags.once, flags.MEDIA)
 
 
-def is_utf8(text: str) -> bool:
-    """Whether an argument is Unicode text; Python keeps other bytes as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _usable(text: str | None) -> str | None:
     if text is not None and not text.strip():
         raise typer.BadParameter("the prompt is empty: leave it out for the default one")
-    if text is not None and not is_utf8(text):
+    if text is not None and no_utf8_at(text) is not None:
         raise typer.BadParameter("the prompt is not UTF-8 text: write it in UTF-8")
     return text
 

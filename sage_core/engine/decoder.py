@@ -86,11 +86,9 @@ class SpeculativeDecoder:
         chosen, asked = resolve(policy, candidates, options, extensions, draft=draft is not None)
         draft = draft if chosen.drafts else None
         checks = checks or ModelChecks()
-        checks.target(target)
+        checks.pair(target, draft)
         if isinstance(draft, Head):
             check_head(target, draft)
-        elif draft is not None:
-            checks.draft(draft)
         self.settings = DecoderSettings(
             target=target,
             draft=draft,

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from sage_core.drafts.head.module import Head
 from sage_core.engine.trial import (
     EXACT,
     TOLERANCE,
@@ -54,6 +55,17 @@ class ModelChecks:
     def know(self, model: Any, verdict: Verdict) -> None:
         """Take over the verdict on a target that has been checked."""
         self._targets[model] = verdict, _kinds(model)
+
+    def pair(self, target: Any, draft: Any) -> Verdict:
+        """Check a target, and a draft that is a model: a head is checked when it is given.
+
+        Raises:
+            ModelError, UnsupportedError: as `target` and `draft`.
+        """
+        verdict = self.target(target)
+        if draft is not None and not isinstance(draft, Head):
+            self.draft(draft)
+        return verdict
 
     def target(self, model: Any) -> Verdict:
         """Check a loaded target.

@@ -66,7 +66,8 @@ class DecodingSession(Iterator[Step]):
         and before its first step."""
         self._reuse = reuse or PrefixReuse(single=True)
         with settings.backend.lock:
-            self._verdict = settings.check()
+            # Their state may have changed since the decoder was made.
+            self._verdict = settings.checks.pair(settings.target, settings.draft)
             self._target = self._reuse.runner(settings)
         if prepared is None:
             refuse_arguments({**inputs, **options})

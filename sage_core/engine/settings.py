@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
-from sage_core.drafts.head.module import Head
 from sage_core.drafts.pruning.options import Pruning
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.extensions import DecodingExtension
 from sage_core.engine.model_check import ModelChecks
-from sage_core.engine.trial import Verdict
 from sage_core.errors import UnsupportedError
 from sage_core.runtime.backend import Backend
 from sage_core.trees.pass_costs import Costs
@@ -44,17 +42,6 @@ class DecoderSettings:
         names = ", ".join(one.name for one in self.extensions if one.single_text)
         if names and not self.backend.batches:
             raise UnsupportedError(f"{names} needs eager passes: leave it out, or the backend")
-
-    def check(self) -> Verdict:
-        """Check the models in their present state; the verdict tells how long texts may be.
-
-        Raises:
-            ModelError, UnsupportedError: as `ModelChecks`; a head was checked when it was given.
-        """
-        verdict = self.checks.target(self.target)
-        if self.draft is not None and not isinstance(self.draft, Head):
-            self.checks.draft(self.draft)
-        return verdict
 
     def extension(self, name: str) -> DecodingExtension | None:
         """The extension of an option; None if it is off."""

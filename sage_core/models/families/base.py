@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from sage_core.checks import no_utf8_at
 from sage_core.errors import InputError, ModelError, OptionError, SageError
 from sage_core.media.types import Clip, Picture, Sampling
 from sage_core.models.catalog import reading_json
@@ -206,12 +207,8 @@ class Family(ABC):
         for placeholder in self.placeholders:
             if placeholder in text:
                 raise OptionError(f"{what} may not contain {placeholder}: write it otherwise")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise OptionError(
-                f"{what} is not UTF-8 text (at character {error.start + 1}): write it in UTF-8"
-            ) from error
+        if (place := no_utf8_at(text)) is not None:
+            raise OptionError(f"{what} is not UTF-8 text (at character {place}): write it in UTF-8")
 
 
 def _ordinary(item: Media) -> Media:
