@@ -15,7 +15,7 @@ from sage_cli import signals
 from sage_cli.console import display_name
 from sage_cli.streams import OutputError
 from sage_core.errors import OptionError
-from sage_core.files.atomic_write import replace_file, shortened, write_atomically
+from sage_core.files.atomic_write import lock, replace_file, shortened, write_atomically
 
 __all__ = [
     "AtomicFile",
@@ -260,12 +260,10 @@ def _folder_locked(folder: Path) -> Iterator[None]:
 def _lock(descriptor: int) -> bool:
     """Lock an open file; False if another process has. Where nothing can be locked, nobody has."""
     try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):  # another system, or a file system without locks
+    except OSError:  # nothing can be locked
         return True
     return True
 

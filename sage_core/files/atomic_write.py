@@ -122,11 +122,21 @@ def _lock(path: Path) -> Iterator[None]:
         BlockingIOError: another process holds it.
         OSError: the file is gone, or the system has no locks.
     """
-    if fcntl is None:
-        raise OSError(errno.ENOLCK, "No locks available")
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(number)
         yield
     finally:
         os.close(number)
+
+
+def lock(descriptor: int) -> None:
+    """Lock an open file or folder until it is closed, also by the end of its process.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the system, or the file system, has no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "No locks available")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
