@@ -129,7 +129,9 @@ def test_xmp_is_read_by_an_xml_parser_and_another_program_s_is_left(sage, pipeli
 
 def test_an_interrupted_run_goes_on(sage, pipeline, folder):
     options = ("caption", "pictures", "-r", "--jsonl", "--output", "out.jsonl", "--resume")
-    pipeline.enqueue(Script(), InputError("pictures/2.png: damaged"), Script(error=KeyboardInterrupt()))
+    pipeline.enqueue(
+        Script(), InputError("pictures/2.png: damaged"), Script(error=KeyboardInterrupt())
+    )
     assert sage(*options).exit_code == 130
     with Path("out.jsonl").open("a") as file:
         file.write('{"schema": 1, "torn')

@@ -33,7 +33,16 @@ def folder() -> Path:
 
 
 def start(output: str, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sage_cli", "caption", "pictures", "-r", "--max-new-tokens", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "sage_cli",
+        "caption",
+        "pictures",
+        "-r",
+        "--max-new-tokens",
+        "4",
+    ]
     command += ["--jsonl", "--output", output, "--resume", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)

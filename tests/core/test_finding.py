@@ -36,7 +36,10 @@ FOUND = [
     ),
     ({"include": ["*.txt", "no*"]}, ["1.txt", "no suffix", "notes.txt"]),
     ({"include": ["b/*"], "recursive": True}, ["b/2/x.webp", "b/10/x.webp"]),
-    ({"exclude": ["b", "*.gif", "ö*"], "recursive": True}, ["1.png", "2.JPG", "10.jpg", "clip.mp4"]),
+    (
+        {"exclude": ["b", "*.gif", "ö*"], "recursive": True},
+        ["1.png", "2.JPG", "10.jpg", "clip.mp4"],
+    ),
 ]
 
 
@@ -59,7 +62,12 @@ def test_what_is_left_out_is_counted(folder):
 def test_links_are_followed_and_loops_end(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "far.png").touch()
-    for name, target in {"b/up": folder, "b/self": "self", "b/out": elsewhere, "b/gone": "no"}.items():
+    for name, target in {
+        "b/up": folder,
+        "b/self": "self",
+        "b/out": elsewhere,
+        "b/gone": "no",
+    }.items():
         Path(folder, name).symlink_to(target)
     Path(folder, "b/link.png").symlink_to("2/x.webp")
     finder = Finder(recursive=True)
