@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from sage_cli.jobs.inputs import collect
+import typer
+
+from sage_cli.jobs.inputs import Source, collect
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.decoding import AUTO, BATCH
 from sage_cli.options.flags import argument
+from sage_cli.options.preset import with_prompt
 from sage_cli.options.shared import PROMPT
 from sage_cli.options.takes_options import takes_options
 
@@ -26,6 +29,7 @@ def caption(
     prompt: Annotated[str | None, PROMPT] = None,
     batch: Annotated[str, BATCH] = AUTO,
     *,
+    context: typer.Context,
     options: CaptionOptions,
 ) -> int:
     """Describe images and videos, each on its own."""
@@ -33,5 +37,10 @@ def caption(
     from sage_core.captioning.find import Finder
 
     finder = Finder(options.recursive, options.include or (), options.exclude or ())
+    options, template = with_prompt(context, options, prompt)
     sources = collect(files or [], options.files_from, finder=finder, column=options.column)
-    return run(sources, lambda source, number: prompt, options, batch, finder.skipped)
+
+    def prompt_of(source: Source, number: int) -> str | None:
+        return None if template is None else template.fill(source.name, number)
+
+    return run(sources, prompt_of, options, batch, finder.skipped)

@@ -68,7 +68,12 @@ class Plan:
         if self._has_sidecar(source):
             self.skipped["with a sidecar"] += 1
             return ()
-        plain = Request((source,), self._prompt_of(source, number))
+        prompt = None
+        try:
+            prompt = self._prompt_of(source, number)
+        except InputError as error:  # it is the file's: the others have their own prompts
+            source = replace(source, refusal=source.refusal or str(error))
+        plain = Request((source,), prompt)
         several = options.captions > 1
         seeds: list[Mapping[str, Any]] = [{}]
         if several:

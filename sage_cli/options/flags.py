@@ -15,6 +15,7 @@ __all__ = [
     "MEDIA",
     "MODELS",
     "OUTPUT",
+    "TEXT",
     "argument",
     "named",
     "once",
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
-FOLDERS = "Folders and many files"
+FOLDERS, TEXT = "Folders and many files", "Prompt and text"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"
