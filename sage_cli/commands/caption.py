@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sage_cli.jobs.inputs import Source, collect
+from sage_cli.jobs.inputs import collect
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.decoding import AUTO, BATCH
 from sage_cli.options.flags import argument
@@ -39,8 +39,4 @@ def caption(
     finder = Finder(options.recursive, options.include or (), options.exclude or ())
     options, template = with_prompt(context, options, prompt)
     sources = collect(files or [], options.files_from, finder=finder, column=options.column)
-
-    def prompt_of(source: Source, number: int) -> str | None:
-        return None if template is None else template.fill(source.name, number)
-
-    return run(sources, prompt_of, options, batch, finder.skipped)
+    return run(sources, template, options, batch, finder.skipped)

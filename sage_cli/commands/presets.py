@@ -35,7 +35,7 @@ class PresetsOptions(InfoOptions):
 
 @takes_options(PresetsOptions)
 def presets(*, options: PresetsOptions) -> None:
-    """List the prompts that --preset takes: sage's, and your own from [presets] in sage.toml."""
+    """List the prompts that --preset takes: sage's, and your own from sage.toml."""
     from sage_cli.console import set_verbosity
     from sage_cli.render.jsonout import SCHEMA
     from sage_cli.render.tables import print_json, print_table

@@ -264,11 +264,16 @@ class Job:
         """
         try:
             act()
-        except (OptionError, BrokenPipeError, OutputError):
+        except (BrokenPipeError, OutputError):
             raise
         except Exception as error:
             if signals.raised(error):
                 raise
+            if isinstance(error, OptionError):
+                if not request.filled:
+                    raise
+                # A prompt that holds a placeholder of the model, or is too long.
+                error = InputError(str(error))
             if kind_of(error) == "memory" and not last:
                 return None
             return self.fail(request, error)

@@ -57,9 +57,7 @@ class TextOptions:
         bool,
         _setting("Cut a text that the model has not ended itself back to its last whole sentence."),
     ] = False
-    strip_thinking: Annotated[
-        bool, _setting("Leave out the thoughts of reasoning models (<think>...</think>).")
-    ] = False
+    strip_thinking: Annotated[bool, _setting("Leave out the thoughts of reasoning models.")] = False
     stop_repetition: Annotated[
         bool,
         _setting(

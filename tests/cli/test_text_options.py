@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sage_cli.options.settings import default_path
+from sage_core.errors import OptionError
 
 
 def write_settings(text: str) -> None:
@@ -147,3 +148,17 @@ def test_a_schema_for_captions(sage, pipeline):
     Path("s.json").write_text('{"type": "object"}')
     assert sage("caption", "a.png", "--json-schema", "s.json").exit_code == 0
     assert pipeline.calls[-1]["json_schema"] == '{"type": "object"}'
+
+
+@pytest.mark.parametrize("batch", ["1", "2"])
+def test_a_placeholder_of_the_model_in_a_sidecar(sage, pipeline, batch):
+    """An error of the file that the text is from; the others are captioned."""
+    Path("a.txt").write_text("<image>")
+    pipeline.enqueue(OptionError("the prompt may not contain <image>: write it otherwise"))
+    arguments = ("caption", "a.png", "b.png", "--jsonl", "--batch", batch)
+    result = sage(*arguments, "--prompt", "{sidecar}")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (result.exit_code, first["error"]["kind"]) == (3, "input")
+    assert second["text"]
+    pipeline.enqueue(OptionError("the prompt may not contain <image>: write it otherwise"))
+    assert sage(*arguments, "--prompt", "<image>").exit_code == 2
