@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,9 @@ __all__ = ["description", "xmp_description"]
 _XMP_LIMIT = 4 * 1024**2
 _LONGEST = 16 * 1024
 """Characters of a description; the rest is left out."""
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")
+_SCANNED = 2 * 1024**2
+"""Bytes at the beginning and at the end of a file in which XMP is looked for."""
+_PACKET, _PACKET_END = b"<x:xmpmeta", b"</x:xmpmeta>"
 _CAMERAS = frozenset(
     ("OLYMPUS DIGITAL CAMERA", "SONY DSC", "MINOLTA DIGITAL CAMERA", "DCIM", "DIGITAL CAMERA")
 )
@@ -48,26 +51,39 @@ def description(path: Path) -> str:
 
 
 def _inside(path: Path) -> str:
-    """The description in a file. Damage is found and reported when the picture is decoded."""
-    from PIL import Image
-
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
+    """The description in a file. Damage is found and reported when it is decoded."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=formats) as image:
-                return next(filter(None, (find(image) for find in (_xmp, _iptc, _exif, _png))), "")
-    except Exception:
+        return _embedded_xmp(path) or _metadata(path) if path.is_file() else ""
+    except OSError:
         return ""
 
 
-def _xmp(image: Any) -> str:
-    data = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    data = data.encode() if isinstance(data, str) else bytes(data)
+def _embedded_xmp(path: Path) -> str:
+    """XMP of any format, by scanning for its packets (XMP part 3), in which it is plain text."""
+    with path.open("rb") as file:
+        data = file.read(_SCANNED)
+        file.seek(max(file.tell(), path.stat().st_size - _SCANNED))
+        data += file.read(_SCANNED)
+    start, end = data.find(_PACKET), 0
+    while start >= 0 and (end := data.find(_PACKET_END, start)) >= 0:
+        with suppress(ValueError):
+            if found := xmp_description(data[start : end + len(_PACKET_END)]):
+                return found
+        start = data.find(_PACKET, end)
+    return ""
+
+
+def _metadata(path: Path) -> str:
+    """IPTC, EXIF or text, in formats of which Pillow reads these in Python: a library that crashes
+    would end the run."""
+    from PIL import Image
+
     try:
-        return xmp_description(data) if 0 < len(data) <= _XMP_LIMIT else ""
-    except ValueError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("JPEG", "PNG", "TIFF")) as image:
+                return _iptc(image) or _exif(image) or _text(image.info.get("Description", ""))
+    except Exception:
         return ""
 
 
@@ -81,10 +97,6 @@ def _iptc(image: Any) -> str:
 def _exif(image: Any) -> str:
     text = _text(image.getexif().get(_EXIF_DESCRIPTION, ""))
     return "" if text.upper() in _CAMERAS else text
-
-
-def _png(image: Any) -> str:
-    return _text(image.info.get("Description", ""))
 
 
 def _text(value: Any) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from sage_cli.options.settings import default_path
 from sage_core.errors import OptionError
+from tests.cli.fake import Script
+from tests.cli.test_commands import TEXT
 
 
 def write_settings(text: str) -> None:
@@ -142,6 +145,26 @@ def test_settings_that_are_no_presets(sage):
     write_settings("[presets]\nmine = 3\n")
     result = sage("caption", "a.png")
     assert (result.exit_code, "preset 'mine'" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "streamed"),
+    [
+        ((), True),
+        (("--stop-repetition",), True),
+        (("--max-sentences", "1"), False),
+        (("--prefix", "tok, "), False),
+    ],
+)
+def test_a_text_that_may_be_cut_is_not_streamed(sage, pipeline, monkeypatch, arguments, streamed):
+    written: list[str] = []
+    seen: list[str] = []
+    monkeypatch.setattr("sage_cli.jobs.decode.stdout_writer", lambda: written.append)
+    monkeypatch.setattr("sage_cli.jobs.decode.is_terminal", lambda stream: stream is sys.stdout)
+    pipeline.enqueue(Script(on_step=lambda index: seen.append("".join(written))))
+    assert sage("caption", "a.png", *arguments).exit_code == 0
+    assert any(seen) == streamed
+    assert "".join(written) == TEXT + "\n"
 
 
 def test_a_schema_for_captions(sage, pipeline):

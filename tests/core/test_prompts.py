@@ -133,7 +133,23 @@ def test_what_cameras_write_is_no_description(tmp_path: Path) -> None:
     assert description(path) == ""
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_xmp_is_found_at_the_end_of_a_large_file(tmp_path: Path) -> None:
+    """In any format; a packet that is damaged, cut or without a description is passed over."""
+    path = tmp_path / "a.mp4"
+    empty = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>"
+    path.write_bytes(
+        b"<x:xmpmeta></x:xmpmeta>"
+        + empty
+        + b"\0" * 5_000_000
+        + XMP.encode()
+        + b"<x:xmpmeta" * 90_000
+    )
+    assert description(path) == "A dog & 狗"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture", b"<x:xmpmeta" * 9, b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"]
+)
 def test_damaged_pictures_have_none(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(data)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 import sage_core
 from sage_core.errors import OptionError
@@ -172,6 +174,19 @@ def test_tags_that_are_special_tokens_are_text() -> None:
         detokenizer.push([token])
     detokenizer.finish()
     assert detokenizer.text == "[THINK]ä[/THINK]ö"
+
+
+def test_the_space_after_the_start_of_the_answer() -> None:
+    """Tokenizers such as Llama's write a space at the beginning of a word, and not of a text."""
+    pieces = ["a", "▁a", "▁photo", "▁of", "▁dog"]
+    tokenizer = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token="a"))
+    tokenizer.decoder = decoders.Metaspace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    plain, continued = Detokenizer(wrapped), Detokenizer(wrapped, before=[1, 2, 3])
+    for one in (plain, continued):
+        one.push([1, 4])
+        one.finish()
+    assert (plain.text, continued.text) == ("a dog", " a dog")
 
 
 # In a pipeline.
