@@ -11,8 +11,8 @@ from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.decoding import AUTO, BATCH
 from sage_cli.options.flags import argument
 from sage_cli.options.preset import with_prompt
-from sage_cli.options.shared import PROMPT
 from sage_cli.options.takes_options import takes_options
+from sage_cli.options.text import TEMPLATE
 
 __all__ = ["caption"]
 
@@ -26,7 +26,7 @@ def caption(
             "Images, videos and folders of them; '-' reads one from standard input.",
         ),
     ] = None,
-    prompt: Annotated[str | None, PROMPT] = None,
+    prompt: Annotated[str | None, TEMPLATE] = None,
     batch: Annotated[str, BATCH] = AUTO,
     *,
     context: typer.Context,

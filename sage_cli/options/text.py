@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from sage_cli.options import flags
+from sage_cli.options.media import usable_prompt
 
-__all__ = ["TextOptions"]
+__all__ = ["TEMPLATE", "TextOptions"]
 
 _setting = partial(flags.setting, flags.TEXT)
 _once = partial(flags.once, flags.TEXT)
+
+TEMPLATE: Any = _setting(
+    "Prompt, instead of the default request for a caption. For each file {name}, {stem}, {dir}, "
+    "{parent}, {index}, {sidecar} (the text beside it) and {description} (its metadata) are "
+    "filled in.",
+    metavar="TEXT",
+    callback=usable_prompt,
+)
 
 
 @dataclass(frozen=True)
