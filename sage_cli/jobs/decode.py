@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_cli import signals
 from sage_cli.console import (
@@ -65,7 +65,8 @@ def run(
             if errors is not None:
                 return Job(options, None, file, several=several).refuse(requests, errors)
             pipeline = load(options, opener)
-            return Job(options, pipeline, file, several=several).run(requests, batch)
+            job = Job(options, pipeline, file, several=several, media=opener.shown)
+            return job.run(requests, batch)
 
 
 def load(options: RunOptions, opener: MediaOpener) -> Pipeline:
@@ -95,7 +96,7 @@ class Job:
 
     Without a pipeline it can only `refuse`; without a ``file`` it writes to standard output.
     ``several`` results make a JSON list, and with ``headed`` texts are headed by their files'
-    names.
+    names. ``media`` are previews of opened files for a saved view; they may be added later.
     """
 
     def __init__(
@@ -106,8 +107,10 @@ class Job:
         *,
         several: bool,
         headed: bool = True,
+        media: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._options = options
+        self._media = media
         self._loaded = pipeline
         self._file = file
         write = self._file.write if self._file is not None else stdout_writer()
@@ -296,7 +299,7 @@ class Job:
             return None
         from sage_cli.render.page import SavedView
 
-        return SavedView(self._options.save_view, history)
+        return SavedView(self._options.save_view, history, self._media)
 
     def _save(self, saved: SavedView) -> None:
         models = self._pipeline.target_id

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.render.bench import TITLES, cells, notes, pair_name
-from sage_cli.render.page import DATA, page
+from sage_cli.render.page import DATA, compact, page
 from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["write_html"]
@@ -35,7 +35,7 @@ def html(
     template = files("sage_cli.render").joinpath("bench.html").read_text("utf-8")
     pair = pair_name(report)
     shown = [
-        {"title": v["item"], "policy": v["method"], "models": pair, "steps": v["steps"]}
+        {"title": v["item"], "policy": v["method"], "models": pair, "steps": compact(v["steps"])}
         for v in views
     ]
     parts = {
