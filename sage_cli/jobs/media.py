@@ -31,12 +31,16 @@ class MediaOpener:
         self._options = options
         self._left = deque(source.name for source in sources)
         self._files = max(1, len(sources))
-        self.shown: list[dict[str, Any]] = []
-        """Previews of what was opened, if the saved view shows them."""
+        self.shown: dict[str, dict[str, Any]] = {}
+        """By name: previews of what was opened, if the saved view shows them."""
         self.worker: MediaWorker | None = None
         """None as long as there was no file."""
         if self._left:
             self._started()
+
+    def expect(self, sources: Sequence[Source]) -> None:
+        """The files that will be opened, in their order."""
+        self._left = deque(source.name for source in sources)
 
     def __enter__(self) -> MediaOpener:
         return self
@@ -63,7 +67,7 @@ class MediaOpener:
         if note and not self._options.quiet:
             say(f"{opened.name}: {note}")
         if is_page(self._options.save_view):
-            self.shown.append(preview(opened, self._files))
+            self.shown[opened.name] = preview(opened, self._files)
         return opened
 
     def begin(self, family: Family) -> None:

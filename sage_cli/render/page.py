@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,12 @@ class SavedView:
     Args:
         path: of the SVG or HTML file.
         history: totals of the run.
-        media: what a page shows beside the text, as made by `previews.preview`.
+        media: by name what a page shows beside the text, as made by `previews.preview`; filled
+            until the end.
     """
 
     def __init__(
-        self, path: Path, history: History, media: Sequence[Mapping[str, Any]] = ()
+        self, path: Path, history: History, media: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._path = path
         self._history = history
@@ -102,7 +102,7 @@ class SavedView:
             "title": self._history.title,
             "policy": self._history.policy,
             "models": models,
-            "media": list(self._media),
+            "media": list(self._media.values()),
             "steps": compact([step_data(step, text, token) for step, text in self._steps]),
         }
         return page(data)
@@ -143,12 +143,11 @@ def step_data(step: Step, text: str, token: Callable[[int], str]) -> dict[str, A
 
 
 def compact(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Steps whose ``text`` is what is new after the first ``kept`` UTF-16 units of the last one."""
+    """Steps whose ``text`` is what they added to the last one's, if ``kept``, else all of it."""
     found, before = [], ""
     for step in steps:
         text = step["text"]
-        kept = commonprefix([before, text])
-        units = len(kept.encode("utf-16-le", "surrogatepass")) // 2
-        found.append({**step, "kept": units, "text": text[len(kept) :]})
+        kept = text.startswith(before)
+        found.append({**step, "kept": kept, "text": text[len(before) :] if kept else text})
         before = text
     return found

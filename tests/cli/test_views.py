@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from time import perf_counter
 from xml.etree import ElementTree
@@ -318,64 +316,6 @@ def test_svg_of_the_last_frame(sage):
     words = "".join(ElementTree.fromstring(picture).itertext())
     assert "step\xa03" in words.replace(" ", "\xa0")
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", picture.split("-->")[-1])
-
-
-class Scripts(HTMLParser):
-    """Collects scripts and every address that a page names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scripts: list[str] = []
-        self.addresses: list[str] = []
-        self._inside = False
-
-    def handle_starttag(self, tag, attrs):
-        self._inside = tag == "script"
-        self.addresses += [v for k, v in attrs if k in ("src", "href")]
-        if tag == "link":
-            self.addresses.append("link")
-
-    def handle_endtag(self, tag):
-        self._inside = False
-
-    def handle_data(self, data):
-        if self._inside:
-            self.scripts.append(data)
-
-
-def page(path: str) -> tuple[dict, Scripts]:
-    parser = Scripts()
-    parser.feed(Path(path).read_text(encoding="utf-8"))
-    data = re.search(r"^const run = (.*);$", parser.scripts[0], re.MULTILINE)
-    assert data is not None
-    return json.loads(data[1]), parser
-
-
-def test_page_of_the_whole_run(sage):
-    assert sage("caption", "a.png", "--save-view", "view.html", "--quiet").exit_code == 0
-    data, parser = page("view.html")
-    steps = scripted()
-    assert [step["index"] for step in data["steps"]] == [0, 1, 2, 3]
-    assert [step["accepted"] for step in data["steps"]] == [list(s.accepted) for s in steps]
-    assert data["steps"][1]["words"] == [word(t) for t in steps[1].tree.tokens]
-    assert data["steps"][-1]["text"].startswith("A large red circle")
-    assert data["models"] == "fake-target with fake-draft"
-    assert parser.addresses == []
-    assert len(parser.scripts) == 1
-
-
-def test_no_token_can_break_out_of_the_page(sage, pipeline, monkeypatch):
-    monkeypatch.setattr("tests.cli.fake.WORDS", ["</script><script>alert(1)</script>"])
-    sage("caption", "a.png", "--save-view", "view.html")
-    data, parser = page("view.html")
-    assert data["steps"][0]["tokens"] == [" </script><script>alert(1)</script>"]
-    assert len(parser.scripts) == 1
-
-
-def test_an_interrupted_run_still_leaves_its_view(sage, pipeline):
-    pipeline.enqueue(Script(error=KeyboardInterrupt()))
-    assert sage("caption", "a.png", "--save-view", "view.html").exit_code == 130
-    assert len(page("view.html")[0]["steps"]) == 4
 
 
 def test_a_run_without_steps_leaves_no_view(sage, pipeline):
