@@ -44,8 +44,7 @@ def html(
         "TABLE": _table(TITLES, [cells(method) for method in report["methods"]]),
         "NOTES": "".join(f"<li>{escape(note)}</li>" for note in notes(report)),
         "PLOTS": "".join(_plot(title, svg) for title, svg in plots.items())
-        or "<p>No plots: matplotlib was not installed (<code>pip install 'sage-vlm[plots]'"
-        "</code>).</p>",
+        or "<p>No figures to plot.</p>",
         "ITEMS": _items(report),
         "VIEWS": _inline(shown),
         "PAGE": _inline(page(None)),
@@ -94,8 +93,7 @@ def _items(report: Mapping[str, Any]) -> str:
 
 
 def _plot(title: str, svg: str) -> str:
-    """An SVG in the page, without its XML declaration."""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg[svg.index('<svg') :]}</figure>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
 
 
 def _inline(data: Any) -> str:
