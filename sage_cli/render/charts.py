@@ -211,11 +211,11 @@ def _cut(text: str, most: int) -> str:
 
 def _ticks(most: float, *, whole: bool = False) -> list[float]:
     """From zero to ``most`` or a little more, in steps of 1, 2 or 5 times a power of 10."""
-    raw = (most or 1.0) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))
+    most = most if most > 1e-6 else 1.0
+    power = 10.0 ** math.floor(math.log10(most / 5))
+    step = next(n * power for n in (1, 2, 5, 10) if n * power >= most / 5 * (1 - 1e-9))
     step = max(1.0, step) if whole else step
-    return [round(i * step, 10) for i in range(math.ceil((most or 1.0) / step - 1e-9) + 1)]
+    return [round(i * step, 10) for i in range(math.ceil(most / step - 1e-9) + 1)]
 
 
 def _svg(title: str, height: float, body: Sequence[str]) -> str:
