@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -218,13 +219,15 @@ class _Drawing:
 
     def fitting(self) -> tuple[list[_Chain], set[int]]:
         """As many chains as there are lines for, the root's first, and their nodes."""
+        everything = set(range(len(self.tree)))
+        if len(whole := self.split(everything)) <= self.rows:
+            return whole, everything
         ends = self.ends()
-        for budget in range(min(self.rows, len(ends)), -1, -1):
-            kept = self.keep(ends, budget)
-            chains = self.split(kept)
-            if len(chains) <= max(1, self.rows - (len(kept) < len(self.tree))):
-                break
-        return chains, kept
+        budgets = range(min(self.rows, len(ends)) + 1)
+        room = max(1, self.rows - 1)
+        fitting = bisect_right(budgets, room, key=lambda n: len(self.split(self.keep(ends, n))))
+        kept = self.keep(ends, fitting - 1)
+        return self.split(kept), kept
 
     def split(self, kept: set[int]) -> list[_Chain]:
         """The kept nodes as chains, top to bottom."""
