@@ -20,6 +20,7 @@ _PIXELS = 2**20  # of all copies in a page: some 300 KB of JPEG, at most about 1
 _PICTURE = 640 * 640  # most pixels of a picture
 _FRAME = 320 * 320  # most pixels of a frame
 _FRAMES = 24  # most frames of all clips in a page
+_SIDE = 4096  # longest side: one of very thin pictures may exceed what JPEG can hold
 _QUALITY = 80
 
 
@@ -61,7 +62,8 @@ def preview(media: Picture | Clip, files: int = 1) -> dict[str, Any]:
 def _copy(image: Image.Image, pixels: int, time: float | None) -> dict[str, Any]:
     from sage_core.media.types import fit
 
-    size = fit(*image.size, max(1, pixels))
+    width, height = fit(*image.size, max(1, pixels))
+    size = min(width, _SIDE), min(height, _SIDE)
     stream = io.BytesIO()
     image.resize(size, reducing_gap=2.0).save(stream, "JPEG", quality=_QUALITY)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
