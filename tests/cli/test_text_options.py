@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sage_cli.options.settings import default_path
+from sage_cli.render.frame import History
 from sage_core.errors import OptionError
-from tests.cli.fake import Script
+from tests.cli.fake import Script, scripted
 from tests.cli.test_commands import TEXT
 
 
@@ -185,3 +186,17 @@ def test_a_placeholder_of_the_model_in_a_sidecar(sage, pipeline, batch):
     assert second["text"]
     pipeline.enqueue(OptionError("the prompt may not contain <image>: write it otherwise"))
     assert sage(*arguments, "--prompt", "<image>").exit_code == 2
+
+
+def test_the_environment_turns_a_switch_of_a_preset_off(sage, pipeline):
+    sage("caption", "a.png", "--preset", "long")
+    assert pipeline.calls[-1]["retry"] is True
+    assert sage("caption", "a.png", "--preset", "long", SAGE_RETRY="0").exit_code == 0
+    assert "retry" not in pipeline.calls[-1]
+
+
+def test_a_second_attempt_begins_the_figures_anew():
+    history = History("a.png", "sage", 256)
+    for step in [*scripted((2, 0, 3)), *scripted((1,))]:
+        history.add(step)
+    assert (history.tokens, history.steps, history.accepted_total) == (3, 1, 1)
