@@ -87,10 +87,16 @@ def ragged_pass(decoder: Any, parts: Sequence[Part], embeds: Tensor | None = Non
 
 @dataclass(eq=False)
 class _Ragged:
-    """The parts, and between a layer's cache update and its attention that layer's states."""
+    """The parts, and the states of each text that layers have written in this pass."""
 
     parts: Sequence[Part]
-    states: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    written: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = field(default_factory=list)
+    """By the new keys, which a later layer may use too, if layers share keys and values."""
+
+    def states(self, key: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each text for the attention over the new keys ``key``."""
+        found = (states for new, states in self.written if new is key)
+        return next(found, self.written[-1][1])
 
     @property
     def kinds(self) -> list[str]:
@@ -116,7 +122,8 @@ class _RaggedLayer(TreeCacheLayer):
         ragged = self._owner.ragged
         layers: list[Any] = [part.cache.layers[self._index] for part in ragged.parts]
         split = [states.split(ragged.sizes, -2) for states in (key_states, value_states)]
-        ragged.states = [layer.update(k, v) for layer, k, v in zip(layers, *split, strict=True)]
+        states = [layer.update(k, v) for layer, k, v in zip(layers, *split, strict=True)]
+        ragged.written.append((key_states, states))
         return key_states, value_states
 
 
@@ -156,7 +163,7 @@ def ragged_attention_forward(
     kind = ragged.kinds[attention_mask.shape[-1] - 1]
     out = []
     queries = query.split(ragged.sizes, -2)
-    for part, own, (keys, values) in zip(ragged.parts, queries, ragged.states, strict=True):
+    for part, own, (keys, values) in zip(ragged.parts, queries, ragged.states(key), strict=True):
         mask = part.masks[kind].to(own.device)
         out.append(sdpa_attention_forward(module, own, keys, values, mask, **kwargs)[0])
     return torch.cat(out, dim=1), None
