@@ -33,7 +33,10 @@ DEMUXERS = (
 )
 """FFmpeg's names of the containers and bare streams that are read: those whose files hold all of
 their content. A playlist could lead to other files and addresses. Pictures are Pillow's."""
-STILL_BRANDS = ("avif", "avis", "heic", "heix", "heif", "mif1", "msf1", "hevc")
+STILL_BRANDS = (
+    *("avif", "avis", "heic", "heix", "heim", "heis", "heif", "mif1", "msf1"),
+    *("hevc", "hevx", "hevm", "hevs"),
+)
 """Kinds of MP4 files that are pictures, possibly of many tiles, which FFmpeg takes for videos."""
 
 LARGE_FILE = 256 * 2**20
