@@ -6,15 +6,9 @@ import signal
 from collections.abc import Iterable
 from enum import IntEnum
 
-from sage_core.errors import (
-    InputError,
-    MemoryExhaustedError,
-    ModelError,
-    OptionError,
-    is_memory_error,
-)
+from sage_core.errors import kind_of
 
-__all__ = ["MEANING", "ExitCode", "code_of", "kind_of", "worst"]
+__all__ = ["MEANING", "ExitCode", "code_of", "code_of_kind", "worst"]
 
 
 class ExitCode(IntEnum):
@@ -56,27 +50,17 @@ _SEVERITY = (
     ExitCode.TERMINATED,
 )
 
-_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
-    (OptionError, ExitCode.USAGE),
-    (InputError, ExitCode.INPUT),
-    (ModelError, ExitCode.MODEL),
-    (MemoryExhaustedError, ExitCode.MEMORY),
-)
-
 
 def code_of(error: BaseException) -> ExitCode:
     """The exit code of ``error``."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode(128 + getattr(error, "number", signal.SIGINT))
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return code
-    return ExitCode.MEMORY if is_memory_error(error) else ExitCode.OTHER
+    return code_of_kind(kind_of(error))
 
 
-def kind_of(error: BaseException) -> str:
-    """The error's name in JSON: ``input``, ``model``, ``memory``..."""
-    return code_of(error).name.lower()
+def code_of_kind(kind: str) -> ExitCode:
+    """The exit code of errors of a kind, see `sage_core.errors.kind_of`."""
+    return ExitCode[kind.upper()]
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:

@@ -26,6 +26,7 @@ __all__ = [
     "SageError",
     "UnsupportedError",
     "is_memory_error",
+    "kind_of",
 ]
 
 
@@ -51,6 +52,20 @@ class ModelError(SageError):
 
 class MemoryExhaustedError(SageError):
     """The device or the host ran out of memory."""
+
+
+_KINDS: tuple[tuple[type[SageError], str], ...] = (
+    (OptionError, "usage"),
+    (InputError, "input"),
+    (ModelError, "model"),
+    (MemoryExhaustedError, "memory"),
+)
+
+
+def kind_of(error: BaseException) -> str:
+    """The kind of an error in JSON: ``usage``, ``input``, ``model``, ``memory`` or ``other``."""
+    other = "memory" if is_memory_error(error) else "other"
+    return next((name for kind, name in _KINDS if isinstance(error, kind)), other)
 
 
 _OUT_OF_MEMORY = (

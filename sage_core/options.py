@@ -119,6 +119,17 @@ class Options:
         )
 
 
+@dataclass(frozen=True)
+class TextRequest:
+    """What one text is made from: the files and the prompt, as for `Pipeline.stream`, and options
+    in which it differs from the other requests.
+    """
+
+    files: Any
+    prompt: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def _check_generation(given: Mapping[str, Any]) -> None:
     from transformers import GenerationConfig
 

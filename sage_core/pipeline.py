@@ -21,7 +21,7 @@ from sage_core.models.families import Family
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
 from sage_core.models.quiet import memory_errors, quiet
 from sage_core.models.weights import MEMORY_ADVICE
-from sage_core.options import Options
+from sage_core.options import Options, TextRequest
 from sage_core.pair_loading import LoadedPair, load_pair
 from sage_core.runtime.passes import Passes
 from sage_core.stream import Decoders, Result, Stream, is_one_file, open_files
@@ -89,10 +89,23 @@ class Pipeline:
     ) -> Generator[Outcome[Result]]:
         """Describe each file; yields a numbered `Outcome` as each is done.
 
-        ``batch`` files are decoded at once, each with the text that it has alone (in bfloat16 and
-        float16 but for ties within rounding, which depend on the batch too); ``auto`` is `pays`. A
-        file is opened when it is started. An error of one is its outcome's ``error`` and does not
-        affect the others. Closing this ends them all.
+        ``batch`` files are decoded at once, see `outcomes`. A file is opened when it is started.
+
+        Raises:
+            OptionError: ``batch`` is not an integer of at least 1.
+        """
+        return self.outcomes((TextRequest(file, prompt) for file in files), batch=batch, **options)
+
+    def outcomes(
+        self, requests: Iterable[TextRequest], *, batch: int | str = 1, **options: Any
+    ) -> Generator[Outcome[Result]]:
+        """Decode a text for each request; yields a numbered `Outcome` as each is done.
+
+        ``batch`` texts are decoded at once, each the one that it is alone (in bfloat16 and float16
+        but for ties within rounding, which depend on the batch too); ``auto`` is `pays`. A request
+        is taken, and its files are opened, when its text is started. An error of one is its
+        outcome's ``error`` and does not affect the others. Closing this ends them all. Options are
+        fields of `Options`; a request's own come first.
 
         Raises:
             OptionError: ``batch`` is not an integer of at least 1.
@@ -101,19 +114,21 @@ class Pipeline:
         width = (1 if alone else self.pays) if batch == "auto" else batch
         scheduler = BatchScheduler(self._pair.target, width)  # type: ignore[arg-type]
         if width == 1:
-            for number, file in enumerate(files):
+            for number, one in enumerate(requests):
                 try:
-                    yield Outcome(number, self.stream(file, prompt, **options).result())
+                    chosen = {**options, **one.options}
+                    yield Outcome(number, self.stream(one.files, one.prompt, **chosen).result())
                 except Exception as error:
                     yield Outcome(number, error=error)
             return
 
-        def one(file: Any) -> Passes[Result]:
-            stream = self._stream(file, prompt, options, scheduler)
+        def decode(one: TextRequest) -> Passes[Result]:
+            chosen = {**options, **one.options}
+            stream = self._stream(one.files, one.prompt, chosen, scheduler)
             return (yield from stream.passes())
 
         # Around all of them, because texts start and end in any order.
-        with quiet(), closing(scheduler.run(partial(one, file) for file in files)) as outcomes:
+        with quiet(), closing(scheduler.run(partial(decode, one) for one in requests)) as outcomes:
             while True:
                 with self._lock:
                     outcome = next(outcomes, None)

@@ -60,10 +60,10 @@ def ask(
         raise InputError(f"{display_name(question)}: {_why_not(question)}, and no question follows")
     sources = collect(files or [], options.files_from, least=0)
     if json_schema is None:
-        return run([Request(sources, question)], options)
+        return run(Request(sources, question), options)
     schema = read_text(json_schema, error=OptionError)
-    request = Request(sources, question, schema)
-    return run([request], options, reads=[str(json_schema)])
+    request = Request(sources, question, {"json_schema": schema})
+    return run(request, options, reads=[str(json_schema)])
 
 
 def _names_a_file(text: str) -> bool:

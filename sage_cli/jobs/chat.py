@@ -19,7 +19,7 @@ from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.request import Request
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
-from sage_cli.render.outputs import opened
+from sage_cli.render.outputs import AtomicFile, opened
 from sage_cli.streams import OutputError
 from sage_core.errors import OptionError
 
@@ -97,7 +97,7 @@ def run(sources: tuple[Source, ...], options: RunOptions, lines: Lines) -> ExitC
         check(options, several=True, inputs=[STDIN, *(source.name for source in sources)])
         if (error := Request(sources, None).refusal(opener.worker)) is not None:
             raise error
-        with opened(options.output) as file:
+        with opened(options.output, AtomicFile) as file:
             pipeline = load(options, opener)
             job = Job(options, pipeline, file, several=True, headed=False)
             files = [source.open() for source in sources]

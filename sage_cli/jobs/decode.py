@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sage_cli import signals
 from sage_cli.console import (
@@ -24,11 +25,15 @@ from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.request import Request, refusals
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
-from sage_cli.render.jsonout import failure_object, result_object
-from sage_cli.render.outputs import AtomicFile, opened, stdout_writer
-from sage_cli.render.text import Json, PlainText, Streamer, Writer
+from sage_cli.render.jsonout import failure_object
+from sage_cli.render.outputs import AtomicFile, OutputFile, opened, stdout_writer
+from sage_cli.render.streamer import Streamer
+from sage_cli.sinks.json_output import Json
+from sage_cli.sinks.sink import Record, Sink
+from sage_cli.sinks.text import PlainText
 from sage_cli.streams import OutputError
-from sage_core.errors import OptionError
+from sage_core.captioning.records import result_record
+from sage_core.errors import InputError, OptionError, kind_of
 
 if TYPE_CHECKING:
     from sage_cli.render.frame import History
@@ -41,31 +46,36 @@ __all__ = ["Job", "Request", "Watcher", "load", "run"]
 
 Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
+_FEWER = (1024**2, 512**2, 256**2)
+"""Pixels of an image, or of a frame, that are tried where memory is short."""
 
 
-def run(
-    requests: Sequence[Request], options: RunOptions, batch: str = "1", reads: Sequence[str] = ()
-) -> ExitCode:
-    """Do all of ``requests``, ``batch`` at once; returns the worst of their exit codes.
-
-    ``reads`` are names of files that were read besides their sources.
+def run(request: Request, options: RunOptions, reads: Sequence[str] = ()) -> ExitCode:
+    """Do one request; returns its exit code. ``reads`` are files read besides its sources.
 
     Raises:
-        SageError: something that concerns all of them, such as an option or the model.
+        SageError: an option or the model.
     """
-    several = len(requests) > 1
-    sources = [source for request in requests for source in request.sources]
     set_verbosity(options.verbose)
-    with MediaOpener(sources, options) as opener:
-        inputs = [source.name for source in sources]
-        check(options, several=several, inputs=[*inputs, *reads], batch=batch)
-        with opened(options.output) as file:
-            # A large model takes minutes to load: not for files of which none can be used.
-            errors = refusals(requests, opener.worker)
-            if errors is not None:
-                return Job(options, None, file, several=several).refuse(requests, errors)
-            pipeline = load(options, opener)
-            return Job(options, pipeline, file, several=several).run(requests, batch)
+    with MediaOpener(request.sources, options) as opener:
+        check(options, several=False, inputs=[*request.names, *reads])
+        with opened(options.output, AtomicFile) as file:
+            return finish([request], options, opener, lambda pipeline: Job(options, pipeline, file))
+
+
+def finish(
+    requests: Sequence[Request],
+    options: RunOptions,
+    opener: MediaOpener,
+    job: Callable[[Pipeline | None], Job],
+    batch: str = "1",
+) -> ExitCode:
+    """Load the models and do all requests, or refuse them; returns the worst exit code."""
+    # A large model takes minutes to load: not for files of which none can be used.
+    errors = refusals(requests, opener.worker)
+    if errors is not None:
+        return job(None).refuse(requests, errors)
+    return job(load(options, opener)).run(requests, batch)
 
 
 def load(options: RunOptions, opener: MediaOpener) -> Pipeline:
@@ -95,30 +105,36 @@ class Job:
 
     Without a pipeline it can only `refuse`; without a ``file`` it writes to standard output.
     ``several`` results make a JSON list, and with ``headed`` texts are headed by their files'
-    names.
+    names. ``sinks`` get every record besides; with them, and no output asked for, nothing is
+    printed if not ``printed``.
     """
 
     def __init__(
         self,
         options: RunOptions,
         pipeline: Pipeline | None,
-        file: AtomicFile | None,
+        file: OutputFile | None,
         *,
-        several: bool,
+        several: bool = False,
         headed: bool = True,
+        sinks: Sequence[Sink] = (),
+        printed: bool = True,
     ) -> None:
         self._options = options
         self._loaded = pipeline
         self._file = file
+        self._several = several
+        self._sinks = sinks
         write = self._file.write if self._file is not None else stdout_writer()
-        self._to_terminal = self._file is None and is_terminal(sys.stdout)
-        self._live = wants_live(options.live, quiet=options.quiet)
+        self._to_terminal = self._file is None and printed and is_terminal(sys.stdout)
+        self._live = wants_live(options.live, quiet=options.quiet or not printed)
         self._write: Callable[[str], None] = write
         self.codes: list[ExitCode] = []
-        self._writer: Writer
+        self._again: list[Request] = []
+        self._writer: Sink | None = None
         if options.json or options.jsonl:
             self._writer = Json(write, lines=options.jsonl, several=several)
-        else:
+        elif printed:
             self._writer = PlainText(
                 write, several=several and headed, for_terminal=self._to_terminal
             )
@@ -140,18 +156,26 @@ class Job:
         from sage_core.options import Options
 
         options = Options(**self._options.decoding())
-        alone = self._live or self._streamer() or options.single_text
+        alone = self.interactive or options.single_text
         size = batch_size(batch, requests, 1 if alone else self._pipeline.pays)
         with self.results():
             if size > 1:
                 self._batched(requests, size)
             else:
                 for request in requests:
-                    self.codes.append(self._one(request))
+                    code = self._one(request, last=not self._several)
+                    self.codes.append(self._smaller(request) if code is None else code)
+            for request in self._again:
+                self.codes.append(self._smaller(request))
         return worst(self.codes)
 
+    @property
+    def interactive(self) -> bool:
+        """Whether the texts are watched on a terminal."""
+        return self._live or self._streamer() is not None
+
     def _batched(self, requests: Sequence[Request], size: int) -> None:
-        """Decode requests of one file each, all with the same prompt, ``size`` at once."""
+        """Decode requests of one file each, ``size`` at once."""
 
         def finish(outcome: Outcome[Result]) -> None:
             request = requests[outcome.number]
@@ -160,12 +184,20 @@ class Job:
                 self._finish(request, outcome.get(), None)
                 self._print_stats(request, outcome.get())
 
-            self.codes.append(self._attempt(request, write))
+            code = self._attempt(request, write, last=False)
+            if code is None:  # alone, when the others are done
+                self._again.append(request)
+            else:
+                self.codes.append(code)
 
-        names, prompt = [request.sources[0].name for request in requests], requests[0].prompt
-        outcomes = self._pipeline.captions(names, prompt, batch=size, **self._options.decoding())
+        items = (request.item.request for request in requests)
+        outcomes = self._pipeline.outcomes(items, batch=size, **self._options.decoding())
         with closing(outcomes):
-            in_order(outcomes, finish)
+            if isinstance(self._writer, Json | PlainText):
+                in_order(outcomes, finish)
+            else:
+                for outcome in outcomes:
+                    finish(outcome)
 
     @contextmanager
     def results(self) -> Iterator[None]:
@@ -173,9 +205,12 @@ class Job:
         with signals.raised_inside():
             try:
                 yield
-                self._writer.close()
+                for sink in self._all_sinks():
+                    sink.close()
                 if self._file is not None and not self._all_failed():
                     self._file.commit()
+                for sink in self._all_sinks():
+                    sink.commit()
             finally:
                 self._keep_finished()
 
@@ -185,26 +220,44 @@ class Job:
 
     def _keep_finished(self) -> None:
         """After a failed run: finished results are printed, or left beside --output."""
-        with suppress(OSError):
-            self._writer.close()
+        for sink in self._all_sinks():
+            with suppress(OSError):
+                sink.close()
         left = self._file.abandon() if self._file is not None else None
         if left is not None:
             say(f"the finished results are in {display_name(str(left))}")
 
-    def _one(self, request: Request) -> ExitCode:
-        """Decode one request by itself."""
+    def _all_sinks(self) -> Sequence[Sink]:
+        return self._sinks if self._writer is None else [self._writer, *self._sinks]
+
+    def _one(self, request: Request, *, last: bool) -> ExitCode | None:
+        """Decode one request by itself; see `_attempt`."""
 
         def start() -> Stream:
             files = [source.open() for source in request.sources]
-            options = self._options.decoding()
-            if request.json_schema is not None:
-                options["json_schema"] = request.json_schema
+            options = {**self._options.decoding(), **request.options}
             return self._pipeline.stream(files, request.prompt, **options)
 
-        return self._attempt(request, lambda: self.decode(request, start))
+        return self._attempt(request, lambda: self.decode(request, start), last=last)
 
-    def _attempt(self, request: Request, act: Callable[[], object]) -> ExitCode:
-        """Make one result; an error that concerns it alone is reported and becomes its code."""
+    def _smaller(self, request: Request) -> ExitCode:
+        """Decode a request by itself with fewer pixels, since memory was short."""
+        steps = [n for n in _FEWER if n < (self._options.max_pixels or n + 1)]
+        for pixels in steps:
+            say(f"{request.label}: out of memory: trying again with at most {pixels} pixels")
+            options = {**request.options, "max_pixels": pixels}
+            code = self._one(replace(request, options=options), last=pixels == steps[-1])
+            if code is not None:
+                return code
+        return self._one(request, last=True) or ExitCode.OK
+
+    def _attempt(
+        self, request: Request, act: Callable[[], object], *, last: bool
+    ) -> ExitCode | None:
+        """Make one result; an error that concerns it alone is reported and becomes its code.
+
+        None if memory was short and the attempt is not the ``last``.
+        """
         try:
             act()
         except (OptionError, BrokenPipeError, OutputError):
@@ -212,12 +265,17 @@ class Job:
         except Exception as error:
             if signals.raised(error):
                 raise
+            if kind_of(error) == "memory" and not last:
+                return None
             return self.fail(request, error)
         return ExitCode.OK
 
     def fail(self, request: Request, error: Exception) -> ExitCode:
         """Report that there is no result, and why; returns its exit code."""
-        self._writer.failure(request.label, failure_object(error, files=request.names))
+        for one in (request, *request.copies):
+            record = failure_object(error, files=one.names, key=one.key)
+            for sink in self._all_sinks():
+                sink.failure(one.label, record)
         complain(error, name=request.label, verbose=self._options.verbose)
         return code_of(error)
 
@@ -318,16 +376,40 @@ class Job:
             )
 
     def _write_result(self, request: Request, result: Result, streamer: Streamer | None) -> None:
-        if streamer is not None:
-            streamer.finish(result.text)
-            return
-        data = result_object(
+        """Give the record of a result, and those of copies, to all outputs.
+
+        Raises:
+            InputError: the file was written while it was read.
+        """
+        request.check()
+        record: dict[str, Any] = result_record(
             result,
             files=request.names,
             pipeline=self._pipeline,
-            seed=self._options.seed,
+            seed=request.options.get("seed", self._options.seed),
+            key=request.key,
         )
-        self._writer.result(request.label, result.text, data)
+        if request.caption is not None:
+            record["caption"] = request.caption
+        if "max_pixels" in request.options:
+            record["retried"] = {"max_pixels": request.options["max_pixels"]}
+        if streamer is not None:
+            streamer.finish(result.text)
+        self._deliver(request, record, streamer)
+        for copy in request.copies:
+            same = {"files": list(copy.names), "key": copy.key, "same_as": request.names[0]}
+            self._deliver(copy, {**record, **same}, None)
+
+    def _deliver(self, request: Request, record: Record, streamer: Streamer | None) -> None:
+        """Give a record to all outputs; one that cannot take it does not stop the others."""
+        if streamer is None and self._writer is not None:
+            self._writer.result(request.label, record)
+        for sink in self._sinks:
+            try:
+                sink.result(request.label, record)
+            except InputError as error:
+                complain(error, verbose=self._options.verbose)
+                self.codes.append(ExitCode.OTHER)
 
     def _show_partial(
         self, request: Request, text: str, streamer: Streamer | None, interrupted: bool
@@ -341,4 +423,4 @@ class Job:
         if streamer is not None:
             streamer.finish(text)
         elif interrupted and self._to_terminal and isinstance(self._writer, PlainText):
-            self._writer.result(request.label, text, {})
+            self._writer.result(request.label, {"text": text})

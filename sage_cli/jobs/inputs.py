@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from sage_cli.console import display_name, is_terminal
+from sage_core.captioning.find import Finder
 from sage_core.errors import InputError, OptionError
 from sage_core.files.reading import LIST_LIMIT, read_bytes, split_lines
 
@@ -28,6 +29,15 @@ class Source:
     """One input as it was named; ``-`` is standard input."""
 
     name: str
+    below: str | None = None
+    """Its path below the folder that it was found in; None if it was named itself."""
+    refusal: str | None = None
+    """Why it cannot be used, if that is known; without the name."""
+
+    @property
+    def relative(self) -> str:
+        """Its path below the folder that it was found in, else its name without folders."""
+        return self.below if self.below is not None else Path(self.name).name
 
     @property
     def label(self) -> str:
@@ -38,8 +48,9 @@ class Source:
         """A path, or standard input as a file with a name for messages.
 
         Raises:
-            InputError: standard input is empty or larger than 2 GiB.
+            InputError: standard input is empty or larger than 2 GiB; or `refusal`.
         """
+        self._refuse()
         return self.name if self.name != STDIN else self._read_stdin()
 
     def check(self, worker: MediaWorker | None = None) -> None:
@@ -52,10 +63,15 @@ class Source:
         """
         from sage_core.media import check_media
 
+        self._refuse()
         if self.name == STDIN:
             check_media(self._read_stdin(), self.label, worker or False)
         else:
             check_media(Path(self.name), self.label, worker or False)
+
+    def _refuse(self) -> None:
+        if self.refusal is not None:
+            raise InputError(f"{self.label}: {self.refusal}")
 
     def _read_stdin(self) -> BinaryIO:
         if isinstance(self._stdin, InputError):
@@ -75,9 +91,16 @@ class Source:
 
 
 def collect(
-    arguments: Sequence[str], files_from: str | None, *, least: int = 1
+    arguments: Sequence[str],
+    files_from: str | None,
+    *,
+    least: int = 1,
+    finder: Finder | None = None,
 ) -> tuple[Source, ...]:
     """Inputs in the order given: the arguments, then those of ``--files-from``.
+
+    With a ``finder``, the files in folders stand in their places; a folder that cannot be read or
+    has no files of the kinds asked for is a source that cannot be used.
 
     Raises:
         OptionError: fewer than ``least`` given, or standard input named twice or a terminal.
@@ -92,7 +115,25 @@ def collect(
         raise OptionError("no files: name at least one, or use --files-from")
     if STDIN in names and is_terminal(sys.stdin):
         raise OptionError("'-' reads an image or video from standard input, but that is a terminal")
-    return tuple(Source(name) for name in names)
+    if finder is None:
+        return tuple(Source(name) for name in names)
+    return tuple(source for name in names for source in _found(name, finder))
+
+
+def _found(name: str, finder: Finder) -> list[Source]:
+    if name == STDIN or not os.path.isdir(name):  # noqa: PTH112, a name may be no path at all
+        return [Source(name)]
+    before = finder.skipped.copy()
+    try:
+        found = [Source(one.path, one.relative) for one in finder.find(name)]
+    except InputError as error:
+        return [Source(name, refusal=str(error).removeprefix(f"{name}: "))]
+    if found:
+        return found
+    skipped = finder.skipped - before
+    reasons = ", ".join(f"{number} {reason}" for reason, number in skipped.items())
+    none = "no images or videos in this folder"
+    return [Source(name, refusal=f"{none}; left out: {reasons}" if reasons else none)]
 
 
 def _check_stdin(names: Sequence[str], files_from: str | None) -> None:

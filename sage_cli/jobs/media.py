@@ -34,6 +34,10 @@ class MediaOpener:
         if self._left:
             self._started()
 
+    def expect(self, sources: Sequence[Source]) -> None:
+        """The files that will be opened, in their order."""
+        self._left = deque(source.name for source in sources)
+
     def __enter__(self) -> MediaOpener:
         return self
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sage_cli.jobs.inputs import STDIN, Source
+from sage_core.captioning.items import Item
+from sage_core.captioning.keys import FileState
 from sage_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,14 +19,20 @@ __all__ = ["Request", "refusals"]
 
 @dataclass(frozen=True)
 class Request:
-    """The files and the prompt of one result; without a prompt, the default one for captions.
-
-    ``json_schema`` is a JSON schema that constrains the answer.
-    """
+    """The files and the prompt of one result; without a prompt, the default one for captions."""
 
     sources: tuple[Source, ...]
     prompt: str | None
-    json_schema: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of this request alone: fields of `sage_core.Options`."""
+    key: str | None = None
+    """Of the result, see `sage_core.captioning.keys`."""
+    state: FileState | None = None
+    """Of the file when the key was made."""
+    caption: int | None = None
+    """The number of the text, from 0, where each file gets several."""
+    copies: tuple[Request, ...] = ()
+    """Requests for files with the same content, which get the same text."""
 
     def refusal(self, worker: MediaWorker | None = None) -> InputError | None:
         """The error of an input that cannot be used, as far as it can be found before loading."""
@@ -34,6 +42,16 @@ class Request:
         except InputError as error:
             return error
         return None
+
+    @property
+    def item(self) -> Item:
+        """The request for other processes."""
+        return Item(self.sources[0].name, self.prompt, self.options, self.key, self.state)
+
+    def check(self) -> None:
+        """Refuse a result of a file that has changed since. Raises as `FileState.check`."""
+        if self.state is not None:
+            self.state.check()
 
     @property
     def names(self) -> tuple[str, ...]:

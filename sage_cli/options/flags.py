@@ -9,9 +9,20 @@ from typer.models import OptionInfo
 
 from sage_cli.options.settings import env_name
 
-__all__ = ["DECODING", "MEDIA", "MODELS", "OUTPUT", "argument", "named", "once", "setting"]
+__all__ = [
+    "DECODING",
+    "FOLDERS",
+    "MEDIA",
+    "MODELS",
+    "OUTPUT",
+    "argument",
+    "named",
+    "once",
+    "setting",
+]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
+FOLDERS = "Folders and many files"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"

@@ -1,57 +1,25 @@
-"""Results as JSON: the schema of docs/output.md, version 1."""
+"""JSON documents: the schema of docs/output.md."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sage_cli.exit_codes import code_of, kind_of
+from sage_cli.exit_codes import code_of_kind
+from sage_core.captioning.records import SCHEMA, failure_record
 
-if TYPE_CHECKING:
-    from sage_core import Pipeline, Result
-
-__all__ = ["SCHEMA", "dump", "failure_object", "result_object"]
-
-SCHEMA = 1
-"""Version of the format. Within a version fields may be added; none is changed or removed."""
+__all__ = ["SCHEMA", "dump", "failure_object"]
 
 
-def result_object(
-    result: Result, *, files: tuple[str, ...], pipeline: Pipeline, seed: int
+def failure_object(
+    error: BaseException, *, files: Sequence[str], key: str | None = None
 ) -> dict[str, Any]:
-    """The object of one result. ``files`` are the inputs as the user named them."""
-    return {
-        "schema": SCHEMA,
-        "files": list(files),
-        "prompt": result.prompt,
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "context_reached": result.context_reached,
-        "models": {"target": pipeline.target_id, "draft": pipeline.draft_id},
-        "device": pipeline.device,
-        "dtype": pipeline.dtype,
-        "policy": result.policy,
-        "seed": seed,
-        "sampling": None if result.sampling is None else dict(result.sampling),
-        "lossy": result.lossy,
-        "reproducible": result.reproducible,
-        "tokens": list(result.tokens),
-        "stats": result.stats.as_dict(),
-    }
-
-
-def failure_object(error: BaseException, *, files: tuple[str, ...]) -> dict[str, Any]:
-    """The object of files without a result; it has ``error`` in place of ``text``."""
-    return {
-        "schema": SCHEMA,
-        "files": list(files),
-        "error": {
-            "kind": kind_of(error),
-            "exit_code": int(code_of(error)),
-            "message": " ".join(str(error).split()),
-        },
-    }
+    """The record of a failure with the exit code."""
+    record = failure_record(error, files=files, key=key)
+    kind, message = record["error"]["kind"], record["error"]["message"]
+    code = int(code_of_kind(kind))
+    return {**record, "error": {"kind": kind, "exit_code": code, "message": message}}
 
 
 def dump(data: Mapping[str, Any] | list[Any], *, indent: int | None = None) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Protocol, TypeVar
 
 from sage_cli import signals
 from sage_cli.console import display_name
@@ -19,9 +20,13 @@ from sage_core.files.atomic_write import lock, replace_file, shortened, write_at
 
 __all__ = [
     "AtomicFile",
+    "OutputFile",
     "check_not_input",
     "check_writable",
+    "folder_locked",
+    "lock_or_refuse",
     "opened",
+    "output_errors",
     "stdout_writer",
     "write_output",
 ]
@@ -131,7 +136,7 @@ class AtomicFile:
         self.direct = _is_direct(path)
         number = _descriptor(path)
         self._done = False
-        with self._errors():
+        with output_errors(self._name):
             if self.direct:
                 self.partial = path
                 # Through a copy of the descriptor, text is appended to what is in the file.
@@ -146,7 +151,7 @@ class AtomicFile:
             OutputError, BrokenPipeError: it cannot be written.
         """
         data = memoryview(text.encode("utf-8", "surrogateescape"))
-        with self._errors():
+        with output_errors(self._name):
             before = os.fstat(self._number).st_size
             try:
                 while data:
@@ -162,7 +167,7 @@ class AtomicFile:
         Raises:
             OutputError: it cannot be replaced; the text stays in ``FILE.partial``.
         """
-        with self._errors():
+        with output_errors(self._name):
             if not self.direct:
                 replace_file(self.partial, self._path)
             self._close()
@@ -188,24 +193,41 @@ class AtomicFile:
         self._done = True
         os.close(self._number)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Errors name FILE; that of a closed pipe stays what it is."""
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputError(error, self._name) from error
+
+class OutputFile(Protocol):
+    """A file that a run writes results to."""
+
+    def write(self, text: str) -> None:
+        """Write all of ``text`` or nothing."""
+
+    def commit(self) -> None:
+        """Everything is written."""
+
+    def abandon(self) -> Path | None:
+        """The run failed; returns the path of unfinished text, None if there is none."""
 
 
 @contextmanager
-def opened(path: Path | None) -> Iterator[AtomicFile | None]:
-    """The file of ``--output``, left as it was unless it is committed; None without one."""
+def output_errors(name: str) -> Iterator[None]:
+    """Errors name the output; that of a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error, name) from error
+
+
+File = TypeVar("File", bound=OutputFile)
+
+
+@contextmanager
+def opened(path: Path | None, make: Callable[[Path], File]) -> Iterator[File | None]:
+    """The file of ``--output``, left as ``make(path)`` leaves it unless it is committed."""
     if path is None:
         yield None
         return
-    file = AtomicFile(path)
+    file = make(path)
     with signals.at_once(file.abandon):
         try:
             yield file
@@ -223,7 +245,7 @@ def _open_new(path: Path) -> tuple[Path, int]:
         OptionError: another run has locked one of them.
     """
     first = path.with_name(shortened(path.name) + ".partial")
-    with _folder_locked(path.parent):
+    with folder_locked(path.parent):
         for number in count(1):
             name = first if number == 1 else first.with_name(f"{first.name}.{number}")
             try:
@@ -231,17 +253,31 @@ def _open_new(path: Path) -> tuple[Path, int]:
             except FileExistsError:
                 if not _is_locked(name):
                     continue
-                raise OptionError(
-                    f"--output {display_name(str(path))}: another run is writing this file: wait "
-                    "for it or name another"
-                ) from None
+                raise _in_use(display_name(str(path))) from None
             _lock(file)
             return name, file
     raise AssertionError("numbers do not end")
 
 
+def _in_use(name: str) -> OptionError:
+    return OptionError(
+        f"--output {name}: another run is writing this file: wait for it or name another"
+    )
+
+
+def lock_or_refuse(descriptor: int, name: str) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        OptionError: another run has.
+    """
+    if not _lock(descriptor):
+        os.close(descriptor)
+        raise _in_use(name)
+
+
 @contextmanager
-def _folder_locked(folder: Path) -> Iterator[None]:
+def folder_locked(folder: Path) -> Iterator[None]:
     """Keep other runs out; not for long, since `flock FOLDER sage...` would wait for itself."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

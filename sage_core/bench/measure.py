@@ -18,9 +18,8 @@ from sage_core.bench.records import (
     Record,
     Results,
     first_difference,
-    kind_of,
 )
-from sage_core.errors import SageError
+from sage_core.errors import SageError, kind_of
 
 __all__ = ["Decoded", "Engine", "Input", "Measurement", "Method", "Plan", "Stopwatch", "check"]
 

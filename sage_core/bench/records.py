@@ -8,8 +8,6 @@ from typing import Any
 
 import msgspec
 
-from sage_core.errors import InputError, MemoryExhaustedError, ModelError, OptionError
-
 __all__ = [
     "Counts",
     "Difference",
@@ -20,7 +18,6 @@ __all__ = [
     "Record",
     "Results",
     "first_difference",
-    "kind_of",
 ]
 
 
@@ -138,22 +135,6 @@ class Failure:
 
 
 Line = Record | ItemInfo | Difference | Failure
-
-_KINDS: tuple[tuple[type[BaseException], str], ...] = (
-    (OptionError, "usage"),
-    (InputError, "input"),
-    (ModelError, "model"),
-    (MemoryExhaustedError, "memory"),
-    (MemoryError, "memory"),
-)
-
-
-def kind_of(error: BaseException) -> str:
-    """The ``kind`` of a `Failure` by ``error``."""
-    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):  # torch's own
-        return "memory"
-    return next((name for kind, name in _KINDS if isinstance(error, kind)), "other")
-
 
 _TYPES: dict[str, type[Any]] = {
     "run": Record,

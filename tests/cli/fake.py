@@ -178,14 +178,13 @@ class FakePipeline:
         self.streams.append(FakeStream(script, names, prompt or "Describe this.", policy))
         return self.streams[-1]
 
-    def captions(
-        self, files: Any, prompt: str | None = None, *, batch: int, **options: Any
-    ) -> Iterator[FakeOutcome]:
+    def outcomes(self, requests: Any, *, batch: int, **options: Any) -> Iterator[FakeOutcome]:
         """One after another, given in pairs in reverse order: 1, 0, 3, 2..."""
         held: list[FakeOutcome] = []
-        for number, file in enumerate(files):
+        for number, one in enumerate(requests):
             try:
-                result = self.stream([file], prompt, batch=batch, **options).result()
+                chosen = {"batch": batch, **options, **one.options}
+                result = self.stream([one.files], one.prompt, **chosen).result()
                 held.append(FakeOutcome(number, result))
             except Exception as error:
                 held.append(FakeOutcome(number, error=error))

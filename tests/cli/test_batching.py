@@ -22,7 +22,8 @@ def test_results_keep_the_order_of_the_files(sage, pipeline, form):
     pipeline.enqueue(Script(), InputError("b.png: damaged"))
     many = sage("caption", *FILES, "--batch", "2", *form)
     assert many.stdout == one.stdout and many.exit_code == one.exit_code == 3
-    assert many.stderr == one.stderr
+    lines = [[line for line in r.stderr.splitlines() if "files/s" not in line] for r in (one, many)]
+    assert lines[0] == lines[1] and len(lines[0]) == 2
     assert [(call["files"], call["batch"]) for call in pipeline.calls] == [
         ([name], 2) for name in FILES
     ]

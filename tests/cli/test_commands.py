@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_cli.exit_codes import ExitCode, code_of, kind_of, worst
+from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_core.errors import (
     InputError,
     MemoryExhaustedError,
@@ -16,6 +16,7 @@ from sage_core.errors import (
     OptionError,
     SageError,
     UnsupportedError,
+    kind_of,
 )
 from tests.cli.conftest import PICTURE
 from tests.cli.fake import Script, scripted, word
@@ -257,7 +258,7 @@ ERRORS = [
     (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), ExitCode.MEMORY, "memory"),
     (OSError(28, "No space left on device"), ExitCode.OTHER, "other"),
     (ZeroDivisionError("a defect"), ExitCode.OTHER, "other"),
-    (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
+    (KeyboardInterrupt(), ExitCode.INTERRUPTED, "other"),
 ]
 
 
@@ -290,7 +291,8 @@ def test_every_sage_error_has_its_exit_code():
 
 
 def test_other_files_are_still_processed_and_the_worst_code_is_used(sage, pipeline):
-    pipeline.enqueue(InputError("a.png: damaged"), Script(), Script(error=MemoryError()), Script())
+    short = [Script(error=MemoryError()) for _ in range(4)]  # with fewer pixels too
+    pipeline.enqueue(InputError("a.png: damaged"), Script(), *short, Script())
     result = sage("caption", "a.png", "b.png", "c.png", "d.png")
     assert result.exit_code == 5
     assert result.stdout == f"==> b.png <==\n{TEXT}\n\n==> d.png <==\n{TEXT}\n"
@@ -338,7 +340,8 @@ def test_names_cannot_write_to_the_terminal(sage, pipeline):
 def test_nothing_is_loaded_if_no_file_can_be_used(sage, loads, form):
     Path("text.png").write_text("words")
     Path("empty.png").touch()
-    names = ("none.png", "text.png", "empty.png", ".")
+    Path("folder").mkdir()
+    names = ("none.png", "text.png", "empty.png", "folder")
     result = sage("caption", *names, *form)
     assert result.exit_code == 3
     assert loads.calls == []

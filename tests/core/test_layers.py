@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "errors", "checks", "files", "trees", "media", "models", "generation", "runtime", "drafts",
     "engine", "options", "pair_loading", "stream", "generate", "distill", "bench",
-    "conversation", "pipeline", "__init__",
+    "conversation", "pipeline", "captioning", "__init__",
 )  # fmt: skip
 """A package or module of `sage_core` imports only what stands before it."""
-CLI_ORDER = ("render", "options", "jobs", "commands")
+CLI_ORDER = ("render", "sinks", "options", "jobs", "commands")
 """The same of `sage_cli`; the modules at its top are above or below all of them."""
 
 

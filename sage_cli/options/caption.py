@@ -1,0 +1,16 @@
+"""All options of ``sage caption``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sage_cli.options.folder import FolderOptions
+from sage_cli.options.shared import RunOptions
+
+__all__ = ["CaptionOptions"]
+
+
+# The fields of the last base come first.
+@dataclass(frozen=True)
+class CaptionOptions(RunOptions, FolderOptions):
+    """Options of ``sage caption``, as the command line gives them."""
