@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from sage_core.errors import InputError, OptionError
-from sage_core.media.isolate import MediaWorker
+from sage_core.media.open import cuts_here, length_here, open_here
 from sage_core.media.scenes import require_scenes
+from sage_core.media.types import Clip, Picture, Sampling
+from sage_core.media.video_pyav import KeptVideo
 
 SCANNED = 60.0
 """Seconds of a clip that are searched for cuts at a time, so that its beginning is described
@@ -19,6 +22,45 @@ LEAST = 0.1
 
 Part = tuple[float, float]
 """Start and end in seconds."""
+
+
+class Reader(Protocol):
+    """What reads a clip in parts: a `MediaWorker`, or an `InProcess` where there is none."""
+
+    def length(self, source: str | BinaryIO, name: str) -> float | None: ...
+    def cuts(self, source: str | BinaryIO, part: Part, name: str) -> list[float]: ...
+    def begin_cuts(self, path: str, part: Part, name: str) -> None: ...
+    def open(self, source: str | BinaryIO, sampling: Sampling, name: str) -> Picture | Clip: ...
+    def begin(self, path: str, sampling: Sampling, name: str | None = None) -> None: ...
+
+
+class InProcess:
+    """A `Reader` that decodes in this process, without limits, when it is asked."""
+
+    def __init__(self) -> None:
+        self._kept = KeptVideo()
+
+    def length(self, source: str | BinaryIO, name: str) -> float | None:
+        return length_here(_regular(source), name, self._kept)
+
+    def cuts(self, source: str | BinaryIO, part: Part, name: str) -> list[float]:
+        return cuts_here(_regular(source), part, name, self._kept)
+
+    def open(self, source: str | BinaryIO, sampling: Sampling, name: str) -> Picture | Clip:
+        return open_here(_regular(source), sampling, name, self._kept)
+
+    def begin_cuts(self, path: str, part: Part, name: str) -> None:
+        return
+
+    def begin(self, path: str, sampling: Sampling, name: str | None = None) -> None:
+        return
+
+
+def _regular(source: str | BinaryIO) -> Path | BinaryIO:
+    if isinstance(source, str):
+        return Path(source)
+    source.seek(0)
+    return source
 
 
 @dataclass(frozen=True)
@@ -106,22 +148,22 @@ def segments(
     source: str | BinaryIO,
     split: Split,
     name: str,
-    worker: MediaWorker,
+    reader: Reader,
     *,
     start: float | None = None,
     end: float | None = None,
-    scanner: MediaWorker | None = None,
+    scanner: Reader | None = None,
 ) -> Iterator[Part]:
     """The segments of a clip in their order; none of a picture or an animation.
 
-    ``worker`` reads the length. Scenes are found by ``scanner``, a minute of the clip at a time,
-    while the caller does something else; the default is ``worker``.
+    ``reader`` reads the length. Scenes are found by ``scanner``, a minute of the clip at a time,
+    while the caller does something else; the default is ``reader``.
 
     Raises:
         InputError: the file cannot be read, or ``start`` is beyond its end.
         OptionError: scenes without PySceneDetect.
     """
-    length = worker.length(source, name)
+    length = reader.length(source, name)
     if length is None:
         return
     first, last = start or 0.0, length if end is None else min(end, length)
@@ -133,11 +175,11 @@ def segments(
     if split.seconds is not None:
         yield from windows(first, last, split)
     else:
-        found = _cuts(source, (first, last), name, scanner or worker)
+        found = _cuts(source, (first, last), name, scanner or reader)
         yield from scenes(found, first, last, split.shortest)
 
 
-def _cuts(source: str | BinaryIO, part: Part, name: str, scanner: MediaWorker) -> Iterator[float]:
+def _cuts(source: str | BinaryIO, part: Part, name: str, scanner: Reader) -> Iterator[float]:
     """Cuts within a part; the search of the next minute begins before those of one are used."""
     require_scenes()
     start, end = part
