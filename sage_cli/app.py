@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from sage_cli import signals, version
+from sage_cli.brief_help import BriefHelp
 from sage_cli.commands.ask import ask
 from sage_cli.commands.bench import bench
 from sage_cli.commands.caption import caption
@@ -69,7 +70,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (caption, ask, chat, bench, distill, draft_vocab, models, doctor):
-    app.command()(command)
+    app.command(cls=BriefHelp)(command)
 
 
 def _print_version(value: bool) -> None:

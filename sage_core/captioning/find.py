@@ -121,7 +121,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Orders names by the values of the numbers in them; letters regardless of their case."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     key = [(0, int(one), "") if one.isdecimal() else (1, 0, one.casefold()) for one in parts]
-    return (*key, (2, 0, name))
+    return (*key, (-1, 0, name))
 
 
 def _matches(relative: str, patterns: Sequence[str]) -> bool:

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "numpy", "decord", "PIL", "av")
 
@@ -69,3 +72,19 @@ def test_every_option_has_help():
     for command in typer.main.get_command(app).commands.values():
         for param in command.params:
             assert param.help, param.name
+
+
+@pytest.mark.parametrize("command", ["caption", "ask", "chat"])
+def test_the_help_fits_on_a_screen_and_names_every_option(command):
+    import typer
+
+    from sage_cli.app import app
+
+    options = [p.opts[0] for p in typer.main.get_command(app).commands[command].params]
+    brief = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"}).stdout
+    whole = CliRunner().invoke(app, [command, "--help-all"], env={"COLUMNS": "200"}).stdout
+    assert len(brief.splitlines()) <= 50
+    assert len(whole.splitlines()) > 2 * len(brief.splitlines())
+    for option in options:
+        name = option if option.startswith("-") else ""
+        assert name in brief and name in whole
