@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sage_cli.console import complain, display_name, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode
 from sage_cli.jobs.decode import Job, finish, load
+from sage_cli.jobs.films import FilmJob, check_film
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.plan import Plan, PromptOf
@@ -33,7 +35,8 @@ from sage_cli.sinks.exports import Exports, check_export
 from sage_cli.sinks.failures import Failures
 from sage_cli.sinks.progress import RunProgress, duration
 from sage_cli.sinks.sidecars import Sidecars, places
-from sage_cli.sinks.sink import Sink
+from sage_cli.sinks.sink import Sink, Write
+from sage_cli.sinks.subtitles import Subtitles
 from sage_core.errors import InputError, MemoryExhaustedError, OptionError
 
 if TYPE_CHECKING:
@@ -60,11 +63,14 @@ def run(
         SageError: something that concerns all of them, such as an option or the model.
     """
     set_verbosity(options.verbose)
+    if options.format == "json":
+        options = replace(options, json=not options.jsonl)
     with MediaOpener(sources, options) as opener:
         several = len(sources) * options.captions > 1 or any(s.below is not None for s in sources)
         names = [source.name for source in sources]
         check(options, several=several, inputs=names, batch=batch)
         _check(options, names)
+        check_film(options, several=several)
         sidecars: dict[str, Path] = {}
         if options.sidecar is not None:
             files = [(source.name, source.relative) for source in sources]
@@ -78,7 +84,9 @@ def run(
                 done = finished_keys(options.output)
             plan = Plan(sources, prompt_of, options, sidecars, done)
             run = _Run(options, plan, file, sidecars, several=several, skipped=skipped)
-            opener.expect([request.sources[0] for request in plan.requests])
+            # Of a video in segments, the whole is not decoded.
+            whole = [request.sources[0] for request in plan.requests]
+            opener.expect(whole if options.segment is None else [])
             if options.dry_run:
                 return run.dry(opener)
             return run.run(opener, batch)
@@ -132,8 +140,19 @@ class _Run:
         if options.failures is not None:
             sinks.append(Failures(options.failures))
         printed = options.sidecar is None or options.output is not None
-        job = Job(
-            options, pipeline, self._file, several=self._several, sinks=sinks, printed=printed
+        kind = Job if options.segment is None else FilmJob
+
+        def subtitles(write: Write, for_terminal: bool) -> Sink:
+            return Subtitles(write, options.format, for_terminal=for_terminal)
+
+        job = kind(
+            options,
+            pipeline,
+            self._file,
+            several=self._several,
+            sinks=sinks,
+            printed=printed,
+            writer=subtitles if options.subtitles else None,
         )
         if self._several and not options.quiet and (pipeline is not None or not total):
             bar = is_terminal(sys.stderr) and not job.interactive
@@ -173,7 +192,7 @@ class _Run:
         reasons = [f"{number} {reason}" for reason, number in self._skipped.items()]
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
         say(f"{len(items)} texts to do{left_out}")
-        if requests:
+        if requests and self._options.segment is None:
             self._estimate(opener)
         return ExitCode.OK
 

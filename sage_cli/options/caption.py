@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sage_cli.options.film import FilmOptions
 from sage_cli.options.folder import FolderOptions
 from sage_cli.options.shared import RunOptions
 
@@ -12,5 +13,5 @@ __all__ = ["CaptionOptions"]
 
 # The fields of the last base come first.
 @dataclass(frozen=True)
-class CaptionOptions(RunOptions, FolderOptions):
+class CaptionOptions(RunOptions, FilmOptions, FolderOptions):
     """Options of ``sage caption``, as the command line gives them."""

@@ -11,6 +11,7 @@ from sage_cli.options.settings import env_name
 
 __all__ = [
     "DECODING",
+    "FILM",
     "FOLDERS",
     "MEDIA",
     "MODELS",
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
-FOLDERS = "Folders and many files"
+FOLDERS, FILM = "Folders and many files", "Long video"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"

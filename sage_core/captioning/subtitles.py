@@ -37,8 +37,7 @@ def vtt(cues: Iterable[Cue], note: str = "") -> str:
 def timed_lines(cues: Iterable[Cue]) -> str:
     """A line for each text, after its times: ``[00:00:10.0 - 00:00:20.5] ...``."""
     return "\n".join(
-        f"[{_tenths(start)} - {_tenths(end)}] {' '.join(text.split())}"
-        for start, end, text in cues
+        f"[{_tenths(start)} - {_tenths(end)}] {' '.join(text.split())}" for start, end, text in cues
     )
 
 
