@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -131,8 +131,11 @@ def length_here(source: Path | BinaryIO, name: str, kept: KeptVideo | None = Non
     from sage_core.media.video import length_of
     from sage_core.media.video_index import NotVideoError
 
-    with suppress(NotVideoError):
+    try:
         return length_of(content, name, kept)
+    except NotVideoError as error:
+        if kind == "video":
+            raise InputError(f"{name}: {error}") from error
     return None  # whatever it is, opening it says so
 
 

@@ -126,8 +126,8 @@ def windows(start: float, end: float, split: Split) -> Iterator[Part]:
     assert split.seconds is not None
     step = split.seconds - split.overlap
     for number in range(max(1, math.ceil((end - start) / step))):
-        begin = start + number * step
-        finish = begin + split.seconds
+        begin = round(start + number * step, 6)
+        finish = round(begin + split.seconds, 6)
         if end - finish < split.seconds / 10:
             yield begin, end
             return
