@@ -99,7 +99,7 @@ def test_options_that_fit_no_segment_end_the_film(pipeline: Pipeline, clip: str)
         caption_film(pipeline, clip, "1", generation={"num_beams": 3}, **OPTIONS)
     with pytest.raises(OptionError, match="unknown option 'fames'"):
         caption_film(pipeline, clip, "1", fames=3)
-    with pytest.raises(OptionError, match="lacks {captions}"):
+    with pytest.raises(OptionError, match=r"lacks \{captions\}"):
         caption_film(pipeline, clip, "1", summary="Sum up.", **OPTIONS)
 
 
@@ -173,7 +173,7 @@ def asked(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         (1, 10, [1]),
         (20, 10, [20]),
-        (40, 200, [15, 15, 10, 3]),
+        (40, 200, [17, 17, 6, 3]),
         (3, 9000, [2, 1, 2]),
     ],
 )
@@ -201,5 +201,5 @@ def test_a_model_without_a_limit_reads_all_at_once(
 
 
 def test_no_room_for_captions(pipeline: Pipeline) -> None:
-    with pytest.raises(OptionError, match="leaves no room for captions in the model's context of"):
+    with pytest.raises(OptionError, match="leaves no room for captions in the model"):
         summarize(pipeline, cues(2, 5), max_new_tokens=4000)
