@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_cli.console import complain, say
 from sage_cli.exit_codes import ExitCode, code_of, worst
@@ -13,12 +13,14 @@ from sage_cli.jobs.decode import Job
 from sage_cli.jobs.request import Request
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.film import SUBTITLES
-from sage_core.captioning.film import Film, Segment, caption_film
 from sage_core.captioning.records import film_record
 from sage_core.captioning.subtitles import timestamp
 from sage_core.errors import InputError, OptionError
 from sage_core.media import MediaLimits, MediaWorker
 from sage_core.media.segments import InProcess, Reader, Split
+
+if TYPE_CHECKING:
+    from sage_core.captioning.film import Film, Segment
 
 __all__ = ["FilmJob", "check_film"]
 
@@ -70,6 +72,8 @@ class FilmJob(Job):
         found: list[ExitCode] = []
 
         def act() -> None:
+            from sage_core.captioning.film import caption_film
+
             file = request.sources[0].open()
             if reader.length(file, name) is None:
                 if self._options.subtitles or self._options.sidecar in SUBTITLES:

@@ -202,6 +202,17 @@ def _video_streams(container: Any) -> list[Any]:
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
+def decoded_frames(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream from where the container is, in presentation order.
+
+    An empty packet repeats a frame (Theora, AVI), which stays on screen; as in FFmpeg's own tools
+    it is left out, since decoders refuse it. Those without a time, at the end, flush the decoder.
+    """
+    for packet in container.demux(stream):
+        if packet.size or packet.dts is None:
+            yield from packet.decode()
+
+
 @contextmanager
 def ffmpeg_errors() -> Iterator[None]:
     """Turn FFmpeg's errors, and PyAV's for a frame without data, into `UnreadableError`."""

@@ -15,6 +15,7 @@ from sage_core.media.types import fit
 from sage_core.media.video_index import (
     Orientation,
     VideoIndex,
+    decoded_frames,
     ffmpeg_errors,
     open_video,
     stack_frames,
@@ -40,7 +41,7 @@ class PassedOver:
 
     def __init__(self, source: Path | bytes, index: VideoIndex) -> None:
         self._container = open_video(source)
-        decoded = self._container.decode(_threaded(self._container))
+        decoded = decoded_frames(self._container, _threaded(self._container))
         self._named = enumerate(decoded) if index.numbered else _by_time(decoded, index)
         self.reached = -math.inf
         """The latest frame that was decoded, by its time in the index or its number."""
@@ -187,7 +188,7 @@ def _by_seeking(
     ``follows`` is bool of shape (wanted,): whether a frame is the next one after that before it.
     """
     stream = _threaded(container)
-    frames = container.decode(stream)
+    frames = decoded_frames(container, stream)
     reached = int(keyframes[0])
     for time, next_one in zip(wanted, follows, strict=True):
         last = max(0, int(np.searchsorted(keyframes, time, side="right")) - 1)
@@ -206,7 +207,7 @@ def _by_seeking(
 
 def _sought(container: Any, stream: Any, pts: int) -> Iterator[Any]:
     container.seek(int(pts), stream=stream)
-    return iter(container.decode(stream))
+    return decoded_frames(container, stream)
 
 
 def _first_from(frames: Iterator[Any], pts: int) -> Any:
