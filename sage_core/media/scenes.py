@@ -32,8 +32,14 @@ def cuts(frames: Iterable[np.ndarray], fps: float) -> Iterator[int]:
     depends on it and the one before it only.
     """
     require_scenes()
-    from scenedetect import FrameTimecode
-    from scenedetect.detectors import ContentDetector
+    try:
+        from scenedetect import FrameTimecode
+        from scenedetect.detectors import ContentDetector
+    except ImportError as error:  # OpenCV without a library of the system, such as libGL
+        raise OptionError(
+            f"PySceneDetect cannot be loaded ({error}): pip install opencv-python-headless in "
+            "place of opencv-python"
+        ) from error
 
     # Short scenes are joined later, by their length in seconds.
     detector = ContentDetector(min_scene_len=0)
