@@ -36,7 +36,7 @@ from sage_cli.sinks.failures import Failures
 from sage_cli.sinks.progress import RunProgress, duration
 from sage_cli.sinks.sidecars import Sidecars, places
 from sage_cli.sinks.sink import Sink, Write
-from sage_cli.sinks.subtitles import Subtitles
+from sage_cli.sinks.subtitles import PrintedSubtitles, SegmentLines
 from sage_core.errors import InputError, MemoryExhaustedError, OptionError
 
 if TYPE_CHECKING:
@@ -143,8 +143,10 @@ class _Run:
         printed = options.sidecar is None or options.output is not None
         kind = Job if options.segment is None else FilmJob
 
-        def subtitles(write: Write, for_terminal: bool) -> Sink:
-            return Subtitles(write, options.format, for_terminal=for_terminal)
+        def segments(write: Write, for_terminal: bool) -> Sink:
+            if options.subtitles:
+                return PrintedSubtitles(write, options.format, for_terminal=for_terminal)
+            return SegmentLines(write, several=self._several, for_terminal=for_terminal)
 
         job = kind(
             options,
@@ -153,7 +155,7 @@ class _Run:
             several=self._several,
             sinks=sinks,
             printed=printed,
-            writer=subtitles if options.subtitles else None,
+            writer=None if options.segment is None else segments,
         )
         if self._several and not options.quiet and (pipeline is not None or not total):
             bar = is_terminal(sys.stderr) and not job.interactive

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from sage_cli.jobs.decode import Job
 from sage_cli.jobs.request import Request
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.film import SUBTITLES
-from sage_core.captioning.records import film_record
+from sage_core.captioning.records import film_record, segment_record
 from sage_core.captioning.subtitles import timestamp
 from sage_core.errors import InputError, OptionError
 from sage_core.media import MediaLimits, MediaWorker
@@ -86,7 +86,7 @@ class FilmJob(Job):
                 str(self._options.segment),
                 request.prompt,
                 summary=self._options.summary,
-                on_segment=self._say_progress(name),
+                on_segment=self._follow(request.label),
                 batch=batch if batch == "auto" else int(batch),
                 reader=reader,
                 scanner=scanner,
@@ -117,16 +117,18 @@ class FilmJob(Job):
 
             print_stats(film.stats, request.label, record["lossy"])
 
-    def _say_progress(self, name: str) -> Any:
-        """Called after each segment: says now and then how far the video is."""
+    def _follow(self, label: str) -> Callable[[Segment], None]:
+        """Called after each segment: prints it, and says now and then how far the video is."""
         said, count = monotonic(), 0
 
         def done(segment: Segment) -> None:
             nonlocal said, count
             count += 1
+            for sink in self._all_sinks():
+                sink.segment(label, segment_record(segment))
             if monotonic() - said > _EVERY and not self._options.quiet:
                 said = monotonic()
-                say(f"{name}: {count} segments, up to {timestamp(segment.end, '.')}")
+                say(f"{label}: {count} segments, up to {timestamp(segment.end, '.')}")
 
         return done
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sage_core.pipeline import Pipeline
     from sage_core.stream import Result
 
-__all__ = ["SCHEMA", "failure_record", "film_record", "result_record"]
+__all__ = ["SCHEMA", "failure_record", "film_record", "result_record", "segment_record"]
 
 SCHEMA = 1
 """Version of the format. Within a version fields may be added; none is changed or removed."""
@@ -53,17 +53,18 @@ def film_record(
     reasons = [one.finish_reason for one in results] + ([whole.finish_reason] if whole else [])
     record = {
         **result_record(results[0], files=files, pipeline=pipeline, seed=seed, key=key),
-        "text": lines if whole is None else f"{whole.text.strip()}\n\n{lines}",
+        "text": lines if whole is None else f"{lines}\n\n{whole.text.strip()}",
         "finish_reason": next((one for one in reasons if one != "eos"), "eos"),
         "context_reached": next((n for one in results if (n := one.context_reached)), None),
         "tokens": [] if whole is None else list(whole.tokens),
         "stats": film.stats.as_dict(),
-        "segments": [_segment(one) for one in film.segments],
+        "segments": [segment_record(one) for one in film.segments],
     }
     return record if whole is None else {**record, "summary": whole.text}
 
 
-def _segment(segment: Segment) -> dict[str, Any]:
+def segment_record(segment: Segment) -> dict[str, Any]:
+    """The object of one segment."""
     part = {"start": segment.start, "end": segment.end}
     if segment.result is None:
         error = segment.error or ValueError("not described")

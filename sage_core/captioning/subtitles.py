@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Cue", "srt", "timed_lines", "timestamp", "vtt"]
+__all__ = ["Cue", "Subtitles", "subtitles", "timed_lines", "timestamp"]
 
 
 class Cue(NamedTuple):
@@ -16,22 +16,64 @@ class Cue(NamedTuple):
     text: str
 
 
-def srt(cues: Iterable[Cue]) -> str:
-    """SubRip. An arrow in a text is written as ``-> ``, since it would begin the next cue."""
-    return "".join(
-        f"{number}\n{timestamp(start, ',')} --> {timestamp(end, ',')}\n"
-        f"{_lines(text).replace('-->', '->')}\n\n"
-        for number, (start, end, text) in enumerate(_in_turn(cues), 1)
-    )
+class Subtitles:
+    """Subtitles that are written cue by cue, in the order of their beginnings.
+
+    A cue ends where the next one begins, since players show one at a time, so each is written when
+    the next is known. Times are whole milliseconds and increase.
+
+    Args:
+        kind: ``srt`` (SubRip: an arrow in a text, which would begin a cue, is written as ``->``) or
+            ``vtt`` (WebVTT).
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._held: Cue | None = None
+        self._reached = 0
+        """Milliseconds at which the last cue has ended."""
+        self._number = 0
+
+    def push(self, cue: Cue) -> str:
+        """What can be written with ``cue`` as the next one; nothing for one without a text."""
+        if not cue.text.strip():
+            return ""
+        ready = self._header() + self._written(cue.start)
+        self._held = cue
+        return ready
+
+    def finish(self, note: str = "") -> str:
+        """The rest; WebVTT with ``note`` as a comment."""
+        ready = self._header() + self._written(None)
+        self._number = 0
+        if self._kind == "vtt" and note.strip():
+            ready += f"NOTE\n{_lines(note).replace('-->', '->')}\n\n"
+        return ready
+
+    def _header(self) -> str:
+        first = self._held is None and not self._number
+        return "WEBVTT\n\n" if first and self._kind == "vtt" else ""
+
+    def _written(self, next_start: float | None) -> str:
+        if self._held is None:
+            return ""
+        cue, self._held = self._held, None
+        begin = max(self._reached, round(cue.start * 1000))
+        end = cue.end if next_start is None else min(cue.end, next_start)
+        self._reached = max(round(end * 1000), begin + 1)
+        self._number += 1
+        lines = _lines(cue.text)
+        point = "," if self._kind == "srt" else "."
+        times = f"{timestamp(begin / 1000, point)} --> {timestamp(self._reached / 1000, point)}"
+        if self._kind == "srt":
+            return f"{self._number}\n{times}\n{lines.replace('-->', '->')}\n\n"
+        return f"{times}\n{_escaped(lines)}\n\n"
 
 
-def vtt(cues: Iterable[Cue], note: str = "") -> str:
-    """WebVTT, with ``note`` as a comment at the beginning."""
-    comment = f"NOTE\n{_lines(note).replace('-->', '->')}\n\n" if note.strip() else ""
-    return f"WEBVTT\n\n{comment}" + "".join(
-        f"{timestamp(start, '.')} --> {timestamp(end, '.')}\n{_escaped(_lines(text))}\n\n"
-        for start, end, text in _in_turn(cues)
-    )
+def subtitles(kind: str, cues: Iterable[Cue], note: str = "") -> str:
+    """All of ``cues``, in any order, as `Subtitles`."""
+    writer = Subtitles(kind)
+    return "".join(writer.push(cue) for cue in sorted(cues)) + writer.finish(note)
 
 
 def timed_lines(cues: Iterable[Cue]) -> str:
@@ -51,23 +93,6 @@ def timestamp(seconds: float, point: str) -> str:
 
 def _tenths(seconds: float) -> str:
     return timestamp(round(seconds, 1), ".")[:-2]
-
-
-def _in_turn(cues: Iterable[Cue]) -> Iterator[Cue]:
-    """The cues with a text, each ending where the next begins: players show one at a time.
-
-    Times are whole milliseconds and increase.
-    """
-    found: Sequence[Cue] = sorted(cue for cue in cues if cue.text.strip())
-    begin = 0
-    for at, cue in enumerate(found):
-        begin = max(begin, round(cue.start * 1000))
-        end = round(cue.end * 1000)
-        if at + 1 < len(found):
-            end = min(end, round(found[at + 1].start * 1000))
-        end = max(end, begin + 1)
-        yield Cue(begin / 1000, end / 1000, cue.text)
-        begin = end
 
 
 def _lines(text: str) -> str:

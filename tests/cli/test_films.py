@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sage_core.errors import InputError
+from tests.cli.fake import Script
 from tests.cli.test_commands import TEXT
 from tests.core.media_files import card, encoded, write_clip
 
@@ -32,13 +33,12 @@ def clip(data: bytes) -> str:
     ("options", "printed"),
     [
         ((), f"{LINES}\n"),
-        (("--format", "text", "--summary"), f"{TEXT}\n\n{LINES}\n"),
+        (("--format", "text", "--summary"), f"{LINES}\n\n{TEXT}\n"),
         (("--format", "srt"), SRT),
         (
             ("--format", "vtt", "--summary"),
-            f"WEBVTT\n\nNOTE\n{TEXT}\n\n"
-            f"00:00:00.000 --> 00:00:01.000\n{TEXT}\n\n"
-            f"00:00:01.000 --> 00:00:02.000\n{TEXT}\n\n",
+            f"WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n{TEXT}\n\n"
+            f"00:00:01.000 --> 00:00:02.000\n{TEXT}\n\nNOTE\n{TEXT}\n\n",
         ),
     ],
 )
@@ -56,7 +56,7 @@ def test_the_output_file(sage, pipeline, clip):
 @pytest.mark.parametrize("form", ["--json", "--jsonl", "--format=json"])
 def test_json(sage, pipeline, clip, form):
     record = json.loads(sage("caption", clip, "--segment", "1", "--summary", form).stdout)
-    assert record["summary"] == TEXT and record["text"] == f"{TEXT}\n\n{LINES}"
+    assert record["summary"] == TEXT and record["text"] == f"{LINES}\n\n{TEXT}"
     assert [(one["start"], one["end"], one["text"]) for one in record["segments"]] == [
         (0, 1, TEXT),
         (1, 2, TEXT),
@@ -160,3 +160,24 @@ def test_a_dry_run_lists_videos_and_captions_none(sage, loads, clip):
 def test_the_statistics_of_a_video(sage, pipeline, clip):
     result = sage("caption", clip, "--segment", "1", "--stats")
     assert result.exit_code == 0 and "clip.mp4" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "first"),
+    [("text", "[00:00:00.0 - 00:00:00.5]"), ("vtt", "WEBVTT\n\n"), ("srt", "1\n")],
+)
+def test_what_is_finished_is_kept_when_a_run_ends(sage, pipeline, clip, form, first):
+    pipeline.enqueue(*[Script()] * 2, KeyboardInterrupt())
+    asked = ("--segment", "0.5", "--batch", "1", "--format", form, "--output", "a.out")
+    result = sage("caption", clip, *asked)
+    assert result.exit_code == 130
+    kept = Path("a.out.partial").read_text()
+    assert kept.count(TEXT) == 2 and kept.startswith(first)
+    assert not Path("a.out").exists()
+
+
+def test_segments_of_several_files_as_text(sage, pipeline, data):
+    Path("a.mp4").write_bytes(data)
+    Path("b.mp4").write_bytes(data + b"\0\0\0\x08free")
+    result = sage("caption", "a.mp4", "b.mp4", "--segment", "1")
+    assert result.stdout == f"==> a.mp4 <==\n{LINES}\n\n==> b.mp4 <==\n{LINES}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_core.captioning.subtitles import Cue, srt, timed_lines, timestamp, vtt
+from sage_core.captioning.subtitles import Cue, subtitles, timed_lines, timestamp
 
-WRITERS: dict[str, Any] = {"srt": srt, "webvtt": vtt}
+WRITERS: dict[str, Any] = {
+    "srt": partial(subtitles, "srt"),
+    "webvtt": partial(subtitles, "vtt"),
+}
 CASES = {
     "plain": [Cue(0, 2.5, "A cat."), Cue(2.5, 4, "It leaves.")],
     "an arrow": [Cue(0, 1, "from a --> b"), Cue(1, 2, "--> --->")],
@@ -91,12 +95,12 @@ def test_any_text_leaves_the_files_valid(drawn: list[tuple[float, float, str]]) 
 
 
 def test_texts_that_are_empty_are_left_out() -> None:
-    assert srt([Cue(0, 1, " \n")]) == ""
-    assert vtt([Cue(0, 1, "")]) == "WEBVTT\n\n"
+    assert subtitles("srt", [Cue(0, 1, " \n")]) == ""
+    assert subtitles("vtt", [Cue(0, 1, "")]) == "WEBVTT\n\n"
 
 
 def test_a_note_is_no_cue() -> None:
-    text = vtt([Cue(0, 1, "x")], "All of it: a --> b\n\nEnd.")
+    text = subtitles("vtt", [Cue(0, 1, "x")], "All of it: a --> b\n\nEnd.")
     assert "NOTE\nAll of it: a -> b\nEnd.\n\n" in text
     assert [cue.text for cue in read_back(text, "webvtt")] == ["x"]
 
