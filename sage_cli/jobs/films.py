@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sage_cli.console import complain, say
@@ -60,8 +61,16 @@ class FilmJob(Job):
 
     _options: CaptionOptions
 
-    def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
-        """Do all requests, one file after another; ``batch`` segments of one at once."""
+    def run(
+        self,
+        requests: Sequence[Request],
+        batch: str = "1",
+        media: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> ExitCode:
+        """Do all requests, one file after another; ``batch`` segments of one at once.
+
+        There is no saved view, so that ``media`` is not used.
+        """
         with self.results(), _readers(self._options.media_limits()) as readers:
             for request in requests:
                 self.codes.append(self._film(request, batch, *readers))
