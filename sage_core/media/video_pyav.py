@@ -103,6 +103,11 @@ class KeptVideo:
         while len(self._decoders) > least:
             self._decoders.pop(0).close()
 
+    def keep_only(self, source: Path | bytes) -> None:
+        """Forget what was read of another file than ``source``: its memory is needed."""
+        if self._file is not None and _identity(source) != self._file:
+            self.clear()
+
     def clear(self) -> None:
         """Close the decoders and forget the file."""
         while self._decoders:
@@ -113,7 +118,10 @@ class KeptVideo:
 def _identity(source: Path | bytes) -> tuple[int, ...] | None:
     if isinstance(source, bytes):
         return None
-    found = source.stat()
+    try:
+        found = source.stat()
+    except OSError:  # opening it says so
+        return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -67,6 +67,7 @@ def _reply(
                 source = Path(request["path"])
             elif not (source := Path(f"/proc/self/fd/{files[1]}")).exists():
                 source = os.fdopen(os.dup(files[1]), "rb")
+            kept.keep_only(source if isinstance(source, Path) else b"")
             return _done(Task.of(request["task"]), source, request["name"], output, kept)
     except Exception as error:
         if _is_for_memory(error, large):

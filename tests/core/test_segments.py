@@ -250,3 +250,16 @@ def test_without_the_package_scenes_name_the_extra(
     with pytest.raises(OptionError, match="extra 'scenes'"):
         list(cuts([], 25.0))
     Split(1.0).check()
+
+
+def test_another_file_frees_what_was_kept(tmp_path: Path) -> None:
+    path, picture = write_film(tmp_path / "a.ts"), tmp_path / "a.png"
+    picture.write_bytes(encoded(card(), "PNG"))
+    kept = video_pyav.KeptVideo()
+    clip = video.read_clip(path, Sampling(frames=2, start=1.0, end=2.0), "x", kept)
+    assert len(clip.frames) == 2
+    kept.keep_only(path)
+    assert kept._decoders and kept._index is not None
+    kept.keep_only(picture)
+    assert not kept._decoders and kept._index is None
+    kept.keep_only(tmp_path / "nothing")
