@@ -16,6 +16,7 @@ __all__ = [
     "MEDIA",
     "MODELS",
     "OUTPUT",
+    "TEXT",
     "argument",
     "named",
     "once",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
-FOLDERS, FILM = "Folders and many files", "Long video"
+FOLDERS, TEXT, FILM = "Folders and many files", "Prompt and text", "Long video"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"
