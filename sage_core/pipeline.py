@@ -156,10 +156,11 @@ class Pipeline:
         """The tokens of a text without anything around it."""
         return len(self._pair.family.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def prompt_tokens(self, prompt: str) -> int:
+    def prompt_tokens(self, prompt: str, system: str = "") -> int:
         """The tokens of a prompt without files, in the model's template."""
         with self._lock:
-            return int(self._pair.family.prepare([], prompt)["input_ids"].shape[1])
+            inputs = self._pair.family.prepare([], prompt, system=system)
+        return int(inputs["input_ids"].shape[1])
 
     def ask(self, files: Any, question: str, **options: Any) -> Result:
         """Answer a question about all ``files`` together. Raises as `caption`."""

@@ -105,7 +105,7 @@ def caption_film(
     film = Film(found, None, Stats())
     whole = None
     if summary:
-        names = {f.name for f in fields(Options)} - {"json_schema"}
+        names = {f.name for f in fields(Options)} - {"json_schema", "start_with"}
         options = {name: value for name, value in more.items() if name in names}
         passes = summarize(pipeline, film.cues, template, **options)
         results += passes

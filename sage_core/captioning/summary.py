@@ -32,7 +32,7 @@ def summarize(
     Raises:
         OptionError: the prompt and the new text alone leave no room for captions.
     """
-    room = _room(pipeline, template, Options.of(options).max_new_tokens)
+    room = _room(pipeline, template, Options.of(options))
     results: list[Result] = []
     while True:
         groups = list(_groups(pipeline, cues, room))
@@ -46,12 +46,14 @@ def summarize(
         cues = texts
 
 
-def _room(pipeline: Pipeline, template: str, new_tokens: int) -> int | None:
+def _room(pipeline: Pipeline, template: str, options: Options) -> int | None:
     """Tokens that captions may have; None: any number."""
     context = pipeline.context
     if context is None:
         return None
-    room = context - new_tokens - pipeline.prompt_tokens(template.replace("{captions}", "-"))
+    new_tokens, system = options.max_new_tokens, options.text_rules().system or ""
+    alone = pipeline.prompt_tokens(template.replace("{captions}", "-"), system)
+    room = context - new_tokens - alone
     if room < _LEAST:
         raise OptionError(
             f"a summary of {new_tokens} tokens leaves no room for captions in the model's context "
