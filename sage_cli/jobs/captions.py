@@ -6,7 +6,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sage_cli.console import complain, display_name, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode
 from sage_cli.jobs.decode import Job, finish, load
-from sage_cli.jobs.films import FilmJob, check_film
+from sage_cli.jobs.films import FilmJob, check_film, follow_format
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.plan import Plan
@@ -65,8 +64,7 @@ def run(
         SageError: something that concerns all of them, such as an option or the model.
     """
     set_verbosity(options.verbose)
-    if options.format == "json":
-        options = replace(options, json=not options.jsonl)
+    options = follow_format(options)
     with MediaOpener(sources, options) as opener:
         several = len(sources) * options.captions > 1 or any(s.below is not None for s in sources)
         names = [source.name for source in sources]

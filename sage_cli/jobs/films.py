@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,15 @@ _EVERY = 30.0
 """Seconds between lines on how far a video is."""
 
 
+def follow_format(options: CaptionOptions) -> CaptionOptions:
+    """``--format`` is the one of sidecars in its place, and ``--format json`` is ``--json``."""
+    if options.sidecar == "txt" and options.format != "text":
+        options = replace(options, sidecar=options.format)
+    if options.format == "json" and (options.sidecar is None or options.output is not None):
+        options = replace(options, json=not options.jsonl)
+    return options
+
+
 def check_film(options: CaptionOptions, *, several: bool) -> None:
     """Refuse options of segments and subtitles that do not go together.
 
@@ -47,7 +57,12 @@ def check_film(options: CaptionOptions, *, several: bool) -> None:
         raise OptionError("--segment decodes many texts: leave out --live and --save-view")
     if options.subtitles and (options.json or options.jsonl):
         raise OptionError(f"--format {options.format} excludes --json and --jsonl")
-    if options.subtitles and several:
+    printed = options.sidecar is None or options.output is not None
+    if options.subtitles and not printed and options.sidecar != options.format:
+        raise OptionError(
+            f"with sidecars nothing is printed: give --sidecar {options.format}, or --output FILE"
+        )
+    if options.subtitles and several and printed:
         raise OptionError(
             f"--format {options.format} prints the subtitles of one video: for several give "
             f"--sidecar {options.format}"

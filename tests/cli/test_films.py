@@ -64,11 +64,12 @@ def test_json(sage, pipeline, clip, form):
     assert set(record["segments"][0]["seconds"]) == {"read", "encode", "prefill", "decode"}
 
 
-def test_sidecars_of_videos(sage, pipeline, data):
+@pytest.mark.parametrize("options", [("srt",), ("txt", "--format", "srt")])
+def test_sidecars_of_videos(sage, pipeline, data, options):
     Path("films/sub").mkdir(parents=True)
     Path("films/a.mp4").write_bytes(data)
     Path("films/sub/b.mp4").write_bytes(data + b"\0\0\0\x08free")
-    asked = ("caption", "films", "--recursive", "--segment", "1", "--sidecar", "srt")
+    asked = ("caption", "films", "--recursive", "--segment", "1", "--sidecar", *options)
     assert sage(*asked).exit_code == 0
     assert Path("films/a.srt").read_text() == Path("films/sub/b.srt").read_text() == SRT
     calls = len(pipeline.calls)
@@ -142,6 +143,10 @@ def test_the_part_and_the_batch(sage, pipeline, clip):
         (("--segment", "1", "--format", "vtt", "--json"), "excludes --json and --jsonl"),
         (("--segment", "1", "--format", "srt", "b.mp4"), "for several give --sidecar srt"),
         (("--segment", "1", "--format", "srt", "--summary"), "SRT has no place for a summary"),
+        (
+            ("--segment", "1", "--format", "vtt", "--sidecar", "srt"),
+            "give --sidecar vtt, or --output FILE",
+        ),
         (("--segment", "parts"), "unknown segments 'parts': choose scenes"),
         (("--segment", "10:9"), "overlap by half of their length"),
     ],
@@ -181,3 +186,10 @@ def test_segments_of_several_files_as_text(sage, pipeline, data):
     Path("b.mp4").write_bytes(data + b"\0\0\0\x08free")
     result = sage("caption", "a.mp4", "b.mp4", "--segment", "1")
     assert result.stdout == f"==> a.mp4 <==\n{LINES}\n\n==> b.mp4 <==\n{LINES}\n"
+
+
+def test_json_sidecars_by_the_format(sage, pipeline, clip):
+    asked = ("--segment", "1", "--sidecar", "txt", "--format", "json")
+    result = sage("caption", clip, *asked)
+    assert result.exit_code == 0 and result.stdout == ""
+    assert len(json.loads(Path("clip.json").read_text())["segments"]) == 2
