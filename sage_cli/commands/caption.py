@@ -33,5 +33,5 @@ def caption(
     from sage_core.captioning.find import Finder
 
     finder = Finder(options.recursive, options.include or (), options.exclude or ())
-    sources = collect(files or [], options.files_from, finder=finder)
+    sources = collect(files or [], options.files_from, finder=finder, column=options.column)
     return run(sources, lambda source, number: prompt, options, batch, finder.skipped)

@@ -65,6 +65,7 @@ def run(
         names = [source.name for source in sources]
         check(options, several=several, inputs=names, batch=batch)
         _check(options, names)
+        _check_tables(sources, options)
         sidecars: dict[str, Path] = {}
         if options.sidecar is not None:
             files = [(source.name, source.relative) for source in sources]
@@ -242,6 +243,12 @@ def _check(options: CaptionOptions, inputs: Sequence[str]) -> None:
         check_not_input(path, option, inputs)
         if option == "--export":
             check_export(path)
+
+
+def _check_tables(sources: Sequence[Source], options: CaptionOptions) -> None:
+    tables = any(source.table is not None for source in sources)
+    if tables and options.sidecar is not None and options.output_dir is None:
+        raise OptionError("--sidecar: rows of a table have no folder: give --output-dir")
 
 
 def _other(path: Path, kind: Callable[[Path], bool]) -> bool:

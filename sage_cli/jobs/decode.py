@@ -34,6 +34,7 @@ from sage_cli.sinks.text import PlainText
 from sage_cli.streams import OutputError
 from sage_core.captioning.records import result_record
 from sage_core.errors import InputError, OptionError, kind_of
+from sage_core.options import TextRequest
 
 if TYPE_CHECKING:
     from sage_cli.render.frame import History
@@ -190,8 +191,11 @@ class Job:
             else:
                 self.codes.append(code)
 
-        items = (request.item.request for request in requests)
-        outcomes = self._pipeline.outcomes(items, batch=size, **self._options.decoding())
+        texts = (
+            TextRequest([request.sources[0].later], request.prompt, request.options)
+            for request in requests
+        )
+        outcomes = self._pipeline.outcomes(texts, batch=size, **self._options.decoding())
         with closing(outcomes):
             if isinstance(self._writer, Json | PlainText):
                 in_order(outcomes, finish)

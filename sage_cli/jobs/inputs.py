@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sage_cli.console import display_name, is_terminal
 from sage_core.captioning.find import Finder
+from sage_core.captioning.tables import SUFFIXES as TABLES
+from sage_core.captioning.tables import ImageTable
 from sage_core.errors import InputError, OptionError
 from sage_core.files.reading import LIST_LIMIT, read_bytes, split_lines
 
@@ -33,6 +35,9 @@ class Source:
     """Its path below the folder that it was found in; None if it was named itself."""
     refusal: str | None = None
     """Why it cannot be used, if that is known; without the name."""
+    table: ImageTable | None = None
+    """Where it is the row ``row``."""
+    row: int = 0
 
     @property
     def relative(self) -> str:
@@ -44,6 +49,11 @@ class Source:
         """The name to display: one printable line."""
         return "standard input" if self.name == STDIN else display_name(self.name)
 
+    @property
+    def later(self) -> str | Source:
+        """What `MediaOpener` opens when its turn comes: an error then concerns this one alone."""
+        return self if self.table is not None or self.refusal is not None else self.name
+
     def open(self) -> str | BinaryIO:
         """A path, or standard input as a file with a name for messages.
 
@@ -51,6 +61,8 @@ class Source:
             InputError: standard input is empty or larger than 2 GiB; or `refusal`.
         """
         self._refuse()
+        if self.table is not None:
+            return self.table.open(self.row)
         return self.name if self.name != STDIN else self._read_stdin()
 
     def check(self, worker: MediaWorker | None = None) -> None:
@@ -64,6 +76,8 @@ class Source:
         from sage_core.media import check_media
 
         self._refuse()
+        if self.table is not None:
+            return
         if self.name == STDIN:
             check_media(self._read_stdin(), self.label, worker or False)
         else:
@@ -96,11 +110,13 @@ def collect(
     *,
     least: int = 1,
     finder: Finder | None = None,
+    column: str | None = None,
 ) -> tuple[Source, ...]:
     """Inputs in the order given: the arguments, then those of ``--files-from``.
 
     With a ``finder``, the files in folders stand in their places; a folder that cannot be read or
-    has no files of the kinds asked for is a source that cannot be used.
+    has no files of the kinds asked for is a source that cannot be used. So do the rows of a table
+    of images, which are in ``column``.
 
     Raises:
         OptionError: fewer than ``least`` given, or standard input named twice or a terminal.
@@ -117,10 +133,12 @@ def collect(
         raise OptionError("'-' reads an image or video from standard input, but that is a terminal")
     if finder is None:
         return tuple(Source(name) for name in names)
-    return tuple(source for name in names for source in _found(name, finder))
+    return tuple(source for name in names for source in _found(name, finder, column))
 
 
-def _found(name: str, finder: Finder) -> list[Source]:
+def _found(name: str, finder: Finder, column: str | None) -> list[Source]:
+    if Path(name).suffix in TABLES and Path(name).is_file():
+        return _rows(name, column)
     if name == STDIN or not os.path.isdir(name):  # noqa: PTH112, a name may be no path at all
         return [Source(name)]
     before = finder.skipped.copy()
@@ -134,6 +152,18 @@ def _found(name: str, finder: Finder) -> list[Source]:
     reasons = ", ".join(f"{number} {reason}" for reason, number in skipped.items())
     none = "no images or videos in this folder"
     return [Source(name, refusal=f"{none}; left out: {reasons}" if reasons else none)]
+
+
+def _rows(name: str, column: str | None) -> list[Source]:
+    try:
+        table = ImageTable(name, column)
+    except InputError as error:
+        return [Source(name, refusal=str(error).removeprefix(f"{name}: "))]
+    stem = Path(name).stem
+    return [
+        Source(f"{name}#{row}", below=f"{stem}/{row}", table=table, row=row)
+        for row in range(len(table))
+    ]
 
 
 def _check_stdin(names: Sequence[str], files_from: str | None) -> None:

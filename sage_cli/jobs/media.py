@@ -49,6 +49,8 @@ class MediaOpener:
         """Open a file as `sage_core.open_media`, then begin with the next one."""
         from sage_core.media import open_media
 
+        if isinstance(source, Source):
+            source = source.open()
         name = source if isinstance(source, str) else STDIN
         if name in self._left:
             while self._left.popleft() != name:

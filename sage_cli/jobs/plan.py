@@ -90,9 +90,13 @@ class Plan:
         return skips and source.name in self._sidecars and self._sidecars[source.name].exists()
 
     def _not_done(self, source: Source, requests: Sequence[Request]) -> Sequence[Request]:
-        state, identity = None, None
+        state: FileState | None = None
+        identity: FileState | str | None = None
         with suppress(InputError):  # reported when it is opened
-            if source.name != STDIN:
+            if source.table is not None:
+                table = FileState.of(source.table.path)
+                identity = replace(table, path=f"{table.path}#{source.row}")
+            elif source.name != STDIN:
                 state = FileState.of(source.name)
                 identity = digest(source.name) if self._options.content_keys else state
         asked = {**self._options.loading(), **self._options.decoding()}

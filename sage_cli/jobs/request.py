@@ -46,7 +46,10 @@ class Request:
     @property
     def item(self) -> Item:
         """The request for other processes."""
-        return Item(self.sources[0].name, self.prompt, self.options, self.key, self.state)
+        source = self.sources[0]
+        file = source.open()
+        content = None if isinstance(file, str) else file.read()
+        return Item(source.name, self.prompt, self.options, self.key, self.state, content)
 
     def check(self) -> None:
         """Refuse a result of a file that has changed since. Raises as `FileState.check`."""

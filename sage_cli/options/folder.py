@@ -110,6 +110,14 @@ class FolderOptions:
             metavar="I/N",
         ),
     ] = None
+    column: Annotated[
+        str | None,
+        _once(
+            "Column of images in Parquet and Arrow files; their rows are captioned like files.",
+            metavar="NAME",
+            show_default="the first one of bytes",
+        ),
+    ] = None
     content_keys: Annotated[
         bool,
         _setting(

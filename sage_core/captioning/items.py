@@ -25,11 +25,14 @@ class Item:
     """Of its result, see `key_of`."""
     state: FileState | None = None
     """Of the file when the key was made."""
+    content: bytes | None = None
+    """What is read instead of the file ``name``."""
 
     @property
     def request(self) -> TextRequest:
         """What `Pipeline.outcomes` takes."""
-        return TextRequest(self.name, self.prompt, self.options)
+        files = self.name if self.content is None else self.content
+        return TextRequest(files, self.prompt, self.options)
 
     def check(self) -> None:
         """Refuse a result of a file that has changed since. Raises as `FileState.check`."""

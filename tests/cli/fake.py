@@ -184,7 +184,7 @@ class FakePipeline:
         for number, one in enumerate(requests):
             try:
                 chosen = {"batch": batch, **options, **one.options}
-                result = self.stream([one.files], one.prompt, **chosen).result()
+                result = self.stream(one.files, one.prompt, **chosen).result()
                 held.append(FakeOutcome(number, result))
             except Exception as error:
                 held.append(FakeOutcome(number, error=error))

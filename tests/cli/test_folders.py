@@ -359,3 +359,19 @@ def test_pictures_are_never_written_to(sage, folder):
     for kind in ("txt", "json", "xmp"):
         sage("caption", "pictures", "-r", "--sidecar", kind, "--existing", "overwrite")
     assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_the_rows_of_a_table(sage, pipeline):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": PICTURE + bytes([number]), "path": None} for number in range(3)]
+    parquet.write_table(pyarrow.table({"image": images}), "t.parquet")
+    options = ("caption", "t.parquet", "--jsonl", "--output", "out.jsonl", "--resume")
+    assert sage(*options, "--limit", "1").exit_code == 0
+    assert sage(*options, "--sidecar", "txt", "--output-dir", "texts").exit_code == 0
+    assert [one["files"] for one in records("out.jsonl")] == [[f"t.parquet#{i}"] for i in range(3)]
+    assert files_below(Path("texts")) == {"t/0.txt", "t/1.txt", "t/2.txt"}
+    refused = sage("caption", "t.parquet", "--sidecar", "txt")
+    assert refused.exit_code == 2 and "give --output-dir" in refused.stderr
+    Path("bad.parquet").write_text("no table")
+    assert sage("caption", "bad.parquet").exit_code == 3
