@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from sage_cli.options.folder import FolderOptions
 from sage_cli.options.shared import RunOptions
+from sage_cli.options.workers import WorkerOptions
 
 __all__ = ["CaptionOptions"]
 
 
 # The fields of the last base come first.
 @dataclass(frozen=True)
-class CaptionOptions(RunOptions, FolderOptions):
+class CaptionOptions(WorkerOptions, RunOptions, FolderOptions):
     """Options of ``sage caption``, as the command line gives them."""

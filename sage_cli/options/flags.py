@@ -15,6 +15,7 @@ __all__ = [
     "MEDIA",
     "MODELS",
     "OUTPUT",
+    "WORKERS",
     "argument",
     "named",
     "once",
@@ -23,6 +24,7 @@ __all__ = [
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
 FOLDERS = "Folders and many files"
+WORKERS = "Several devices and machines"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"

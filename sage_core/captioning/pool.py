@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -122,7 +122,7 @@ class Pool(Generic[Task, Result]):
         self._queue: deque[_Task] = deque()
         self._losses = 0
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | SageError]]:
+    def run(self, tasks: Iterable[Task]) -> Generator[tuple[Task, Result | SageError]]:
         """The result of each task as it is there, in any order.
 
         A task at which two processes ended has an error as its result. Tasks are taken from the
