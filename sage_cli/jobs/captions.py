@@ -18,7 +18,7 @@ from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.plan import Plan, PromptOf
 from sage_cli.jobs.request import Request
-from sage_cli.jobs.workers import check_workers, finish_elsewhere, worker_count
+from sage_cli.jobs.workers import check_workers, find_engine, finish_elsewhere
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.check import check
 from sage_cli.render.jsonout import SCHEMA, dump
@@ -114,9 +114,10 @@ class _Run:
         if not requests:
             with self._job(None).results():
                 return ExitCode.OK
-        if (count := worker_count(self._options, len(requests))) > 1:
+        engine = find_engine(self._options, len(requests))
+        if engine is not None:
             job = partial(self._job, None, elsewhere=True)
-            return finish_elsewhere(requests, self._options, opener, job, batch, count)
+            return finish_elsewhere(requests, self._options, opener, job, batch, engine)
         return finish(requests, self._options, opener, self._job, batch)
 
     def _job(self, pipeline: Pipeline | None, *, elsewhere: bool = False) -> Job:

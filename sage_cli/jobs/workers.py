@@ -25,10 +25,13 @@ from sage_core.captioning.settings import CaptionSettings
 from sage_core.captioning.slots import automatic_count, find_slots
 from sage_core.errors import InputError, OptionError, SageError
 
-__all__ = ["check_workers", "finish_elsewhere", "worker_count"]
+__all__ = ["check_workers", "find_engine", "finish_elsewhere"]
 
 Numbered = tuple[int, Item]
 Record = dict[str, Any]
+Records = Generator[tuple[int, Record | SageError]]
+"""Numbers of requests with what came of them."""
+Engine = Callable[[Iterator[Numbered], CaptionSettings], Records]
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,18 @@ def check_workers(options: CaptionOptions, inputs: Sequence[str]) -> None:
         raise OptionError("'-' is read by one process: name the file, or leave out --workers")
 
 
-def worker_count(options: CaptionOptions, texts: int) -> int:
-    """How many workers to start for a number of texts; 1: this process does it.
+def find_engine(options: CaptionOptions, texts: int) -> Engine | None:
+    """What describes a number of texts elsewhere; None: this process does it.
 
     Raises:
-        SageError: with ``auto``, as `sage_core.load` before weights are read.
+        SageError: with ``--workers auto``, as `sage_core.load` before weights are read.
     """
+    if options.engine == "ray":
+        return partial(_on_ray, options)
+    count = min(texts, 1 if options.workers == AUTO else int(options.workers))
     if options.workers == AUTO and texts > 1:
-        return min(texts, automatic_count(options.loading()))
-    return min(texts, int(options.workers.replace(AUTO, "1")))
+        count = min(texts, automatic_count(options.loading()))
+    return None if count == 1 else partial(_in_processes, options, count)
 
 
 def finish_elsewhere(
@@ -81,15 +87,15 @@ def finish_elsewhere(
     opener: MediaOpener,
     make_job: Callable[[], Job],
     batch: str,
-    count: int,
+    engine: Engine,
 ) -> ExitCode:
-    """Do all requests in ``count`` processes, or refuse them; returns the worst exit code."""
+    """Do all requests with an engine, or refuse them; returns the worst exit code."""
     errors = refusals(requests, opener.worker)
     if opener.worker is not None:
         opener.worker.close()
     if errors is not None:
         return make_job().refuse(requests, errors)
-    with closing(_outcomes(requests, options, batch, count)) as outcomes:
+    with closing(_outcomes(requests, options, batch, engine)) as outcomes:
         # Only when the models are loaded: an error in that is no result, and needs no summary.
         first = next(outcomes, None)
         job = make_job()
@@ -115,31 +121,16 @@ def _write(requests: Sequence[Request], job: Job, outcome: _Outcome) -> None:
 
 
 def _outcomes(
-    requests: Sequence[Request], options: CaptionOptions, batch: str, count: int
+    requests: Sequence[Request], options: CaptionOptions, batch: str, engine: Engine
 ) -> Generator[_Outcome]:
     """The outcome of each request, in any order."""
-    settings = CaptionSettings(
-        options.loading(), options.decoding(), options.media_limits(), as_batch(batch)
-    )
-    start = Start(settings, options.quiet, options.verbose)
+    size = batch if batch == AUTO else int(batch)
+    settings = CaptionSettings(options.loading(), options.decoding(), options.media_limits(), size)
     failed: list[_Outcome] = []
-    notes: list[str] = []
-
-    def ready(note: str) -> None:
-        notes.append(note)
-        if len(notes) == 1 and note and not options.quiet:
-            say(f"{count} workers: {note}")
-
-    pool = Pool(make, start, find_slots(count, options.device), ready=ready, notice=say)
-    with closing(pool.run(_items(requests, failed))) as results:
-        for (number, _), record in results:
+    with closing(engine(_items(requests, failed), settings)) as results:
+        for number, record in results:
             yield _Outcome(number, record)
     yield from failed
-
-
-def as_batch(batch: str) -> int | str:
-    """The value of ``--batch`` for `CaptionSettings`."""
-    return batch if batch == AUTO else int(batch)
 
 
 def _items(requests: Sequence[Request], failed: list[_Outcome]) -> Iterator[Numbered]:
@@ -149,6 +140,39 @@ def _items(requests: Sequence[Request], failed: list[_Outcome]) -> Iterator[Numb
             yield number, request.item
         except InputError as error:
             failed.append(_Outcome(number, error))
+
+
+def _in_processes(
+    options: CaptionOptions, count: int, tasks: Iterator[Numbered], settings: CaptionSettings
+) -> Records:
+    """Processes on this machine."""
+    start = Start(settings, options.quiet, options.verbose)
+    notes: list[str] = []
+
+    def ready(note: str) -> None:
+        if note and not notes and not options.quiet:
+            say(f"{count} workers: {note}")
+        notes.append(note)
+
+    pool = Pool(make, start, find_slots(count, options.device), ready=ready, notice=say)
+    with closing(pool.run(tasks)) as results:
+        for (number, _), record in results:
+            yield number, record
+
+
+def _on_ray(
+    options: CaptionOptions, tasks: Iterator[Numbered], settings: CaptionSettings
+) -> Records:
+    """Actors of Ray."""
+    from sage_core.captioning.ray_captioner import ray_records
+
+    numbered = list(tasks)
+    actors = None if options.workers == AUTO else int(options.workers)
+    items = [item for _, item in numbered]
+    records = ray_records(items, settings, actors=actors, address=options.ray_address)
+    with closing(records):
+        for place, record in records:
+            yield numbered[place][0], record
 
 
 def make(start: Start) -> Work[Numbered, Record]:

@@ -196,7 +196,8 @@ def test_a_run_with_the_bundled_pair(ended):
     names = [f"{number}.png" for number in range(24)]
     for number, name in enumerate(names):
         Image.new("RGB", (32, 24), (number * 9, 255 - number * 9, 128)).save(name)
-    command = [sys.executable, "-m", "sage_cli", "caption", *names, "--jsonl", "--batch", "1"]
+    command = [sys.executable, "-m", "sage_cli", "caption", *names, "--jsonl"]
+    command += ["--batch", "1", "--max-new-tokens", "48"]
     alone = subprocess.run([*command], check=True, capture_output=True).stdout.splitlines()
     output = Path("out.jsonl")
     command += ["--workers", "2", "--output", str(output), "--resume"]
