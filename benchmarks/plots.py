@@ -27,7 +27,7 @@ def save(draw: Callable[[Any], Any], data: Any, stem: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        print("no plot: pip install 'sage-vlm[plots]'", file=sys.stderr)
+        print("no plot: pip install 'sage-vlm[train]'", file=sys.stderr)
         return
     with matplotlib.rc_context(_LOOK):
         figure = draw(data)

@@ -333,9 +333,7 @@ class _Job:
 
         show.write_files(folder, report)
         plots = write_plots(folder / "plots", report)
-        if plots is None and not self.models.quiet:
-            say("no plots: matplotlib is not installed: pip install 'sage-vlm[plots]'")
-        write_html(folder / "report.html", report, plots or {}, trees.views())
+        write_html(folder / "report.html", report, plots, trees.views())
         if not self.models.quiet:
             say(f"results in {display_name(str(folder))}: open report.html")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sage_cli import signals
@@ -75,7 +76,7 @@ def finish(
     errors = refusals(requests, opener.worker)
     if errors is not None:
         return job(None).refuse(requests, errors)
-    return job(load(options, opener)).run(requests, batch)
+    return job(load(options, opener)).run(requests, batch, opener.shown)
 
 
 def load(options: RunOptions, opener: MediaOpener) -> Pipeline:
@@ -121,6 +122,7 @@ class Job:
         printed: bool = True,
     ) -> None:
         self._options = options
+        self._media: Mapping[str, Mapping[str, Any]] = {}
         self._loaded = pipeline
         self._file = file
         self._several = several
@@ -151,10 +153,19 @@ class Job:
             self.codes += [self.fail(request, error) for request, error in pairs]
         return worst(self.codes)
 
-    def run(self, requests: Sequence[Request], batch: str = "1") -> ExitCode:
-        """Decode all requests in order; returns the worst of their exit codes."""
+    def run(
+        self,
+        requests: Sequence[Request],
+        batch: str = "1",
+        media: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> ExitCode:
+        """Decode all requests in order; returns the worst of their exit codes.
+
+        ``media`` are previews of opened files for a saved view, added as they are opened.
+        """
         from sage_core.options import Options
 
+        self._media = media
         options = Options(**self._options.decoding())
         alone = self.interactive or options.single_text
         size = batch_size(batch, requests, 1 if alone else self._pipeline.pays)
@@ -365,7 +376,7 @@ class Job:
             return None
         from sage_cli.render.page import SavedView
 
-        return SavedView(self._options.save_view, history)
+        return SavedView(self._options.save_view, history, self._media)
 
     def _save(self, saved: SavedView) -> None:
         models = self._pipeline.target_id

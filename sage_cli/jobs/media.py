@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sage_cli.console import say
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.options.shared import RunOptions
+from sage_cli.render.previews import is_page, preview
 
 if TYPE_CHECKING:
     from sage_core.media import Clip, MediaWorker, Picture, Sampling
@@ -29,6 +30,9 @@ class MediaOpener:
     def __init__(self, sources: Sequence[Source], options: RunOptions) -> None:
         self._options = options
         self._left = deque(source.name for source in sources)
+        self._files = max(1, len(sources))
+        self.shown: dict[str, dict[str, Any]] = {}
+        """By name: previews of what was opened, if the saved view shows them."""
         self.worker: MediaWorker | None = None
         """None as long as there was no file."""
         if self._left:
@@ -64,6 +68,8 @@ class MediaOpener:
         note = getattr(opened, "note", "")
         if note and not self._options.quiet:
             say(f"{opened.name}: {note}")
+        if is_page(self._options.save_view):
+            self.shown[opened.name] = preview(opened, self._files)
         return opened
 
     def begin(self, family: Family) -> None:

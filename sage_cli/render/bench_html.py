@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_cli.render.bench import TITLES, cells, notes, pair_name
-from sage_cli.render.page import DATA, page
+from sage_cli.render.page import DATA, compact, page
 from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["write_html"]
@@ -35,7 +35,7 @@ def html(
     template = files("sage_cli.render").joinpath("bench.html").read_text("utf-8")
     pair = pair_name(report)
     shown = [
-        {"title": v["item"], "policy": v["method"], "models": pair, "steps": v["steps"]}
+        {"title": v["item"], "policy": v["method"], "models": pair, "steps": compact(v["steps"])}
         for v in views
     ]
     parts = {
@@ -44,8 +44,7 @@ def html(
         "TABLE": _table(TITLES, [cells(method) for method in report["methods"]]),
         "NOTES": "".join(f"<li>{escape(note)}</li>" for note in notes(report)),
         "PLOTS": "".join(_plot(title, svg) for title, svg in plots.items())
-        or "<p>No plots: matplotlib was not installed (<code>pip install 'sage-vlm[plots]'"
-        "</code>).</p>",
+        or "<p>No figures to plot.</p>",
         "ITEMS": _items(report),
         "VIEWS": _inline(shown),
         "PAGE": _inline(page(None)),
@@ -94,8 +93,7 @@ def _items(report: Mapping[str, Any]) -> str:
 
 
 def _plot(title: str, svg: str) -> str:
-    """An SVG in the page, without its XML declaration."""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg[svg.index('<svg') :]}</figure>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
 
 
 def _inline(data: Any) -> str:

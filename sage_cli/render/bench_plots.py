@@ -1,182 +1,140 @@
-"""Plots of a benchmark as PNG and SVG, with matplotlib if it is installed."""
+"""The plots of a benchmark as SVG."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sage_cli.render.charts import Line, Part, Row, lines, rows
 from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["write_plots"]
 
-_INK, _OURS, _OTHER, _REFERENCE = "#1f2328", "#0969da", "#8c959f", "#57606a"
-_LINES = ("#bf8700", "#1a7f37", "#8250df", "#cf222e", "#6e7781", "#bf3989", "#0a7e8c", "#953800")
-"""Of lines of methods other than `sage`."""
-_PHASES = {
-    "draft": "#54aeff",
-    "plan": "#b6e3ff",
-    "verify": "#0969da",
-    "accept": "#d4a72c",
-    "commit": "#eac54f",
-    "decode": "#8c959f",
-}
+_OURS, _REFERENCE = 0, 5
+_OTHERS = (1, 2, 3, 4)
+"""Colours; several of the other methods may share one."""
+_PHASES = {"draft": 4, "plan": 2, "verify": 0, "accept": 1, "commit": 3, "decode": 5}
 """Colours by phase; ``decode`` is for methods that report no phases."""
 
 
-def write_plots(folder: Path, report: Mapping[str, Any]) -> dict[str, str] | None:
-    """Write ``NAME.png`` and ``NAME.svg`` of every plot; returns their SVG by title.
-
-    None if matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        return None
+def write_plots(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
+    """Write ``NAME.svg`` of every plot that there are figures for; returns them by title."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, str] = {}
-    look: Any = {"svg.hashsalt": "sage", "font.size": 9}
-    with matplotlib.rc_context({**look, "axes.spines.top": False, "axes.spines.right": False}):
-        for name, (title, draw) in _PLOTS.items():
-            figure = draw(report)
-            if figure is None:
-                continue
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata={"Date": None})
-            write_atomically(folder / f"{name}.svg", text.getvalue())
-            drawn[title] = text.getvalue()
+    for name, (title, draw) in _PLOTS.items():
+        picture = draw(title, report)
+        if picture is not None:
+            write_atomically(folder / f"{name}.svg", picture)
+            drawn[title] = picture
     return drawn
 
 
-def _figure(rows: int, *, height: float = 0.34) -> tuple[Any, Any]:
-    """A figure for horizontal rows, without pyplot's global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 1.1 + height * rows), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _colour(name: str, reference: str) -> str:
-    if name == reference:
-        return _REFERENCE
-    return _OURS if name.partition(":")[0] == "sage" else _OTHER
+def _colours(report: Mapping[str, Any]) -> dict[str, int]:
+    """The colour of each method: `sage` and the reference have their own."""
+    found, others = {}, itertools.cycle(_OTHERS)
+    for method in report["methods"]:
+        name = method["name"]
+        if name == report["reference"]:
+            found[name] = _REFERENCE
+        else:
+            found[name] = _OURS if name.partition(":")[0] == "sage" else next(others)
+    return found
 
 
-def _rows(axes: Any, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
-    axes.set_axisbelow(True)
+def _range(interval: Sequence[float], digits: int) -> str:
+    return "–".join(f"{end:.{digits}f}" for end in interval)
 
 
-def _speed(report: Mapping[str, Any]) -> Any:
+def _speed(title: str, report: Mapping[str, Any]) -> str | None:
     """Tokens per second with the interval of the median."""
     methods = [m for m in report["methods"] if m["tokens_per_second"] is not None]
     if not methods:
         return None
-    figure, axes = _figure(len(methods))
-    for row, m in enumerate(methods):
-        low, high = m["tokens_per_second_interval"]
-        rate = m["tokens_per_second"]
-        axes.barh(row, rate, color=_colour(m["name"], report["reference"]), height=0.62)
-        axes.plot([low, high], [row, row], color=_INK, linewidth=1.4)
-    _rows(axes, [m["name"] for m in methods])
-    axes.set_xlabel("tokens per second, median over items, 95% interval")
-    return figure
+    colours, bars = _colours(report), []
+    for m in methods:
+        rate, interval = m["tokens_per_second"], m["tokens_per_second_interval"]
+        value = f"{rate:.1f} tokens/s ({_range(interval, 0)})"
+        bars.append(
+            Row(m["name"], value, [Part("", colours[m["name"]], rate)], interval=tuple(interval))
+        )
+    return rows(title, "tokens per second: median over items, and its 95% interval", bars)
 
 
-def _items(report: Mapping[str, Any]) -> Any:
+def _items(title: str, report: Mapping[str, Any]) -> str | None:
     """The speed-up of each item, one dot each, and of the method."""
     reference = report["reference"]
     methods = [m for m in report["methods"] if m["speedup"] is not None and m["name"] != reference]
     if not methods:
         return None
-    figure, axes = _figure(len(methods))
-    for row, m in enumerate(methods):
+    colours, bars = _colours(report), []
+    for m in methods:
         found = [item["methods"].get(m["name"], {}).get("speedup") for item in report["items"]]
-        values = [value for value in found if value is not None]
-        spread = [row + 0.22 * ((i * 0.618) % 1 - 0.5) for i in range(len(values))]
-        axes.scatter(values, spread, s=12, alpha=0.6, color=_colour(m["name"], reference))
-        low, high = m["speedup_interval"]
-        axes.plot([low, high], [row, row], color=_INK, linewidth=1.4)
-        axes.plot(m["speedup"], row, "|", color=_INK, markersize=13, markeredgewidth=2)
-    axes.axvline(1, color=_REFERENCE, linewidth=1)
-    _rows(axes, [m["name"] for m in methods])
-    axes.set_xlabel(f"speed-up over {reference}: items, and ratio of paired medians with 95%")
-    return figure
-
-
-def _line(axes: Any, place: int, name: str, label: str, points: list[tuple[int, float]]) -> None:
-    """One method's line; that of `sage` in its own colour and wider."""
-    ours = name.partition(":")[0] == "sage"
-    axes.plot(
-        [x for x, _ in points],
-        [y for _, y in points],
-        marker="o",
-        markersize=3,
-        linewidth=2 if ours else 1,
-        color=_OURS if ours else _LINES[place % len(_LINES)],
-        label=label,
+        bars.append(
+            Row(
+                m["name"],
+                f"{m['speedup']:.2f} times ({_range(m['speedup_interval'], 2)})",
+                dots=[value for value in found if value is not None],
+                mark=m["speedup"],
+                interval=tuple(m["speedup_interval"]),
+                colour=colours[m["name"]],
+            )
+        )
+    about = (
+        f"speed-up over {reference}, the line at 1: a dot for each item; the mark is the ratio of "
+        "paired medians, with its 95% interval"
     )
+    return rows(title, about, bars, at=1.0)
 
 
-def _accepted(report: Mapping[str, Any]) -> Any:
-    """The share of steps by accepted length, without the bonus token."""
-    methods = [m for m in report["methods"] if any(int(k) for k in m["accepted_histogram"])]
-    if not methods:
-        return None
-    figure, axes = _figure(8)
-    for place, m in enumerate(methods):
-        histogram = {int(k): v for k, v in m["accepted_histogram"].items()}
-        shares = [(k, 100 * histogram.get(k, 0) / m["steps"]) for k in range(max(histogram) + 1)]
-        _line(axes, place, m["name"], f"{m['name']}, τ {m['mean_accepted']:.2f}", shares)
-    axes.set_xlabel("accepted length, the bonus token not counted")
-    axes.set_ylabel("% of steps")
-    axes.legend(frameon=False)
-    return figure
-
-
-def _depths(report: Mapping[str, Any]) -> Any:
-    """Of the trees that reach a depth, the share that is accepted to that depth."""
-    methods = [m for m in report["methods"] if m["acceptance_by_depth"]]
-    if not methods:
-        return None
-    figure, axes = _figure(8)
-    for place, m in enumerate(methods):
-        shares = [(row["depth"], 100 * row["accepted"]) for row in m["acceptance_by_depth"]]
-        _line(axes, place, m["name"], m["name"], shares)
-    axes.set_xlabel("depth")
-    axes.set_ylabel("% accepted of trees that reach it")
-    axes.set_ylim(0, 102)
-    axes.legend(frameon=False)
-    return figure
-
-
-def _time(report: Mapping[str, Any]) -> Any:
+def _time(title: str, report: Mapping[str, Any]) -> str | None:
     """Milliseconds per token by phase, without the prefill."""
     methods = [m for m in report["methods"] if m["seconds"] and m["new_tokens"]]
     if not methods:
         return None
-    figure, axes = _figure(len(methods))
-    labelled: set[str] = set()
-    for row, m in enumerate(methods):
+    bars = []
+    for m in methods:
         own = [phase for phase in _PHASES if phase != "decode" and m["seconds"].get(phase)]
-        left = 0.0
-        for phase in own or ["decode"]:
-            width = 1000 * m["seconds"].get(phase, 0.0) / m["new_tokens"]
-            label = None if phase in labelled else phase
-            labelled.add(phase)
-            axes.barh(row, width, left=left, color=_PHASES[phase], height=0.62, label=label)
-            left += width
-    _rows(axes, [m["name"] for m in methods])
-    axes.set_xlabel("milliseconds per token by phase, without the prefill")
-    axes.legend(frameon=False, ncols=6, loc="upper center", bbox_to_anchor=(0.4, -0.28))
-    return figure
+        parts = [
+            Part(phase, _PHASES[phase], 1000 * m["seconds"].get(phase, 0.0) / m["new_tokens"])
+            for phase in own or ["decode"]
+        ]
+        bars.append(Row(m["name"], f"{sum(part.length for part in parts):.2f} ms", parts))
+    return rows(title, "milliseconds per token by phase, without the prefill", bars)
 
 
-_PLOTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {
+def _accepted(title: str, report: Mapping[str, Any]) -> str | None:
+    """The share of steps by accepted length, without the bonus token."""
+    methods = [m for m in report["methods"] if any(int(k) for k in m["accepted_histogram"])]
+    if not methods:
+        return None
+    colours, drawn = _colours(report), []
+    for m in methods:
+        histogram = {int(k): v for k, v in m["accepted_histogram"].items()}
+        shares = [(k, 100 * histogram.get(k, 0) / m["steps"]) for k in range(max(histogram) + 1)]
+        name, colour = f"{m['name']}, τ {m['mean_accepted']:.2f}", colours[m["name"]]
+        drawn.append(Line(name, shares, colour, strong=colour == _OURS))
+    return lines(
+        title, "accepted tokens in a step, the bonus token not counted", "% of steps", drawn
+    )
+
+
+def _depths(title: str, report: Mapping[str, Any]) -> str | None:
+    """Of the trees that reach a depth, the share that is accepted to that depth."""
+    methods = [m for m in report["methods"] if m["acceptance_by_depth"]]
+    if not methods:
+        return None
+    colours, drawn = _colours(report), []
+    for m in methods:
+        shares = [(row["depth"], 100 * row["accepted"]) for row in m["acceptance_by_depth"]]
+        colour = colours[m["name"]]
+        drawn.append(Line(m["name"], shares, colour, strong=colour == _OURS))
+    up = "% of the trees that reach a depth: accepted to there"
+    return lines(title, "depth in the tree, in tokens", up, drawn, top=100.0)
+
+
+_PLOTS: dict[str, tuple[str, Callable[[str, Mapping[str, Any]], str | None]]] = {
     "speed": ("Speed", _speed),
     "speedup-by-item": ("Speed-up by item", _items),
     "time-by-phase": ("Where the time goes", _time),

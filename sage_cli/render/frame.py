@@ -185,7 +185,8 @@ def _tree_title(history: History, token: Callable[[int], str], glyphs: Glyphs) -
         return "prefill"
     if step.is_prefill:
         return "first token"
-    title = f"step {step.index}: {len(step.tree)} nodes, {len(step.accepted)} accepted"
+    nodes = f"{len(step.tree)} nodes, depth {step.tree.depth}, {len(step.accepted)} accepted"
+    title = f"step {step.index}: {nodes}"
     if len(step.tokens) > len(step.accepted):
         own = shown_token(token(step.tokens[-1]), glyphs)
         title += f", then {own!r}"
@@ -193,11 +194,11 @@ def _tree_title(history: History, token: Callable[[int], str], glyphs: Glyphs) -
 
 
 def _tree_need(history: History, most: int) -> int:
-    """Lines that the whole tree takes, at most ``most``."""
+    """Lines that the whole tree takes at most, and at most ``most``."""
     step = history.step
     if step is None or not len(step.tree):
         return 1
-    return min(most, len(step.tree.leaves()) + 1)
+    return min(most, 2 * len(step.tree.leaves()))  # with the forks
 
 
 def _tree(

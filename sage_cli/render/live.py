@@ -153,7 +153,9 @@ class LiveView:
         """Erase and write every line from the top. One write, no scrolling.
 
         A line is erased first: erasing to the end of a full line would erase its last column.
+        Wrapping is off meanwhile, as terminals differ in the width of some characters.
         """
+        yield Segment("\x1b[?7l", None, ())
         erase = Control((ControlType.ERASE_IN_LINE, 2)).segment
         yield Control.home().segment
         for row in range(height):
@@ -162,3 +164,4 @@ class LiveView:
                 yield from (s for s in lines[row].render(self._console) if s.text != "\n")
             if row < height - 1:
                 yield Segment("\r\n")
+        yield Segment("\x1b[?7h", None, ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from sage_cli.render.frame import History, frame_lines
 from sage_cli.render.glyphs import UNICODE
 from sage_cli.render.live import Watched
 from sage_cli.render.outputs import write_output
+from sage_cli.render.previews import is_page
 from sage_core.trees.steps import Step
 
-__all__ = ["DATA", "SavedView", "page", "step_data"]
+__all__ = ["DATA", "SavedView", "compact", "page", "step_data"]
 
 _WIDTH = 110  # columns of the SVG
 _ROWS = 64 + 24  # lines: the largest tree of the paper's settings, figures and text
@@ -26,12 +27,22 @@ DATA = "/*DATA*/null"
 
 
 class SavedView:
-    """Keeps the frames of a run and writes them at the end. Needs no terminal."""
+    """Keeps the frames of a run and writes them at the end. Needs no terminal.
 
-    def __init__(self, path: Path, history: History) -> None:
+    Args:
+        path: of the SVG or HTML file.
+        history: totals of the run.
+        media: by name what a page shows beside the text, as made by `previews.preview`; filled
+            until the end.
+    """
+
+    def __init__(
+        self, path: Path, history: History, media: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         self._path = path
         self._history = history
-        self._whole = path.suffix.lower() == ".html"
+        self._media = media
+        self._whole = is_page(path)
         self._steps: list[tuple[Step, str]] = []
         self._watched: Watched | None = None
 
@@ -91,13 +102,15 @@ class SavedView:
             "title": self._history.title,
             "policy": self._history.policy,
             "models": models,
-            "steps": [step_data(step, text, token) for step, text in self._steps],
+            "media": list(self._media.values()),
+            "steps": compact([step_data(step, text, token) for step, text in self._steps]),
         }
         return page(data)
 
 
 def page(data: dict[str, Any] | None) -> str:
-    """The page that steps through a run: ``title``, ``policy``, ``models`` and ``steps``.
+    """The page that steps through a run: ``title``, ``policy``, ``models``, ``steps`` (`compact`)
+    and perhaps ``media``.
 
     None gives the page with `DATA` in place of its data.
     """
@@ -127,3 +140,14 @@ def step_data(step: Step, text: str, token: Callable[[int], str]) -> dict[str, A
         "seconds": round(step.seconds.total, 5),
         "text": clean(text),
     }
+
+
+def compact(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Steps whose ``text`` is what they added to the last one's, if ``kept``, else all of it."""
+    found, before = [], ""
+    for step in steps:
+        text = step["text"]
+        kept = text.startswith(before)
+        found.append({**step, "kept": kept, "text": text[len(before) :] if kept else text})
+        before = text
+    return found

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 import sage_core
 from sage_cli.app import app
 from sage_cli.jobs import bench as bench_job
-from sage_cli.render import bench_plots
 from sage_core.media import MediaWorker
 from tests.cli.bench_engine import Engine as BenchEngine
 from tests.cli.fake import FakePipeline
@@ -99,17 +98,9 @@ def sage(loads: Loads) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def drawn() -> None:
-    """Asked for by the tests that want plots drawn, which takes seconds."""
-    pytest.importorskip("matplotlib")
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> BenchEngine:
+def engine(monkeypatch: pytest.MonkeyPatch) -> BenchEngine:
     engine = BenchEngine()
     monkeypatch.setattr(bench_job, "load_engine", lambda models: engine)
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(bench_plots, "write_plots", lambda folder, report: {})
     return engine
 
 
