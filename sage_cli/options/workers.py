@@ -39,7 +39,8 @@ class WorkerOptions:
     ray_address: Annotated[
         str | None,
         _setting(
-            "Address of the Ray cluster, as 'auto' or 'ray://HOST:10001'.",
+            "Address of the Ray cluster: HOST:PORT of its head (6379), or 'auto' on one of its "
+            "machines.",
             metavar="ADDRESS",
             show_default="a new one on this machine",
         ),

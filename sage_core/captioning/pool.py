@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Generic, TypeVar
 
 from sage_core.captioning.pool_worker import Work
-from sage_core.errors import MemoryExhaustedError, ModelError, OptionError, SageError
+from sage_core.errors import InputError, MemoryExhaustedError, ModelError, OptionError, SageError
 
 __all__ = ["Pool", "Slot", "Work"]
 
@@ -260,7 +260,7 @@ def _lost_twice(how: str) -> SageError:
             "the system ended two workers that described it, probably for lack of memory: shrink "
             "it, or use fewer workers"
         )
-    return SageError(f"two workers that described it crashed ({how}): convert it, or leave it out")
+    return InputError(f"two workers that described it crashed ({how}): convert it, or leave it out")
 
 
 def _all_lost(how: str) -> SageError:

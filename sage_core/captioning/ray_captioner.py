@@ -20,6 +20,8 @@ import json
 import logging
 import os
 import signal
+import socket
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +37,8 @@ __all__ = ["RayCaptioner", "ray_records"]
 _ROWS = 8
 """Rows that an actor gets at once, at least. All of them are repeated if it ends meanwhile."""
 _CORES_EACH = 4
+_PATIENCE = 5.0
+"""Seconds in which a cluster must accept a connection."""
 _NUMBER, _WHOLE_RUN = "number", -1
 
 
@@ -147,8 +151,9 @@ def ray_records(
             that this process is connected to already is used, and left.
 
     Raises:
-        OptionError: the package ray is missing, or an option that no item can be decoded with.
-        SageError: as `sage_core.load`, or the cluster cannot be reached.
+        OptionError: the package ray is missing, the cluster cannot be reached, or an option that no
+            item can be decoded with.
+        SageError: as `sage_core.load`.
     """
     done: set[int] = set()
     with _connected(address):
@@ -165,8 +170,8 @@ def ray_records(
             yield (
                 number,
                 MemoryExhaustedError(
-                    "the actors that described it ended, probably for lack of memory: shrink it, or "
-                    "use fewer actors"
+                    "the actors that described it ended, probably for lack of memory: shrink "
+                    "it, or use fewer actors"
                 ),
             )
 
@@ -249,18 +254,43 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    handlers = [signal.getsignal(number) for number in numbers]
-    local = {"include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = "a cluster on this machine" if address is None else address
-        raise SageError(f"Ray: cannot use {where}: {' '.join(str(error).split())}") from error
+    if address is not None:
+        _check_reachable(address)
+    local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+    with _own_signals():
+        try:
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
+            where = "a cluster on this machine" if address is None else address
+            raise OptionError(f"Ray cannot use {where}: {' '.join(str(error).split())}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)  # Ray has put its own ones in their places
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except OSError as error:
+        raise OptionError(f"Ray cannot use {address}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Afterwards signals are handled as before, not as Ray does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    handlers = [signal.getsignal(number) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)

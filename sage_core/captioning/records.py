@@ -67,7 +67,7 @@ _ERRORS: Mapping[str, type[SageError]] = MappingProxyType(
 )
 
 
-def error_of(record: Mapping[str, Any]) -> SageError:
+def error_of(record: Mapping[str, Any]) -> Exception:
     """The error that a failure's record tells of."""
     error = record["error"]
-    return _ERRORS.get(error["kind"], SageError)(error["message"])
+    return _ERRORS.get(error["kind"], RuntimeError)(error["message"])

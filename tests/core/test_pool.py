@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sage_core.captioning.pool import Pool, Slot
-from sage_core.errors import MemoryExhaustedError, ModelError, OptionError, SageError
+from sage_core.errors import InputError, MemoryExhaustedError, ModelError, OptionError, SageError
 from tests.core.pool_fakes import make
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes of a pool need POSIX")
@@ -44,8 +44,8 @@ def test_no_tasks(tmp_path):
 
 ENDS = [
     ("kill", MemoryExhaustedError, "lack of memory"),
-    ("abort", SageError, "SIGABRT"),
-    ("leave", SageError, "exit code 3"),
+    ("abort", InputError, "SIGABRT"),
+    ("leave", InputError, "exit code 3"),
 ]
 
 
