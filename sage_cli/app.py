@@ -20,6 +20,7 @@ from sage_cli.commands.distill import distill
 from sage_cli.commands.doctor import doctor
 from sage_cli.commands.draft_vocab import draft_vocab
 from sage_cli.commands.models import models
+from sage_cli.commands.presets import presets
 from sage_cli.console import complain, say
 from sage_cli.exit_codes import ExitCode, code_of
 from sage_cli.options.shared import VERBOSE
@@ -69,7 +70,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, ask, chat, bench, distill, draft_vocab, models, doctor):
+for command in (caption, ask, chat, bench, distill, draft_vocab, models, presets, doctor):
     app.command(cls=BriefHelp)(command)
 
 

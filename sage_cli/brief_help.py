@@ -23,6 +23,8 @@ _RUN = {
 }
 _CAPTION = {
     "prompt": "What to ask for, instead of a caption",
+    "preset": "A prompt by name: short, long, tags...",
+    "prefix": "Put TEXT before each text: a trigger word",
     "recursive": "Search folders inside folders",
     "sidecar": "Write NAME.txt (or json, xmp) beside each file",
     "existing": "Files with a sidecar: skip (default), overwrite, append",
@@ -33,7 +35,7 @@ _CAPTION = {
 EVERYDAY: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "caption": {**_CAPTION, **_RUN},
-        "ask": {"json_schema": "Answer in JSON that follows a schema", **_RUN},
+        "ask": {"schema": "Answer in JSON that follows a schema", **_RUN},
         "chat": _RUN,
     }
 )

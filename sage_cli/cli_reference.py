@@ -11,8 +11,8 @@ import typer
 
 from sage_cli.app import HELP, app
 from sage_cli.exit_codes import MEANING
+from sage_cli.options.answer import AnswerOptions
 from sage_cli.options.settings import FILE_NAME
-from sage_cli.options.shared import RunOptions
 
 __all__ = ["reference"]
 
@@ -20,6 +20,7 @@ _EXAMPLES = """\
 ```sh
 sage caption photo.jpg                                  # one image
 sage caption clip.mp4 --frames 16 --start 1:30 --end 2:00
+sage caption photo.jpg --preset alt-text                # a prompt by name, see sage presets
 sage caption *.jpg --jsonl --output captions.jsonl      # many, one JSON object per line
 find . -name '*.png' -print0 | sage caption --files-from - --jsonl
 curl -s https://example.org/cat.webp | sage caption -   # from a pipe
@@ -40,7 +41,7 @@ def reference() -> str:
     """All of docs/cli.md."""
     group: Any = typer.main.get_command(app)
     caption = group.commands["caption"]
-    names = {field.name for field in fields(RunOptions)}
+    names = {field.name for field in fields(AnswerOptions)}
     shared = {(param.name, param.help): param for param in caption.params if param.name in names}
     parts = [
         "# The command line",
@@ -71,14 +72,21 @@ def _command(name: str, command: Any, shared: dict[Any, Any]) -> str:
     below = "[shared options](#shared-options)"
     if len(taken) == len(shared):
         lines += [f"Options: the {below}" + (", and" if own else ".")]
+    elif len(taken) > len(shared) / 2:
+        names = {p.name for p in taken}
+        missing = [param for param in shared.values() if param.name not in names]
+        lines += [f"Options: the {below} but for {_flags(missing)}" + (", and" if own else ".")]
     elif len(taken) > 1:
-        flags = ", ".join(f"`{p.opts[0].split('/')[0]}`" for p in taken)
-        lines += [f"Of the {below}: {flags}; and"]
+        lines += [f"Of the {below}: {_flags(taken)}; and"]
     else:
         own = options
     if own:
         lines += [*([""] if lines[-1] else []), *_HEAD, *map(_row, own)]
     return "\n".join(lines).rstrip()
+
+
+def _flags(params: list[Any]) -> str:
+    return ", ".join(f"`{param.opts[0].split('/')[0]}`" for param in params)
 
 
 def _shared(shared: dict[Any, Any]) -> str:

@@ -55,6 +55,12 @@ class Conversation:
         options: Options,
         opener: Opener = open_media,
     ) -> None:
+        wrong = options.text_rules().used.keys() - {"stop_repetition", "system"}
+        if wrong:
+            raise OptionError(
+                f"{', '.join(sorted(wrong))}: answers of a conversation are kept as the model "
+                "writes them: leave it out"
+            )
         self._pair = pair
         self._opener = opener
         self._decoder = decoder
@@ -194,7 +200,7 @@ class Conversation:
         """The rendered conversation, and its model inputs."""
         family = self._pair.family
         media_inputs = self._media_inputs or {}
-        rendered = family.render(turns)
+        rendered = family.render(turns, self._options.system or "")
         self.note = ""
         if len(turns) > 1:
             if turns[-1].media:

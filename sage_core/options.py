@@ -12,6 +12,7 @@ from sage_core.drafts.vocab.token_list import Asked
 from sage_core.engine.extensions import available, parse
 from sage_core.errors import OptionError
 from sage_core.generation.sampling_params import SamplingParams
+from sage_core.generation.text_rules import TextRules
 from sage_core.media.types import Sampling
 
 
@@ -29,9 +30,11 @@ class Options:
     of the model's own list, the file of a list, a list or its ids. ``lossy`` names a rule of
     `generation.lossy`. With ``viskip`` nothing is drafted while at least that share of the
     attention is on visual tokens. ``json_schema``, text or parsed, constrains the answer to JSON
-    (with the extra ``grammar``). ``generation`` holds further fields of transformers'
-    `GenerationConfig`. ``phase_times`` times the phases of each step also on CUDA. With
-    ``reproducible`` trees follow fixed costs instead of measured ones, see `Result.reproducible`.
+    (with the extra ``grammar``). ``system`` to ``retry`` are those of `TextRules`: with them the
+    text is not the model's plain one, and the result names them. ``generation`` holds further
+    fields of transformers' `GenerationConfig`. ``phase_times`` times the phases of each step also
+    on CUDA. With ``reproducible`` trees follow fixed costs instead of measured ones, see
+    `Result.reproducible`.
 
     Raises:
         OptionError: an invalid value, or an unknown generation field.
@@ -58,6 +61,15 @@ class Options:
     lossy: str | None = None
     viskip: float | None = None
     json_schema: str | Mapping[str, Any] | None = None
+    system: str | None = None
+    start_with: str | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    max_sentences: int | None = None
+    end_at_sentence: bool = False
+    strip_thinking: bool = False
+    stop_repetition: bool = False
+    retry: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     phase_times: bool = False
     reproducible: bool = False
@@ -69,6 +81,9 @@ class Options:
         self.sampling()
         self.pruning()
         self.sampling_params()
+        if self.json_schema is not None:
+            self.text_rules().refuse_schema()
+        object.__setattr__(self, "max_sentences", self.text_rules().max_sentences)
         parse(self.extensions)
         if self.generation:
             _check_generation(self.generation)
@@ -100,6 +115,10 @@ class Options:
         """How each token is chosen."""
         names = [f.name for f in fields(SamplingParams)]
         return SamplingParams(**{name: getattr(self, name) for name in names})
+
+    def text_rules(self) -> TextRules:
+        """How the text differs from the model's plain one."""
+        return TextRules(**{f.name: getattr(self, f.name) for f in fields(TextRules)})
 
     def pruning(self) -> Pruning:
         """Pruning of the draft's visual tokens."""

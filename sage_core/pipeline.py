@@ -178,7 +178,10 @@ class Pipeline:
             prompt = VIDEO_PROMPT if video else IMAGE_PROMPT
         advice = "give fewer or smaller ones"
         with self._lock, memory_errors("while preparing the files", advice):
-            inputs = self._pair.family.prepare(media, prompt)
+            rules = chosen.text_rules()
+            inputs = self._pair.family.prepare(
+                media, prompt, system=rules.system or "", start_with=rules.start
+            )
         return Stream(
             decoder,
             self._pair.family.tokenizer,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sage_core.drafts.vocab.reduced_lm_head import ReducedHead, reduced_head
@@ -18,10 +19,12 @@ from sage_core.engine.results import Stats
 from sage_core.engine.session import DecodingSession
 from sage_core.engine.text_limits import refuse_long_prompt
 from sage_core.generation.json_schema import schema_processors
+from sage_core.generation.text_rules import named_thoughts
 from sage_core.media import Clip, Opener, Picture, Sampling, open_media
 from sage_core.models.detokenize import Detokenizer
 from sage_core.models.inputs import cast, visual_mask
 from sage_core.models.quiet import memory_errors, quiet
+from sage_core.models.thinking import opened_thought
 from sage_core.models.weights import MEMORY_ADVICE
 from sage_core.options import Options
 from sage_core.pair_loading import LoadedPair
@@ -30,6 +33,11 @@ from sage_core.runtime.passes import Passes
 from sage_core.trees.pass_costs import TYPICAL
 from sage_core.trees.policies import spec
 from sage_core.trees.steps import Step
+
+RETRY_PENALTY = 1.2
+"""The repetition penalty of a second attempt, times the one of the first."""
+_CONTEXT = 16
+"""Tokens at the end of a prompt that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ class Result:
     files: tuple[str, ...]
     prompt: str
     finish_reason: str
-    """``eos``, ``length``, or ``stop``: another criterion, or closed before the end."""
+    """``eos``; ``length``: cut at ``max_new_tokens``; ``repetition``: it repeats itself, with
+    ``stop_repetition``; or ``stop``: another criterion, or closed before the end."""
     policy: str = ""
     """The policy, as `sage_core.trees.policies.parse` reads it."""
     sampling: Mapping[str, Any] | None = None
@@ -56,6 +65,10 @@ class Result:
     reproducible: bool = True
     """Whether an equal run gives an equal text. In bfloat16 and float16 the shape of trees decides
     between tokens that are tied up to rounding: there, only if trees follow no measured costs."""
+    edits: Mapping[str, Any] | None = None
+    """The options by which the text is not the model's plain one, see `TextRules`, and
+    ``json_schema``; with ``retried``, ``repetition_penalty`` and ``discarded_tokens`` of a text
+    that was decoded again. None without any. ``tokens`` are as decoded."""
 
 
 def open_files(files: Any, sampling: Sampling, opener: Opener = open_media) -> list[Picture | Clip]:
@@ -143,30 +156,87 @@ class Stream(Iterator[Step]):
         self.files = files
         self.prompt = prompt
         self._media_seconds = media_seconds
-        self._steps: list[Step] = []
-        self._detokenizer = Detokenizer(tokenizer)
+        self._tokenizer = tokenizer
+        self._options = options
+        self._rules = options.text_rules()
+        self._ids = inputs["input_ids"]
         self.policy = spec(decoder.settings.policy)
         self.lossy = decoder.settings.lossy
         self.reproducible = decoder.settings.reproducible
         target = decoder.settings.target
-        ids = inputs["input_ids"]
-        refuse_long_prompt(target.config, ids.shape[1], int(visual_mask(target.config, ids).sum()))
-        rules = {**options.generation, **options.sampling_params().generation_fields()}
-        rules["max_new_tokens"] = options.max_new_tokens
-        if "stop_strings" in rules:
-            rules["tokenizer"] = tokenizer
-        if options.json_schema is not None:
-            schema = options.json_schema
-            rules["logits_processor"] = schema_processors(schema, target, tokenizer, inputs)
-        inputs = {name: cast(value, target) for name, value in inputs.items()}
-        self._session = DecodingSession(
-            decoder.settings, inputs, rules, reuse=reuse, seed=options.seed
-        )
+        visual = int(visual_mask(target.config, self._ids).sum())
+        refuse_long_prompt(target.config, self._ids.shape[1], visual)
+        self._opened = "" if self._rules.start else opened_thought(self._end_of_prompt())
+        self._inputs = {name: cast(value, target) for name, value in inputs.items()}
+        self._reuse = reuse
+        self._settings = decoder.settings
+        self._retried: dict[str, Any] = {}
+        self._retry_seconds = 0.0
         self._closed = False
+        self._begin()
+
+    def _begin(self, **more: Any) -> None:
+        """Begin decoding, with ``more`` generation options."""
+        options, settings, target = self._options, self._settings, self._settings.target
+        self._steps: list[Step] = []
+        self._detokenizer = self._new_detokenizer()
+        rules = {**options.generation, **options.sampling_params().generation_fields(), **more}
+        rules["max_new_tokens"] = options.max_new_tokens
+        if criteria := self._criteria():
+            rules["stopping_criteria"] = criteria
+        if "stop_strings" in rules:
+            rules["tokenizer"] = self._tokenizer
+        if options.json_schema is not None:
+            rules["logits_processor"] = schema_processors(
+                options.json_schema, target, self._tokenizer, self._inputs
+            )
+        self._session = DecodingSession(
+            settings, self._inputs, rules, reuse=self._reuse, seed=options.seed
+        )
+
+    def _new_detokenizer(self) -> Detokenizer:
+        before = self._ids[0, -_CONTEXT:].tolist() if self._rules.start else ()
+        named = named_thoughts(self._tokenizer) if self._rules.strip_thinking else None
+        return Detokenizer(self._tokenizer, before, named)
+
+    def _criteria(self) -> Any:
+        """Stopping criteria about the text."""
+        from transformers import StoppingCriteriaList
+
+        from sage_core.generation.text_criteria import Repetition, Sentences
+
+        rules, prompt_tokens = self._rules, int(self._ids.shape[1])
+        criteria = StoppingCriteriaList()
+        if rules.stop_repetition:
+            criteria.append(Repetition(prompt_tokens))
+        if rules.max_sentences is not None:
+            answer = partial(rules.answer, opened=self._opened)
+            detokenizer = self._new_detokenizer()
+            criteria.append(Sentences(prompt_tokens, rules.max_sentences, detokenizer, answer))
+        return criteria
+
+    def _end_of_prompt(self) -> str:
+        ids = self._ids[0, -_CONTEXT:].tolist()
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _try_again(self) -> bool:
+        """Begin again, once, if the text repeats itself and that is asked for."""
+        session, rules = self._session, self._rules
+        if not rules.retry or self._retried or session.finish_reason != "repetition":
+            return False
+        own = getattr(self._settings.target.generation_config, "repetition_penalty", None)
+        given = self._options.generation.get("repetition_penalty") or own or 1.0
+        penalty = round(given * RETRY_PENALTY, 3)
+        self._retried = {"repetition_penalty": penalty, "discarded_tokens": len(self.tokens)}
+        self._retry_seconds = session.stats().wall_seconds
+        del session, self._session  # its caches, before there are new ones
+        self._begin(repetition_penalty=penalty)
+        return True
 
     @property
     def text(self) -> str:
-        """The text so far, without special tokens and without an incomplete last character."""
+        """The text so far as it is decoded, without special tokens and without an incomplete last
+        character; `Result.text` is what `TextRules` leave of it."""
         return self._detokenizer.text
 
     @property
@@ -187,9 +257,11 @@ class Stream(Iterator[Step]):
         if self._closed:
             raise StopIteration
         try:
-            # Libraries print advice in the prefill.
-            with _memory_errors(), nullcontext() if self._steps else quiet():
-                step = next(self._session)
+            with _memory_errors():
+                self._try_again()
+                # Libraries print advice in the prefill.
+                with nullcontext() if self._steps else quiet():
+                    step = next(self._session)
         except StopIteration:
             self._detokenizer.finish()
             raise
@@ -199,9 +271,11 @@ class Stream(Iterator[Step]):
     def passes(self) -> Passes[Result]:
         """Decode to the end; the passes are yielded."""
         with _memory_errors():
-            while (step := (yield from self._session.next_step())) is not None:
-                self._take(step)
-        return self.result()
+            while True:
+                while (step := (yield from self._session.next_step())) is not None:
+                    self._take(step)
+                if not self._try_again():
+                    return self.result()
 
     def _take(self, step: Step) -> None:
         self._steps.append(step)
@@ -213,10 +287,16 @@ class Stream(Iterator[Step]):
         """Decode to the end, unless closed, and return the whole text."""
         for _ in self:
             pass
+        ended = self.finish_reason == "eos"
+        stats = self._session.stats()
         return Result(
-            text=self.text,
+            text=self._rules.apply(self.text, self._opened, ended=ended),
             tokens=self.tokens,
-            stats=replace(self._session.stats(), media_seconds=self._media_seconds),
+            stats=replace(
+                stats,
+                media_seconds=self._media_seconds,
+                wall_seconds=stats.wall_seconds + self._retry_seconds,
+            ),
             steps=tuple(self._steps),
             files=self.files,
             prompt=self.prompt,
@@ -226,7 +306,16 @@ class Stream(Iterator[Step]):
             lossy=self.lossy,
             context_reached=self._session.context_reached,
             reproducible=self.reproducible,
+            edits=self._edits(),
         )
+
+    def _edits(self) -> dict[str, Any] | None:
+        edits = self._rules.used
+        if self._options.json_schema is not None:
+            edits["json_schema"] = True
+        if self._retried:
+            edits["retried"] = self._retried
+        return edits or None
 
     def close(self) -> None:
         """Stop decoding; `result` returns the text so far."""

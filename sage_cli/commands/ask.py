@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from sage_cli.console import display_name
-from sage_cli.jobs.inputs import collect
-from sage_cli.options.flags import DECODING, argument, once
-from sage_cli.options.shared import RunOptions
+from sage_cli.jobs.inputs import STDIN, Source, collect
+from sage_cli.options.answer import AnswerOptions
+from sage_cli.options.flags import argument
+from sage_cli.options.preset import with_prompt
 from sage_cli.options.takes_options import takes_options
+from sage_core.captioning.prompts import PromptTemplate
 from sage_core.checks import no_utf8_at
 from sage_core.errors import InputError, OptionError
-from sage_core.files.reading import read_text
 
 __all__ = ["ask"]
 
 
-@takes_options(RunOptions)
+@takes_options(AnswerOptions)
 def ask(
     *,
     files: Annotated[
@@ -30,23 +34,51 @@ def ask(
         ),
     ] = None,
     question: Annotated[
-        str,
-        argument("QUESTION", "The question, in quotes: the last argument."),
-    ],
-    json_schema: Annotated[
-        Path | None,
-        once(
-            DECODING,
-            "Constrain the answer to JSON that follows the JSON schema in FILE (needs the extra "
-            "'grammar').",
-            metavar="FILE",
+        str | None,
+        argument(
+            "QUESTION",
+            "The question, in quotes: the last argument. --prompt-file and --preset take its "
+            "place.",
         ),
     ] = None,
-    options: RunOptions,
+    context: typer.Context,
+    options: AnswerOptions,
 ) -> int:
     """Answer one question about images and videos together, or a question in text alone."""
     from sage_cli.jobs.decode import Request, run
 
+    options, template = with_prompt(context, options, None)
+    names = files or []
+    if template is not None and question is not None and _is_input(question):
+        names, question = [*names, question], None
+    if question is not None:
+        if options.prompt_file is not None:
+            raise OptionError("--prompt-file and a question exclude each other")
+        _check_question(question)
+        template = None
+    elif template is None:
+        raise OptionError('the question is missing: sage ask FILE... "QUESTION"')
+    sources = collect(names, options.files_from, least=0)
+    asked = question if template is None else _filled(template, sources)
+    return run(Request(sources, asked), options)
+
+
+def _filled(template: PromptTemplate, sources: Sequence[Source]) -> str:
+    """The prompt; its placeholders are about one file."""
+    if template.per_file and len(sources) != 1:
+        raise OptionError(
+            f"the placeholders of the prompt are about one file, not {len(sources)}: give one, or "
+            "leave them out"
+        )
+    return template.fill(sources[0].name if sources else "", 1)
+
+
+def _is_input(text: str) -> bool:
+    """Whether the last argument is a file where something else brings the question."""
+    return text == STDIN or _is_file(text) or _names_a_file(text)
+
+
+def _check_question(question: str) -> None:
     if not question.strip():
         raise OptionError('the question is empty: sage ask FILE... "question"')
     if no_utf8_at(question) is not None:
@@ -58,12 +90,6 @@ def ask(
         )
     if _names_a_file(question):
         raise InputError(f"{display_name(question)}: {_why_not(question)}, and no question follows")
-    sources = collect(files or [], options.files_from, least=0)
-    if json_schema is None:
-        return run(Request(sources, question), options)
-    schema = read_text(json_schema, error=OptionError)
-    request = Request(sources, question, {"json_schema": schema})
-    return run(request, options, reads=[str(json_schema)])
 
 
 def _names_a_file(text: str) -> bool:

@@ -16,7 +16,7 @@ from sage_cli.exit_codes import ExitCode
 from sage_cli.jobs.decode import Job, finish, load
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
-from sage_cli.jobs.plan import Plan, PromptOf
+from sage_cli.jobs.plan import Plan
 from sage_cli.jobs.request import Request
 from sage_cli.jobs.workers import check_workers, find_engine, finish_elsewhere
 from sage_cli.options.caption import CaptionOptions
@@ -36,6 +36,7 @@ from sage_cli.sinks.failures import Failures
 from sage_cli.sinks.progress import RunProgress, duration
 from sage_cli.sinks.sidecars import Sidecars, places
 from sage_cli.sinks.sink import Sink
+from sage_core.captioning.prompts import PromptTemplate
 from sage_core.errors import InputError, MemoryExhaustedError, OptionError
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ _TRIED = 3
 
 def run(
     sources: Sequence[Source],
-    prompt_of: PromptOf,
+    template: PromptTemplate | None,
     options: CaptionOptions,
     batch: str,
     skipped: Counter[str],
 ) -> ExitCode:
     """Caption all ``sources``; returns the worst of the exit codes.
 
+    Without a ``template`` of their prompts they get the default one.
     ``skipped`` are numbers of files in folders that were left out, by reason.
 
     Raises:
@@ -79,7 +81,7 @@ def run(
             done = file.keys if isinstance(file, AppendedFile) else set()
             if options.dry_run and options.resume and options.output is not None:
                 done = finished_keys(options.output)
-            plan = Plan(sources, prompt_of, options, sidecars, done)
+            plan = Plan(sources, template, options, sidecars, done)
             run = _Run(options, plan, file, sidecars, several=several, skipped=skipped)
             opener.expect([request.sources[0] for request in plan.requests])
             if options.dry_run:

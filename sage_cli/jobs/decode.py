@@ -51,15 +51,15 @@ Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
 
 
-def run(request: Request, options: RunOptions, reads: Sequence[str] = ()) -> ExitCode:
-    """Do one request; returns its exit code. ``reads`` are files read besides its sources.
+def run(request: Request, options: RunOptions) -> ExitCode:
+    """Do one request; returns its exit code.
 
     Raises:
         SageError: an option or the model.
     """
     set_verbosity(options.verbose)
     with MediaOpener(request.sources, options) as opener:
-        check(options, several=False, inputs=[*request.names, *reads])
+        check(options, several=False, inputs=request.names)
         with opened(options.output, AtomicFile) as file:
             return finish([request], options, opener, lambda pipeline: Job(options, pipeline, file))
 
@@ -282,11 +282,16 @@ class Job:
         """
         try:
             act()
-        except (OptionError, BrokenPipeError, OutputError):
+        except (BrokenPipeError, OutputError):
             raise
         except Exception as error:
             if signals.raised(error):
                 raise
+            if isinstance(error, OptionError):
+                if not request.filled:
+                    raise
+                # A prompt that holds a placeholder of the model, or is too long.
+                error = InputError(str(error))
             if kind_of(error) == "memory" and not last:
                 return None
             return self.fail(request, error)
@@ -366,7 +371,9 @@ class Job:
         return watchers
 
     def _streamer(self) -> Streamer | None:
-        """For text on a terminal without the live view."""
+        """For text on a terminal without the live view; not one that may be cut afterwards."""
+        if self._options.edits_text:
+            return None
         if self._to_terminal and not self._live and isinstance(self._writer, PlainText):
             return Streamer(self._write)
         return None
@@ -422,6 +429,8 @@ class Job:
                 f"{request.label}: the text reached the model's context of "
                 f"{record['context_reached']} tokens: what follows is less reliable"
             )
+        if record["finish_reason"] == "repetition" and not self._options.quiet:
+            say(f"{request.label}: the text repeats itself and was ended there")
 
     def _deliver(self, request: Request, record: Record, streamer: Streamer | None) -> None:
         """Give a record to all outputs; one that cannot take it does not stop the others."""

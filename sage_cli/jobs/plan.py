@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,10 @@ from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.request import Request
 from sage_cli.options.caption import CaptionOptions
 from sage_core.captioning.keys import FileState, digest, key_of, shard_of
+from sage_core.captioning.prompts import PromptTemplate
 from sage_core.errors import InputError
 
-__all__ = ["Plan", "PromptOf"]
-
-PromptOf = Callable[[Source, int], str | None]
-"""The prompt for a file and its number from 1; None: the default one."""
+__all__ = ["Plan"]
 
 
 class Plan:
@@ -26,7 +24,7 @@ class Plan:
 
     Args:
         sources: the files, in order.
-        prompt_of: their prompts.
+        template: of their prompts; None: the default one.
         options: of the command.
         sidecars: paths of the files' sidecars, by name; empty without ``--sidecar``.
         done: keys of results that an earlier run has written.
@@ -35,13 +33,13 @@ class Plan:
     def __init__(
         self,
         sources: Sequence[Source],
-        prompt_of: PromptOf,
+        template: PromptTemplate | None,
         options: CaptionOptions,
         sidecars: Mapping[str, Path],
         done: set[str],
     ) -> None:
         self._options = options
-        self._prompt_of = prompt_of
+        self._template = template
         self._sidecars = sidecars
         self._done = done
         self.skipped: Counter[str] = Counter()
@@ -68,7 +66,14 @@ class Plan:
         if self._has_sidecar(source):
             self.skipped["with a sidecar"] += 1
             return ()
-        plain = Request((source,), self._prompt_of(source, number))
+        prompt, template = None, self._template
+        try:
+            if template is not None:
+                prompt = template.fill(source.name, number)
+        except InputError as error:  # of its sidecar: the others have their own
+            source = replace(source, refusal=source.refusal or str(error))
+        filled = template is not None and template.per_file
+        plain = Request((source,), prompt, filled=filled)
         several = options.captions > 1
         seeds: list[Mapping[str, Any]] = [{}]
         if several:

@@ -23,6 +23,8 @@ class Request:
 
     sources: tuple[Source, ...]
     prompt: str | None
+    filled: bool = field(default=False, kw_only=True)
+    """Whether the prompt holds text of the file, such as its sidecar's."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of this request alone: fields of `sage_core.Options`."""
     key: str | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -95,10 +96,15 @@ def finish_elsewhere(
         opener.worker.close()
     if errors is not None:
         return make_job().refuse(requests, errors)
-    with closing(_outcomes(requests, options, batch, engine)) as outcomes:
+    results = sys.stdout
+    with (
+        redirect_stdout(sys.stderr),  # Ray prints there that an actor has ended
+        closing(_outcomes(requests, options, batch, engine)) as outcomes,
+    ):
         # Only when the models are loaded: an error in that is no result, and needs no summary.
         first = next(outcomes, None)
-        job = make_job()
+        with redirect_stdout(results):
+            job = make_job()
         with job.results():
             write = partial(_write, requests, job)
             if first is not None and job.ordered:

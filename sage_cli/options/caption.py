@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sage_cli.options.answer import AnswerOptions
 from sage_cli.options.folder import FolderOptions
-from sage_cli.options.shared import RunOptions
 from sage_cli.options.workers import WorkerOptions
 
 __all__ = ["CaptionOptions"]
@@ -13,5 +13,5 @@ __all__ = ["CaptionOptions"]
 
 # The fields of the last base come first.
 @dataclass(frozen=True)
-class CaptionOptions(WorkerOptions, RunOptions, FolderOptions):
+class CaptionOptions(WorkerOptions, AnswerOptions, FolderOptions):
     """Options of ``sage caption``, as the command line gives them."""

@@ -35,11 +35,10 @@ def check(
 
 def _check_files(options: RunOptions, several: bool, inputs: Sequence[str]) -> None:
     output, view = options.output, options.save_view
-    lists = [name for name in (options.files_from, options.draft_vocab) if name is not None]
     for path, option in ((output, "--output"), (view, "--save-view")):
         if path is not None:
             check_writable(path, option)
-            check_not_input(path, option, [*inputs, *lists])
+            check_not_input(path, option, [*inputs, *options.reads])
     if view is not None and view.suffix.lower() not in _VIEWS:
         raise OptionError(f"--save-view {view}: the name must end in .svg or .html")
     if view is not None and several:

@@ -15,6 +15,7 @@ __all__ = [
     "MEDIA",
     "MODELS",
     "OUTPUT",
+    "TEXT",
     "WORKERS",
     "argument",
     "named",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
-FOLDERS = "Folders and many files"
+FOLDERS, TEXT = "Folders and many files", "Prompt and text"
 WORKERS = "Several devices and machines"
 """Panels of the help page."""
 

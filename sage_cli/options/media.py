@@ -11,13 +11,14 @@ import typer
 from sage_cli.options import flags
 from sage_core.checks import no_utf8_at
 
-__all__ = ["PROMPT", "MediaOptions"]
+__all__ = ["PROMPT", "MediaOptions", "usable_prompt"]
 
 _setting = partial(flags.setting, flags.MEDIA)
 _once = partial(flags.once, flags.MEDIA)
 
 
-def _usable(text: str | None) -> str | None:
+def usable_prompt(text: str | None) -> str | None:
+    """A prompt as it was given. Raises if it is blank or no UTF-8."""
     if text is not None and not text.strip():
         raise typer.BadParameter("the prompt is empty: leave it out for the default one")
     if text is not None and no_utf8_at(text) is not None:
@@ -26,7 +27,7 @@ def _usable(text: str | None) -> str | None:
 
 
 PROMPT: Any = _setting(
-    "Prompt, instead of the default request for a caption.", metavar="TEXT", callback=_usable
+    "Prompt, instead of the default request for a caption.", metavar="TEXT", callback=usable_prompt
 )
 
 

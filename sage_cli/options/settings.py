@@ -7,12 +7,23 @@ from typing import Any
 
 import typer
 
+from sage_core.captioning.presets import Preset, parse_presets
 from sage_core.errors import OptionError
 from sage_core.files.reading import read_toml
 
-__all__ = ["apply_settings", "default_path", "env_name", "load_settings", "settable"]
+__all__ = [
+    "apply_settings",
+    "default_path",
+    "env_name",
+    "load_settings",
+    "own_presets",
+    "settable",
+    "values_of",
+]
 
 FILE_NAME = "sage.toml"
+PRESETS = "presets"
+"""The table of the user's own presets."""
 
 
 def env_name(option: str) -> str:
@@ -49,21 +60,24 @@ def load_settings(path: Path, command: str, commands: dict[str, dict[str, Any]])
         OptionError: the file cannot be read, or has a key that is no option.
     """
     data = read_toml(path, error=OptionError)
+    parse_presets(data.pop(PRESETS, {}), str(path))
     tables = {key: data.pop(key) for key in list(data) if isinstance(data[key], dict)}
     everywhere = {key: param for table in commands.values() for key, param in table.items()}
-    values = _values(path, "", data, everywhere)
+    values = values_of(path, "", data, everywhere)
     for name, table in tables.items():
         if name not in commands:
             raise OptionError(
                 f"{path}: no settings are read from [{name}]: use {', '.join(commands)}"
             )
-        found = _values(path, f"[{name}] ", table, commands[name])
+        found = values_of(path, f"[{name}] ", table, commands[name])
         if name == command:
             values |= found
     return values
 
 
-def _values(path: Path, where: str, table: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+def values_of(
+    path: str | Path, where: str, table: dict[str, Any], known: dict[str, Any]
+) -> dict[str, Any]:
     """The values of one table; a TOML type that does not fit the option is refused."""
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -80,6 +94,19 @@ def _values(path: Path, where: str, table: dict[str, Any], known: dict[str, Any]
             raise OptionError(f"{path}: {where}{key} needs {wanted}, not {value!r}")
         values[param.name] = value
     return values
+
+
+def own_presets(path: Path | None) -> dict[str, Preset]:
+    """The presets of a settings file; by default of the user's, if there is one.
+
+    Raises:
+        OptionError: the file cannot be read, or has something else for a preset.
+    """
+    if path is None:
+        path = default_path()
+        if not path.is_file():
+            return {}
+    return parse_presets(read_toml(path, error=OptionError).get(PRESETS, {}), str(path))
 
 
 def apply_settings(context: typer.Context, value: Path | None) -> Path | None:

@@ -101,6 +101,17 @@ class _OutputOptions:
 class RunOptions(_Verbose, _OutputOptions, DecodingOptions, ModelOptions, MediaOptions):
     """Options of the commands that run a model, as the command line gives them."""
 
+    @property
+    def edits_text(self) -> bool:
+        """Whether the text of a result may differ from what is decoded."""
+        return False
+
+    @property
+    def reads(self) -> list[str]:
+        """Files that options name, which no result may be written over."""
+        named = (self.files_from, self.draft_vocab)
+        return [name for name in named if name is not None]
+
     def loading(self) -> dict[str, Any]:
         """Keyword arguments of `sage_core.load`."""
         given = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}

@@ -42,6 +42,9 @@ class History:
 
     def add(self, step: Step) -> None:
         self.step = step
+        if step.is_prefill:  # the first, or that of a second attempt
+            self.tokens = self.steps = self.accepted_total = self.draft_passes = 0
+            self.decode_seconds = 0.0
         self.tokens += len(step.tokens)
         if step.is_prefill:
             return

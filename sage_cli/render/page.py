@@ -48,7 +48,7 @@ class SavedView:
 
     def step(self, step: Step, watched: Watched) -> None:
         self._watched = watched
-        if not self._whole:
+        if not self._whole or step.is_prefill:  # of a second attempt, the first is left out
             self._steps.clear()
         self._steps.append((step, watched.text if self._whole else ""))
 

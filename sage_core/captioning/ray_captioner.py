@@ -1,17 +1,15 @@
 """Captioning with Ray Data: an actor per GPU, on one machine or a cluster. Needs the extra ``ray``.
 
-import ray
-from sage_core.captioning.ray_captioner import RayCaptioner
-from sage_core.captioning.settings import CaptionSettings
+For example, with a column ``path`` or ``bytes``::
 
-rows = ray.data.read_parquet("s3://bucket/photos")  # with a column "path", or "bytes"
-rows = rows.map_batches(
-    RayCaptioner,
-    fn_constructor_args=(CaptionSettings({"target": "Qwen/Qwen3-VL-4B-Instruct"}),),
-    batch_size=16,
-    num_gpus=1,
-    concurrency=8,
-)
+    import ray
+    from sage_core.captioning.ray_captioner import RayCaptioner
+    from sage_core.captioning.settings import CaptionSettings
+
+    settings = CaptionSettings({"target": "Qwen/Qwen3-VL-4B-Instruct"})
+    rows = ray.data.read_parquet("s3://bucket/photos").map_batches(
+        RayCaptioner, fn_constructor_args=(settings,), batch_size=16, num_gpus=1, concurrency=8
+    )
 """
 
 from __future__ import annotations
@@ -157,7 +155,7 @@ def ray_records(
     """
     done: set[int] = set()
     with _connected(address):
-        for rows, tries in ((max(_ROWS, _width(settings)), 3), (1, 2)):
+        for rows, tries in ((max(_ROWS, _width(settings)), 3), (1, 3)):
             left = [number for number in range(len(items)) if number not in done]
             if not left:
                 return
@@ -207,7 +205,7 @@ def _pass(
         _Remote,
         fn_constructor_args=(settings,),
         batch_size=rows,
-        concurrency=count,
+        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
         ray_remote_args_fn=lambda: {"max_task_retries": tries - 1},
         **share,
     )

@@ -44,6 +44,7 @@ def result_record(
         "sampling": None if result.sampling is None else dict(result.sampling),
         "lossy": result.lossy,
         "reproducible": result.reproducible,
+        "edits": None if result.edits is None else dict(result.edits),
         "tokens": list(result.tokens),
         "stats": result.stats.as_dict(),
     }

@@ -16,6 +16,7 @@ from sage_core.engine.decoder import SpeculativeDecoder
 from sage_core.errors import InputError, OptionError
 from sage_core.media import Clip, open_media
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT, cast, on_device, visual_mask
+from sage_core.models.parts import decoder_of
 from sage_core.pair_loading import LoadedPair
 from sage_core.runtime.cpu.executor import CpuBackend
 
@@ -101,7 +102,7 @@ class Teacher:
 
     @property
     def hidden_size(self) -> int:
-        return int(self.target.get_decoder().config.hidden_size)
+        return int(decoder_of(self.target).config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -185,7 +186,7 @@ class Teacher:
             name = self._samples[index].name
             raise InputError(f"{name}: the answer has fewer than 2 tokens: nothing to learn from")
         read = _with_answer(inputs, answer[:-1])
-        with _recorded(self.target.get_decoder()) as seen:
+        with _recorded(decoder_of(self.target)) as seen:
             self.target.base_model(**read, use_cache=False)
         features, ids = seen["output"].last_hidden_state, read["input_ids"]
         embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")

@@ -14,6 +14,7 @@ from sage_core.engine.settings import DecoderSettings
 from sage_core.generation.prepare import Prepared, prepare
 from sage_core.generation.sequence import TokenSequence
 from sage_core.models.inputs import visual_mask
+from sage_core.models.parts import decoder_of
 from sage_core.runtime.model_state import module_state, weight_state
 from sage_core.runtime.passes import passes_until_event
 from sage_core.runtime.runner import Runner
@@ -57,7 +58,7 @@ class PrefixReuse:
         target, draft = settings.target, settings.draft
         state: list[Any] = []
         if not self._single:
-            modules = [target.get_decoder(), target.get_output_embeddings()]
+            modules = [decoder_of(target), target.get_output_embeddings()]
             state = [*module_state(modules), *weight_state([target])]
         known = self._target is not None and self._target.model is target and self._draft is draft
         if self._target is None or not known or state != self._state:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sage_core.errors import ModelError
 from sage_core.generation.prepare import prepare
+from sage_core.models.parts import decoder_of
 from sage_core.models.quiet import quiet
 from sage_core.models.small_config import (
     CUTS,
@@ -248,7 +249,7 @@ def _why(model: Any, texts: _Texts) -> str:
     """The reason for a model that differs from its first tree pass on."""
     ids = torch.tensor([texts.ids[:PROMPT]])
     with torch.inference_mode():
-        hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0, -1:]
+        hidden = decoder_of(model)(input_ids=ids).last_hidden_state[0, -1:]
         plain = model.get_output_embeddings()(hidden)
     if agree(plain, texts.logits[:1]):
         return "a pass over a tree does not reproduce its attention"

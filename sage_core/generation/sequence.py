@@ -33,10 +33,13 @@ class TokenSequence:
             StoppingCriteriaList,
         )
 
+        from sage_core.generation.text_criteria import OneText
+
         self._processors = prepared.processors
         self._draft_processors = [p for p in self._processors if follows_paths(p)]
         self._end_tokens: set[int] = set()
         self._other_criteria = StoppingCriteriaList()
+        self._named_criteria: list[Any] = []
         self._max_length = int(prepared.config.max_length)
         for criterion in prepared.criteria:
             # The two that nearly every call has are evaluated without tensors.
@@ -44,6 +47,8 @@ class TokenSequence:
                 self._end_tokens |= set(criterion.eos_token_id.flatten().tolist())
             elif type(criterion) is MaxLengthCriteria:
                 self._max_length = min(self._max_length, int(criterion.max_length))
+            elif isinstance(criterion, OneText):
+                self._named_criteria.append(criterion)
             else:
                 self._other_criteria.append(criterion)
         self.prompt_tokens = prepared.prompt_tokens
@@ -87,7 +92,8 @@ class TokenSequence:
 
     @torch.inference_mode()
     def append(self, token: int) -> bool:
-        """Commit one token; True if the text ends with it: ``reason`` is eos, length or stop."""
+        """Commit one token; True if the text ends with it: ``reason`` is eos, length, stop, or the
+        one that a criterion names."""
         if self.length == self._ids.shape[1]:  # not up front: the limit may be millions
             self._reserve(self.length // 2 + 1)
         self._ids[0, self.length] = token
@@ -98,6 +104,9 @@ class TokenSequence:
             self.reason = "length"
         elif self._other_criteria and self._stops():
             self.reason = "stop"
+        else:
+            named = (one.finish_reason for one in self._named_criteria if one(self.ids, None).all())
+            self.reason = next(named, "")
         self.finished = bool(self.reason)
         return self.finished
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -15,14 +15,22 @@ class Detokenizer:
     leading space, for instance). So a window of recent tokens is decoded without and with the new
     ones, and the difference is the new text. An incomplete character at its end is held back. Text
     that was given out never changes.
+
+    Args:
+        tokenizer: of transformers.
+        before: tokens that the new ones continue: their text is not given out.
+        named: special tokens whose text is given out, by their ids.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(
+        self, tokenizer: Any, before: Sequence[int] = (), named: Mapping[int, str] | None = None
+    ) -> None:
         self._tokenizer = tokenizer
-        self._tokens: list[int] = []
+        self._named = named or {}
+        self._tokens = list(before)
         self._window = 0
         """Start of the window, as an index of tokens."""
-        self._settled = 0
+        self._settled = len(self._tokens)
         """Number of tokens whose text has been given out."""
         self._pieces: list[str] = []
 
@@ -35,7 +43,11 @@ class Detokenizer:
 
     def push(self, tokens: Sequence[int]) -> None:
         """Add new tokens."""
-        self._tokens.extend(tokens)
+        for token in tokens:
+            self._tokens.append(token)
+            if token in self._named:
+                self._settle(final=True)
+                self._pieces.append(self._named[token])
         self._settle(final=False)
 
     def finish(self) -> None:

@@ -29,6 +29,7 @@ _PERIOD = re.compile(r"(step|interval|period|freq|pattern|every\w*|first_k_dense
 _EXPERTS = re.compile(r"^((\w*_)?n(um)?_(local_|routed_)?experts)$")
 _PER_TOKEN = re.compile(r"(experts_per_tok(en)?|top_k_experts|moe_top_?k|moe_k)$")
 _INNER = re.compile(r"(intermediate_size|ffn_dim|ffn_hidden_size|n_inner|inner_size|ff_dim)$")
+_VOCAB = re.compile(r"vocab_size")
 _TOWER = re.compile(r"(hidden_size|embed_dim|d_model|projection_dim|hidden_dim|output_dim)$")
 _LOW_RANK = (
     *("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
@@ -136,7 +137,11 @@ def _cut_layers(text: Any) -> None:
     }
     periods = [v for n, v in _integers(text) if _PERIOD.search(n) and 1 < v <= MAX_LAYERS]
     least = min(count, max([2, *(period + 1 for period in periods)]))
-    kinds = [repr(row) for row in zip(*listed.values(), strict=True)]
+    shared = getattr(text, "num_kv_shared_layers", None) or 0  # the last ones have no own cache
+    kinds = [
+        repr((*row, i >= count - shared))
+        for i, row in enumerate(zip(*listed.values(), strict=True))
+    ]
     chosen = {i for i, kind in enumerate(kinds) if kind not in kinds[:i]}
     if len(chosen) > MAX_LAYERS:
         types = [str(kind) for kind in getattr(text, "layer_types", None) or kinds]
@@ -147,6 +152,8 @@ def _cut_layers(text: Any) -> None:
     for name, value in listed.items():
         setattr(text, name, type(value)(value[i] for i in sorted(chosen)))
     text.num_hidden_layers = len(chosen)
+    if shared:
+        text.num_kv_shared_layers = sum(i >= count - shared for i in chosen)
 
 
 def _cut_vision(part: Any) -> None:
@@ -176,7 +183,7 @@ def _cut_experts(text: Any) -> None:
 def _cut_vocabulary(config: Any, text: Any) -> None:
     old = text.vocab_size
     for part in (config, text):
-        _replace(part, lambda _name, value: min(value, VOCAB) if value == old else value)
+        _replace(part, lambda name, value: VOCAB if value == old or _VOCAB.match(name) else value)
         pad = getattr(part, "pad_token_id", None)
         if isinstance(pad, int) and pad >= VOCAB:
             part.pad_token_id = 0

@@ -28,6 +28,8 @@ class TreeCacheLayer(CacheLayerMixin):
         self._owner = weakref.proxy(owner)
         self._index = index
         self.length = 0
+        self.first = 0
+        """The first slot that passes attend to; earlier ones are kept."""
         self.keys: Any
         self.values: Any
 
@@ -39,7 +41,7 @@ class TreeCacheLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append (batch, heads, n, head size); returns views of all filled slots."""
+        """Append (batch, heads, n, head size); returns views of filled slots from `first` on."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -48,7 +50,7 @@ class TreeCacheLayer(CacheLayerMixin):
         self.keys[..., self.length : end, :] = key_states
         self.values[..., self.length : end, :] = value_states
         self.length = end
-        return self.keys[..., :end, :], self.values[..., :end, :]
+        return self.keys[..., self.first : end, :], self.values[..., self.first : end, :]
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         # Older versions of transformers pass the queries' positions instead of their number.

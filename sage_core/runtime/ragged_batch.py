@@ -8,7 +8,7 @@ Texts may join or leave the batch between two passes at no cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,12 +38,13 @@ class Part:
     """n token ids."""
     positions: Sequence[int]
     """n rotary positions."""
-    mask: Tensor
-    """Additive, (1, 1, n, filled slots + n)."""
+    masks: Mapping[str, Tensor]
+    """By kind of layer: additive, (1, 1, n, filled slots + n), or from a window's first slot on."""
     cache: TreeCache
 
     def __post_init__(self) -> None:
-        if not len(self.tokens) == len(self.positions) == self.mask.shape[-2] > 0:
+        rows = {mask.shape[-2] for mask in self.masks.values()}
+        if rows != {len(self.tokens)} or len(self.positions) != len(self.tokens):
             raise ValueError("tokens, positions and rows of the mask differ in number")
 
 
@@ -61,17 +62,22 @@ def ragged_pass(decoder: Any, parts: Sequence[Part], embeds: Tensor | None = Non
     Raises:
         UnsupportedError: the decoder does not hand keyword arguments to its layers.
     """
-    device = parts[0].mask.device
+    device = next(iter(parts[0].masks.values())).device
     tokens = [token for part in parts for token in part.tokens]
     positions = [position for part in parts for position in part.positions]
     ragged = _Ragged(parts)
+    # transformers uses a mask of four dimensions as it is and builds none of its own. The last
+    # one's size tells the kind of layer that it is for.
+    markers = {
+        kind: torch.zeros((1, 1, len(tokens), 1 + number), dtype=torch.int64, device=device)
+        for number, kind in enumerate(ragged.kinds)
+    }
     with attending_by(decoder.config, RAGGED_ATTENTION, ragged_attention_forward):
         hidden: Tensor = decoder(
             input_ids=torch.tensor([tokens], device=device) if embeds is None else None,
             inputs_embeds=embeds,
             position_ids=torch.tensor([positions], device=device),
-            # transformers uses a mask of four dimensions as it is and builds none of its own.
-            attention_mask=torch.zeros((1, 1, len(tokens), 1), dtype=torch.int64, device=device),
+            attention_mask=markers.get("", markers),
             past_key_values=_RaggedCache(ragged),
             use_cache=True,
             **{RAGGED_ARGUMENT: ragged},
@@ -81,10 +87,20 @@ def ragged_pass(decoder: Any, parts: Sequence[Part], embeds: Tensor | None = Non
 
 @dataclass(eq=False)
 class _Ragged:
-    """The parts, and between a layer's cache update and its attention that layer's states."""
+    """The parts, and the states of each text that layers have written in this pass."""
 
     parts: Sequence[Part]
-    states: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    written: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = field(default_factory=list)
+    """By the new keys, which a later layer may use too, if layers share keys and values."""
+
+    def states(self, key: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each text for the attention over the new keys ``key``."""
+        found = (states for new, states in self.written if new is key)
+        return next(found, self.written[-1][1])
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(self.parts[0].masks)
 
     @property
     def sizes(self) -> list[int]:
@@ -106,7 +122,8 @@ class _RaggedLayer(TreeCacheLayer):
         ragged = self._owner.ragged
         layers: list[Any] = [part.cache.layers[self._index] for part in ragged.parts]
         split = [states.split(ragged.sizes, -2) for states in (key_states, value_states)]
-        ragged.states = [layer.update(k, v) for layer, k, v in zip(layers, *split, strict=True)]
+        states = [layer.update(k, v) for layer, k, v in zip(layers, *split, strict=True)]
+        ragged.written.append((key_states, states))
         return key_states, value_states
 
 
@@ -143,10 +160,11 @@ def ragged_attention_forward(
             f"{type(module).__name__} cannot decode several texts at once: it changes the mask; "
             "decode them one by one"
         )
+    kind = ragged.kinds[attention_mask.shape[-1] - 1]
     out = []
     queries = query.split(ragged.sizes, -2)
-    for part, own, (keys, values) in zip(ragged.parts, queries, ragged.states, strict=True):
-        mask = part.mask.to(own.device)
+    for part, own, (keys, values) in zip(ragged.parts, queries, ragged.states(key), strict=True):
+        mask = part.masks[kind].to(own.device)
         out.append(sdpa_attention_forward(module, own, keys, values, mask, **kwargs)[0])
     return torch.cat(out, dim=1), None
 
@@ -161,7 +179,7 @@ def run_together(requests: Sequence[PassRequest]) -> list[Outputs]:
     first = requests[0].runner
     sizes = [len(request.tokens) for request in requests]
     parts = [
-        Part(r.tokens, r.runner.positions(r), r.runner.mask(r), r.runner.cache) for r in requests
+        Part(r.tokens, r.runner.positions(r), r.runner.masks(r), r.runner.cache) for r in requests
     ]
     with first.executor.multiplying(sum(sizes)):
         embeds = [one for r in requests if (one := r.runner.input_embeds(r)) is not None]

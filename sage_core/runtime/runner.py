@@ -13,8 +13,10 @@ from torch import Tensor
 
 from sage_core.generation.prepare import Prepared
 from sage_core.models.checkpoint_errors import forward_errors
+from sage_core.models.parts import decoder_of, output_head
 from sage_core.runtime.passes import Passes
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
+from sage_core.runtime.windows import LayerKinds
 
 EXTEND_TOKENS = 512
 """Most tokens of a pass that extends the text, which bounds the size of the mask."""
@@ -42,12 +44,13 @@ class Runner(TreeRunner):
 
     def __init__(self, model: Any, executor: Executor | None = None) -> None:
         self._model = model
-        self._decoder = model.get_decoder()
+        self._decoder = decoder_of(model)
         self._config = self._decoder.config
         device = model.get_input_embeddings().weight.device
-        super().__init__(
-            executor or EagerExecutor(), model.get_output_embeddings(), device, model.dtype
-        )
+        self._kinds = LayerKinds.of(self._config)
+        self._depths: list[int] = []
+        """Of the tree columns."""
+        super().__init__(executor or EagerExecutor(), output_head(model), device, model.dtype)
 
     @property
     def model(self) -> Any:
@@ -84,7 +87,8 @@ class Runner(TreeRunner):
         n = prepared.prompt_tokens if positions is None else len(positions)
         devices = set((getattr(self._model, "hf_device_map", None) or {}).values())
         layers = int(self._config.num_hidden_layers)
-        cache = self.executor.new_cache(layers, n + room, shared=len(devices) < 2)
+        shared = len(devices) < 2 and not self._kinds.limited  # whose heads may differ in size
+        cache = self.executor.new_cache(layers, n + room, shared=shared)
         self._start(cache, 0, prepared.position_offset + prepared.prompt_tokens - n)
         inputs = self._model.prepare_inputs_for_generation(
             prepared.input_ids,
@@ -120,12 +124,33 @@ class Runner(TreeRunner):
         return {
             "input_ids": torch.tensor([request.tokens], device=self.device),
             "position_ids": torch.tensor([self.positions(request)], device=self.device),
-            "mask": self.mask(request),
+            **{f"mask_{kind}": mask for kind, mask in self.masks(request).items()},
         }
 
-    def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
+    def masks(self, request: PassRequest) -> dict[str, Tensor]:
+        if not self._kinds.limited:
+            return super().masks(request)
+        n, columns = request.visible.shape
+        self._depths = [*self._depths[: columns - n], *request.depths]
+        depths = np.array(self._depths)
+        layers: Any = self.cache.layers
+        for layer, kind in zip(layers, self._kinds.layers, strict=True):
+            window = self._kinds.windows[kind]
+            layer.first = 0 if window is None else window.first(self.committed)
+        return {
+            kind: self.mask(request)
+            if window is None
+            else self._mask.windowed(request.visible, self.committed, depths, window)
+            for kind, window in self._kinds.windows.items()
+        }
+
+    def decode(self, **inputs: Any) -> Tensor:
+        masks = {kind: inputs.pop(f"mask_{kind}") for kind in self._kinds.windows}
         hidden: Tensor = self._decoder(
-            attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs
+            attention_mask=masks.get("", masks),
+            past_key_values=self.cache,
+            use_cache=True,
+            **inputs,
         ).last_hidden_state
         return hidden
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sage_core.runtime.windows import Window
+
 
 class TreeMaskBuffer:
     """Masks of one text's tree passes, as views of a buffer.
@@ -46,3 +48,25 @@ class TreeMaskBuffer:
         tree = np.where(visible, 0.0, least).astype(np.float32)
         self._mask[:n, committed:end] = torch.from_numpy(tree).to(self._device, self._dtype)
         return self._mask[None, None, :n, :end]
+
+    def windowed(
+        self, visible: np.ndarray, committed: int, depths: np.ndarray, window: Window
+    ) -> Tensor:
+        """(1, 1, n, slots + columns): `additive` for layers with a window, from its first slot on.
+
+        Args:
+            visible: as for `additive`.
+            committed: as for `additive`.
+            depths: int (columns,), distances of the columns from the first slot behind the text.
+            window: of the layers.
+        """
+        n, columns = visible.shape
+        first = window.first(committed)
+        keys = np.concatenate([np.arange(first, committed), committed + depths])
+        seen = window.sees(committed + depths[-n:, None], keys[None])
+        if first == 0 and seen[:, :committed].all() and (seen[:, committed:] | ~visible).all():
+            return self.additive(visible, committed)
+        seen[:, -columns:] &= visible
+        least = torch.finfo(self._dtype).min
+        mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(least)))
+        return mask.to(self._device, self._dtype)[None, None]

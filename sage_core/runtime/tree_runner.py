@@ -126,10 +126,10 @@ class TreeRunner(ABC):
 
     @abstractmethod
     def inputs(self, request: PassRequest) -> dict[str, Tensor]:
-        """The input tensors of a pass by name; the mask as ``mask``."""
+        """The input tensors of a pass by name."""
 
     @abstractmethod
-    def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
+    def decode(self, **inputs: Any) -> Tensor:
         """(1, n, hidden) last hidden states of an eager pass over `inputs`."""
 
     def input_embeds(self, request: PassRequest) -> Tensor | None:
@@ -183,6 +183,10 @@ class TreeRunner(ABC):
     def mask(self, request: PassRequest) -> Tensor:
         """(1, 1, n, committed + columns) additive mask of a pass; valid until the next one."""
         return self._mask.additive(request.visible, self.committed)
+
+    def masks(self, request: PassRequest) -> dict[str, Tensor]:
+        """The masks of a pass by kind of layer; a kind without a name if all layers take one."""
+        return {"": self.mask(request)}
 
     @torch.inference_mode()
     def commit(self, columns: Sequence[int]) -> None:

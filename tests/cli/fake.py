@@ -81,6 +81,7 @@ class FakeResult:
     policy: str = "sage"
     context_reached: int | None = None
     reproducible: bool = True
+    edits: dict[str, Any] | None = None
 
 
 class FakeStream(Iterator[Step]):

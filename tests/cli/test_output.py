@@ -20,6 +20,7 @@ from tests.cli.test_commands import TEXT
 FIELDS = {
     "schema", "files", "prompt", "text", "finish_reason", "models", "device", "dtype", "policy",
     "seed", "sampling", "lossy", "tokens", "stats", "context_reached", "reproducible",
+    "edits",
 }  # fmt: skip
 
 

@@ -156,9 +156,9 @@ def save(folder: Path, other: Other, layers: int, seed: int) -> Path:
     return folder
 
 
-FOLLOWED = {"idefics3": _idefics3, "llava_next": _llava_next, "internvl": _internvl}
+FOLLOWED = {"idefics3": _idefics3, "llava_next": _llava_next, "internvl": _internvl,
+            "gemma3": _gemma3}  # fmt: skip
 REFUSED = {
-    "gemma3": (_gemma3, r"looks back 8 tokens only \(sliding_window\)"),
     "paligemma": (_paligemma, "a tree does not reproduce its attention"),
 }
 VARIED = {"no_repeat_ngram_size": 2}

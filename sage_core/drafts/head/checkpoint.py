@@ -12,6 +12,7 @@ from sage_core.drafts.head.fingerprint import fingerprint
 from sage_core.drafts.head.module import Head
 from sage_core.errors import ModelError
 from sage_core.files.atomic_write import write_atomically
+from sage_core.models.parts import decoder_of
 
 
 def save_head(head: Head, folder: str | Path) -> None:
@@ -39,7 +40,7 @@ def load_head(folder: str | Path, target: Any) -> Head:
 
     config = read_config(folder)
     check_target(target, config, str(folder))
-    decoder = target.get_decoder().config
+    decoder = decoder_of(target).config
     with weight_errors(folder):
         weights = load_file(Path(folder) / WEIGHTS)
         with torch.device("meta"):  # the sizes in the file may be any: no memory is taken yet
@@ -78,7 +79,7 @@ def check_target(target: Any, config: HeadConfig, what: str) -> None:
     Raises:
         ModelError: says which target it is for.
     """
-    size = int(target.get_decoder().config.hidden_size)
+    size = int(decoder_of(target).config.hidden_size)
     vocabulary = int(target.get_output_embeddings().weight.shape[0])
     same = (size, vocabulary) == (config.hidden_size, config.vocab_size)
     if not same or config.fingerprint not in ("", fingerprint(target)):

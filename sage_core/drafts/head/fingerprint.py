@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from sage_core.models.parts import decoder_of
+
 _FIELDS = (
     "model_type",
     "hidden_size",
@@ -28,7 +30,7 @@ def fingerprint(target: Any) -> str:
 
     The rows are rounded to bfloat16, so that a checkpoint has the same fingerprint in any dtype.
     """
-    config = target.get_decoder().config
+    config = decoder_of(target).config
     shape = {name: getattr(config, name, None) for name in _FIELDS}
     weight = target.get_output_embeddings().weight
     # Quantized output heads are packed: they have the fingerprint of their shape.

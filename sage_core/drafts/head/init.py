@@ -9,6 +9,7 @@ import torch
 from sage_core.drafts.head.config import HeadConfig
 from sage_core.drafts.head.fingerprint import fingerprint
 from sage_core.drafts.head.module import Head
+from sage_core.models.parts import decoder_of
 
 
 def new_head(target: Any, *, name: str, revision: str | None = None, **options: Any) -> Head:
@@ -26,7 +27,7 @@ def new_head(target: Any, *, name: str, revision: str | None = None, **options: 
         OptionError: as `HeadConfig`.
         ModelError: no such layer can be built.
     """
-    decoder = target.get_decoder()
+    decoder = decoder_of(target)
     config = HeadConfig(
         hidden_size=int(decoder.config.hidden_size),
         vocab_size=int(target.get_output_embeddings().weight.shape[0]),

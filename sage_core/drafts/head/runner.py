@@ -77,13 +77,13 @@ class HeadRunner(TreeRunner):
             inputs["global_feature"] = self._global_feature
         return inputs
 
-    def decode(self, *, mask: Tensor, **inputs: Any) -> Tensor:
+    def decode(self, **inputs: Any) -> Tensor:
         features, embeds = inputs.pop("features"), inputs.pop("embeds")
         global_feature = inputs.pop("global_feature", None)
         predicted: Tensor = self._head.decoder(
             inputs_embeds=self._head.inputs(features, embeds, global_feature),
             position_ids=inputs.pop("positions"),
-            attention_mask=mask,
+            attention_mask=inputs.pop("mask"),
             past_key_values=self.cache,
             use_cache=True,
             **inputs,

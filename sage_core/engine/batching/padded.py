@@ -128,7 +128,9 @@ def _rules(config: Any, width: int, call: Mapping[str, Any]) -> Callable[[int], 
         made["stopping_criteria"] = call.get("stopping_criteria")
         if allowed is not None:  # it takes the prompt's number
             made["prefix_allowed_tokens_fn"] = lambda _, ids: allowed(number, ids)
-        return {name: value for name, value in made.items() if value}
+        given = {name: value for name, value in made.items() if value}
+        # generate takes None in a configuration for "the model's own": here it means no end token
+        return given if own.eos_token_id is not None else {**given, "eos_token_id": None}
 
     return rules
 

@@ -12,6 +12,7 @@ from torch import nn
 from sage_core.engine.costs.calibration import CostKeys
 from sage_core.engine.settings import DecoderSettings
 from sage_core.models.devices import processor
+from sage_core.models.parts import decoder_of
 from sage_core.runtime.runner import Runner
 from sage_core.trees.policies import spec
 
@@ -50,7 +51,7 @@ def pair_key(settings: DecoderSettings) -> str:
 
 def _described(model: Any) -> str:
     """A model's kind, size and number format: ``Qwen2ForCausalLM 28x3584 bfloat16``."""
-    config = model.get_decoder().config
+    config = decoder_of(model).config
     size = f"{config.num_hidden_layers}x{config.hidden_size}"
     quantized = getattr(getattr(model, "config", None), "quantization_config", None)
     if quantized is not None:
@@ -66,7 +67,7 @@ def _weights(model: Any) -> str:
     """A digest of some weights, to distinguish models of one shape; empty if all are quantized."""
     matrices = [
         w
-        for w in model.get_decoder().parameters()
+        for w in decoder_of(model).parameters()
         if type(w) is nn.Parameter and w.dim() == 2 and not w.is_meta
     ]
     if not matrices:

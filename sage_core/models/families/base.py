@@ -21,8 +21,11 @@ from sage_core.models.catalog import reading_json
 from sage_core.models.chat_template import check_template, render
 from sage_core.models.checkpoint_errors import checkpoint_errors, is_panic, reason
 from sage_core.models.quiet import is_memory_error, quiet
+from sage_core.models.thinking import THOUGHT_TAGS, opened_thought
 
 Media = Picture | Clip
+
+_NO_SYSTEM = "this model {}: leave the system message out, or put it into the prompt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +85,41 @@ class Family(ABC):
         """``inputs`` plus token type ids where the model's forward needs them."""
         return inputs
 
-    def prepare(self, media: Sequence[Media], prompt: str) -> dict[str, Any]:
+    def prepare(
+        self, media: Sequence[Media], prompt: str, *, system: str = "", start_with: str = ""
+    ) -> dict[str, Any]:
         """The keyword arguments of the model's forward for one user turn.
 
-        ``media`` come in the given order before ``prompt``. Tensors are on the CPU, with batch size
-        1: ``input_ids`` and ``attention_mask`` int64 (1, prompt tokens), pixels in float32.
+        ``media`` come in the given order before ``prompt``, and ``system`` before all of it;
+        ``start_with`` is the beginning of the answer. Tensors are on the CPU, with batch size 1:
+        ``input_ids`` and ``attention_mask`` int64 (1, prompt tokens), pixels in float32.
 
         Raises:
             InputError: media that models of this family do not support.
-            OptionError: the prompt contains a placeholder token, or is not Unicode text.
+            OptionError: a text contains a placeholder token, or is not Unicode text; a system
+                message that the chat template does not take; a beginning of the answer that would
+                be within a thought.
             ModelError: the checkpoint's template or processor fails.
         """
         self.check_text(prompt)
-        text = self.render([Turn(tuple(media), prompt)])
+        text = self.render([Turn(tuple(media), prompt)], system)
+        if start_with:
+            text = self._begun(text, start_with)
         with self.input_errors(media):
             return self.build_inputs(text, media, self.process_media(media))
+
+    def _begun(self, text: str, start: str) -> str:
+        """A rendered prompt with the beginning of its answer."""
+        self.check_text(start, "the start of the answer")
+        tag = opened_thought(text)
+        if tag and (closing := dict(THOUGHT_TAGS)[tag]) not in start:
+            raise OptionError(
+                f"this model's answers begin within a thought ({tag}): begin the start of the "
+                f"answer with {closing}"
+            )
+        # Models continue "ASSISTANT:" with a space, which templates leave to them.
+        space = text[-1:].isalnum() or text.endswith(":")
+        return text + (" " if space and not start[0].isspace() else "") + start
 
     @contextmanager
     def input_errors(self, media: Sequence[Media]) -> Iterator[None]:
@@ -141,16 +164,43 @@ class Family(ABC):
             self.encode(self.expand_placeholders(text, media, media_inputs)) | media_inputs
         )
 
-    def render(self, turns: Sequence[Turn]) -> str:
-        """``turns`` in the checkpoint's chat template, up to the beginning of the next answer."""
+    def render(self, turns: Sequence[Turn], system: str = "") -> str:
+        """``turns`` in the checkpoint's chat template, up to the beginning of the next answer.
+
+        Raises:
+            OptionError: there is a ``system`` message, and the template takes none.
+        """
+        if system:
+            self.check_text(system, "the system message")
         if self.chat_template is None:  # a base model: the text alone
+            if system:
+                raise OptionError(_NO_SYSTEM.format("has no chat template"))
             return "\n".join(turn.text + (turn.answer or "") for turn in turns)
         messages: list[dict[str, Any]] = []
         for turn in turns:
             messages.append({"role": "user", "content": self.content(turn.text, turn.media)})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self.content(turn.answer)})
+        if system:
+            return self._with_system(messages, system)
         return render(self.tokenizer, self.chat_template, messages, str(self.folder))
+
+    def _with_system(self, messages: Sequence[dict[str, Any]], system: str) -> str:
+        """``messages`` behind a system message, whose content is a list or text by template."""
+        template, name = self.chat_template, str(self.folder)
+        assert template is not None
+        plain = render(self.tokenizer, template, messages, name)
+        wanted = plain.count(system.strip()) + 1
+        for content in (self.content(system), system):
+            message = {"role": "system", "content": content}
+            try:
+                text = render(self.tokenizer, template, [message, *messages], name)
+            except ModelError:  # templates raise to refuse it
+                continue
+            printed = not isinstance(content, str) and str(content) in text
+            if text.count(system.strip()) == wanted and not printed:
+                return text
+        raise OptionError(_NO_SYSTEM.format("takes no system message in its chat template"))
 
     def content(self, text: str, media: Sequence[Media] = ()) -> Any:
         """The content of one message, in the form that chat templates of this family take."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from sage_core.models.parts import decoder_of
 from sage_core.runtime.cpu.packed_weights import (
     MAX_BYTES,
     LayoutChoice,
@@ -75,8 +76,8 @@ class CpuBackend:
         if not all(is_plain_parameter(weight) for weight in model.parameters()):
             return EagerExecutor()
         packed = self._packed.setdefault(model, PackedWeights(self._max_bytes, self._choose))
-        modules = modules or [model.get_decoder(), model.get_output_embeddings()]
+        modules = modules or [decoder_of(model), model.get_output_embeddings()]
         packed.refresh(modules)
-        traced = self._traced.setdefault(model, TracedPasses(model.get_decoder().config))
+        traced = self._traced.setdefault(model, TracedPasses(decoder_of(model).config))
         traced.refresh(model, packed.weights, modules)
         return CpuExecutor(packed, traced)

@@ -40,7 +40,7 @@ class CudaGraphExecutor:
 
     def new_cache(self, layers: int, capacity: int, *, shared: bool) -> TreeCache:
         if not shared:
-            self._graphs.note("eager passes: a model on several devices is not captured")
+            self._graphs.note("eager passes: not captured on several devices, or with windows")
             return TreeCache(layers, capacity, shared=False)
         return self._graphs.storage(layers, capacity + max(self._graphs.counts))
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sage_core.models.parts import decoder_of
 from sage_core.runtime.attention import MAX_COLUMNS, TreeMask, additive, attending, why_not
 from sage_core.runtime.cuda.static_cache import StaticCache
 from sage_core.runtime.model_state import module_state
@@ -83,7 +84,7 @@ def static_pass(
     it is PyTorch's under an additive mask, whose cost is that of the whole buffer. ``head``
     replaces the model's output head.
     """
-    decoder, head = model.get_decoder(), head or model.get_output_embeddings()
+    decoder, head = decoder_of(model), head or model.get_output_embeddings()
     mask = TreeMask(inputs.words, inputs.committed)
     slots = inputs.first + torch.arange(inputs.words.shape[0], device=inputs.words.device)
     attention: Any
@@ -156,7 +157,7 @@ class GraphCache:
         self.counts = tuple(counts)
         self.records: list[CaptureRecord] = []
         self.notes: list[str] = []
-        parameters = sum(p.numel() for p in model.get_decoder().parameters())
+        parameters = sum(p.numel() for p in decoder_of(model).parameters())
         self._name = f"{type(model).__name__} ({parameters:,} parameters)"
         self._passes: dict[int, tuple[PassInputs, Pass]] = {}
         self._storage: Tensor | None = None
@@ -192,7 +193,7 @@ class GraphCache:
         That is where the model's tensors are, and the attributes of its modules. The values of its
         tensors are read in each replay.
         """
-        modules = [self.model.get_decoder(), self.model.get_output_embeddings()]
+        modules = [decoder_of(self.model), self.model.get_output_embeddings()]
         tensors = (*self.model.parameters(), *self.model.buffers())
         state = [*(one.data_ptr() for one in tensors), *module_state(modules)]
         if state != self._state:
