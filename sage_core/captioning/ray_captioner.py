@@ -20,6 +20,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -201,14 +202,16 @@ def _pass(
     data = ray.data.from_items(
         [_row(number, items[number]) for number in numbers],
         override_num_blocks=-(-len(numbers) // rows),
-    ).map_batches(
-        _Remote,
-        fn_constructor_args=(settings,),
-        batch_size=rows,
-        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
-        ray_remote_args_fn=lambda: {"max_task_retries": tries - 1},
-        **share,
     )
+    with warnings.catch_warnings(action="ignore"):  # there is no other way to limit the retries yet
+        data = data.map_batches(
+            _Remote,
+            fn_constructor_args=(settings,),
+            batch_size=rows,
+            compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
+            ray_remote_args_fn=lambda: {"max_task_retries": tries - 1},
+            **share,
+        )
     for row in data.iter_rows():
         record = json.loads(row["record"])
         if row[_NUMBER] == _WHOLE_RUN:
