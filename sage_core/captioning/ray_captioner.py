@@ -199,7 +199,7 @@ def _pass(
     context.enable_progress_bars = context.print_on_execution_start = False
     context.max_errored_blocks = -1
     share = {"num_gpus": min(1, gpus / count)} if on_gpu else {"num_cpus": max(1, cpus // count)}
-    data = ray.data.from_items(
+    data: ray.data.Dataset = ray.data.from_items(
         [_row(number, items[number]) for number in numbers],
         override_num_blocks=-(-len(numbers) // rows),
     )
