@@ -148,7 +148,7 @@ class FilmJob(Job):
         def done(segment: Segment) -> None:
             nonlocal said, count
             count += 1
-            for sink in self._all_sinks():
+            for sink in self.all_sinks():
                 sink.segment(label, segment_record(segment))
             if monotonic() - said > _EVERY and not self._options.quiet:
                 said = monotonic()
