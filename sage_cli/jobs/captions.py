@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.plan import Plan
 from sage_cli.jobs.request import Request
+from sage_cli.jobs.workers import check_workers, find_engine, finish_elsewhere
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.check import check
 from sage_cli.render.jsonout import SCHEMA, dump
@@ -120,9 +122,13 @@ class _Run:
         if not requests:
             with self._job(None).results():
                 return ExitCode.OK
+        engine = find_engine(self._options, len(requests))
+        if engine is not None:
+            job = partial(self._job, None, elsewhere=True)
+            return finish_elsewhere(requests, self._options, opener, job, batch, engine)
         return finish(requests, self._options, opener, self._job, batch)
 
-    def _job(self, pipeline: Pipeline | None) -> Job:
+    def _job(self, pipeline: Pipeline | None, *, elsewhere: bool = False) -> Job:
         options, total = self._options, sum(1 + len(r.copies) for r in self._plan.requests)
         sinks: list[Sink] = []
         if options.sidecar is not None:
@@ -157,7 +163,8 @@ class _Run:
             printed=printed,
             writer=None if options.segment is None else segments,
         )
-        if self._several and not options.quiet and (pipeline is not None or not total):
+        works = pipeline is not None or elsewhere or not total
+        if self._several and not options.quiet and works:
             bar = is_terminal(sys.stderr) and not job.interactive
             sinks.append(RunProgress(total, bar=bar, skipped=self._skipped))
         return job
@@ -250,6 +257,7 @@ def _check(options: CaptionOptions, inputs: Sequence[str]) -> None:
         raise OptionError("--existing append adds lines of text: give --sidecar txt")
     if options.language is not None and options.sidecar != "xmp":
         raise OptionError("--language is written to XMP sidecars: give --sidecar xmp")
+    check_workers(options, inputs)
     if options.captions > 1 and (options.sample is False or options.temperature == 0):
         raise OptionError("--captions samples several texts: leave out --greedy")
     if options.bulk and STDIN in inputs:

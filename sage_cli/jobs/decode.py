@@ -33,6 +33,7 @@ from sage_cli.sinks.json_output import Json
 from sage_cli.sinks.sink import Record, Sink
 from sage_cli.sinks.text import PlainText
 from sage_cli.streams import OutputError
+from sage_core.captioning.items import fewer_pixels
 from sage_core.captioning.records import result_record
 from sage_core.errors import InputError, OptionError, kind_of
 from sage_core.options import TextRequest
@@ -48,8 +49,6 @@ __all__ = ["Job", "Request", "Watcher", "load", "run"]
 
 Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
-_FEWER = (1024**2, 512**2, 256**2)
-"""Pixels of an image, or of a frame, that are tried where memory is short."""
 
 
 def run(request: Request, options: RunOptions) -> ExitCode:
@@ -185,6 +184,13 @@ class Job:
         return worst(self.codes)
 
     @property
+    def ordered(self) -> bool:
+        """Whether results are to be written in the order of the requests."""
+        return isinstance(self._writer, PlainText) or (
+            isinstance(self._writer, Json) and not self._options.jsonl
+        )
+
+    @property
     def interactive(self) -> bool:
         """Whether the texts are watched on a terminal."""
         return self._live or self._streamer() is not None
@@ -260,14 +266,15 @@ class Job:
 
     def _smaller(self, request: Request) -> ExitCode:
         """Decode a request by itself with fewer pixels, since memory was short."""
-        steps = [n for n in _FEWER if n < (self._options.max_pixels or n + 1)]
+        code = None
+        steps = fewer_pixels(self._options.max_pixels)
         for pixels in steps:
             say(f"{request.label}: out of memory: trying again with at most {pixels} pixels")
             options = {**request.options, "max_pixels": pixels}
             code = self._one(replace(request, options=options), last=pixels == steps[-1])
             if code is not None:
-                return code
-        return self._one(request, last=True) or ExitCode.OK
+                break
+        return code or ExitCode.OK
 
     def _attempt(
         self, request: Request, act: Callable[[], object], *, last: bool
@@ -393,17 +400,6 @@ class Job:
             self.codes.append(code_of(error))
 
     def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
-        self._write_result(request, result, streamer)
-        if result.context_reached is not None and not self._options.quiet:
-            say(
-                f"{request.label}: the text reached the model's context of "
-                f"{result.context_reached} tokens: what follows is less reliable"
-            )
-
-        if result.finish_reason == "repetition" and not self._options.quiet:
-            say(f"{request.label}: the text repeats itself and was ended there")
-
-    def _write_result(self, request: Request, result: Result, streamer: Streamer | None) -> None:
         """Make the record of a result and write it.
 
         Raises:
@@ -416,8 +412,6 @@ class Job:
             seed=request.options.get("seed", self._options.seed),
             key=request.key,
         )
-        if request.caption is not None:
-            record["caption"] = request.caption
         if "max_pixels" in request.options:
             record["retried"] = {"max_pixels": request.options["max_pixels"]}
         self._write_record(request, record, streamer)
@@ -429,10 +423,23 @@ class Job:
         request.check()
         if streamer is not None:
             streamer.finish(record["text"])
+        self.write(request, record, streamer)
+
+    def write(self, request: Request, record: Record, streamer: Streamer | None = None) -> None:
+        """Give the record of a result, and those of copies, to all outputs."""
+        if request.caption is not None:
+            record = {**record, "caption": request.caption}
         self._deliver(request, record, streamer)
         for copy in request.copies:
             same = {"files": list(copy.names), "key": copy.key, "same_as": request.names[0]}
             self._deliver(copy, {**record, **same}, None)
+        if record.get("context_reached") is not None and not self._options.quiet:
+            say(
+                f"{request.label}: the text reached the model's context of "
+                f"{record['context_reached']} tokens: what follows is less reliable"
+            )
+        if record.get("finish_reason") == "repetition" and not self._options.quiet:
+            say(f"{request.label}: the text repeats itself and was ended there")
 
     def _deliver(self, request: Request, record: Record, streamer: Streamer | None) -> None:
         """Give a record to all outputs; one that cannot take it does not stop the others."""

@@ -17,6 +17,7 @@ __all__ = [
     "MODELS",
     "OUTPUT",
     "TEXT",
+    "WORKERS",
     "argument",
     "named",
     "once",
@@ -25,6 +26,7 @@ __all__ = [
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
 FOLDERS, TEXT, FILM = "Folders and many files", "Prompt and text", "Long video"
+WORKERS = "Several devices and machines"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sage_core.captioning.subtitles import timed_lines
-from sage_core.errors import kind_of
+from sage_core.errors import (
+    InputError,
+    MemoryExhaustedError,
+    ModelError,
+    OptionError,
+    SageError,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from sage_core.captioning.film import Film, Segment
     from sage_core.pipeline import Pipeline
     from sage_core.stream import Result
 
-__all__ = ["SCHEMA", "failure_record", "film_record", "result_record", "segment_record"]
+__all__ = [
+    "SCHEMA",
+    "error_of",
+    "failure_record",
+    "film_record",
+    "result_record",
+    "segment_record",
+]
 
 SCHEMA = 1
 """Version of the format. Within a version fields may be added; none is changed or removed."""
@@ -90,3 +105,14 @@ def failure_record(
         "error": {"kind": kind_of(error), "message": " ".join(str(error).split())},
     }
     return record if key is None else {**record, "key": key}
+
+
+_ERRORS: Mapping[str, type[SageError]] = MappingProxyType(
+    {"usage": OptionError, "input": InputError, "model": ModelError, "memory": MemoryExhaustedError}
+)
+
+
+def error_of(record: Mapping[str, Any]) -> Exception:
+    """The error that a failure's record tells of."""
+    error = record["error"]
+    return _ERRORS.get(error["kind"], RuntimeError)(error["message"])
