@@ -46,7 +46,7 @@ class FilmOptions:
     format: Annotated[
         Literal["text", "json", "srt", "vtt"],
         _once(
-            "What is printed, and written beside videos with --sidecar: texts, JSON, or the "
+            "What is printed, or written beside videos with --sidecar: texts, JSON, or the "
             "segments as subtitles.",
             metavar="text|json|srt|vtt",
         ),
