@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sage_cli.console import complain, display_name, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode
 from sage_cli.jobs.decode import Job, finish, load
+from sage_cli.jobs.films import FilmJob, check_film, follow_format
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.plan import Plan
@@ -35,7 +36,8 @@ from sage_cli.sinks.exports import Exports, check_export
 from sage_cli.sinks.failures import Failures
 from sage_cli.sinks.progress import RunProgress, duration
 from sage_cli.sinks.sidecars import Sidecars, places
-from sage_cli.sinks.sink import Sink
+from sage_cli.sinks.sink import Sink, Write
+from sage_cli.sinks.subtitles import PrintedSubtitles, SegmentLines
 from sage_core.captioning.prompts import PromptTemplate
 from sage_core.errors import InputError, MemoryExhaustedError, OptionError
 
@@ -64,11 +66,13 @@ def run(
         SageError: something that concerns all of them, such as an option or the model.
     """
     set_verbosity(options.verbose)
+    options = follow_format(options)
     with MediaOpener(sources, options) as opener:
         several = len(sources) * options.captions > 1 or any(s.below is not None for s in sources)
         names = [source.name for source in sources]
         check(options, several=several, inputs=names, batch=batch)
         _check(options, names)
+        check_film(options, several=several)
         _check_tables(sources, options)
         sidecars: dict[str, Path] = {}
         if options.sidecar is not None:
@@ -83,7 +87,9 @@ def run(
                 done = finished_keys(options.output)
             plan = Plan(sources, template, options, sidecars, done)
             run = _Run(options, plan, file, sidecars, several=several, skipped=skipped)
-            opener.expect([request.sources[0] for request in plan.requests])
+            # Of a video in segments, the whole is not decoded.
+            whole = [request.sources[0] for request in plan.requests]
+            opener.expect(whole if options.segment is None else [])
             if options.dry_run:
                 return run.dry(opener)
             return run.run(opener, batch)
@@ -141,8 +147,21 @@ class _Run:
         if options.failures is not None:
             sinks.append(Failures(options.failures))
         printed = options.sidecar is None or options.output is not None
-        job = Job(
-            options, pipeline, self._file, several=self._several, sinks=sinks, printed=printed
+        kind = Job if options.segment is None else FilmJob
+
+        def segments(write: Write, for_terminal: bool) -> Sink:
+            if options.subtitles:
+                return PrintedSubtitles(write, options.format, for_terminal=for_terminal)
+            return SegmentLines(write, several=self._several, for_terminal=for_terminal)
+
+        job = kind(
+            options,
+            pipeline,
+            self._file,
+            several=self._several,
+            sinks=sinks,
+            printed=printed,
+            writer=None if options.segment is None else segments,
         )
         works = pipeline is not None or elsewhere or not total
         if self._several and not options.quiet and works:
@@ -183,7 +202,7 @@ class _Run:
         reasons = [f"{number} {reason}" for reason, number in self._skipped.items()]
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
         say(f"{len(items)} texts to do{left_out}")
-        if requests:
+        if requests and self._options.segment is None:
             self._estimate(opener)
         return ExitCode.OK
 

@@ -107,7 +107,7 @@ class Job:
     Without a pipeline it can only `refuse`; without a ``file`` it writes to standard output.
     ``several`` results make a JSON list, and with ``headed`` texts are headed by their files'
     names. ``sinks`` get every record besides; with them, and no output asked for, nothing is
-    printed if not ``printed``.
+    printed if not ``printed``. ``writer`` makes what prints in place of texts.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class Job:
         headed: bool = True,
         sinks: Sequence[Sink] = (),
         printed: bool = True,
+        writer: Callable[[Callable[[str], None], bool], Sink] | None = None,
     ) -> None:
         self._options = options
         self._media: Mapping[str, Mapping[str, Any]] = {}
@@ -136,6 +137,8 @@ class Job:
         self._writer: Sink | None = None
         if options.json or options.jsonl:
             self._writer = Json(write, lines=options.jsonl, several=several)
+        elif printed and writer is not None:
+            self._writer = writer(write, self._to_terminal)
         elif printed:
             self._writer = PlainText(
                 write, several=several and headed, for_terminal=self._to_terminal
@@ -397,12 +400,11 @@ class Job:
             self.codes.append(code_of(error))
 
     def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
-        """Write a result.
+        """Make the record of a result and write it.
 
         Raises:
             InputError: the file was written while it was read.
         """
-        request.check()
         record: dict[str, Any] = result_record(
             result,
             files=request.names,
@@ -412,8 +414,15 @@ class Job:
         )
         if "max_pixels" in request.options:
             record["retried"] = {"max_pixels": request.options["max_pixels"]}
+        self._write_record(request, record, streamer)
+
+    def _write_record(
+        self, request: Request, record: dict[str, Any], streamer: Streamer | None
+    ) -> None:
+        """Give a record, and those of copies, to all outputs. Raises as `Request.check`."""
+        request.check()
         if streamer is not None:
-            streamer.finish(result.text)
+            streamer.finish(record["text"])
         self.write(request, record, streamer)
 
     def write(self, request: Request, record: Record, streamer: Streamer | None = None) -> None:
@@ -424,12 +433,12 @@ class Job:
         for copy in request.copies:
             same = {"files": list(copy.names), "key": copy.key, "same_as": request.names[0]}
             self._deliver(copy, {**record, **same}, None)
-        if record["context_reached"] is not None and not self._options.quiet:
+        if record.get("context_reached") is not None and not self._options.quiet:
             say(
                 f"{request.label}: the text reached the model's context of "
                 f"{record['context_reached']} tokens: what follows is less reliable"
             )
-        if record["finish_reason"] == "repetition" and not self._options.quiet:
+        if record.get("finish_reason") == "repetition" and not self._options.quiet:
             say(f"{request.label}: the text repeats itself and was ended there")
 
     def _deliver(self, request: Request, record: Record, streamer: Streamer | None) -> None:
