@@ -151,8 +151,10 @@ def test_files_of_which_none_can_be_used_start_nothing(sage, pool):
 
 REFUSED = [
     (("--workers", "0"), "neither 'auto' nor a positive"),
-    (("--workers", "2", "--live"), "--live watches one process"),
-    (("--workers", "2", "--stats"), "--stats watches one process"),
+    (("--workers", "2", "--live"), "--live needs a single process"),
+    (("--workers", "2", "--stats"), "--stats needs a single process"),
+    (("--workers", "2", "--segment", "10"), "--segment needs a single process"),
+    (("--engine", "ray", "--live"), "--live needs a single process"),
     (("-", "--workers", "2"), "'-' is read by one process"),
     (("--ray-address", "auto"), "--engine ray"),
 ]
