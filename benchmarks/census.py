@@ -3,10 +3,11 @@
     python -m benchmarks.census --output benchmarks/results/census
 
 Each class is made with its default configuration, cut to a few layers (`models.small_config`), and
-random weights in float32. With ``--only`` the other rows of FILE are kept. What the trial before loading says is compared with what happens: a class
+random weights in float32. What the trial before loading says is compared with what happens: a class
 that it admits writes texts that cross every window and border, by several policies, and the tokens
 must be those of `generate`. Classes that a processor is at hand for also answer about a picture,
-two pictures and a clip, loaded from a folder as any checkpoint.
+two pictures and a clip, loaded from a folder as any checkpoint. With ``--only`` the other rows of
+FILE are kept.
 """
 
 from __future__ import annotations
@@ -74,18 +75,16 @@ class Row:
     """What was asked about."""
 
 
-def classes() -> dict[str, tuple[str, Any, Any]]:
-    """By model type: kind, class and default configuration, of all that have one."""
-    found: dict[str, tuple[str, Any, Any]] = {}
-    for name in sorted(CONFIG_MAPPING.keys()):
-        try:
-            config = CONFIG_MAPPING[name]()
-        except Exception:  # a default that is no model: of a composite, or a missing package
-            continue
-        for kind, mapping in KINDS.items():
-            if type(config) in mapping:
-                found.setdefault(name, (kind, mapping[type(config)], config))
-    return found
+def find_class(name: str) -> tuple[str, Any, Any] | None:
+    """Kind, class and default configuration of a model type; None if it has none of them."""
+    try:
+        config = CONFIG_MAPPING[name]()
+    except Exception:  # a default that is no model: of a composite, or a missing package
+        return None
+    for kind, mapping in KINDS.items():
+        if type(config) in mapping:
+            return kind, mapping[type(config)], config
+    return None
 
 
 def census(name: str, kind: str, model_class: Any, config: Any) -> Row:
@@ -264,11 +263,11 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     data = harness.described("benchmarks.census", arguments)
-    rows = {} if not arguments.only else _earlier(arguments.output)
-    for name, (kind, model_class, config) in classes().items():
-        if arguments.only and name not in arguments.only:
+    rows = _earlier(arguments.output) if arguments.only else {}
+    for name in arguments.only or sorted(CONFIG_MAPPING.keys()):
+        if (found := find_class(name)) is None:
             continue
-        row = census(name, kind, model_class, config)
+        row = census(name, *found)
         row = with_media(row) if row.outcome == "exact" else row
         print(row.model_type, row.outcome, row.detail, file=sys.stderr, flush=True)
         rows[name] = row
