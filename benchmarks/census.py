@@ -37,7 +37,7 @@ from benchmarks import environment, harness
 from sage_core.engine.model_check import verdict_of
 from sage_core.engine.trial import BEYOND, PROMPT, plain_tokens, small_model, try_class
 from sage_core.errors import SageError
-from sage_core.models.small_config import context_length
+from sage_core.models.small_config import context_length, text_config
 from tests.core import other_families, saved_families
 
 WAYS = ("static", "chain", "sage", "autoregressive")
@@ -48,6 +48,16 @@ NOISE = 0.02
 SECONDS = 150
 """A class that takes longer is not tried."""
 KINDS = {"vlm": MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, "text": MODEL_FOR_CAUSAL_LM_MAPPING}
+_GLM = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+        "mrope_section": [8, 12, 12]}  # fmt: skip
+FIELDS: dict[str, dict[str, Any]] = {
+    "glm4v": {"rope_parameters": _GLM},
+    "glm46v": {"rope_parameters": _GLM},
+    "glm4v_moe": {"rope_parameters": _GLM},
+    "glm_ocr": {"rope_parameters": _GLM},
+    "glmga": {"rope_parameters": _GLM},
+}
+"""Of the text configuration, where a default configuration is one that its own class cannot run."""
 OUTCOMES = {
     "exact": "every text is the one of `generate`",
     "refused": "by name before a text, with the reason",
@@ -81,6 +91,8 @@ def find_class(name: str) -> tuple[str, Any, Any] | None:
         config = CONFIG_MAPPING[name]()
     except Exception:  # a default that is no model: of a composite, or a missing package
         return None
+    for field, value in FIELDS.get(name, {}).items():
+        setattr(text_config(config), field, copy.deepcopy(value))
     for kind, mapping in KINDS.items():
         if type(config) in mapping:
             return kind, mapping[type(config)], config
@@ -263,6 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     data = harness.described("benchmarks.census", arguments)
+    data["classes"] = []
     rows = _earlier(arguments.output) if arguments.only else {}
     for name in arguments.only or sorted(CONFIG_MAPPING.keys()):
         if (found := find_class(name)) is None:
@@ -271,7 +284,9 @@ def main(argv: list[str] | None = None) -> int:
         row = with_media(row) if row.outcome == "exact" else row
         print(row.model_type, row.outcome, row.detail, file=sys.stderr, flush=True)
         rows[name] = row
-    data["classes"] = [asdict(rows[name]) for name in sorted(rows)]
+        data["classes"] = [asdict(rows[name]) for name in sorted(rows)]
+        if arguments.output:
+            environment.save(arguments.output, data, report(data))
     environment.write(arguments.output, data, report(data))
     return int(any(row.outcome == "wrong" for row in rows.values()))
 

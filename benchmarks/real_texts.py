@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ _LOG = "\n".join(
     for day in range(1, 41)
 )
 PROMPTS = {
+    "long": f"{_LOG}\n\nWrite the log again, from day 1 on.\nDay 1:",
     "question": "What is a prime number, and why are there infinitely many of them?",
     "question, history": "Why did the Roman Empire fall? Name three causes.",
     "question, list": "List ten fruits and the colour of each, one a line.",
@@ -49,16 +51,14 @@ PROMPTS = {
     "arithmetic": "12 + 7 = 19\n35 + 8 = 43\n41 + 16 = 57\n28 + 33 =",
     "arithmetic, words": "A box holds 12 eggs. Anna buys 3 boxes and breaks 5 eggs. How many eggs "
     "are left? Think step by step.",
-    "long": f"{_LOG}\n\nWrite the log again, from day 1 on.\nDay 1:",
 }  # fmt: skip
 
 
-def texts(name: str, new: int) -> list[dict[str, Any]]:
+def texts(name: str, new: int) -> Iterator[dict[str, Any]]:
     """Every prompt by every way, as plain data."""
     folder = checkpoint(name)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = []
     for label, prompt in PROMPTS.items():
         inputs = encoded(tokenizer, prompt)
         own = reference(model, inputs, max_new_tokens=new)
@@ -81,8 +81,7 @@ def texts(name: str, new: int) -> list[dict[str, Any]]:
                 "steps": output.stats.steps,
             }
         print(name, label, row["ways"], file=sys.stderr, flush=True)
-        rows.append(row)
-    return rows
+        yield row
 
 
 def encoded(tokenizer: Any, prompt: str) -> dict[str, torch.Tensor]:
@@ -130,7 +129,12 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     data = harness.described("benchmarks.real_texts", arguments)
-    data["texts"] = [row for name in arguments.models for row in texts(name, arguments.new_tokens)]
+    data["texts"] = []
+    for name in arguments.models:
+        for row in texts(name, arguments.new_tokens):
+            data["texts"].append(row)
+            if arguments.output:
+                environment.save(arguments.output, data, report(data))
     environment.write(arguments.output, data, report(data))
     return int(any(w["difference"] for row in data["texts"] for w in row["ways"].values()))
 

@@ -112,9 +112,9 @@ def cut(config: Any, rules: Sequence[str]) -> SmallConfig:
     text = text_config(small)
     borders = _cut_lengths(text)  # first: a window may be as long as the model is wide
     _cut_layers(text)
-    for name in ("vision_config", "audio_config"):
+    for name in {"vision_config": None, "audio_config": None, **type(small).sub_configs}:
         part = getattr(small, name, None)
-        if part is not None and part is not text and "vision" in rules:
+        if hasattr(part, "to_dict") and part is not text and "vision" in rules:
             _cut_vision(part)
     if "experts" in rules:
         _cut_experts(text)
