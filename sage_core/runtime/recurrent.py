@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ LOGGED = 64
 """Tokens after which the state is saved again; a text can be cut back by at least as many."""
 CHUNK = 64
 """Tokens of a chain from which on the rule over chunks, of prompts, is used."""
+KEPT = 8
+"""Most nodes of a pass whose states are kept for the next one."""
 _CONVOLUTION = "causal_conv1d_fn"
 _CONVOLUTION_STEP = "causal_conv1d_update"
 _RULE = "gated_delta_rule"
@@ -52,7 +55,7 @@ class TreeColumns:
     def __init__(self, before: TreeColumns | None, visible: np.ndarray) -> None:
         n, columns = visible.shape
         self.new = n
-        self.paths = [] if before is None else before.paths[: columns - n]
+        self.paths: list[list[int]] = [] if before is None else before.paths[: columns - n]
         """The ancestors of each column and itself, from the root on."""
         for column in _parents_first(visible):
             seen = np.flatnonzero(visible[column - columns + n]).tolist()
@@ -63,7 +66,8 @@ class TreeColumns:
                 raise UnsupportedError("a pass over a tree whose nodes have several parents")
             self._set(column, path)
         self._windows: dict[tuple[int, torch.device], Tensor] = {}
-        self.levels = self._levels()
+        kept = [] if before is None else [one for one in before.kept if one < columns - n]
+        self.levels = self._levels(kept)
 
     def _path(self, column: int) -> list[int]:
         return self.paths[column] if column >= 0 else []
@@ -76,20 +80,36 @@ class TreeColumns:
     def old(self) -> int:
         return len(self.paths) - self.new
 
-    def _levels(self) -> list[tuple[list[int], list[int]]]:
-        """The new columns and their ancestors, level by level: columns, and the rows of their
-        parents in the level before."""
-        wanted = sorted({one for path in self.paths[self.old :] for one in path})
-        depth = max(len(self.paths[column]) for column in wanted)
-        rows = [[c for c in wanted if len(self.paths[c]) == 1 + level] for level in range(depth)]
-        levels = [(rows[0], [0] * len(rows[0]))]
-        for above, below in zip(rows, rows[1:], strict=False):
+    def _levels(self, kept: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        """The new columns, and those before them whose states are not ``kept``, level by level.
+
+        With each level the rows of the parents' states in the level before; for the first one in
+        the committed text's and the kept ones.
+        """
+        rows: dict[int, tuple[int, int]] = {}
+        for path in self.paths[self.old :]:
+            known = [i for i, column in enumerate(path[:-1]) if column in kept]
+            start = known[-1] + 1 if known else 0
+            row = kept.index(path[start - 1]) + 1 if known else 0
+            for level, column in enumerate(path[start:]):
+                rows[column] = level, row
+        depth = 1 + max(level for level, _ in rows.values())
+        by_level = [[c for c in sorted(rows) if rows[c][0] == level] for level in range(depth)]
+        levels = [(by_level[0], [rows[column][1] for column in by_level[0]])]
+        for above, below in pairwise(by_level):
             levels.append((below, [above.index(self.paths[column][-2]) for column in below]))
         return levels
 
     @property
     def is_chain(self) -> bool:
         return all(len(columns) == 1 for columns, _ in self.levels)
+
+    @property
+    def kept(self) -> list[int]:
+        """The columns whose states a layer keeps after the pass."""
+        if self.is_chain:
+            return self.levels[-1][0]
+        return list(range(self.old, len(self.paths))) if self.new <= KEPT else []
 
     def windows(self, size: int, device: torch.device) -> Tensor:
         """(n, size) what is before each new column: 0 to size - 1 of the committed text, then
@@ -128,6 +148,9 @@ class RecurrentLayer(LinearAttentionLayer):
     """The states of one layer, and the inputs of the tree columns. A prompt fills it as
     transformers' own layer; `begin` follows."""
 
+    conv_states: Any
+    recurrent_states: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.columns: TreeColumns | None = None
@@ -138,8 +161,8 @@ class RecurrentLayer(LinearAttentionLayer):
         """Of the tree columns, as `_Saved.inputs`."""
         self._rule: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         """For one token or a few, and by chunks."""
-        self._end: tuple[int, Tensor] | None = None
-        """The last column of a chain, and the state after it."""
+        self._kept: Tensor | None = None
+        """The states after `TreeColumns.kept`."""
 
     def begin(self, committed: int) -> None:
         """The states are those after the first ``committed`` slots."""
@@ -198,22 +221,22 @@ class RecurrentLayer(LinearAttentionLayer):
         self._inputs = [self._inputs[0], *inputs]
         # The queries of older columns do not matter: only states are taken from them.
         queries = torch.cat([inputs[0][:, : self.columns.old], query], dim=1)
-        start = self.recurrent_states[0]
+        states = self.recurrent_states[0]
+        if self.columns.old and self._kept is not None:
+            states = torch.cat([states, self._kept])
+        order = [column for level, _ in self.columns.levels for column in level]
         if self.columns.is_chain:
-            order = self.columns.levels[-1][0]
-            order = self.columns.paths[order[0]]
             path = [one[:, order] for one in (queries, *inputs)]
-            outputs, end = self._advance(start, *path)
-            self._end = order[-1], end
+            outputs, self._kept = self._advance(states[self.columns.levels[0][1]], *path)
             return outputs[:, -self.columns.new :]
-        self._end = None
-        states, order, parts = start, [], []
+        parts, ends = [], []
         for columns, parents in self.columns.levels:
             nodes = [one[0, columns].unsqueeze(1) for one in (queries, *inputs)]
             outputs, states = _call(step, states[parents], *nodes)
             parts.append(outputs[:, 0])
-            order += columns
+            ends += [states] if self.columns.kept else []
         where = [order.index(one) for one in range(self.columns.old, len(self.columns.paths))]
+        self._kept = torch.cat(ends)[where] if self.columns.kept else None
         return torch.cat(parts)[where][None]
 
     def _advance(self, state: Tensor, *path: Tensor) -> Any:
@@ -231,9 +254,12 @@ class RecurrentLayer(LinearAttentionLayer):
             self._restore(committed)
         if columns:
             path = [one[:, list(columns)] for one in self._inputs]
-            known = self._end if self._end and self._end[0] == columns[-1] else None
-            self._append(path, None if known is None else known[1])
-        self._inputs, self._end = [], None
+            assert self.columns is not None
+            known = self.columns.kept if self._kept is not None else []
+            row = known.index(columns[-1]) if columns[-1] in known else None
+            kept = None if self._kept is None or row is None else self._kept[row : row + 1]
+            self._append(path, kept)
+        self._inputs, self._kept = [], None
         if self._slot - self._saved[-1].slot >= LOGGED:
             self._save()
 
@@ -244,7 +270,9 @@ class RecurrentLayer(LinearAttentionLayer):
         if state is not None:
             self.recurrent_states[0] = state
         elif len(path) > 1:
-            self.recurrent_states[0] = self._advance(self.recurrent_states[0], path[1], *path[1:])[1]
+            self.recurrent_states[0] = self._advance(self.recurrent_states[0], path[1], *path[1:])[
+                1
+            ]
         last = self._saved[-1]
         logged = zip(last.inputs, path, strict=True)
         last.inputs = [torch.cat(pair, dim=1) for pair in logged] if last.inputs else path

@@ -89,6 +89,11 @@ class LayerKinds:
         return tuple(i for i, kind in enumerate(self.layers) if kind in STATES)
 
     @property
+    def attending_layers(self) -> tuple[int, ...]:
+        """The layers that hold keys and values."""
+        return tuple(i for i, kind in enumerate(self.layers) if kind not in STATES)
+
+    @property
     def attending(self) -> Mapping[str, Window | None]:
         """`windows` without the kinds that hold a state, which take no mask."""
         return {kind: one for kind, one in self.windows.items() if kind not in STATES}

@@ -15,13 +15,13 @@ import sage_core
 from sage_core.engine import trial
 from sage_core.engine.model_check import look
 from sage_core.engine.prefix_reuse import PrefixReuse
-from sage_core.errors import UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.backend import EagerBackend
 from sage_core.runtime.recurrent import LOGGED, RecurrentLayer, StateFunctions, TreeColumns
 from sage_core.runtime.runner import Runner
 from tests.core.test_trial import ids, make
-from tests.core.test_windows import RULES, inputs, near
+from tests.core.test_windows import RULES as LONG
+from tests.core.test_windows import inputs, near
 
 SIZES = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
          "linear_value_head_dim": 8}  # fmt: skip
@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("Lfm2", CONV),
     "lfm2_moe": ("Lfm2Moe", CONV | EXPERTS | {"num_dense_layers": 1}),
 }
+RULES: dict[str, Any] = {**LONG, "max_new_tokens": 24}
 WAYS = ("static", "chain:length=16", "sage", "autoregressive")
 
 
@@ -44,7 +45,7 @@ def model(request: pytest.FixtureRequest) -> Any:
     return make(*KINDS[request.param])
 
 
-@pytest.mark.parametrize("prompt", [1, 3, 30])
+@pytest.mark.parametrize("prompt", [1, 30])
 def test_texts_are_the_models_own(model: Any, prompt: int) -> None:
     own = model.generate(**inputs(prompt), **RULES)
     assert len(set(own[0, prompt:].tolist())) > 1
@@ -56,7 +57,7 @@ def test_texts_are_the_models_own(model: Any, prompt: int) -> None:
         output = decoder.generate(**inputs(prompt), **RULES)
         assert torch.equal(output.sequences, own), policy
         accepted += output.stats.new_tokens - output.stats.steps - 1
-    assert accepted > 10
+    assert accepted > 5
 
 
 def test_sampled_and_in_a_batch(model: Any) -> None:
@@ -80,7 +81,7 @@ def test_sampled_and_in_a_batch(model: Any) -> None:
     for row in range(3):
         alone = prompts[row : row + 1, mask[row].bool()]
         own = model.generate(alone, attention_mask=torch.ones_like(alone), **rules)
-        assert torch.equal(batch[row, -48:], own[0, -48:])
+        assert torch.equal(batch[row, -24:], own[0, -24:])
 
 
 @pytest.mark.parametrize("policy", ["static", "autoregressive"])
@@ -165,9 +166,7 @@ def test_a_look_at_a_loaded_model(model: Any, monkeypatch: pytest.MonkeyPatch) -
         look(model)
 
 
-def test_a_wrong_parent_is_found_by_the_trial(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_parent_is_found_by_the_trial(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node is computed from the column before it, as in a chain."""
 
     class Chain(TreeColumns):
@@ -180,7 +179,7 @@ def test_a_wrong_parent_is_found_by_the_trial(
 
 
 def test_the_functions_are_the_models_own_again(model: Any) -> None:
-    layers = [layer for layer in Runner(model).decoder.layers]
+    layers = list(Runner(model).decoder.layers)
     functions = StateFunctions.of(layers)
     names = [dict(one) for one in functions.names]
     with pytest.raises(RuntimeError, match="an error in a pass"):  # noqa: SIM117
@@ -210,11 +209,11 @@ def test_threads_decode_at_the_same_time(model: Any) -> None:
 
 
 def test_states_of_another_kind_are_refused() -> None:
-    model = make("Jamba", {"layers_block_type": ["mamba", "attention"]})
-    kinds = [type(module) for module in model.modules()]
-    assert kinds
-    with pytest.raises(UnsupportedError, match="neither a short convolution nor a gated delta"):
-        StateFunctions.of([model])
+    model = make("Jamba", {"attn_layer_offset": 1, "attn_layer_period": 2})
+    verdict = trial.try_class("jamba", model.config, type(model)._from_config)
+    assert verdict.reason == (
+        "the state of JambaMambaMixer is neither a short convolution nor a gated delta rule"
+    )
 
 
 @given(st.data())
@@ -227,10 +226,11 @@ def test_paths_and_windows_of_columns(data: st.DataObject) -> None:
         paths.append([*(paths[parent] if parent >= 0 else []), column])
         visible[column, paths[column]] = True
     first = data.draw(st.integers(0, count - 1))
-    columns = None if first == 0 else TreeColumns(None, visible[:first, :first])
-    columns = TreeColumns(columns, visible[first:])
+    before = None if first == 0 else TreeColumns(None, visible[:first, :first])
+    columns = TreeColumns(before, visible[first:])
     assert columns.paths == paths
-    passed = [-1]
+    passed = [-1, *(before.kept if before else [])]
+    assert {*range(first, count)} <= {one for level, _ in columns.levels for one in level}
     for level, above in columns.levels:
         for column, row in zip(level, above, strict=True):
             assert parents[column] == passed[row]
