@@ -29,7 +29,7 @@ _CAPTION = {
     "sidecar": "Write NAME.txt (or json, xmp) beside each file",
     "existing": "Files with a sidecar: skip (default), overwrite, append",
     "resume": "Go on with the --jsonl --output of an earlier run",
-    "limit": "Caption at most N files",
+    "segment": "Describe a video in parts: scenes, or SECONDS",
     "dry_run": "List what would be done, and how long it takes",
 }
 EVERYDAY: Mapping[str, Mapping[str, str]] = MappingProxyType(

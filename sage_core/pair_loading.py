@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from sage_core.drafts.head.saved import find_saved_head
+from sage_core.drafts.head.saved import SavedHead, find_saved_head
 from sage_core.drafts.ngram import Ngram, as_ngram, is_lookup
 from sage_core.engine.model_check import check_draft, check_target, verdict_before_loading
 from sage_core.engine.trial import EXACT, Verdict
@@ -98,13 +98,11 @@ def load_pair(
     names = find_pair(target, draft)
     ours = inspect(names.target, names.target_id, revision, trust_remote_code, method)
     family_class = find_family(ours.config)
-    head = find_saved_head(names.draft, ours.config, draft_revision, device, draft_device)
-    theirs = None
+    names, theirs, head = _found_draft(
+        names, ours, draft_revision, trust_remote_code, device, draft_device
+    )
     if head is not None:
-        layers = ours.config.get_text_config(decoder=True).num_hidden_layers
-        ours = replace(ours, size=head.beside(ours.size, layers))
-    else:
-        names, theirs = _inspect_draft(names, ours, draft_revision, trust_remote_code)
+        ours = _with_head(ours, head)
     folder = ours.checkpoint.folder
     with checkpoint_errors(folder, "config.json", "preprocessor_config.json"):
         family = family_class(folder, ours.config, ours.tokenizer)
@@ -152,6 +150,46 @@ def load_pair(
         small=names.small,
         verdict=verdict,
     )
+
+
+def measure_pair(
+    target: str | Path | None = None,
+    draft: str | Path | None = "auto",
+    *,
+    quantization: str | None = None,
+    revision: str | None = None,
+    draft_revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PairSize:
+    """The sizes of a pair, without reading weights. Arguments and errors as of `sage_core.load`."""
+    method = find_method(quantization)
+    names = find_pair(target, None if is_lookup(draft) else draft)
+    ours = inspect(names.target, names.target_id, revision, trust_remote_code, method)
+    _, theirs, head = _found_draft(names, ours, draft_revision, trust_remote_code)
+    if head is not None:
+        ours = _with_head(ours, head)
+    return PairSize(ours.size, theirs.size if theirs is not None else None, method)
+
+
+def _found_draft(
+    names: PairNames,
+    target: CheckpointInfo,
+    revision: str | None,
+    code: bool,
+    device: str = "auto",
+    draft_device: str = "auto",
+) -> tuple[PairNames, CheckpointInfo | None, SavedHead | None]:
+    """The draft model or the head, if there is one; see `_inspect_draft`."""
+    head = find_saved_head(names.draft, target.config, revision, device, draft_device)
+    if head is not None:
+        return names, None, head
+    names, theirs = _inspect_draft(names, target, revision, code)
+    return names, theirs, None
+
+
+def _with_head(target: CheckpointInfo, head: SavedHead) -> CheckpointInfo:
+    layers = target.config.get_text_config(decoder=True).num_hidden_layers
+    return replace(target, size=head.beside(target.size, layers))
 
 
 def _inspect_draft(

@@ -16,10 +16,11 @@ from sage_core.engine.batching.scheduler import BatchScheduler, Outcome
 from sage_core.engine.costs.store import CostStore
 from sage_core.engine.model_check import look, with_a_picture
 from sage_core.errors import OptionError
-from sage_core.media import Clip, Opener, open_media
+from sage_core.media import Clip, Opener, Sampling, open_media
 from sage_core.models.families import Family
 from sage_core.models.inputs import IMAGE_PROMPT, VIDEO_PROMPT
 from sage_core.models.quiet import memory_errors, quiet
+from sage_core.models.small_config import context_length
 from sage_core.models.weights import MEMORY_ADVICE
 from sage_core.options import Options, TextRequest
 from sage_core.pair_loading import LoadedPair, load_pair
@@ -141,6 +142,26 @@ class Pipeline:
         """The number of texts at once that was measured to be fastest on this kind of device."""
         return PAYS.get(self.device, 1)
 
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and text together that the target can read; None: any number."""
+        known = (context_length(self._pair.target.config), self._pair.verdict.limit)
+        return min((limit for limit in known if limit is not None), default=None)
+
+    def sampling(self, options: Options) -> Sampling:
+        """Which frames of a video are taken with ``options``: the family's default with them."""
+        return options.sampling(self._pair.family.sampling)
+
+    def count_tokens(self, text: str) -> int:
+        """The tokens of a text without anything around it."""
+        return len(self._pair.family.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt_tokens(self, prompt: str, system: str = "") -> int:
+        """The tokens of a prompt without files, in the model's template."""
+        with self._lock:
+            inputs = self._pair.family.prepare([], prompt, system=system)
+        return int(inputs["input_ids"].shape[1])
+
     def ask(self, files: Any, question: str, **options: Any) -> Result:
         """Answer a question about all ``files`` together. Raises as `caption`."""
         return self.stream(files, question, **options).result()
@@ -170,7 +191,7 @@ class Pipeline:
             if scheduler is not None:
                 decoder = decoder.attached(scheduler)
         started = perf_counter()
-        media = open_files(files, chosen.sampling(self._pair.family.sampling), self._opener)
+        media = open_files(files, self.sampling(chosen), self._opener)
         if prompt is None:
             if not media:
                 raise OptionError("nothing to describe: give a file, or a prompt")

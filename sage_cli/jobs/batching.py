@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Protocol, TypeVar
 
 from sage_cli import signals
 from sage_cli.jobs.inputs import STDIN
 from sage_cli.jobs.request import Request
 from sage_cli.options.decoding import AUTO
-
-if TYPE_CHECKING:
-    from sage_core.engine.batching.scheduler import Outcome
 
 __all__ = ["batch_size", "in_order"]
 
@@ -26,12 +23,20 @@ def batch_size(batch: str, requests: Sequence[Request], auto: int) -> int:
     return min(auto if batch == AUTO else int(batch), len(requests))
 
 
-def in_order(outcomes: Iterable[Outcome[Any]], write: Callable[[Outcome[Any]], None]) -> None:
+class _Numbered(Protocol):
+    @property
+    def number(self) -> int: ...
+
+
+Outcome = TypeVar("Outcome", bound=_Numbered)
+
+
+def in_order(outcomes: Iterable[Outcome], write: Callable[[Outcome], None]) -> None:
     """Write outcomes in the order of their numbers, each as soon as those before it are written.
 
     After an interruption the finished rest is written before the exception is raised again.
     """
-    held: dict[int, Outcome[Any]] = {}
+    held: dict[int, Outcome] = {}
     written = 0
     try:
         for outcome in outcomes:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from sage_cli.console import complain, display_name, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode
 from sage_cli.jobs.decode import Job, finish, load
+from sage_cli.jobs.films import FilmJob, check_film, follow_format
 from sage_cli.jobs.inputs import STDIN, Source
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.plan import Plan
 from sage_cli.jobs.request import Request
+from sage_cli.jobs.workers import check_workers, find_engine, finish_elsewhere
 from sage_cli.options.caption import CaptionOptions
 from sage_cli.options.check import check
 from sage_cli.render.jsonout import SCHEMA, dump
@@ -33,7 +36,8 @@ from sage_cli.sinks.exports import Exports, check_export
 from sage_cli.sinks.failures import Failures
 from sage_cli.sinks.progress import RunProgress, duration
 from sage_cli.sinks.sidecars import Sidecars, places
-from sage_cli.sinks.sink import Sink
+from sage_cli.sinks.sink import Sink, Write
+from sage_cli.sinks.subtitles import PrintedSubtitles, SegmentLines
 from sage_core.captioning.prompts import PromptTemplate
 from sage_core.errors import InputError, MemoryExhaustedError, OptionError
 
@@ -62,11 +66,13 @@ def run(
         SageError: something that concerns all of them, such as an option or the model.
     """
     set_verbosity(options.verbose)
+    options = follow_format(options)
     with MediaOpener(sources, options) as opener:
         several = len(sources) * options.captions > 1 or any(s.below is not None for s in sources)
         names = [source.name for source in sources]
         check(options, several=several, inputs=names, batch=batch)
         _check(options, names)
+        check_film(options, several=several)
         _check_tables(sources, options)
         sidecars: dict[str, Path] = {}
         if options.sidecar is not None:
@@ -81,7 +87,9 @@ def run(
                 done = finished_keys(options.output)
             plan = Plan(sources, template, options, sidecars, done)
             run = _Run(options, plan, file, sidecars, several=several, skipped=skipped)
-            opener.expect([request.sources[0] for request in plan.requests])
+            # Of a video in segments, the whole is not decoded.
+            whole = [request.sources[0] for request in plan.requests]
+            opener.expect(whole if options.segment is None else [])
             if options.dry_run:
                 return run.dry(opener)
             return run.run(opener, batch)
@@ -114,9 +122,13 @@ class _Run:
         if not requests:
             with self._job(None).results():
                 return ExitCode.OK
+        engine = find_engine(self._options, len(requests))
+        if engine is not None:
+            job = partial(self._job, None, elsewhere=True)
+            return finish_elsewhere(requests, self._options, opener, job, batch, engine)
         return finish(requests, self._options, opener, self._job, batch)
 
-    def _job(self, pipeline: Pipeline | None) -> Job:
+    def _job(self, pipeline: Pipeline | None, *, elsewhere: bool = False) -> Job:
         options, total = self._options, sum(1 + len(r.copies) for r in self._plan.requests)
         sinks: list[Sink] = []
         if options.sidecar is not None:
@@ -135,10 +147,24 @@ class _Run:
         if options.failures is not None:
             sinks.append(Failures(options.failures))
         printed = options.sidecar is None or options.output is not None
-        job = Job(
-            options, pipeline, self._file, several=self._several, sinks=sinks, printed=printed
+        kind = Job if options.segment is None else FilmJob
+
+        def segments(write: Write, for_terminal: bool) -> Sink:
+            if options.subtitles:
+                return PrintedSubtitles(write, options.format, for_terminal=for_terminal)
+            return SegmentLines(write, several=self._several, for_terminal=for_terminal)
+
+        job = kind(
+            options,
+            pipeline,
+            self._file,
+            several=self._several,
+            sinks=sinks,
+            printed=printed,
+            writer=None if options.segment is None else segments,
         )
-        if self._several and not options.quiet and (pipeline is not None or not total):
+        works = pipeline is not None or elsewhere or not total
+        if self._several and not options.quiet and works:
             bar = is_terminal(sys.stderr) and not job.interactive
             sinks.append(RunProgress(total, bar=bar, skipped=self._skipped))
         return job
@@ -176,7 +202,7 @@ class _Run:
         reasons = [f"{number} {reason}" for reason, number in self._skipped.items()]
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
         say(f"{len(items)} texts to do{left_out}")
-        if requests:
+        if requests and self._options.segment is None:
             self._estimate(opener)
         return ExitCode.OK
 
@@ -231,6 +257,7 @@ def _check(options: CaptionOptions, inputs: Sequence[str]) -> None:
         raise OptionError("--existing append adds lines of text: give --sidecar txt")
     if options.language is not None and options.sidecar != "xmp":
         raise OptionError("--language is written to XMP sidecars: give --sidecar xmp")
+    check_workers(options, inputs)
     if options.captions > 1 and (options.sample is False or options.temperature == 0):
         raise OptionError("--captions samples several texts: leave out --greedy")
     if options.bulk and STDIN in inputs:

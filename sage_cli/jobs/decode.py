@@ -33,6 +33,7 @@ from sage_cli.sinks.json_output import Json
 from sage_cli.sinks.sink import Record, Sink
 from sage_cli.sinks.text import PlainText
 from sage_cli.streams import OutputError
+from sage_core.captioning.items import fewer_pixels
 from sage_core.captioning.records import result_record
 from sage_core.errors import InputError, OptionError, kind_of
 from sage_core.options import TextRequest
@@ -48,8 +49,6 @@ __all__ = ["Job", "Request", "Watcher", "load", "run"]
 
 Watcher = Callable[["Step", "Stream"], None]
 """Called after each step."""
-_FEWER = (1024**2, 512**2, 256**2)
-"""Pixels of an image, or of a frame, that are tried where memory is short."""
 
 
 def run(request: Request, options: RunOptions) -> ExitCode:
@@ -108,7 +107,7 @@ class Job:
     Without a pipeline it can only `refuse`; without a ``file`` it writes to standard output.
     ``several`` results make a JSON list, and with ``headed`` texts are headed by their files'
     names. ``sinks`` get every record besides; with them, and no output asked for, nothing is
-    printed if not ``printed``.
+    printed if not ``printed``. ``writer`` makes what prints in place of texts.
     """
 
     def __init__(
@@ -121,6 +120,7 @@ class Job:
         headed: bool = True,
         sinks: Sequence[Sink] = (),
         printed: bool = True,
+        writer: Callable[[Callable[[str], None], bool], Sink] | None = None,
     ) -> None:
         self._options = options
         self._media: Mapping[str, Mapping[str, Any]] = {}
@@ -137,6 +137,8 @@ class Job:
         self._writer: Sink | None = None
         if options.json or options.jsonl:
             self._writer = Json(write, lines=options.jsonl, several=several)
+        elif printed and writer is not None:
+            self._writer = writer(write, self._to_terminal)
         elif printed:
             self._writer = PlainText(
                 write, several=several and headed, for_terminal=self._to_terminal
@@ -180,6 +182,13 @@ class Job:
             for request in self._again:
                 self.codes.append(self._smaller(request))
         return worst(self.codes)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether results are to be written in the order of the requests."""
+        return isinstance(self._writer, PlainText) or (
+            isinstance(self._writer, Json) and not self._options.jsonl
+        )
 
     @property
     def interactive(self) -> bool:
@@ -257,14 +266,15 @@ class Job:
 
     def _smaller(self, request: Request) -> ExitCode:
         """Decode a request by itself with fewer pixels, since memory was short."""
-        steps = [n for n in _FEWER if n < (self._options.max_pixels or n + 1)]
+        code = None
+        steps = fewer_pixels(self._options.max_pixels)
         for pixels in steps:
             say(f"{request.label}: out of memory: trying again with at most {pixels} pixels")
             options = {**request.options, "max_pixels": pixels}
             code = self._one(replace(request, options=options), last=pixels == steps[-1])
             if code is not None:
-                return code
-        return self._one(request, last=True) or ExitCode.OK
+                break
+        return code or ExitCode.OK
 
     def _attempt(
         self, request: Request, act: Callable[[], object], *, last: bool
@@ -390,23 +400,11 @@ class Job:
             self.codes.append(code_of(error))
 
     def _finish(self, request: Request, result: Result, streamer: Streamer | None) -> None:
-        self._write_result(request, result, streamer)
-        if result.context_reached is not None and not self._options.quiet:
-            say(
-                f"{request.label}: the text reached the model's context of "
-                f"{result.context_reached} tokens: what follows is less reliable"
-            )
-
-        if result.finish_reason == "repetition" and not self._options.quiet:
-            say(f"{request.label}: the text repeats itself and was ended there")
-
-    def _write_result(self, request: Request, result: Result, streamer: Streamer | None) -> None:
-        """Give the record of a result, and those of copies, to all outputs.
+        """Make the record of a result and write it.
 
         Raises:
             InputError: the file was written while it was read.
         """
-        request.check()
         record: dict[str, Any] = result_record(
             result,
             files=request.names,
@@ -414,16 +412,34 @@ class Job:
             seed=request.options.get("seed", self._options.seed),
             key=request.key,
         )
-        if request.caption is not None:
-            record["caption"] = request.caption
         if "max_pixels" in request.options:
             record["retried"] = {"max_pixels": request.options["max_pixels"]}
+        self._write_record(request, record, streamer)
+
+    def _write_record(
+        self, request: Request, record: dict[str, Any], streamer: Streamer | None
+    ) -> None:
+        """Give a record, and those of copies, to all outputs. Raises as `Request.check`."""
+        request.check()
         if streamer is not None:
-            streamer.finish(result.text)
+            streamer.finish(record["text"])
+        self.write(request, record, streamer)
+
+    def write(self, request: Request, record: Record, streamer: Streamer | None = None) -> None:
+        """Give the record of a result, and those of copies, to all outputs."""
+        if request.caption is not None:
+            record = {**record, "caption": request.caption}
         self._deliver(request, record, streamer)
         for copy in request.copies:
             same = {"files": list(copy.names), "key": copy.key, "same_as": request.names[0]}
             self._deliver(copy, {**record, **same}, None)
+        if record.get("context_reached") is not None and not self._options.quiet:
+            say(
+                f"{request.label}: the text reached the model's context of "
+                f"{record['context_reached']} tokens: what follows is less reliable"
+            )
+        if record.get("finish_reason") == "repetition" and not self._options.quiet:
+            say(f"{request.label}: the text repeats itself and was ended there")
 
     def _deliver(self, request: Request, record: Record, streamer: Streamer | None) -> None:
         """Give a record to all outputs; one that cannot take it does not stop the others."""

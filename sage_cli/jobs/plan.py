@@ -105,6 +105,8 @@ class Plan:
                 state = FileState.of(source.name)
                 identity = digest(source.name) if self._options.content_keys else state
         asked = {**self._options.loading(), **self._options.decoding()}
+        if self._options.segment is not None:
+            asked |= {"segment": self._options.segment, "summary": self._options.summary}
         keyed = []
         for request in requests:
             key = key_of(identity or source.name, request.prompt, {**asked, **request.options})

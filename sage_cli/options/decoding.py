@@ -11,7 +11,7 @@ import typer
 from sage_cli.options import flags
 from sage_core.checks import MAX_SEED, MIN_SEED
 
-__all__ = ["AUTO", "BATCH", "DecodingOptions"]
+__all__ = ["AUTO", "BATCH", "DecodingOptions", "count_or_auto"]
 
 _setting = partial(flags.setting, flags.DECODING)
 
@@ -19,7 +19,7 @@ AUTO = "auto"
 _OWN = "the model's own, if text is sampled"
 
 
-def _batch_size(given: str | int) -> str:
+def count_or_auto(given: str | int) -> str:
     """``auto`` or a positive integer, as it was written; the settings file has numbers."""
     text = str(given)
     if text != AUTO and not (text.isascii() and text.isdigit() and int(text) > 0):
@@ -41,7 +41,7 @@ BATCH: Any = _setting(
     "Batch size: how many files to decode at once, each with the same text as alone (in bfloat16 "
     "and float16 but for ties within rounding, see --reproducible). 'auto' is the size that was "
     "measured to be fastest on this kind of device, and 1 where text is streamed to a terminal.",
-    parser=_batch_size,
+    parser=count_or_auto,
     metavar="N|auto",
 )
 

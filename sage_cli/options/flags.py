@@ -11,11 +11,13 @@ from sage_cli.options.settings import env_name
 
 __all__ = [
     "DECODING",
+    "FILM",
     "FOLDERS",
     "MEDIA",
     "MODELS",
     "OUTPUT",
     "TEXT",
+    "WORKERS",
     "argument",
     "named",
     "once",
@@ -23,7 +25,8 @@ __all__ = [
 ]
 
 MEDIA, MODELS, DECODING, OUTPUT = "Images and video", "Models", "Decoding", "Output"
-FOLDERS, TEXT = "Folders and many files", "Prompt and text"
+FOLDERS, TEXT, FILM = "Folders and many files", "Prompt and text", "Long video"
+WORKERS = "Several devices and machines"
 """Panels of the help page."""
 
 _BY_NAME = "SAGE_*"

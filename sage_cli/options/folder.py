@@ -33,11 +33,11 @@ class FolderOptions:
         False
     )
     sidecar: Annotated[
-        Literal["txt", "json", "xmp"] | None,
+        Literal["txt", "json", "xmp", "srt", "vtt"] | None,
         _setting(
             "Write each text to NAME.txt, NAME.json or NAME.xmp beside its file, as soon as it is "
-            "done.",
-            metavar="txt|json|xmp",
+            "done; or a video's segments to NAME.srt or NAME.vtt.",
+            metavar="txt|json|xmp|srt|vtt",
         ),
     ] = None
     output_dir: Annotated[

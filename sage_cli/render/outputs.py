@@ -333,10 +333,14 @@ def write_output(path: Path, text: str) -> None:
 
 
 def stdout_writer() -> Callable[[str], None]:
-    """Write to standard output and flush, so that a closed pipe is noticed at once."""
+    """Write to standard output and flush, so that a closed pipe is noticed at once.
+
+    Standard output is what it is at the time of this call.
+    """
+    stream = sys.stdout
 
     def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stream.write(text)
+        stream.flush()
 
     return write

@@ -51,7 +51,8 @@ class RunProgress(Sink):
         self._advanced()
 
     def failure(self, label: str, record: Record) -> None:
-        self._failed.append(f"{label}: {record['error']['message']}")
+        message = record["error"]["message"]
+        self._failed.append(message if message.startswith(label) else f"{label}: {message}")
         self._advanced()
 
     def _advanced(self) -> None:

@@ -9,13 +9,14 @@ from xml.sax.saxutils import escape, quoteattr
 
 from sage_cli.render.jsonout import dump
 from sage_cli.sinks.sink import Record, Sink
+from sage_cli.sinks.subtitles import as_subtitles
 from sage_cli.streams import OutputError
 from sage_core.errors import InputError
 from sage_core.files.atomic_write import write_atomically
 
 __all__ = ["KINDS", "Sidecars", "places"]
 
-KINDS = ("txt", "json", "xmp")
+KINDS = ("txt", "json", "xmp", "srt", "vtt")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 """Errors that the next file would have too."""
 _OURS = 'x:xmptk="sage"'
@@ -103,6 +104,8 @@ class Sidecars(Sink):
 
     def _content(self, path: Path, records: Sequence[Record]) -> str:
         texts = [record["text"] for record in records]
+        if self._kind in ("srt", "vtt"):
+            return as_subtitles(records[0], self._kind)
         if self._kind == "json":
             return dump(list(records) if self._captions > 1 else dict(records[0]), indent=2) + "\n"
         if self._kind == "xmp":

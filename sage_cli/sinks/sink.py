@@ -20,6 +20,10 @@ class Sink(ABC):
     def result(self, label: str, record: Record) -> None:
         """One result; ``label`` is the name to display."""
 
+    def segment(self, label: str, segment: Record) -> None:
+        """One segment of a video, whose `result` or `failure` follows."""
+        return
+
     def failure(self, label: str, record: Record) -> None:
         """One failure."""
         return

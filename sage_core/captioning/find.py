@@ -15,8 +15,8 @@ from sage_core.errors import InputError
 __all__ = ["Finder", "Found", "natural_key"]
 
 _IMAGES = (
-    "apng avif bmp dds dib gif heic heif icns ico j2k jfif jp2 jpe jpeg jpf jpg jpx jxl pbm pcx "
-    "pgm png pnm ppm qoi sgi tga tif tiff webp xbm"
+    "apng avif bmp dds dib gif heic heif hif icns ico j2k jfif jp2 jpe jpeg jpf jpg jpx jxl pbm "
+    "pcx pgm png pnm ppm qoi sgi tga tif tiff webp xbm"
 )
 _VIDEOS = (
     "264 265 3g2 3gp asf avi divx dv f4v flv h264 h265 hevc ivf m1v m2ts m2v m4v mj2 mjpeg mjpg "

@@ -9,7 +9,17 @@ from typing import Any
 from sage_core.captioning.keys import FileState
 from sage_core.options import TextRequest
 
-__all__ = ["Item"]
+__all__ = ["Item", "fewer_pixels"]
+
+_FEWER = (1024**2, 512**2, 256**2)
+"""Pixels of an image, or of a frame, that are tried where memory is short."""
+
+
+def fewer_pixels(most: int | None) -> list[int]:
+    """Limits to try, one after another, where memory was short with ``most`` pixels (None: any)."""
+    if most is None:
+        return list(_FEWER)
+    return [pixels for pixels in _FEWER if pixels < most] or [most]
 
 
 @dataclass(frozen=True)

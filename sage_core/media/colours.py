@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 STRIP = 2**22
 """Pixels that are converted at once."""
+
+
+LARGEST_PROFILE = 2**20
+"""Bytes of a colour profile; those of photographs have some hundreds."""
+SAME = 3
+"""Levels of 255 by which a profile's colours may differ from sRGB's without a conversion."""
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An RGB image whose values are those of ``profile`` (ICC), converted to sRGB in place.
+
+    A profile that cannot be read, or is about that of sRGB, changes nothing.
+    """
+    if not profile or len(profile) > LARGEST_PROFILE:
+        return image
+    try:
+        given = ImageCms.getOpenProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        convert = ImageCms.buildTransform(given, srgb, "RGB", "RGB")
+        # Every combination of nine levels of red, green and blue.
+        levels = np.linspace(0, 255, 9).astype(np.uint8)
+        cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(27, 27, 3)
+        converted = ImageCms.applyTransform(Image.fromarray(cube), convert)
+        if converted is not None and _distance(cube, np.asarray(converted)) > SAME:
+            ImageCms.applyTransform(image, convert, inPlace=True)
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError):
+        pass
+    return image
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(np.int16) - other).max())
 
 
 def to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:

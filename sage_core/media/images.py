@@ -12,7 +12,7 @@ from PIL import Image
 
 from sage_core.errors import InputError
 from sage_core.media.animations import hidden_frames, read_animation
-from sage_core.media.colours import to_rgb
+from sage_core.media.colours import to_rgb, to_srgb
 from sage_core.media.frame_sampling import LARGE, MAX_PIXELS, check_size
 from sage_core.media.types import Clip, Picture, Sampling, fit
 
@@ -24,7 +24,7 @@ WITHOUT_SIGNATURE = ("TGA", "IM", "SPIDER")
 """Formats that Pillow knows by plausible values, so that other files may be taken for them."""
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 PAGED = ("TIFF", "DCX")
-COSTLY = ("WEBP", "AVIF")
+COSTLY = ("WEBP", "AVIF", "HEIF", "JXL")
 """Formats whose decoders take some 20 bytes of memory for a pixel."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 MARGIN = 2
@@ -82,10 +82,11 @@ def from_image(image: Image.Image, sampling: Sampling, name: str, note: str = ""
     with _as_input_errors(name):
         image.load()
         turn = TURNS.get(_orientation(image))
+        profile = image.info.get("icc_profile") if image.mode.startswith("RGB") else None
         rgb = to_rgb(image, _factor(image.size, sampling.max_pixels))
         if turn is not None:
             rgb = rgb.transpose(turn)
-        return Picture(_shrunk(rgb, sampling.max_pixels), name, note)
+        return Picture(to_srgb(_shrunk(rgb, sampling.max_pixels), profile), name, note)
 
 
 def _read(
@@ -109,6 +110,8 @@ def _read(
                 return read_animation(image, source, sampling, name)
             image.seek(hidden_frames(image))
         note = _note(image) if image.format in PAGED else ""
+        if image.format == "HEIF" and (count := getattr(image, "n_frames", 1)) > 1:
+            note = f"the primary one of {count} images: the others are not read"
         _decode_small(image, sampling.max_pixels)
         return from_image(image, sampling, name, note)
 
@@ -161,6 +164,8 @@ def _without_text(source: Path | bytes) -> bytes:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) where there is none that can be read."""
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # the decoder has applied the one that counts, which is not that of EXIF
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # damaged EXIF raises many types, and is no damage of the image

@@ -29,7 +29,7 @@ from sage_core.errors import InputError, OptionError
 from sage_core.media.frame_sampling import MAX_FRAMES, MAX_PIXELS
 from sage_core.media.streams import scratch_file
 from sage_core.media.types import Clip, Picture, Sampling
-from sage_core.media.wire import receive, send
+from sage_core.media.wire import Task, receive, send
 
 _START = (
     "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
@@ -65,8 +65,7 @@ class _Request:
 
     path: str | None
     """None: the file came by its descriptor."""
-    sampling: Sampling | None
-    """None: the file is only checked."""
+    task: Task
     name: str
     pixels: BinaryIO
     """Where the worker writes them."""
@@ -117,11 +116,18 @@ class MediaWorker:
 
         The same file is then to be opened next: opening another one ends this.
         """
+        self._begin(path, Task("open", sampling), name)
+
+    def begin_cuts(self, path: str | Path, part: tuple[float, float], name: str) -> None:
+        """Start what `cuts` is to be asked for next, as `begin` does."""
+        self._begin(path, Task("cuts", part=part), name)
+
+    def _begin(self, path: str | Path, task: Task, name: str | None) -> None:
         with self._lock:
             self._leave_parents()
             if self._begun is None:
                 name = name or os.fspath(path)
-                self._begun = self._send(str(Path(path)), None, sampling, name)
+                self._begun = self._send(str(Path(path)), None, task, name)
 
     def open(self, source: str | Path | BinaryIO, sampling: Sampling, name: str) -> Picture | Clip:
         """A regular file or an open binary file, decoded as by `open_media`, with its errors.
@@ -131,27 +137,39 @@ class MediaWorker:
         Raises:
             InputError: also if the limits are reached or the decoder crashes.
         """
-        opened = self._answer(source, sampling, name)
-        assert opened is not None
+        opened: Picture | Clip = self._answer(source, Task("open", sampling), name)
         return opened
 
     def check(self, source: str | Path | BinaryIO, name: str) -> None:
         """Refuse what `check_media` refuses, asked in the other process."""
-        self._answer(source, None, name)
+        self._answer(source, Task("check"), name)
 
-    def _answer(
-        self, source: str | Path | BinaryIO, sampling: Sampling | None, name: str
-    ) -> Picture | Clip | None:
+    def length(self, source: str | Path | BinaryIO, name: str) -> float | None:
+        """Seconds of a video; None for pictures and animations. Raises as `open`."""
+        length: float | None = self._answer(source, Task("length"), name)
+        return length
+
+    def cuts(
+        self, source: str | Path | BinaryIO, part: tuple[float, float], name: str
+    ) -> list[float]:
+        """Where scenes begin within [start, end) of a video, in seconds. Raises as `open`.
+
+        With the extra ``scenes``; the limit of time holds for the part.
+        """
+        found: list[float] = self._answer(source, Task("cuts", part=part), name)
+        return found
+
+    def _answer(self, source: str | Path | BinaryIO, task: Task, name: str) -> Any:
         with self._lock:
             self._leave_parents()
             path = str(Path(source)) if isinstance(source, str | Path) else None
             begun, self._begun = self._begun, None
-            asked = (path, sampling, name)
-            if begun is None or path is None or (begun.path, begun.sampling, begun.name) != asked:
+            asked = (path, task, name)
+            if begun is None or path is None or (begun.path, begun.task, begun.name) != asked:
                 if begun is not None:
                     self._stop()  # its reply would be taken for the next one's
                 file = None if isinstance(source, str | Path) else _as_file(source)
-                begun = self._send(path, file, sampling, name)
+                begun = self._send(path, file, task, name)
             with begun.pixels:
                 return self._wait(begun)
 
@@ -177,12 +195,9 @@ class MediaWorker:
             self._end()
         self._process = self._connection = self._end = self._begun = None
 
-    def _send(
-        self, path: str | None, file: BinaryIO | None, sampling: Sampling | None, name: str
-    ) -> _Request:
-        request = _Request(path, sampling, name, scratch_file())
-        message: dict[str, Any] = {"name": name}
-        message["sampling"] = None if sampling is None else asdict(sampling)
+    def _send(self, path: str | None, file: BinaryIO | None, task: Task, name: str) -> _Request:
+        request = _Request(path, task, name, scratch_file())
+        message: dict[str, Any] = {"name": name, "task": asdict(task)}
         if path is not None:
             message["path"] = str(Path(path).absolute())
         files = [one.fileno() for one in (request.pixels, file) if one is not None]
@@ -197,7 +212,7 @@ class MediaWorker:
             raise
         return request
 
-    def _wait(self, request: _Request) -> Picture | Clip | None:
+    def _wait(self, request: _Request) -> Any:
         """The reply to ``request``, which is the only one sent."""
         assert self._connection is not None
         left = request.started + self._limits.seconds + _GRACE - monotonic()
@@ -221,7 +236,7 @@ class MediaWorker:
         if "error" in reply:
             raise self._error(reply, request.name)
         try:
-            return None if request.sampling is None else _opened(reply, request)
+            return _result(reply, request)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{request.name}: the decoder's answer is damaged") from error
 
@@ -302,6 +317,24 @@ def _as_file(source: BinaryIO) -> BinaryIO:
     shutil.copyfileobj(source, copy)
     copy.flush()
     return copy
+
+
+def _result(reply: dict[str, Any], request: _Request) -> Any:
+    """What a method of `MediaWorker` returns. Raises as `_opened`."""
+    kind = request.task.kind
+    if kind == "open":
+        return _opened(reply, request)
+    if kind == "cuts":
+        found = [float(seconds) for seconds in reply["cuts"]]
+        if not np.isfinite(found).all():
+            raise ValueError("not times")
+        return found
+    if kind == "length" and reply["length"] is not None:
+        length = float(reply["length"])
+        if not 0 < length < math.inf:
+            raise ValueError(f"{length} is no length")
+        return length
+    return None
 
 
 def _opened(reply: dict[str, Any], request: _Request) -> Picture | Clip:

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from sage_core.errors import InputError
+from sage_core.media.frame_sampling import check_size
 from sage_core.media.isolate import MediaLimits, MediaWorker
+from sage_core.media.plugins import declared_size, plugin_for
 from sage_core.media.sniff import HEAD, Kind, kind_of, missing_bytes
 from sage_core.media.streams import read_pipe
 from sage_core.media.types import Clip, Picture, Sampling
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from sage_core.media.video_pyav import KeptVideo
 
     Source = str | Path | bytes | Image.Image | BinaryIO | Picture | Clip
 
@@ -73,7 +77,7 @@ def open_media(
         return from_image(image, sampling, name or getattr(source, "filename", "") or "<image>")
     file, name = _as_path_or_file(source, name)
     if isolate is False or not MediaWorker.supported():
-        return _open_here(file, sampling, name)
+        return open_here(file, sampling, name)
     with _worker(isolate) as worker:
         return worker.open(file, sampling, name)
 
@@ -103,11 +107,53 @@ def _as_path_or_file(source: Source, name: str | None) -> tuple[Path | BinaryIO,
     )
 
 
-def _open_here(source: Path | BinaryIO, sampling: Sampling, name: str) -> Picture | Clip:
+def open_here(
+    source: Path | BinaryIO, sampling: Sampling, name: str, kept: KeptVideo | None = None
+) -> Picture | Clip:
+    """A regular or an open file, decoded in this process; ``kept`` is what was read before."""
     if isinstance(source, Path):
-        return _decode(source, *_head(source, name), sampling, name)
+        return _decode(source, *_head(source, name), sampling, name, kept)
     data = source.read()
-    return _decode(data, data[:HEAD], len(data), sampling, name)
+    return _decode(data, data[:HEAD], len(data), sampling, name, kept)
+
+
+def length_here(source: Path | BinaryIO, name: str, kept: KeptVideo | None = None) -> float | None:
+    """Seconds of a video; None for anything else that can be opened, animations too.
+
+    Raises:
+        InputError: as `open_media`.
+    """
+    content = source if isinstance(source, Path) else _all_of(source)
+    head = _head(content, name)[0] if isinstance(content, Path) else content[:HEAD]
+    kind = kind_of(head)
+    if kind != "video" and _is_known_picture(content, kind):
+        return None
+    from sage_core.media.video import length_of
+    from sage_core.media.video_index import NotVideoError
+
+    try:
+        return length_of(content, name, kept)
+    except NotVideoError as error:
+        if kind == "video":
+            raise InputError(f"{name}: {error}") from error
+    return None  # whatever it is, opening it says so
+
+
+def cuts_here(
+    source: Path | BinaryIO, part: tuple[float, float], name: str, kept: KeptVideo | None = None
+) -> list[float]:
+    """Where scenes begin within [start, end) of a video, in seconds. Raises as `open_media`."""
+    from sage_core.media.video import cuts_within
+
+    return cuts_within(source if isinstance(source, Path) else _all_of(source), part, name, kept)
+
+
+def _is_known_picture(source: Path | bytes, kind: Kind) -> bool:
+    if kind == "picture":
+        return True
+    from sage_core.media.images import is_picture
+
+    return is_picture(source)
 
 
 def check_media(
@@ -133,6 +179,8 @@ def check_media(
     if not head:
         raise InputError(f"{name}: the file is empty")
     kind = kind_of(head)
+    if (plugin := plugin_for(head)) is not None:
+        plugin.require(name)
     if kind in _LIKELY:
         return
     if kind not in _NEITHER and isolate is not False and MediaWorker.supported():
@@ -222,7 +270,12 @@ def _read_errors(name: str) -> Iterator[None]:
 
 
 def _decode(
-    source: Path | bytes, head: bytes, total: int, sampling: Sampling, name: str
+    source: Path | bytes,
+    head: bytes,
+    total: int,
+    sampling: Sampling,
+    name: str,
+    kept: KeptVideo | None = None,
 ) -> Picture | Clip:
     """Ask the libraries in turn, the likely one first."""
     if not head:
@@ -230,6 +283,11 @@ def _decode(
     kind = kind_of(head)
     if kind in _NEITHER:
         raise InputError(f"{name}: {_ADVICE[kind]}")
+    if (plugin := plugin_for(head)) is not None:
+        plugin.require(name)
+        plugin.register()
+        if (size := declared_size(head)) is not None:
+            check_size(*size, name)
     from sage_core.media.images import read_picture
 
     if kind != "video" and (found := read_picture(source, sampling, name)) is not None:
@@ -242,7 +300,7 @@ def _decode(
     if missing := missing_bytes(head, total):
         raise truncated(name, missing)
     try:
-        return read_clip(source, sampling, name)
+        return read_clip(source, sampling, name, kept)
     except NotVideoError as error:
         found = read_picture(source, sampling, name, signed=False)
         if found is not None:

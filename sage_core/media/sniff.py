@@ -16,6 +16,7 @@ _PICTURES = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"qoif"),
     *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\x00\x00\x01\x00"),
     *(b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    *(b"\x00\x00\x00\x0cJXL \r\n\x87\n", b"\xff\x0a"),
 )
 _VIDEOS = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
@@ -29,7 +30,10 @@ _VIDEOS = (
 _SOUNDS = (b"ID3", b"fLaC", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1", b"FORM")
 _DOCUMENTS = (b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
-_STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
+_STILL_BRANDS = (
+    *(b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"heif", b"mif1", b"msf1"),
+    *(b"hevc", b"hevx", b"hevm", b"hevs"),
+)
 _SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 _ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 

@@ -33,7 +33,10 @@ DEMUXERS = (
 )
 """FFmpeg's names of the containers and bare streams that are read: those whose files hold all of
 their content. A playlist could lead to other files and addresses. Pictures are Pillow's."""
-STILL_BRANDS = ("avif", "avis", "heic", "heix", "heif", "mif1", "msf1", "hevc")
+STILL_BRANDS = (
+    *("avif", "avis", "heic", "heix", "heim", "heis", "heif", "mif1", "msf1"),
+    *("hevc", "hevx", "hevm", "hevs"),
+)
 """Kinds of MP4 files that are pictures, possibly of many tiles, which FFmpeg takes for videos."""
 
 LARGE_FILE = 256 * 2**20
@@ -197,6 +200,17 @@ def _video_streams(container: Any) -> list[Any]:
     from av.stream import Disposition
 
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def decoded_frames(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream from where the container is, in presentation order.
+
+    An empty packet repeats a frame (Theora, AVI), which stays on screen; as in FFmpeg's own tools
+    it is left out, since decoders refuse it. Those without a time, at the end, flush the decoder.
+    """
+    for packet in container.demux(stream):
+        if packet.size or packet.dts is None:
+            yield from packet.decode()
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sage_core.media.types import FrameRate, Sampling
 
@@ -60,7 +61,21 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
-def sampling_of(values: dict[str, Any]) -> Sampling:
-    """The `Sampling` whose `asdict` was sent."""
-    rate = values["rate"]
-    return Sampling(**{**values, "rate": None if rate is None else FrameRate(**rate)})
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a file: its pixels, whether it can be opened, or where to split it."""
+
+    kind: Literal["open", "check", "length", "cuts"]
+    sampling: Sampling | None = None
+    """Of ``open``."""
+    part: tuple[float, float] | None = None
+    """Of ``cuts``: start and end in seconds."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Task:
+        """The task whose `asdict` was sent."""
+        sampling, part = values["sampling"], values["part"]
+        if sampling is not None:
+            rate = sampling["rate"]
+            sampling = Sampling(**{**sampling, "rate": None if rate is None else FrameRate(**rate)})
+        return cls(values["kind"], sampling, None if part is None else (part[0], part[1]))

@@ -19,9 +19,10 @@ import numpy as np
 
 from sage_core.errors import SageError
 from sage_core.media.limits import largest_size, limit_memory
-from sage_core.media.open import check_media, open_media
+from sage_core.media.open import check_media, cuts_here, length_here, open_here
 from sage_core.media.types import Clip, Picture
-from sage_core.media.wire import receive, sampling_of, send
+from sage_core.media.video_pyav import KeptVideo
+from sage_core.media.wire import Task, receive, send
 
 _ROWS = 512
 """Rows of a picture that are copied at once."""
@@ -42,10 +43,11 @@ def main() -> None:
         with suppress(ImportError):
             __import__(library)
     large = limit_memory(memory)
+    kept = KeptVideo()
     while (request := receive(connection)) is not None:
         # The timer's signal ends the process, whatever a decoder does at that moment.
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        reply = _reply(*request, large)
+        reply = _reply(*request, large, kept)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # Memory that stays taken would be missing for the next file: a new process is started.
         reply["last"] = largest_size() > large or reply.get("error") == "MemoryError"
@@ -54,7 +56,9 @@ def main() -> None:
             return
 
 
-def _reply(request: dict[str, Any], files: list[int], large: int) -> dict[str, Any]:
+def _reply(
+    request: dict[str, Any], files: list[int], large: int, kept: KeptVideo
+) -> dict[str, Any]:
     """What ``request`` asks for, or its error as text. ``files``: for the pixels; to be read."""
     try:
         with os.fdopen(files[0], "wb") as output:
@@ -63,11 +67,8 @@ def _reply(request: dict[str, Any], files: list[int], large: int) -> dict[str, A
                 source = Path(request["path"])
             elif not (source := Path(f"/proc/self/fd/{files[1]}")).exists():
                 source = os.fdopen(os.dup(files[1]), "rb")
-            name, sampling = request["name"], request["sampling"]
-            if sampling is None:
-                check_media(source, name)
-                return {"kind": "known"}
-            return _written(open_media(source, sampling_of(sampling), name), output)
+            kept.keep_only(source if isinstance(source, Path) else b"")
+            return _done(Task.of(request["task"]), source, request["name"], output, kept)
     except Exception as error:
         if _is_for_memory(error, large):
             return {"error": "MemoryError", "text": ""}
@@ -77,6 +78,20 @@ def _reply(request: dict[str, Any], files: list[int], large: int) -> dict[str, A
     finally:
         for file in files[1:]:
             os.close(file)
+
+
+def _done(
+    task: Task, source: Path | BinaryIO, name: str, output: BinaryIO, kept: KeptVideo
+) -> dict[str, Any]:
+    if task.kind == "check":
+        check_media(source, name)
+        return {"kind": "known"}
+    if task.kind == "length":
+        return {"kind": "length", "length": length_here(source, name, kept)}
+    if task.part is not None:
+        return {"kind": "cuts", "cuts": cuts_here(source, task.part, name, kept)}
+    assert task.sampling is not None
+    return _written(open_here(source, task.sampling, name, kept), output)
 
 
 def _written(opened: Picture | Clip, output: BinaryIO) -> dict[str, Any]:

@@ -34,25 +34,28 @@ def limits(root: Path = Path("/")) -> list[tuple[int, int]]:
     """
     found = [
         limit
-        for kind, folder, mount in _groups(root)
+        for kind, folder, mount in control_groups(root, "memory")
         for limit in _of_groups(_VERSIONS[kind], folder, mount)
     ]
     return [*found, *_address_space()]
 
 
-def _groups(root: Path) -> Iterator[tuple[str, Path, Path]]:
-    """The control groups of this process that may limit memory: file system, folder and mount."""
+def control_groups(root: Path, controller: str) -> Iterator[tuple[str, Path, Path]]:
+    """The control groups of this process with a controller: file system, folder and mount.
+
+    ``root`` is as for `limits`; ``controller`` is ``memory`` or ``cpu``.
+    """
     paths = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
             paths["cgroup2"] = path
-        elif "memory" in controllers.split(","):
+        elif controller in controllers.split(","):
             paths["cgroup"] = path
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
-        if kind not in paths or (kind == "cgroup" and "memory" not in options.split(",")):
+        if kind not in paths or (kind == "cgroup" and controller not in options.split(",")):
             continue
         inside, place = map(_unescaped, before.split(" ")[3:5])
         mount = root / place.lstrip("/")

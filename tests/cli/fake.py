@@ -11,6 +11,7 @@ from typing import Any
 
 from sage_core.engine.results import Stats
 from sage_core.errors import InputError
+from sage_core.media import Sampling
 from sage_core.trees.steps import PhaseSeconds, Shape, Step
 from sage_core.trees.tree import TokenTree
 
@@ -150,6 +151,10 @@ class FakeOutcome:
         return self.result
 
 
+def _several(files: Any) -> Any:
+    return files if isinstance(files, list | tuple) else [files]
+
+
 class FakePipeline:
     """Plays one script per call of `stream`, in order; then the default one for ever."""
 
@@ -179,13 +184,21 @@ class FakePipeline:
         self.streams.append(FakeStream(script, names, prompt or "Describe this.", policy))
         return self.streams[-1]
 
+    context = None
+
+    def sampling(self, options: Any) -> Sampling:
+        return Sampling(frames=2)
+
+    def ask(self, files: Any, question: str, **options: Any) -> FakeResult:
+        return self.stream(files, question, **options).result()
+
     def outcomes(self, requests: Any, *, batch: int, **options: Any) -> Iterator[FakeOutcome]:
         """One after another, given in pairs in reverse order: 1, 0, 3, 2..."""
         held: list[FakeOutcome] = []
         for number, one in enumerate(requests):
             try:
                 chosen = {"batch": batch, **options, **one.options}
-                result = self.stream(one.files, one.prompt, **chosen).result()
+                result = self.stream(_several(one.files), one.prompt, **chosen).result()
                 held.append(FakeOutcome(number, result))
             except Exception as error:
                 held.append(FakeOutcome(number, error=error))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -285,3 +286,22 @@ def test_missing_bytes_of_matroska() -> None:
     sized = b"\x1aE\xdf\xa3\x84abcd\x18S\x80g" + b"\x88" + bytes(3)
     assert missing_bytes(sized, len(sized)) == 5
     assert missing_bytes(b"\x1aE\xdf\xa3", 4) == 0
+
+
+def test_empty_packets_that_repeat_a_frame(tmp_path: Path) -> None:
+    """As the encoders of Theora write them; decoders refuse them."""
+    path, holes = tmp_path / "clip.nut", (3, 4, 9)
+    write_clip(tmp_path / "plain.mkv", codec="mpeg4")
+    with av.open(str(tmp_path / "plain.mkv")) as given, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(given.demux(video=0)):
+            if packet.dts is not None:
+                kept = av.Packet(b"" if number in holes else bytes(packet))
+                kept.pts, kept.dts, kept.time_base = packet.pts, packet.dts, packet.time_base
+                kept.is_keyframe, kept.stream = packet.is_keyframe, stream
+                out.mux(kept)
+    clip = open_media(path, Sampling(frames=100))
+    assert isinstance(clip, Clip)
+    expected = [number / 8 for number in range(16) if number not in holes]
+    assert clip.timestamps.tolist() == pytest.approx(expected)
+    assert [level_of(frame) for frame in clip.frames[:3]] == [0, 1, 2]
