@@ -77,6 +77,11 @@ class ModelDrafter(TreeDrafter):
         """Tokens in the cache or pending; pruned ones are not counted."""
         return self._runner.committed + len(self._pending)
 
+    def lost_with(self, lost: int) -> int:
+        cached = max(0, lost - len(self._pending))
+        left = self._runner.restorable(cached)
+        return self._runner.committed - cached - left if left else self.length - lost
+
     def rewind(self, lost: int, new: Sequence[int]) -> None:
         unread = len(self._pending)
         self._runner.truncate(max(0, lost - unread))

@@ -54,6 +54,11 @@ class TreeDrafter(Drafter):
     def rewind(self, lost: int, new: Sequence[int]) -> None:
         """Drop the last ``lost`` tokens of the text and append ``new``, for the next `prefill`."""
 
+    def lost_with(self, lost: int) -> int:
+        """Further tokens of the text that go when ``lost`` are dropped: a draft's state does not go
+        back to every token. They are appended again by `rewind`."""
+        return 0
+
     @abstractmethod
     def time_pass(self, nodes: int, branching: int, depth: int) -> Passes[None]:
         """Make a pass over ``nodes`` nodes at ``depth`` and rank their candidates, for timing.

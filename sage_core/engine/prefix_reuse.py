@@ -80,8 +80,9 @@ class PrefixReuse:
         self._sequence = None  # until the new text's first step is done
         media = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and k not in _BY_TOKEN}
         same = _common(sequence, inputs["input_ids"]) if sequence and self._knows(media) else 0
-        self.reused = min(same, self._target.committed)
-        if sequence is None or self.reused < max(1, self._media_end):
+        if sequence is not None:
+            same, self.reused = self._restorable(sequence, same)
+        if sequence is None or min(same, self.reused) < max(1, self._media_end):
             self.forget()
             prepared = prepare(model, inputs, options)
             self._media = media
@@ -95,6 +96,17 @@ class PrefixReuse:
             new: list[int] = prepared.input_ids[0, same:].tolist()
             self.drafter.rewind(sequence.length - same, new)
         return prepared
+
+    def _restorable(self, sequence: TokenSequence, same: int) -> tuple[int, int]:
+        """Of the ``same`` first tokens: those that the draft, and those that the target keeps.
+
+        A state does not go back to every token: the ones after it are read again.
+        """
+        assert self._target is not None
+        reused = self._target.restorable(max(0, self._target.committed - same))
+        if self.drafter is not None:
+            same -= self.drafter.lost_with(sequence.length - same)
+        return (same, reused) if same > 0 else (0, 0)
 
     def following(
         self, decoding: Decoding, sequence: TokenSequence, drafter: TreeDrafter | None

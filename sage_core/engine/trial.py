@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage_core.errors import ModelError
+from sage_core.errors import ModelError, UnsupportedError
 from sage_core.generation.prepare import prepare
 from sage_core.models.parts import decoder_of
 from sage_core.models.quiet import quiet
@@ -32,6 +32,7 @@ from sage_core.models.small_config import (
     text_config,
 )
 from sage_core.runtime.runner import Runner
+from sage_core.runtime.windows import LayerKinds
 
 PROMPT = 6
 """Tokens of the prompt of a trial: the trees behind it then straddle every border."""
@@ -137,6 +138,11 @@ def _untried(config: Any, failure: Exception) -> Verdict:
     text = " ".join(str(failure).split())
     if "scaled_dot_product_attention" in text or "sdpa" in text:
         return Verdict("no SDPA attention, which passes over trees need", runs=False)
+    if LayerKinds.holding_states(text_config(config)):
+        return Verdict(
+            "their layers hold a state that cannot be tried, because no small model of this class "
+            f"can be made ({type(failure).__name__}: {text[:80]})"
+        )
     context = context_length(config) or math.inf
     border = next((one for one in lengths(config) if one.tokens < context), None)
     if border is None:
@@ -237,6 +243,8 @@ def _judge(config: Any, small: SmallConfig, model: Any, texts: _Texts) -> Verdic
         reached = next(_differing(model, texts), None)
     except MemoryError:
         raise
+    except UnsupportedError as error:
+        return Verdict(str(error), runs=False)
     except Exception as error:
         return Verdict(failing(error), runs=False)
     if reached is None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sage_core.runtime.recurrent import RecurrentLayer, StateFunctions, TreeColumns
 
 
 class TreeCacheLayer(CacheLayerMixin):
@@ -26,7 +29,7 @@ class TreeCacheLayer(CacheLayerMixin):
         super().__init__()
         # Weak: a cycle would keep the buffers of finished texts until garbage is collected.
         self._owner = weakref.proxy(owner)
-        self._index = index
+        self.index = index
         self.length = 0
         self.first = 0
         """The first slot that passes attend to; earlier ones are kept."""
@@ -35,7 +38,7 @@ class TreeCacheLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = self._owner.allocate(self._index, key_states, value_states)
+        self.keys, self.values = self._owner.allocate(self.index, key_states, value_states)
         self.is_initialized = True
 
     def update(
@@ -81,7 +84,41 @@ class TreeCache(Cache):
         self._shared = shared
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # by layer; one at 0 if shared
         self._layers = [self.layer_class(self, index) for index in range(layers)]
+        self.states: list[RecurrentLayer] = []
+        """The layers that hold a state instead of keys and values."""
+        self.functions: StateFunctions | None = None
         super().__init__(layers=list(self._layers))
+
+    def hold_states(self, indices: Sequence[int], functions: StateFunctions | None) -> None:
+        """Let the layers at ``indices`` hold a state instead; before the first use, not shared."""
+        self.functions = functions
+        self.states = [RecurrentLayer() for _ in indices]
+        for index, layer in zip(indices, self.states, strict=True):
+            self.layers[index] = layer
+        self._layers = [layer for layer in self._layers if layer in self.layers]
+
+    def begin(self, committed: int) -> None:
+        """The prompt of ``committed`` slots has been read."""
+        for layer in self.states:
+            layer.begin(committed)
+
+    def follow(self, columns: TreeColumns) -> None:
+        """The next pass is over these tree columns."""
+        for layer in self.states:
+            layer.columns, layer.record_past = columns, True  # or one token takes another way
+
+    def exchanged(self) -> AbstractContextManager[None]:
+        """Open during a pass over a tree."""
+        return nullcontext() if self.functions is None else self.functions.exchanged()
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Any:
+        layer: Any = self.layers[layer_idx]
+        tree = layer.tree_state() if isinstance(layer, RecurrentLayer) else None
+        return super().get_recurrent_state(layer_idx, state_idx) if tree is None else tree
+
+    def restorable(self, slot: int) -> int:
+        """The last slot up to ``slot`` that `keep` can cut the text back to; 0 if there is none."""
+        return self.states[0].restorable(slot) if self.states else slot
 
     @property
     def length(self) -> int:
@@ -116,7 +153,8 @@ class TreeCache(Cache):
             return room
 
         self._buffers = {home: (larger(k), larger(v)) for home, (k, v) in self._buffers.items()}
-        for index, layer in enumerate(self._layers):
+        for layer in self._layers:
+            index = layer.index
             if layer.is_initialized:
                 keys, values = self._buffers[0 if self._shared else index]
                 layer.keys = keys[index if self._shared else 0]
@@ -136,3 +174,5 @@ class TreeCache(Cache):
                     buffer[..., committed + first : end, :] = buffer.index_select(-2, index)
         for layer in self._layers:
             layer.length = end
+        for state in self.states:
+            state.keep(committed, [slot - committed for slot in slots])

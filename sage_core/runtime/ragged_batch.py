@@ -19,7 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from sage_core.errors import UnsupportedError
 from sage_core.runtime.attention.swap import attending_by
 from sage_core.runtime.kv_cache import TreeCache, TreeCacheLayer
+from sage_core.runtime.recurrent import RecurrentLayer, TreeStates
 from sage_core.runtime.tree_runner import Outputs, PassRequest
+from sage_core.runtime.windows import LayerKinds
 
 RAGGED_ATTENTION = "sage_ragged"
 """The name in transformers' `AttentionInterface`."""
@@ -72,12 +74,14 @@ def ragged_pass(decoder: Any, parts: Sequence[Part], embeds: Tensor | None = Non
         kind: torch.zeros((1, 1, len(tokens), 1 + number), dtype=torch.int64, device=device)
         for number, kind in enumerate(ragged.kinds)
     }
-    with attending_by(decoder.config, RAGGED_ATTENTION, ragged_attention_forward):
+    unmasked = dict.fromkeys(LayerKinds.holding_states(decoder.config))
+    attending = attending_by(decoder.config, RAGGED_ATTENTION, ragged_attention_forward)
+    with attending, parts[0].cache.exchanged():
         hidden: Tensor = decoder(
             input_ids=torch.tensor([tokens], device=device) if embeds is None else None,
             inputs_embeds=embeds,
             position_ids=torch.tensor([positions], device=device),
-            attention_mask=markers.get("", markers),
+            attention_mask=markers.get("", markers | unmasked),
             past_key_values=_RaggedCache(ragged),
             use_cache=True,
             **{RAGGED_ARGUMENT: ragged},
@@ -120,11 +124,28 @@ class _RaggedLayer(TreeCacheLayer):
     ) -> tuple[Tensor, Tensor]:
         """Append to each text's cache. The returned states are not used by the attention."""
         ragged = self._owner.ragged
-        layers: list[Any] = [part.cache.layers[self._index] for part in ragged.parts]
+        layers: list[Any] = [part.cache.layers[self.index] for part in ragged.parts]
         split = [states.split(ragged.sizes, -2) for states in (key_states, value_states)]
         states = [layer.update(k, v) for layer, k, v in zip(layers, *split, strict=True)]
         ragged.written.append((key_states, states))
         return key_states, value_states
+
+
+class _RaggedStates(RecurrentLayer):
+    """One layer's states of all texts."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        super().__init__()
+        self._layers = layers
+
+    def update_conv_state(self, conv_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return TreeStates(self._layers, conv_states)
+
+    def update_recurrent_state(self, recurrent_states: Any, *args: Any, **kwargs: Any) -> Any:
+        return recurrent_states
+
+    def tree_state(self) -> TreeStates:
+        return TreeStates(self._layers)
 
 
 class _RaggedCache(TreeCache):
@@ -133,6 +154,10 @@ class _RaggedCache(TreeCache):
     def __init__(self, ragged: _Ragged) -> None:
         super().__init__(len(ragged.parts[0].cache.layers), 0)
         self.ragged = ragged
+        for index, layer in enumerate(ragged.parts[0].cache.layers):
+            if isinstance(layer, RecurrentLayer):
+                states = [part.cache.layers[index] for part in ragged.parts]
+                self.layers[index] = _RaggedStates(states)
 
 
 def ragged_attention_forward(

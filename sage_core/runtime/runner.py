@@ -15,6 +15,7 @@ from sage_core.generation.prepare import Prepared
 from sage_core.models.checkpoint_errors import forward_errors
 from sage_core.models.parts import decoder_of, output_head
 from sage_core.runtime.passes import Passes
+from sage_core.runtime.recurrent import StateFunctions, TreeColumns
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
 from sage_core.runtime.windows import LayerKinds
 
@@ -50,6 +51,11 @@ class Runner(TreeRunner):
         self._kinds = LayerKinds.of(self._config)
         self._depths: list[int] = []
         """Of the tree columns."""
+        self._columns: TreeColumns | None = None
+        self._functions: StateFunctions | None = None
+        if self._kinds.states:
+            layers = [self._decoder.layers[i] for i in self._kinds.states]
+            self._functions = StateFunctions.of(layers)
         super().__init__(executor or EagerExecutor(), output_head(model), device, model.dtype)
 
     @property
@@ -87,8 +93,11 @@ class Runner(TreeRunner):
         n = prepared.prompt_tokens if positions is None else len(positions)
         devices = set((getattr(self._model, "hf_device_map", None) or {}).values())
         layers = int(self._config.num_hidden_layers)
-        shared = len(devices) < 2 and not self._kinds.limited  # whose heads may differ in size
+        # Heads of layers with and without a window may differ in size.
+        shared = len(devices) < 2 and not self._kinds.limited and not self._kinds.states
         cache = self.executor.new_cache(layers, n + room, shared=shared)
+        if self._kinds.states:
+            cache.hold_states(self._kinds.states, self._functions)
         self._start(cache, 0, prepared.position_offset + prepared.prompt_tokens - n)
         inputs = self._model.prepare_inputs_for_generation(
             prepared.input_ids,
@@ -101,6 +110,7 @@ class Runner(TreeRunner):
         with forward_errors(lambda: self._model(**whole)), hooks:
             logits = self._model(**inputs, return_dict=True).logits[:, -1]
         self.committed = n
+        cache.begin(n)
         if call is None:
             return PromptOutputs(logits)
         embeds = call.get("inputs_embeds")
@@ -128,9 +138,13 @@ class Runner(TreeRunner):
         }
 
     def masks(self, request: PassRequest) -> dict[str, Tensor]:
-        if not self._kinds.limited:
-            return super().masks(request)
         n, columns = request.visible.shape
+        if self._kinds.states:
+            before = self._columns if columns > n else None
+            self._columns = TreeColumns(before, request.visible)
+            self.cache.follow(self._columns)
+        if not self._kinds.limited:
+            return {kind: self.mask(request) for kind in self._kinds.attending}
         self._depths = [*self._depths[: columns - n], *request.depths]
         depths = np.array(self._depths)
         layers: Any = self.cache.layers
@@ -141,17 +155,18 @@ class Runner(TreeRunner):
             kind: self.mask(request)
             if window is None
             else self._mask.windowed(request.visible, self.committed, depths, window)
-            for kind, window in self._kinds.windows.items()
+            for kind, window in self._kinds.attending.items()
         }
 
     def decode(self, **inputs: Any) -> Tensor:
-        masks = {kind: inputs.pop(f"mask_{kind}") for kind in self._kinds.windows}
-        hidden: Tensor = self._decoder(
-            attention_mask=masks.get("", masks),
-            past_key_values=self.cache,
-            use_cache=True,
-            **inputs,
-        ).last_hidden_state
+        masks = {kind: inputs.pop(f"mask_{kind}", None) for kind in self._kinds.windows}
+        with self.cache.exchanged():
+            hidden: Tensor = self._decoder(
+                attention_mask=masks.get("", masks),
+                past_key_values=self.cache,
+                use_cache=True,
+                **inputs,
+            ).last_hidden_state
         return hidden
 
 

@@ -194,8 +194,13 @@ class TreeRunner(ABC):
         self.cache.keep(self.committed, [self.committed + column for column in columns])
         self.committed += len(columns)
 
+    def restorable(self, count: int) -> int:
+        """Committed slots that are left if ``count`` of them or more, but as few as possible, are
+        dropped; 0 if the text must be read again. A state does not go back to every slot."""
+        return self.cache.restorable(self.committed - count)
+
     def truncate(self, count: int) -> None:
-        """Drop the last ``count`` committed slots, which hold text only."""
+        """Drop the last ``count`` committed slots, which hold text only; see `restorable`."""
         self.committed -= count
         self.cache.keep(self.committed, [])
 

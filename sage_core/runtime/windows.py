@@ -21,6 +21,8 @@ _FIELDS = MappingProxyType(
     }
 )
 """Of a configuration, by layer type: where the length is, and whether it is one of chunks."""
+STATES = frozenset({"linear_attention", "conv"})
+"""Layer types that hold a state instead of keys and values (`runtime.recurrent`)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class LayerKinds:
             field, chunks = _FIELDS.get(kind, ("", False))
             tokens = _length(config, field) if field else None
             windows[kind] = None if tokens is None else Window(tokens, chunks)
-        if not any(windows.values()):
+        if not any(windows.values()) and not STATES & windows.keys():
             return cls({"": None}, ("",) * count)
         return cls(windows, tuple(types))
 
@@ -76,8 +78,25 @@ class LayerKinds:
         """Whether a layer does not attend to all slots."""
         return any(self.windows.values())
 
-    def takes_masks_by_kind(self) -> bool:
-        return "" not in self.windows
+    @staticmethod
+    def holding_states(config: Any) -> frozenset[str]:
+        """The kinds in a decoder's configuration that hold a state."""
+        return STATES & set(getattr(config, "layer_types", None) or ())
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """The layers that hold a state."""
+        return tuple(i for i, kind in enumerate(self.layers) if kind in STATES)
+
+    @property
+    def attending_layers(self) -> tuple[int, ...]:
+        """The layers that hold keys and values."""
+        return tuple(i for i, kind in enumerate(self.layers) if kind not in STATES)
+
+    @property
+    def attending(self) -> Mapping[str, Window | None]:
+        """`windows` without the kinds that hold a state, which take no mask."""
+        return {kind: one for kind, one in self.windows.items() if kind not in STATES}
 
 
 def _length(config: Any, field: str) -> int | None:

@@ -8,14 +8,14 @@ import torch
 
 from sage_core.drafts.head.config import HeadConfig
 from sage_core.drafts.head.fingerprint import fingerprint
-from sage_core.drafts.head.module import Head
+from sage_core.drafts.head.module import Head, attending_layer
 from sage_core.models.parts import decoder_of
 
 
 def new_head(target: Any, *, name: str, revision: str | None = None, **options: Any) -> Head:
     """An untrained head for a loaded target, in float32 on the CPU.
 
-    Its layer is a copy of the target's last one, its final norm a copy of the target's.
+    Its layer is a copy of the target's last one with attention, its final norm one of the target's.
 
     Args:
         target: a loaded transformers model.
@@ -43,13 +43,19 @@ def new_head(target: Any, *, name: str, revision: str | None = None, **options: 
 
 @torch.no_grad()
 def copy_layer(decoder: Any, into: Any) -> None:
-    """Copy the last layer and the final norm of ``decoder`` to the one-layer decoder ``into``.
+    """Copy the last attention layer and the final norm of ``decoder`` to the one layer of ``into``.
 
     A weight of another shape or packed by quantization is left as it is.
     """
-    for source, goal in [(decoder.layers[-1], into.layers[0]), (decoder.norm, into.norm)]:
+    last = decoder.layers[attending_layer(decoder.config)]
+    for source, goal in [(last, into.layers[0]), (_norm(decoder), _norm(into))]:
         known = source.state_dict()
         for name, weight in goal.state_dict().items():
             given = known.get(name)
             if given is not None and given.shape == weight.shape and given.is_floating_point():
                 weight.copy_(given)
+
+
+def _norm(decoder: Any) -> Any:
+    """The final norm, which LFM2 names otherwise."""
+    return decoder.norm if hasattr(decoder, "norm") else decoder.embedding_norm

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sage_core.drafts.head.compressor import Compressed, Compressor, Resampler
 from sage_core.drafts.head.config import HeadConfig
 from sage_core.errors import ModelError
+from sage_core.runtime.windows import LayerKinds
 from sage_core.trees.policy import BIASES
 
 
@@ -190,6 +191,11 @@ class Head(nn.Module):
         return outputs, where
 
 
+def attending_layer(config: Any) -> int:
+    """The last layer of a decoder with ``config`` that holds keys and values, not a state."""
+    return LayerKinds.of(config).attending_layers[-1]
+
+
 def one_layer(decoder_config: Any) -> Any:
     """A decoder of the class of ``decoder_config``, with one layer and no embedding.
 
@@ -202,7 +208,7 @@ def one_layer(decoder_config: Any) -> Any:
     kinds = getattr(config, "layer_types", None)
     config.num_hidden_layers = 1
     if kinds:
-        config.layer_types = list(kinds)[-1:]
+        config.layer_types = [kinds[attending_layer(decoder_config)]]
     # The embedding is the target's: none is allocated.
     config.vocab_size, config.pad_token_id = 1, None
     try:

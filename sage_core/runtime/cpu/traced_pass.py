@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from sage_core.runtime.attention.swap import attending_by
 from sage_core.runtime.cpu.op_trace import OpTrace, UntraceableError, compiled, merged
 from sage_core.runtime.model_state import module_state
+from sage_core.runtime.windows import LayerKinds
 
 if TYPE_CHECKING:
     from sage_core.runtime.kv_cache import TreeCache
@@ -116,6 +117,8 @@ def _why_not(model: nn.Module, config: Any) -> str:
         return "it is not on the CPU"
     if str(config._attn_implementation) != "sdpa":
         return "it does not use PyTorch's scaled dot-product attention"
+    if LayerKinds.holding_states(config):
+        return "its layers hold a state, whose pass depends on the tree"
     for module in model.modules():
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         # Transformers leaves inactive hooks behind once outputs of layers were requested.
