@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sage_core
+from sage_core.drafts.head.init import new_head
 from sage_core.engine import trial
 from sage_core.engine.model_check import look
 from sage_core.engine.prefix_reuse import PrefixReuse
@@ -22,6 +24,17 @@ from sage_core.runtime.runner import Runner
 from tests.core.test_trial import ids, make
 from tests.core.test_windows import RULES as LONG
 from tests.core.test_windows import inputs, near
+from tests.tiny import make_inputs
+from tests.tiny.families import (
+    ALL_KINDS,
+    FAMILIES,
+    QWEN3_TEXT,
+    QWEN3_VISION,
+    QWEN_IDS,
+    TEXT,
+    Family,
+)
+from tests.tiny.pairs import _build
 
 SIZES = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
          "linear_value_head_dim": 8}  # fmt: skip
@@ -34,6 +47,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5_moe": ("Qwen3_5MoeText", SIZES | RULE | EXPERTS | SHARED),
     "qwen3_next": ("Qwen3Next", SIZES | RULE | EXPERTS | SHARED),
     "lfm2": ("Lfm2", CONV),
+    "lfm3, windows": (
+        "Lfm3",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "sliding_attention", "full_attention", "conv"],
+            "sliding_window": 12,
+        },
+    ),
+    "olmo_hybrid": ("OlmoHybrid", SIZES | RULE),
     "lfm2_moe": ("Lfm2Moe", CONV | EXPERTS | {"num_dense_layers": 1}),
 }
 RULES: dict[str, Any] = {**LONG, "max_new_tokens": 24}
@@ -82,6 +104,38 @@ def test_sampled_and_in_a_batch(model: Any) -> None:
         alone = prompts[row : row + 1, mask[row].bool()]
         own = model.generate(alone, attention_mask=torch.ones_like(alone), **rules)
         assert torch.equal(batch[row, -24:], own[0, -24:])
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_pictures_and_clips(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(layers: int) -> Any:
+        text = {k: v for k, v in TEXT.items() if k not in ("bos_token_id", "eos_token_id")}
+        vision = {k: v for k, v in QWEN3_VISION.items() if k != "deepstack_visual_indexes"}
+        return tf.Qwen3_5Config(
+            text_config=SIZES | RULE | QWEN3_TEXT | text, vision_config=vision, **QWEN_IDS
+        )
+
+    family = Family(tf.Qwen3_5ForConditionalGeneration, config, ALL_KINDS, "frames")
+    monkeypatch.setitem(FAMILIES, "qwen3_5", family)
+    model = _build("qwen3_5", 3, seed=0)
+    given = make_inputs(model, "qwen3_5", kind)
+    own = model.generate(**given, max_new_tokens=16, do_sample=False)
+    decoder = sage_core.SpeculativeDecoder(model, near(model), "static")
+    output = decoder.generate(**given, max_new_tokens=16, do_sample=False)
+    assert torch.equal(output.sequences, own)
+    assert output.stats.steps < 12
+
+
+@pytest.mark.parametrize("kind", ["Qwen3_5Text", "Lfm2"])
+def test_with_a_head_or_a_lookup(kind: str) -> None:
+    last = {"layer_types": ["full_attention", "conv"]}  # the head copies a layer with attention
+    rule = {"layer_types": ["linear_attention", "full_attention"]}
+    model = make(kind, last if kind == "Lfm2" else SIZES | rule)
+    rules = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
+    own = model.generate(**inputs(9), **rules)
+    for draft, options in ((new_head(model, name="it"), {}), (None, {"lookup": True})):
+        decoder = sage_core.SpeculativeDecoder(model, draft, "static", **options)
+        assert torch.equal(decoder.generate(**inputs(9), **rules).sequences, own)
 
 
 @pytest.mark.parametrize("policy", ["static", "autoregressive"])
