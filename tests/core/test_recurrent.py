@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,21 +18,14 @@ from sage_core.engine.model_check import look
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.backend import EagerBackend
-from sage_core.runtime.recurrent import LOGGED, RecurrentLayer, StateFunctions, TreeColumns
+from sage_core.runtime.recurrent import LOGGED, RecurrentLayer, StateFunctions
 from sage_core.runtime.runner import Runner
+from sage_core.runtime.tree_columns import TreeColumns
 from tests.core.test_trial import ids, make
 from tests.core.test_windows import RULES as LONG
 from tests.core.test_windows import inputs, near
 from tests.tiny import make_inputs
-from tests.tiny.families import (
-    ALL_KINDS,
-    FAMILIES,
-    QWEN3_TEXT,
-    QWEN3_VISION,
-    QWEN_IDS,
-    TEXT,
-    Family,
-)
+from tests.tiny.families import ALL_KINDS, FAMILIES, HYBRID
 from tests.tiny.pairs import _build
 
 SIZES = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
@@ -108,15 +100,7 @@ def test_sampled_and_in_a_batch(model: Any) -> None:
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_pictures_and_clips(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def config(layers: int) -> Any:
-        text = {k: v for k, v in TEXT.items() if k not in ("bos_token_id", "eos_token_id")}
-        vision = {k: v for k, v in QWEN3_VISION.items() if k != "deepstack_visual_indexes"}
-        return tf.Qwen3_5Config(
-            text_config=SIZES | RULE | QWEN3_TEXT | text, vision_config=vision, **QWEN_IDS
-        )
-
-    family = Family(tf.Qwen3_5ForConditionalGeneration, config, ALL_KINDS, "frames")
-    monkeypatch.setitem(FAMILIES, "qwen3_5", family)
+    monkeypatch.setitem(FAMILIES, "qwen3_5", HYBRID["qwen3_5"])
     model = _build("qwen3_5", 3, seed=0)
     given = make_inputs(model, "qwen3_5", kind)
     own = model.generate(**given, max_new_tokens=16, do_sample=False)
