@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from sage_core.runtime.recurrent import RecurrentLayer, StateFunctions, TreeColumns
+from sage_core.runtime.recurrent import RecurrentLayer, StateFunctions
+from sage_core.runtime.tree_columns import TreeColumns
 
 
 class TreeCacheLayer(CacheLayerMixin):

@@ -15,7 +15,8 @@ from sage_core.generation.prepare import Prepared
 from sage_core.models.checkpoint_errors import forward_errors
 from sage_core.models.parts import decoder_of, output_head
 from sage_core.runtime.passes import Passes
-from sage_core.runtime.recurrent import StateFunctions, TreeColumns
+from sage_core.runtime.recurrent import StateFunctions
+from sage_core.runtime.tree_columns import TreeColumns
 from sage_core.runtime.tree_runner import EagerExecutor, Executor, PassRequest, TreeRunner
 from sage_core.runtime.windows import LayerKinds
 

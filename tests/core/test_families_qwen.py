@@ -18,10 +18,12 @@ from sage_core.models.families import find_family
 from sage_core.pipeline import load
 from tests.core.saved_pair import make_tokenizer
 from tests.tiny import FAMILIES
+from tests.tiny.families import HYBRID
 from tests.tiny.pairs import _randomise
 
 PATCH = 4
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+MODELS = FAMILIES | HYBRID
 SPECIAL = (  # in the order of the tiny models' token ids
     "<|endoftext|>",
     "<|im_start|>",
@@ -41,9 +43,9 @@ TEMPLATE = (
 
 
 def _save(folder: Path, name: str, layers: int, seed: int) -> None:
-    config = FAMILIES[name].config(layers)
+    config = MODELS[name].config(layers)
     config.text_config.vocab_size = 280
-    model = FAMILIES[name].model(config).eval()
+    model = MODELS[name].model(config).eval()
     _randomise(model, torch.Generator().manual_seed(seed))
     model.generation_config = GenerationConfig(eos_token_id=[2, 0], pad_token_id=0)
     model.save_pretrained(folder)

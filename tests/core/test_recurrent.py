@@ -12,16 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sage_core
+from sage_core.drafts.head.init import new_head
 from sage_core.engine import trial
 from sage_core.engine.model_check import look
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.backend import EagerBackend
-from sage_core.runtime.recurrent import LOGGED, RecurrentLayer, StateFunctions, TreeColumns
+from sage_core.runtime.recurrent import LOGGED, RecurrentLayer, StateFunctions
 from sage_core.runtime.runner import Runner
+from sage_core.runtime.tree_columns import TreeColumns
 from tests.core.test_trial import ids, make
 from tests.core.test_windows import RULES as LONG
 from tests.core.test_windows import inputs, near
+from tests.tiny import make_inputs
+from tests.tiny.families import ALL_KINDS, FAMILIES, HYBRID
+from tests.tiny.pairs import _build
 
 SIZES = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
          "linear_value_head_dim": 8}  # fmt: skip
@@ -34,6 +39,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5_moe": ("Qwen3_5MoeText", SIZES | RULE | EXPERTS | SHARED),
     "qwen3_next": ("Qwen3Next", SIZES | RULE | EXPERTS | SHARED),
     "lfm2": ("Lfm2", CONV),
+    "lfm3, windows": (
+        "Lfm3",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "sliding_attention", "full_attention", "conv"],
+            "sliding_window": 12,
+        },
+    ),
+    "olmo_hybrid": ("OlmoHybrid", SIZES | RULE),
     "lfm2_moe": ("Lfm2Moe", CONV | EXPERTS | {"num_dense_layers": 1}),
 }
 RULES: dict[str, Any] = {**LONG, "max_new_tokens": 24}
@@ -82,6 +96,30 @@ def test_sampled_and_in_a_batch(model: Any) -> None:
         alone = prompts[row : row + 1, mask[row].bool()]
         own = model.generate(alone, attention_mask=torch.ones_like(alone), **rules)
         assert torch.equal(batch[row, -24:], own[0, -24:])
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_pictures_and_clips(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "qwen3_5", HYBRID["qwen3_5"])
+    model = _build("qwen3_5", 3, seed=0)
+    given = make_inputs(model, "qwen3_5", kind)
+    own = model.generate(**given, max_new_tokens=16, do_sample=False)
+    decoder = sage_core.SpeculativeDecoder(model, near(model), "static")
+    output = decoder.generate(**given, max_new_tokens=16, do_sample=False)
+    assert torch.equal(output.sequences, own)
+    assert output.stats.steps < 12
+
+
+@pytest.mark.parametrize("kind", ["Qwen3_5Text", "Lfm2"])
+def test_with_a_head_or_a_lookup(kind: str) -> None:
+    last = {"layer_types": ["full_attention", "conv"]}  # the head copies a layer with attention
+    rule = {"layer_types": ["linear_attention", "full_attention"]}
+    model = make(kind, last if kind == "Lfm2" else SIZES | rule)
+    rules = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
+    own = model.generate(**inputs(9), **rules)
+    for draft, options in ((new_head(model, name="it"), {}), (None, {"lookup": True})):
+        decoder = sage_core.SpeculativeDecoder(model, draft, "static", **options)
+        assert torch.equal(decoder.generate(**inputs(9), **rules).sequences, own)
 
 
 @pytest.mark.parametrize("policy", ["static", "autoregressive"])

@@ -176,3 +176,22 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(tf.LlamaForCausalLM, _llama, ("text",)),
     "qwen2": Family(tf.Qwen2ForCausalLM, _qwen2, ("text",)),
 }
+
+
+def _qwen3_5(layers: int) -> tf.PreTrainedConfig:
+    rules = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+    sizes = {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    kinds = ["linear_attention"] * (layers - 1) + ["full_attention"]
+    text = {k: v for k, v in TEXT.items() if k not in ("bos_token_id", "eos_token_id")}
+    return tf.Qwen3_5Config(
+        text_config={"num_hidden_layers": layers, "layer_types": kinds}
+        | {**rules, **sizes, **QWEN3_TEXT, **text},
+        vision_config={k: v for k, v in QWEN3_VISION.items() if k != "deepstack_visual_indexes"},
+        **QWEN_IDS,
+    )
+
+
+HYBRID: dict[str, Family] = {
+    "qwen3_5": Family(tf.Qwen3_5ForConditionalGeneration, _qwen3_5, ALL_KINDS, "frames"),
+}
+"""Families with a recurrent state, which not every test of `FAMILIES` needs."""

@@ -32,7 +32,7 @@ VIDEO_PIXELS = int(0.9 * 128_000) * 2 * 28**2
 class Qwen2VL(Family):
     """Qwen2-VL and Qwen2.5-VL."""
 
-    model_types = ("qwen2_vl", "qwen2_5_vl")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
     video_pixels: ClassVar[Pixels] = {"shortest_edge": 128 * 28**2, "longest_edge": 768 * 28**2}
     """Default of transformers for a frame."""
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense and mixture of experts: a video is groups of frames, each after its time."""
+"""Qwen3-VL and Qwen3.5, dense or not: a video is groups of frames, each after its time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ FRAME_PIXELS = 768 * 32**2
 
 
 class Qwen3VL(Qwen2VL):
-    """Qwen3-VL. Positions restart with every group of frames; its time is written as text."""
+    """Qwen3-VL and Qwen3.5, which have one processor.
 
-    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    Positions restart with every group of frames; its time is written as text.
+    """
+
+    model_types = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
     video_pixels: ClassVar[Pixels] = {"shortest_edge": 128 * 32**2, "longest_edge": FRAME_PIXELS}
 
     @property
