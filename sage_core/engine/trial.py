@@ -24,6 +24,7 @@ from sage_core.models.parts import decoder_of
 from sage_core.models.quiet import quiet
 from sage_core.models.small_config import (
     CUTS,
+    STEP,
     Border,
     SmallConfig,
     context_length,
@@ -298,7 +299,9 @@ def _differing(model: Any, texts: _Texts) -> Iterator[int]:
     at, turn = PROMPT, 0
     while at < last:
         path = ids[at : min(at + PASSES[turn % 4], last)]
-        wrong = [ids[at - 1]] if turn % 4 == 0 else []  # a sibling of the path's second token
+        # Siblings of the path's second token, so many that a node's place in the pass and its
+        # position are on two sides of a border.
+        wrong = [ids[at - 1]] * STEP if turn % 4 == 0 else []
         columns = [0, *range(1 + len(wrong), len(path) + len(wrong))]
         tokens = [path[0], *wrong, *path[1:]]
         depths = [0, *(1 for _ in wrong), *range(1, len(path))]
