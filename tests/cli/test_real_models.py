@@ -137,7 +137,9 @@ def test_a_copy_under_another_name_gets_the_draft_of_its_base(cache: Path) -> No
     assert "its card" not in table
     assert re.search(r"Qwen/Qwen2\.5-VL-3B-Instruct +smaller, with its tokenizer +yes", table)
     answer = run("ask", "photo.jpg", "What?", "--model", "tuned", "--json")
-    assert json.loads(answer.stdout)["models"]["draft"] == "Qwen/Qwen2.5-VL-3B-Instruct", answer.stderr
+    assert json.loads(answer.stdout)["models"]["draft"] == "Qwen/Qwen2.5-VL-3B-Instruct", (
+        answer.stderr
+    )
     assert "smaller, with its tokenizer" in answer.stderr
 
 
