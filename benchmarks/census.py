@@ -277,8 +277,8 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     data = harness.described("benchmarks.census", arguments)
-    data["classes"] = []
     rows = _earlier(arguments.output) if arguments.only else {}
+    data["classes"] = [asdict(row) for row in rows.values()]
     for name in arguments.only or sorted(CONFIG_MAPPING.keys()):
         if (found := find_class(name)) is None:
             continue
