@@ -13,9 +13,10 @@ from typer.core import TyperCommand
 __all__ = ["BriefHelp"]
 
 _RUN = {
-    "json": "Print JSON, --jsonl an object per line",
+    "json": "Print JSON",
+    "jsonl": "Print a JSON object per line",
     "output": "Write to FILE",
-    "model": "Model: a name on the hub, or a folder",
+    "model": "Hub name or folder (default: a demo)",
     "max_new_tokens": "Length limit (256)",
     "frames": "Frames to take of a video",
     "stats": "Print speed and acceptance",
@@ -23,14 +24,14 @@ _RUN = {
 }
 _CAPTION = {
     "prompt": "What to ask for, instead of a caption",
-    "preset": "A prompt by name: short, long, tags...",
-    "prefix": "Put TEXT before each text: a trigger word",
+    "preset": "A known prompt: short, long, tags, ...",
+    "prefix": "Begin each text so (trigger word)",
     "recursive": "Search folders inside folders",
-    "sidecar": "Write NAME.txt (or json, xmp) beside each file",
-    "existing": "Files with a sidecar: skip (default), overwrite, append",
-    "resume": "Go on with the --jsonl --output of an earlier run",
-    "segment": "Describe a video in parts: scenes, or SECONDS",
-    "dry_run": "List what would be done, and how long it takes",
+    "sidecar": "Write NAME.txt (json, xmp) by each file",
+    "existing": "If there: skip (default) or overwrite",
+    "resume": "Go on with an earlier --jsonl --output",
+    "segment": "Split a video: scenes, or SECONDS",
+    "dry_run": "List what would be done, and the time",
 }
 EVERYDAY: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -86,7 +87,8 @@ def _help_all(plain: Any) -> Any:
 def _short(param: Any, text: str) -> Any:
     """The option with a short help, among the options without a panel."""
     option = copy(param)
-    option.rich_help_panel, option.help, option.show_default = None, f"{text}.", False
+    option.rich_help_panel, option.show_default = None, False
+    option.help = text if text.endswith(".") else f"{text}."
     if "|" in str(option.metavar):
         option.metavar = "KIND"
     return option

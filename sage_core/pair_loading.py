@@ -18,7 +18,7 @@ from sage_core.models import hub
 from sage_core.models.checkpoint import CheckpointInfo, inspect
 from sage_core.models.checkpoint_errors import checkpoint_errors
 from sage_core.models.devices import check_device, check_dtype, find_devices
-from sage_core.models.draft_advice import suggest_draft
+from sage_core.models.draft_search import find_drafts
 from sage_core.models.families import Family, find_family
 from sage_core.models.pair_check import check_pair
 from sage_core.models.pair_names import PairNames, find_pair
@@ -200,12 +200,9 @@ def _inspect_draft(
     Raises:
         ModelError: a requested draft is missing or does not fit.
     """
+    if names.draft is None and names.unknown:
+        names = _searched(names, target)
     if names.draft is None:
-        if names.unknown:
-            fitting = suggest_draft(target)
-            advice = "--draft ngram" if fitting is None else f"--draft {fitting} or --draft ngram"
-            note = f"; no draft is known for {names.target_id}: decoding without one ({advice} may "
-            names = replace(names, note=note + "speed it up)")
         return names, None
     assert names.draft_id is not None
     try:
@@ -219,6 +216,17 @@ def _inspect_draft(
         note = f"; decoding without a draft ({error})"
         return replace(names, draft=None, draft_id=None, note=note), None
     return names, draft
+
+
+def _searched(names: PairNames, target: CheckpointInfo) -> PairNames:
+    """The draft of a target whose name is not known, found by what the target is."""
+    best = next(find_drafts(target, names.target_id), None)
+    if best is not None and best.automatic:
+        note = f"; draft {best.id}: {best.reason}"
+        return replace(names, draft=best.id, draft_id=best.id, note=note, known=True)
+    advice = "--draft ngram" if best is None else f"--draft {best.id} or --draft ngram"
+    note = f"; no draft is known for {names.target_id}: decoding without one ({advice} may "
+    return replace(names, note=note + "speed it up)")
 
 
 def _fetched(part: CheckpointInfo, progress: Progress) -> CheckpointInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sage_cli.options.shared import InfoOptions
+from sage_cli.options.shared import ListOptions
 from sage_cli.options.takes_options import takes_options
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 
-@takes_options(InfoOptions)
-def models(*, options: InfoOptions) -> None:
+@takes_options(ListOptions)
+def models(*, options: ListOptions) -> None:
     """List the models that can be loaded now, and known pairs that can be downloaded."""
     from sage_cli.console import set_verbosity
     from sage_cli.render.jsonout import SCHEMA
@@ -23,6 +23,9 @@ def models(*, options: InfoOptions) -> None:
     from sage_cli.render.tables import print_json, print_table
 
     set_verbosity(options.verbose)
+    if options.fitting is not None:
+        _list_drafts(options.fitting, options.json)
+        return
     from sage_core.models.catalog import list_models, list_pairs
 
     entries = list_models()
@@ -46,6 +49,28 @@ def models(*, options: InfoOptions) -> None:
         ],
     )
     print("Quantized versions (AWQ, GPTQ) of these targets are known too: see --json.")
+
+
+def _list_drafts(model: str, as_json: bool) -> None:
+    """The drafts for a model, found without its weights."""
+    from sage_cli.render.jsonout import SCHEMA
+    from sage_cli.render.tables import print_json, print_table
+    from sage_core.models.checkpoint import inspect
+    from sage_core.models.draft_search import find_drafts
+
+    found = list(find_drafts(inspect(model, model, None, False), model))
+    if as_json:
+        drafts = [asdict(candidate) for candidate in found]
+        print_json({"schema": SCHEMA, "model": model, "drafts": drafts})
+        return
+    print_table(
+        ("draft", "why it fits", "here", "--draft auto"),
+        [
+            (one.id, one.reason, "yes" if one.cached else "no", "" if one.automatic else "no")
+            for one in found
+        ],
+        empty="no draft model is known for it: --draft ngram needs none",
+    )
 
 
 def _draft(entry: ModelEntry) -> str:

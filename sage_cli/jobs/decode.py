@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from sage_cli import signals
 from sage_cli.console import (
     Progress,
     complain,
-    display_name,
-    is_terminal,
     say,
     set_verbosity,
-    wants_live,
     with_progress,
 )
 from sage_cli.exit_codes import ExitCode, code_of, worst
 from sage_cli.jobs.batching import batch_size, in_order
 from sage_cli.jobs.media import MediaOpener
 from sage_cli.jobs.request import Request, refusals
+from sage_cli.jobs.results import OutputArguments, Results
 from sage_cli.options.check import check
 from sage_cli.options.shared import RunOptions
-from sage_cli.render.jsonout import failure_object
-from sage_cli.render.outputs import AtomicFile, OutputFile, opened, stdout_writer
+from sage_cli.render.outputs import AtomicFile, OutputFile, opened
 from sage_cli.render.streamer import Streamer
 from sage_cli.sinks.json_output import Json
-from sage_cli.sinks.sink import Record, Sink
 from sage_cli.sinks.text import PlainText
 from sage_cli.streams import OutputError
 from sage_core.captioning.items import fewer_pixels
@@ -101,13 +96,9 @@ def load(options: RunOptions, opener: MediaOpener) -> Pipeline:
     return pipeline
 
 
-class Job:
-    """Decodes requests one after another and writes their results in one place.
-
-    Without a pipeline it can only `refuse`; without a ``file`` it writes to standard output.
-    ``several`` results make a JSON list, and with ``headed`` texts are headed by their files'
-    names. ``sinks`` get every record besides; with them, and no output asked for, nothing is
-    printed if not ``printed``. ``writer`` makes what prints in place of texts.
+class Job(Results):
+    """Decodes requests one after another, or several at once; without a pipeline it can only
+    `refuse`. Further arguments as for `Results`.
     """
 
     def __init__(
@@ -115,46 +106,17 @@ class Job:
         options: RunOptions,
         pipeline: Pipeline | None,
         file: OutputFile | None,
-        *,
-        several: bool = False,
-        headed: bool = True,
-        sinks: Sequence[Sink] = (),
-        printed: bool = True,
-        writer: Callable[[Callable[[str], None], bool], Sink] | None = None,
+        **outputs: Unpack[OutputArguments],
     ) -> None:
-        self._options = options
+        super().__init__(options, file, **outputs)
         self._media: Mapping[str, Mapping[str, Any]] = {}
         self._loaded = pipeline
-        self._file = file
-        self._several = several
-        self._sinks = sinks
-        write = self._file.write if self._file is not None else stdout_writer()
-        self._to_terminal = self._file is None and printed and is_terminal(sys.stdout)
-        self._live = wants_live(options.live, quiet=options.quiet or not printed)
-        self._write: Callable[[str], None] = write
-        self.codes: list[ExitCode] = []
         self._again: list[Request] = []
-        self._writer: Sink | None = None
-        if options.json or options.jsonl:
-            self._writer = Json(write, lines=options.jsonl, several=several)
-        elif printed and writer is not None:
-            self._writer = writer(write, self._to_terminal)
-        elif printed:
-            self._writer = PlainText(
-                write, several=several and headed, for_terminal=self._to_terminal
-            )
 
     @property
     def _pipeline(self) -> Pipeline:
         assert self._loaded is not None, "a job without a pipeline can only refuse"
         return self._loaded
-
-    def refuse(self, requests: Sequence[Request], errors: Sequence[Exception]) -> ExitCode:
-        """Report the error of each request; returns the worst of their exit codes."""
-        with self.results():
-            pairs = zip(requests, errors, strict=True)
-            self.codes += [self.fail(request, error) for request, error in pairs]
-        return worst(self.codes)
 
     def run(
         self,
@@ -183,18 +145,6 @@ class Job:
                 self.codes.append(self._smaller(request))
         return worst(self.codes)
 
-    @property
-    def ordered(self) -> bool:
-        """Whether results are to be written in the order of the requests."""
-        return isinstance(self._writer, PlainText) or (
-            isinstance(self._writer, Json) and not self._options.jsonl
-        )
-
-    @property
-    def interactive(self) -> bool:
-        """Whether the texts are watched on a terminal."""
-        return self._live or self._streamer() is not None
-
     def _batched(self, requests: Sequence[Request], size: int) -> None:
         """Decode requests of one file each, ``size`` at once."""
 
@@ -222,37 +172,6 @@ class Job:
             else:
                 for outcome in outcomes:
                     finish(outcome)
-
-    @contextmanager
-    def results(self) -> Iterator[None]:
-        """Open while results are made; what is finished is kept, whatever ends the run."""
-        with signals.raised_inside():
-            try:
-                yield
-                for sink in self._all_sinks():
-                    sink.close()
-                if self._file is not None and not self._all_failed():
-                    self._file.commit()
-                for sink in self._all_sinks():
-                    sink.commit()
-            finally:
-                self._keep_finished()
-
-    def _all_failed(self) -> bool:
-        """Whether there is not one text: an older file is not replaced by an empty one."""
-        return all(self.codes) and not (self._options.json or self._options.jsonl)
-
-    def _keep_finished(self) -> None:
-        """After a failed run: finished results are printed, or left beside --output."""
-        for sink in self._all_sinks():
-            with suppress(OSError):
-                sink.close()
-        left = self._file.abandon() if self._file is not None else None
-        if left is not None:
-            say(f"the finished results are in {display_name(str(left))}")
-
-    def _all_sinks(self) -> Sequence[Sink]:
-        return self._sinks if self._writer is None else [self._writer, *self._sinks]
 
     def _one(self, request: Request, *, last: bool) -> ExitCode | None:
         """Decode one request by itself; see `_attempt`."""
@@ -300,21 +219,12 @@ class Job:
             return self.fail(request, error)
         return ExitCode.OK
 
-    def fail(self, request: Request, error: Exception) -> ExitCode:
-        """Report that there is no result, and why; returns its exit code."""
-        for one in (request, *request.copies):
-            record = failure_object(error, files=one.names, key=one.key)
-            for sink in self._all_sinks():
-                sink.failure(one.label, record)
-        complain(error, name=request.label, verbose=self._options.verbose)
-        return code_of(error)
-
     def decode(self, request: Request, start: Callable[[], Stream], *also: Watcher) -> Result:
         """Decode the stream that ``start`` opens, with live view or streaming, and write it."""
         from sage_cli.render.frame import History
 
         saved: SavedView | None = None
-        streamer = self._streamer()
+        streamer = self.streamer()
         stream: Stream | None = None
         try:
             with ExitStack() as stack:
@@ -333,7 +243,7 @@ class Job:
             self._finish(request, result, streamer)
         except (KeyboardInterrupt, Exception) as error:
             if stream is not None and not isinstance(error, BrokenPipeError | OutputError):
-                self._show_partial(request, stream.text, streamer, signals.raised(error))
+                self.show_partial(request, stream.text, streamer, signals.raised(error))
             raise
         finally:
             if saved is not None:
@@ -372,14 +282,6 @@ class Job:
         if saved is not None:
             watchers.append(saved.step)
         return watchers
-
-    def _streamer(self) -> Streamer | None:
-        """For text on a terminal without the live view; not one that may be cut afterwards."""
-        if self._options.edits_text:
-            return None
-        if self._to_terminal and not self._live and isinstance(self._writer, PlainText):
-            return Streamer(self._write)
-        return None
 
     def _saved_view(self, history: History) -> SavedView | None:
         if self._options.save_view is None:
@@ -424,44 +326,3 @@ class Job:
         if streamer is not None:
             streamer.finish(record["text"])
         self.write(request, record, streamer)
-
-    def write(self, request: Request, record: Record, streamer: Streamer | None = None) -> None:
-        """Give the record of a result, and those of copies, to all outputs."""
-        if request.caption is not None:
-            record = {**record, "caption": request.caption}
-        self._deliver(request, record, streamer)
-        for copy in request.copies:
-            same = {"files": list(copy.names), "key": copy.key, "same_as": request.names[0]}
-            self._deliver(copy, {**record, **same}, None)
-        if record.get("context_reached") is not None and not self._options.quiet:
-            say(
-                f"{request.label}: the text reached the model's context of "
-                f"{record['context_reached']} tokens: what follows is less reliable"
-            )
-        if record.get("finish_reason") == "repetition" and not self._options.quiet:
-            say(f"{request.label}: the text repeats itself and was ended there")
-
-    def _deliver(self, request: Request, record: Record, streamer: Streamer | None) -> None:
-        """Give a record to all outputs; one that cannot take it does not stop the others."""
-        if streamer is None and self._writer is not None:
-            self._writer.result(request.label, record)
-        for sink in self._sinks:
-            try:
-                sink.result(request.label, record)
-            except InputError as error:
-                complain(error, verbose=self._options.verbose)
-                self.codes.append(ExitCode.OTHER)
-
-    def _show_partial(
-        self, request: Request, text: str, streamer: Streamer | None, interrupted: bool
-    ) -> None:
-        """Leave an unfinished text on the terminal; nothing else gets a part of a text.
-
-        One that failed is left only where it has been streamed already; it gets its line end.
-        """
-        if not text:
-            return
-        if streamer is not None:
-            streamer.finish(text)
-        elif interrupted and self._to_terminal and isinstance(self._writer, PlainText):
-            self._writer.result(request.label, {"text": text})

@@ -24,7 +24,7 @@ from sage_core.media.segments import InProcess, Reader, Split
 if TYPE_CHECKING:
     from sage_core.captioning.film import Film, Segment
 
-__all__ = ["FilmJob", "check_film"]
+__all__ = ["FilmJob", "check_film", "follow_format"]
 
 _EVERY = 30.0
 """Seconds between lines on how far a video is."""
@@ -57,6 +57,8 @@ def check_film(options: CaptionOptions, *, several: bool) -> None:
         raise OptionError("--segment decodes many texts: leave out --live and --save-view")
     if options.subtitles and (options.json or options.jsonl):
         raise OptionError(f"--format {options.format} excludes --json and --jsonl")
+    if options.engine != "local" or options.workers != "1":
+        raise OptionError("--segment works in one process: leave out --workers and --engine")
     printed = options.sidecar is None or options.output is not None
     if options.subtitles and not printed and options.sidecar != options.format:
         raise OptionError(
@@ -148,7 +150,7 @@ class FilmJob(Job):
         def done(segment: Segment) -> None:
             nonlocal said, count
             count += 1
-            for sink in self._all_sinks():
+            for sink in self.all_sinks():
                 sink.segment(label, segment_record(segment))
             if monotonic() - said > _EVERY and not self._options.quiet:
                 said = monotonic()

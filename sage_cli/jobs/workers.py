@@ -61,9 +61,13 @@ def check_workers(options: CaptionOptions, inputs: Sequence[str]) -> None:
         raise OptionError("--ray-address is about --engine ray")
     if options.workers == "1" and options.engine == "local":
         return
-    for given, option in ((options.live, "--live"), (options.stats, "--stats")):
+    for given, option in (
+        (options.live, "--live"),
+        (options.stats, "--stats"),
+        (options.segment is not None, "--segment"),
+    ):
         if given:
-            raise OptionError(f"{option} watches one process: leave out --workers or {option}")
+            raise OptionError(f"{option} needs a single process: leave out --workers and --engine")
     if STDIN in inputs:
         raise OptionError("'-' is read by one process: name the file, or leave out --workers")
 

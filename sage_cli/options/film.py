@@ -46,8 +46,8 @@ class FilmOptions:
     format: Annotated[
         Literal["text", "json", "srt", "vtt"],
         _once(
-            "What is printed, and written beside videos with --sidecar: texts, JSON, or the segments "
-            "as subtitles.",
+            "What is printed, or written beside videos with --sidecar: texts, JSON, or the "
+            "segments as subtitles.",
             metavar="text|json|srt|vtt",
         ),
     ] = "text"

@@ -18,7 +18,7 @@ from sage_cli.options.settings import apply_settings
 if TYPE_CHECKING:
     from sage_core.media import MediaLimits
 
-__all__ = ["PROMPT", "VERBOSE", "InfoOptions", "RunOptions", "subset"]
+__all__ = ["PROMPT", "VERBOSE", "InfoOptions", "ListOptions", "RunOptions", "subset"]
 
 _setting = partial(flags.setting, flags.OUTPUT)
 _once = partial(flags.once, flags.OUTPUT)
@@ -46,6 +46,20 @@ class InfoOptions(_Verbose):
     """Options of the commands that only print information."""
 
     json: Annotated[bool, _once("Print JSON.")] = False
+
+
+@dataclass(frozen=True)
+class ListOptions(InfoOptions):
+    """Options of ``sage models``."""
+
+    fitting: Annotated[
+        str | None,
+        _once(
+            "List the drafts that fit MODEL instead, best first, each with the reason.",
+            "--for",
+            metavar="MODEL",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

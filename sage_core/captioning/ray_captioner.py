@@ -34,7 +34,7 @@ from sage_core.errors import InputError, MemoryExhaustedError, OptionError, Sage
 __all__ = ["RayCaptioner", "ray_records"]
 
 _ROWS = 8
-"""Rows that an actor gets at once, at least. All of them are repeated if it ends meanwhile."""
+"""Rows that an actor gets at once, if no batch size is given. All are repeated if it ends."""
 _CORES_EACH = 4
 _PATIENCE = 5.0
 """Seconds in which a cluster must accept a connection."""
@@ -156,7 +156,7 @@ def ray_records(
     """
     done: set[int] = set()
     with _connected(address):
-        for rows, tries in ((max(_ROWS, _width(settings)), 3), (1, 3)):
+        for rows, tries in ((_rows_at_once(settings), 3), (1, 3)):
             left = [number for number in range(len(items)) if number not in done]
             if not left:
                 return
@@ -175,8 +175,8 @@ def ray_records(
             )
 
 
-def _width(settings: CaptionSettings) -> int:
-    return 1 if settings.batch == "auto" else int(settings.batch)
+def _rows_at_once(settings: CaptionSettings) -> int:
+    return _ROWS if settings.batch == "auto" else int(settings.batch)
 
 
 def _pass(

@@ -96,23 +96,44 @@ def refusal(config: Any, reason: str) -> ModelError:
 
 @lru_cache(maxsize=64)
 def _verdict(subject: _Subject) -> Verdict:
-    failure: Exception | None = None
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        for rules in CUTS:
-            try:
-                small = cut(subject.config, rules)
-                model = _built(subject.build, small)
-                texts = _Texts.of(model, small)
-            except MemoryError:
-                raise
-            except Exception as error:  # this cut does not fit the class: the next one may
-                failure = failure or error
-                continue
-            return _judge(subject.config, small, model, texts)
-    return _untried(subject.config, failure)
+        try:
+            small, model, texts = _small_copy(subject.config, subject.build)
+        except MemoryError:
+            raise
+        except Exception as error:
+            return _untried(subject.config, error)
+        return _judge(subject.config, small, model, texts)
 
 
-def _untried(config: Any, failure: Exception | None) -> Verdict:
+def small_model(config: Any, build: Build) -> tuple[SmallConfig, Any]:
+    """The copy of a trial: its configuration, and the model with random weights in float32.
+
+    Raises:
+        Exception: of whatever kind; no cut of the configuration can be built and can write.
+    """
+    with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        small, model, _ = _small_copy(config, build)
+    return small, model
+
+
+def _small_copy(config: Any, build: Build) -> tuple[SmallConfig, Any, _Texts]:
+    """The smallest copy that can be built and writes a text; raises the first cut's error."""
+    failure: Exception | None = None
+    for rules in CUTS:
+        try:
+            small = cut(config, rules)
+            model = _built(build, small)
+            return small, model, _Texts.of(model, small)
+        except MemoryError:
+            raise
+        except Exception as error:  # this cut does not fit the class: the next one may
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _untried(config: Any, failure: Exception) -> Verdict:
     """No small copy can be built: a look at the loaded model must do, unless there is a border."""
     text = " ".join(str(failure).split())
     if "scaled_dot_product_attention" in text or "sdpa" in text:

@@ -16,8 +16,8 @@ from sage_core.models import catalog
 from sage_core.models.progress import Progress, gib
 from sage_core.models.quiet import quiet
 
-SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a hub repository that are fetched first: configurations and tokenizers."""
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "README.md")
+"""Files of a hub repository that are fetched first: configurations, tokenizers, the model card."""
 CODE_FILES = ("*.py",)
 """Fetched as well if the checkpoint's own code may run."""
 TIMEOUT = 5.0

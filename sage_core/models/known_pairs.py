@@ -1,11 +1,18 @@
-"""The known pairs: for each published target the drafts that fit it, best first."""
+"""The known pairs: for each published target the drafts that fit it, best first.
+
+They are data: ``known_pairs.toml`` beside this module.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+
+from sage_core.errors import ModelError
+from sage_core.files.reading import as_shape, read_toml
 
 
 @dataclass(frozen=True)
@@ -23,10 +30,18 @@ class Series:
     """Size of a target: sizes of its drafts, best first, separated by spaces."""
     variants: tuple[str, ...] = ("",)
     """Endings of hub ids under which the targets are published: plain first, then quantized."""
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Size of a target: layers and width of its text decoder."""
 
     def __post_init__(self) -> None:
         if self.pattern.count("{}") != 1 or not all(self.drafts.values()):
             raise ValueError(f"{self.name}: a pattern with one gap and a draft for each target")
+        if not self.shapes.keys() <= self.drafts.keys():
+            raise ValueError(f"{self.name}: shapes are of targets")
+
+    def has_tokenizer(self, model_type: str, vocab_size: int) -> bool:
+        """Whether a model is of this architecture and, by its vocabulary, this tokenizer."""
+        return model_type in self.model_types and abs(vocab_size - self.vocab_size) < 512
 
 
 @dataclass(frozen=True)
@@ -41,53 +56,13 @@ class KnownPair:
     """The target is a quantized form of another."""
 
 
-_QUANTIZED = ("", "-AWQ", "-GPTQ-Int4", "-GPTQ-Int8")
-_QWEN3_VL = {"235B-A22B": "8B 4B 2B", "32B": "4B 2B 8B", "30B-A3B": "2B 4B", "8B": "2B", "4B": "2B"}
-_QWEN3_VL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
-_LLAMA = {
-    **{"3.3-70B": "3.1-8B 3.2-3B 3.2-1B", "3.1-70B": "3.1-8B 3.2-3B 3.2-1B"},
-    **{"3.1-8B": "3.2-1B", "3.2-3B": "3.2-1B"},
-}
+def _read() -> tuple[Series, ...]:
+    file = Path(__file__).with_name("known_pairs.toml")
+    listed = read_toml(file, error=ModelError)["series"]
+    return tuple(as_shape(one, file, Series, error=ModelError) for one in listed)
 
-SERIES = (
-    Series(
-        "LLaVA-OneVision", ("llava_onevision",), 152_000, "llava-hf/llava-onevision-qwen2-{}-hf",
-        {"72b-ov": "7b-ov 0.5b-ov", "72b-ov-chat": "7b-ov-chat 7b-ov 0.5b-ov",
-         "7b-ov": "0.5b-ov", "7b-ov-chat": "0.5b-ov"},
-    ),
-    Series(
-        "Qwen2.5-VL", ("qwen2_5_vl",), 151_936, "Qwen/Qwen2.5-VL-{}-Instruct",
-        {"72B": "7B 3B", "32B": "7B 3B", "7B": "3B"}, ("", "-AWQ"),
-    ),
-    Series(
-        "Qwen2-VL", ("qwen2_vl",), 151_936, "Qwen/Qwen2-VL-{}-Instruct",
-        {"72B": "7B 2B", "7B": "2B"}, _QUANTIZED,
-    ),
-    Series("Qwen3-VL", _QWEN3_VL_TYPES, 151_936, "Qwen/Qwen3-VL-{}-Instruct", _QWEN3_VL),
-    Series("Qwen3-VL Thinking", _QWEN3_VL_TYPES, 151_936, "Qwen/Qwen3-VL-{}-Thinking", _QWEN3_VL),
-    # The drafts' ids are those in the code of TABED (arXiv 2601.20357), whose authors trained them.
-    # Whether they are public on the hub is not known: without them the target goes alone.
-    Series(
-        "LLaVA-1.5", ("llava",), 32_064, "{}",
-        {"llava-hf/llava-1.5-13b-hf": "mjbooo/lvlm160m-bf16 mjbooo/lvlm68m",
-         "llava-hf/llava-1.5-7b-hf": "mjbooo/lvlm68m mjbooo/lvlm160m-bf16"},
-    ),
-    Series("Llama 3", ("llama",), 128_256, "meta-llama/Llama-{}-Instruct", _LLAMA),
-    Series(
-        "Llama 3, base", ("llama",), 128_256, "meta-llama/Llama-{}",
-        {"3.1-70B": "3.1-8B 3.2-1B", "3.1-8B": "3.2-1B", "3.2-3B": "3.2-1B"},
-    ),
-    Series(
-        "Qwen2.5", ("qwen2",), 151_936, "Qwen/Qwen2.5-{}-Instruct",
-        {"72B": "7B 3B 1.5B 0.5B", "32B": "3B 1.5B 0.5B", "14B": "1.5B 0.5B", "7B": "0.5B 1.5B",
-         "3B": "0.5B"}, _QUANTIZED,
-    ),
-    Series(
-        "Qwen3", ("qwen3", "qwen3_moe"), 151_936, "Qwen/Qwen3-{}",
-        {"235B-A22B": "4B 1.7B 0.6B", "32B": "1.7B 0.6B 4B", "30B-A3B": "0.6B 1.7B",
-         "14B": "0.6B 1.7B", "8B": "0.6B 1.7B", "4B": "0.6B"},
-    ),
-)  # fmt: skip
+
+SERIES = _read()
 """Every series, in the order in which they are listed."""
 
 
@@ -112,6 +87,24 @@ def drafts_for(target: str) -> tuple[str, ...]:
     return pair.drafts if pair else ()
 
 
+def known_by_name(name: str) -> str | None:
+    """The known target that a name or path means: a hub id, or the last part of one."""
+    if name in KNOWN:
+        return name
+    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
+    return next((known for known in KNOWN if known.rsplit("/", 1)[-1].lower() == last), None)
+
+
+def known_by_shape(model_type: str, vocab_size: int, layers: int, width: int) -> str | None:
+    """The known target with this architecture, tokenizer, and size of its text decoder."""
+    for series in SERIES:
+        if series.has_tokenizer(model_type, vocab_size):
+            for size, shape in series.shapes.items():
+                if tuple(shape) == (layers, width):
+                    return series.pattern.format(size)
+    return None
+
+
 def smaller_drafts(model_type: str, vocab_size: int, parameters: int) -> tuple[str, ...]:
     """Of each series with that ``model_type`` and tokenizer, the smallest published draft.
 
@@ -119,7 +112,7 @@ def smaller_drafts(model_type: str, vocab_size: int, parameters: int) -> tuple[s
     """
     found: list[str] = []
     for series in SERIES:
-        if model_type in series.model_types and abs(vocab_size - series.vocab_size) < 512:
+        if series.has_tokenizer(model_type, vocab_size):
             drafts = " ".join(series.drafts.values()).split()
             found.append(min(map(series.pattern.format, drafts), key=parameters_in))
     return tuple(draft for draft in found if parameters_in(draft) < parameters)

@@ -62,7 +62,7 @@ class SmallConfig:
         return max((border.small for border in self.borders), default=0)
 
 
-_RULES = ("widths", "vocabulary", "inner", "experts", "vision")
+_RULES = ("heads", "widths", "vocabulary", "inner", "experts", "vision")
 CUTS: tuple[tuple[str, ...], ...] = (
     _RULES,
     *(tuple(rule for rule in _RULES if rule != kept) for kept in _RULES),
@@ -112,9 +112,9 @@ def cut(config: Any, rules: Sequence[str]) -> SmallConfig:
     text = text_config(small)
     borders = _cut_lengths(text)  # first: a window may be as long as the model is wide
     _cut_layers(text)
-    for name in ("vision_config", "audio_config"):
+    for name in {"vision_config": None, "audio_config": None, **type(small).sub_configs}:
         part = getattr(small, name, None)
-        if part is not None and part is not text and "vision" in rules:
+        if hasattr(part, "to_dict") and part is not text and "vision" in rules:
             _cut_vision(part)
     if "experts" in rules:
         _cut_experts(text)
@@ -123,7 +123,7 @@ def cut(config: Any, rules: Sequence[str]) -> SmallConfig:
     if "vocabulary" in rules:
         _cut_vocabulary(small, text)
     if "widths" in rules:
-        _cut_widths(text)
+        _cut_widths(text, HEAD if "heads" in rules else None)
     return SmallConfig(small, borders)
 
 
@@ -189,8 +189,8 @@ def _cut_vocabulary(config: Any, text: Any) -> None:
             part.pad_token_id = 0
 
 
-def _cut_widths(text: Any) -> None:
-    """Fewer and smaller heads, in the same ratios."""
+def _cut_widths(text: Any, wanted: int | None) -> None:
+    """Fewer heads in the same ratios, of the ``wanted`` size; None: of the size they have."""
     hidden: Any = text.hidden_size
     heads: Any = getattr(text, "num_attention_heads", None)
     shared = [name for name in ("num_key_value_heads", "num_kv_heads") if name in vars(text)]
@@ -207,7 +207,7 @@ def _cut_widths(text: Any) -> None:
         few, new = min(heads, 4), min(hidden, WIDTH)
     else:
         head = given or hidden // heads
-        size = HEAD if head % HEAD == 0 else head
+        size = wanted if wanted and head % wanted == 0 else head
         kv = min(groups, 2)
         few = kv * min(2, heads // groups)
         new = few * size if head * heads == hidden else min(hidden, WIDTH)

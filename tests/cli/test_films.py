@@ -147,6 +147,7 @@ def test_the_part_and_the_batch(sage, pipeline, clip):
             ("--segment", "1", "--format", "vtt", "--sidecar", "srt"),
             "give --sidecar vtt, or --output FILE",
         ),
+        (("--segment", "1", "--workers", "2"), "leave out --workers and --engine"),
         (("--segment", "parts"), "unknown segments 'parts': choose scenes"),
         (("--segment", "10:9"), "overlap by half of their length"),
     ],

@@ -107,6 +107,40 @@ def test_models_are_listed_with_what_is_here() -> None:
     assert re.search(r"Qwen2\.5-VL +Qwen/Qwen2\.5-VL-72B-Instruct +\S+ +target *\n", table)
 
 
+def test_the_drafts_of_a_model_are_listed_with_reasons(cache: Path) -> None:
+    target = "Qwen/Qwen2.5-VL-7B-Instruct"
+    listed = json.loads(run("models", "--for", target, "--json").stdout)
+    assert listed["model"] == target
+    best = listed["drafts"][0]
+    assert best == {
+        "id": "Qwen/Qwen2.5-VL-3B-Instruct",
+        "reason": "a known pair",
+        "cached": True,
+        "automatic": True,
+    }
+    shutil.copytree(cache / "path" / "target", "tuned", symlinks=False)
+    assert "--draft ngram needs none" in run("models", "--for", "tuned").stdout
+    result = run("models", "--for", "nothing/here")
+    assert result.exit_code != 0
+
+
+def test_a_copy_under_another_name_gets_the_draft_of_its_base(cache: Path) -> None:
+    base = "Qwen/Qwen2.5-VL-7B-Instruct"
+    folder = cache / f"models--{base.replace('/', '--')}" / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, "tuned")
+    card = f"---\nbase_model: {base}\n---\n"
+    Path("tuned/README.md").write_text(card, encoding="utf-8")
+    config = json.loads(Path("tuned/config.json").read_text(encoding="utf-8"))
+    table = run("models", "--for", "tuned").stdout
+    size = config["text_config"]["vocab_size"]
+    assert size < 1000  # a stand-in has another vocabulary than the known model
+    assert "its card" not in table
+    assert re.search(r"Qwen/Qwen2\.5-VL-3B-Instruct +smaller, with its tokenizer +yes", table)
+    answer = run("ask", "What?", "photo.jpg", "--model", "tuned", "--max-new-tokens", "4", "--json")
+    assert json.loads(answer.stdout)["draft"] == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert "smaller, with its tokenizer" in answer.stderr
+
+
 def test_the_doctor_knows_what_is_missing_for_fewer_bits() -> None:
     text = run("doctor").stdout
     for name in ("8bit", "4bit", "int8", "int4"):

@@ -151,8 +151,10 @@ def test_files_of_which_none_can_be_used_start_nothing(sage, pool):
 
 REFUSED = [
     (("--workers", "0"), "neither 'auto' nor a positive"),
-    (("--workers", "2", "--live"), "--live watches one process"),
-    (("--workers", "2", "--stats"), "--stats watches one process"),
+    (("--workers", "2", "--live"), "--live needs a single process"),
+    (("--workers", "2", "--stats"), "--stats needs a single process"),
+    (("--workers", "2", "--segment", "10"), "--segment needs a single process"),
+    (("--engine", "ray", "--live"), "--live needs a single process"),
     (("-", "--workers", "2"), "'-' is read by one process"),
     (("--ray-address", "auto"), "--engine ray"),
 ]
@@ -189,33 +191,30 @@ def waited(found: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("ended", ["a worker", "all"])
-def test_a_run_with_the_bundled_pair(ended):
+def test_a_worker_is_killed_then_the_run_and_each_text_is_there_once():
     from PIL import Image
 
-    names = [f"{number}.png" for number in range(24)]
+    names = [f"{number}.png" for number in range(40)]
     for number, name in enumerate(names):
-        Image.new("RGB", (32, 24), (number * 9, 255 - number * 9, 128)).save(name)
+        Image.new("RGB", (32, 24), (number * 6, 255 - number * 6, 128)).save(name)
     command = [sys.executable, "-m", "sage_cli", "caption", *names, "--jsonl"]
     command += ["--batch", "1", "--max-new-tokens", "48"]
-    alone = subprocess.run([*command], check=True, capture_output=True).stdout.splitlines()
+    alone = subprocess.run(command, check=True, capture_output=True).stdout.splitlines()
     output = Path("out.jsonl")
     command += ["--workers", "2", "--output", str(output), "--resume"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE)
     waited(lambda: output.exists() and output.stat().st_size)
-    workers = children(run.pid)
-    assert len(workers) == 2
-    if ended == "a worker":
-        os.kill(workers[0], signal.SIGKILL)
-        assert b"a worker ended (SIGKILL)" in run.communicate()[1] and run.returncode == 0
-    else:
-        run.send_signal(signal.SIGTERM)
-        assert run.wait() == 143
-        waited(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-        written = output.read_bytes()
-        assert written.endswith(b"\n") and len(written.splitlines()) < len(names)
-        subprocess.run(command, check=True, capture_output=True)
-        assert output.read_bytes().startswith(written)
+    first, second = children(run.pid)
+    os.kill(first, signal.SIGKILL)
+    replacement = waited(lambda: [pid for pid in children(run.pid) if pid not in (first, second)])
+    run.send_signal(signal.SIGTERM)
+    assert b"a worker ended (SIGKILL): starting another one" in run.communicate()[1]
+    assert run.returncode == 143
+    waited(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (second, *replacement)))
+    written = output.read_bytes()
+    assert written.endswith(b"\n") and len(written.splitlines()) < len(names)
+    subprocess.run(command, check=True, capture_output=True)
+    assert output.read_bytes().startswith(written)
 
     def texts(lines: list[bytes]) -> list[tuple[str, str]]:
         records = [json.loads(line) for line in lines]

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, Qwen3Config
 
 import sage_core
 from sage_core.errors import ModelError
-from sage_core.models import catalog, hub
-from sage_core.models.checkpoint import inspect
-from sage_core.models.draft_advice import suggest_draft
-from sage_core.models.known_pairs import KNOWN, SERIES, drafts_for, parameters_in, smaller_drafts
+from sage_core.files.reading import as_shape, read_toml
+from sage_core.models import catalog, hub, known_pairs
+from sage_core.models.checkpoint import CheckpointInfo, inspect
+from sage_core.models.draft_search import card_bases, find_drafts, known_bases
+from sage_core.models.known_pairs import (
+    KNOWN,
+    SERIES,
+    Series,
+    drafts_for,
+    known_by_shape,
+    parameters_in,
+    smaller_drafts,
+)
 from sage_core.models.pair_check import check_pair, check_same_tokenizer
 from sage_core.models.pair_names import find_pair
 from tests.core.saved_pair import make_config, make_model, make_tokenizer, save
@@ -50,9 +61,86 @@ def test_the_table() -> None:
     assert len({series.name for series in SERIES}) == len(SERIES)
 
 
-def test_every_kind_of_target_has_a_family() -> None:
+def test_every_kind_of_target_is_a_class_of_transformers() -> None:
     known = {kind for series in SERIES for kind in series.model_types}
-    assert known <= {*FAMILIES, "qwen3", "qwen3_moe"}
+    assert known <= set(CONFIG_MAPPING.keys())
+
+
+def test_the_catalogue_is_checked_against_its_schema(tmp_path: Path) -> None:
+    file = Path(known_pairs.__file__).with_name("known_pairs.toml")
+    table = read_toml(file)
+    assert set(table) == {"series"}
+    assert len(table["series"]) == len(SERIES)
+    first = table["series"][0]
+    for changed in (
+        {"colour": "red"},
+        {"vocab_size": "many"},
+        {"drafts": {"72B": ["7B"]}},
+        {"pattern": "no gap"},
+        {"shapes": {"72b-ov": [80]}},
+        {"shapes": {"another": [80, 8192]}},
+    ):
+        with pytest.raises((ModelError, ValueError)):
+            as_shape(first | changed, "file", Series, error=ModelError)
+    as_shape(first, "file", Series, error=ModelError)
+
+
+def test_a_shape_means_one_architecture_of_known_targets() -> None:
+    for series in SERIES:
+        for size, (layers, width) in series.shapes.items():
+            found = known_by_shape(series.model_types[0], series.vocab_size, layers, width)
+            assert found is not None
+            assert drafts_for(found)
+            assert parameters_in(found) == parameters_in(series.pattern.format(size))
+    assert known_by_shape("qwen2_5_vl", 151_936, 36, 2048) is None  # no target: the smallest
+
+
+@pytest.mark.parametrize(
+    ("front", "bases"),
+    [
+        ("base_model: Qwen/Qwen3-8B", ["Qwen/Qwen3-8B"]),
+        ("license: mit\nbase_model:\n- a/b\n  - c/d\ntags:\n- e/f", ["a/b", "c/d"]),
+        ("base_model_relation: quantized\nbase_model: 'a/b'", ["a/b"]),
+        ("license: mit", []),
+        ("base_model:", []),
+    ],
+)
+def test_the_base_of_a_card(front: str, bases: list[str], tmp_path: Path) -> None:
+    assert card_bases(tmp_path) == []
+    (tmp_path / "README.md").write_text(f"---\n{front}\n---\nbase_model: x/y\n", encoding="utf-8")
+    assert card_bases(tmp_path) == bases
+    (tmp_path / "README.md").write_bytes(b"\xff")
+    assert card_bases(tmp_path) == []
+
+
+QWEN = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 151_936}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "card", "base"),
+    [
+        ("Qwen/Qwen3-8B", {}, "", "Qwen/Qwen3-8B"),
+        ("own/tune", {"_name_or_path": "Qwen/Qwen3-8B"}, "", "Qwen/Qwen3-8B"),
+        ("own/tune", {"_name_or_path": "/data/qwen3-8b/"}, "", "Qwen/Qwen3-8B"),
+        ("own/tune", {}, "Qwen/Qwen3-14B", "Qwen/Qwen3-14B"),
+        ("own/tune", {"hidden_size": 4096, "num_hidden_layers": 36}, "", "Qwen/Qwen3-8B"),
+        ("own/tune", {"_name_or_path": "Qwen/Qwen3-8B", "vocab_size": 99}, "", None),
+        ("own/tune", {"_name_or_path": "Qwen/Qwen2.5-7B-Instruct"}, "", None),
+        ("own/tune", {"_name_or_path": 3}, "own/other", None),
+    ],
+    ids=str,
+)
+def test_the_known_target_that_a_model_is(
+    name: str, changes: dict[str, Any], card: str, base: str | None, tmp_path: Path
+) -> None:
+    stated = QWEN | changes
+    (tmp_path / "config.json").write_text(json.dumps(stated), encoding="utf-8")
+    if card:
+        front = f"---\nbase_model: {card}\n---\n"
+        (tmp_path / "README.md").write_text(front, encoding="utf-8")
+    config = Qwen3Config(**{k: v for k, v in stated.items() if not k.startswith("_")})
+    target = CheckpointInfo(hub.Checkpoint(name, tmp_path), config, None, None)  # type: ignore[arg-type]
+    assert next(known_bases(target, name), (None, ""))[0] == base
 
 
 @pytest.mark.parametrize(
@@ -64,8 +152,9 @@ def test_every_kind_of_target_has_a_family() -> None:
             ("llama", 128_256, 8e9),
             ("meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B"),
         ),
-        (("llama", 49_152, 135e6), ()),  # SmolLM2: another tokenizer, and smaller
-        (("llama", 49_152, 8e9), ()),
+        (("llama", 49_152, 135e6), ()),  # SmolLM2: no smaller one is published
+        (("llama", 49_152, 8e9), ("HuggingFaceTB/SmolLM2-135M-Instruct",)),
+        (("llama", 60_000, 8e9), ()),
         (("martian", 151_936, 7e9), ()),
     ],
     ids=str,
@@ -103,7 +192,8 @@ def test_only_a_cached_draft_that_fits_is_suggested(
             catalog.ModelEntry(name, "cached", tmp_path / name, kind, size, None) for name in cached
         ]
         monkeypatch.setattr(catalog, "list_models", lambda: entries)
-        return suggest_draft(target)
+        found = next(find_drafts(target, "target"), None)
+        return None if found is None else found.id
 
     assert suggested(*list(made)[1:]) == "own/fits"
     assert suggested("own/other-tokenizer", "own/as-large", "own/missing") is None
