@@ -53,8 +53,6 @@ _GLM = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
 FIELDS: dict[str, dict[str, Any]] = {
     "glm4v": {"rope_parameters": _GLM},
     "glm46v": {"rope_parameters": _GLM},
-    "glm4v_moe": {"rope_parameters": _GLM},
-    "glm_ocr": {"rope_parameters": _GLM},
     "glmga": {"rope_parameters": _GLM},
 }
 """Of the text configuration, where a default configuration is one that its own class cannot run."""
@@ -117,7 +115,11 @@ def census(name: str, kind: str, model_class: Any, config: Any) -> Row:
                 raise
             except Exception as error:
                 return replace(row, outcome="untried", detail=_line(error))
-            return compared(row, model, small.longest)
+            row = compared(row, model, small.longest)
+            if row.outcome == "refused" and verdict.limit is not None:
+                says = f"texts of more than {verdict.limit} tokens ({verdict.limited_by})"
+                row = replace(row, detail=f"{says}; shorter ones were not tried")
+            return row
     except TimeoutError:
         return replace(row, outcome="untried", detail=f"takes more than {SECONDS} s")
 

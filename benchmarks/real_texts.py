@@ -117,7 +117,8 @@ def report(data: dict[str, Any]) -> str:
         "published weights, dequantized from GGUF to float32: SmolLM2-135M-Instruct (Q4_1), "
         "Gemma 3 270M, base (Q4_K_M; 15 of 18 layers have a window of 512 tokens)",
         f"**{equal} of {len(made)} texts equal `generate`'s, token for token**; not timed",
-        f"=: equal; in brackets {harness.TAU_ALONE}",
+        f"=: equal; in brackets {harness.TAU_ALONE}; a looked-up draft has one tree for `static` "
+        "and `sage`",
     ]
     return harness.report("Texts of published weights", data, notes, harness.table(head, rows))
 

@@ -24,6 +24,7 @@ from sage_core.models.parts import decoder_of
 from sage_core.models.quiet import quiet
 from sage_core.models.small_config import (
     CUTS,
+    STEP,
     Border,
     SmallConfig,
     context_length,
@@ -33,6 +34,7 @@ from sage_core.models.small_config import (
 )
 from sage_core.runtime.runner import Runner
 from sage_core.runtime.windows import LayerKinds
+from sage_core.trees.policies.static import MAX_NODES
 
 PROMPT = 6
 """Tokens of the prompt of a trial: the trees behind it then straddle every border."""
@@ -241,12 +243,15 @@ def _judge(config: Any, small: SmallConfig, model: Any, texts: _Texts) -> Verdic
         ends = max((b for b in small.borders if b.small <= read), key=_small, default=None)
     try:
         reached = next(_differing(model, texts), None)
+        placed = next(_differing(model, texts, STEP), None) if reached is None else None
     except MemoryError:
         raise
     except UnsupportedError as error:
         return Verdict(str(error), runs=False)
     except Exception as error:
         return Verdict(failing(error), runs=False)
+    if placed is not None:
+        return _by_place(small, placed)
     if reached is None:
         return EXACT if ends is None else Verdict(limit=ends.tokens, ends=True)
     crossed = [border for border in small.borders if border.small < reached]
@@ -256,6 +261,17 @@ def _judge(config: Any, small: SmallConfig, model: Any, texts: _Texts) -> Verdic
     if context is not None and border.tokens >= context:
         return Verdict(limit=border.tokens, limited_by=border.name)
     return Verdict(_beyond(border), limit=border.tokens)
+
+
+def _by_place(small: SmallConfig, reached: int) -> Verdict:
+    """The verdict on a model that takes a node's place in a pass for its position: it differs
+    where these are on two sides of a border, so texts must end before any tree gets there."""
+    near = [border for border in small.borders if border.small < reached + STEP]
+    border = max(near, key=_small, default=None)
+    if border is None or border.tokens <= MAX_NODES:
+        return Verdict("a pass over a tree does not reproduce its attention")
+    names = sorted({one.name for one in near if one.small == border.small})
+    return Verdict(limit=border.tokens - MAX_NODES, limited_by=" or ".join(names))
 
 
 def failing(error: Exception) -> str:
@@ -292,9 +308,13 @@ def agree(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> bool:
     return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
 
 
-def _differing(model: Any, texts: _Texts) -> Iterator[int]:
+def _differing(model: Any, texts: _Texts, siblings: int = 1) -> Iterator[int]:
     """Decode the text by trees, chains and single tokens; yields the length of text that a pass
-    reaches if its logits are not the model's own."""
+    reaches if its logits are not the model's own.
+
+    With many ``siblings`` a node's place in the pass and its position are on two sides of each
+    border in turn.
+    """
     ids, logits = texts.ids, texts.logits
     last = PROMPT + len(logits) - 1
     prompt = torch.tensor([ids[:PROMPT]])
@@ -306,7 +326,7 @@ def _differing(model: Any, texts: _Texts) -> Iterator[int]:
     at, turn = PROMPT, 0
     while at < last:
         path = ids[at : min(at + PASSES[turn % 4], last)]
-        wrong = [ids[at - 1]] if turn % 4 == 0 else []  # a sibling of the path's second token
+        wrong = [ids[at - 1]] * siblings if turn % 4 == 0 else []  # of the path's second token
         columns = [0, *range(1 + len(wrong), len(path) + len(wrong))]
         tokens = [path[0], *wrong, *path[1:]]
         depths = [0, *(1 for _ in wrong), *range(1, len(path))]

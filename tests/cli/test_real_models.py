@@ -118,7 +118,7 @@ def test_the_drafts_of_a_model_are_listed_with_reasons(cache: Path) -> None:
         "cached": True,
         "automatic": True,
     }
-    shutil.copytree(cache / "path" / "target", "tuned", symlinks=False)
+    save(Path("tuned"), "llava", layers=2, seed=0)
     assert "--draft ngram needs none" in run("models", "--for", "tuned").stdout
     result = run("models", "--for", "nothing/here")
     assert result.exit_code != 0
@@ -136,8 +136,10 @@ def test_a_copy_under_another_name_gets_the_draft_of_its_base(cache: Path) -> No
     assert size < 1000  # a stand-in has another vocabulary than the known model
     assert "its card" not in table
     assert re.search(r"Qwen/Qwen2\.5-VL-3B-Instruct +smaller, with its tokenizer +yes", table)
-    answer = run("ask", "What?", "photo.jpg", "--model", "tuned", "--max-new-tokens", "4", "--json")
-    assert json.loads(answer.stdout)["draft"] == "Qwen/Qwen2.5-VL-3B-Instruct"
+    answer = run("ask", "photo.jpg", "What?", "--model", "tuned", "--json")
+    assert json.loads(answer.stdout)["models"]["draft"] == "Qwen/Qwen2.5-VL-3B-Instruct", (
+        answer.stderr
+    )
     assert "smaller, with its tokenizer" in answer.stderr
 
 

@@ -11,8 +11,8 @@ from benchmarks.census import Row, find_class
 from benchmarks.census import census as tried
 from sage_core.runtime.windows import LayerKinds
 
-EXACT = ("llama", "mistral", "qwen3", "gemma3_text", "gemma4_text", "cohere2", "gpt2", "opt",
-         "granite", "olmo2", "qwen2_vl", "llava")  # fmt: skip
+EXACT = ("llama", "mistral", "qwen3", "gemma3_text", "cohere2", "gpt2", "opt",
+         "granite", "olmo3", "qwen2_vl", "llava", "glm4v")  # fmt: skip
 REFUSED = {"gpt_oss": "no SDPA attention", "bloom": "no SDPA attention", "bert": "logits"}
 
 

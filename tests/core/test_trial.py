@@ -316,3 +316,14 @@ def test_a_checkpoint_is_refused_before_its_weights_are_read(tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match="beyond 24 tokens"):
         sage_core.load(tmp_path, None)
+
+
+def test_a_place_in_the_pass_that_is_taken_for_a_position_is_found() -> None:
+    # Llama 4 scales queries by their place behind the cache.
+    model = make("Llama4Text", {"attention_chunk_size": 16, "intermediate_size_mlp": 48,
+                                "layer_types": ["chunked_attention", "full_attention"],
+                                "no_rope_layers": [1, 0], "moe_layers": [1]})  # fmt: skip
+    verdict = verdict_of(model)
+    assert (verdict.reason, verdict.limit, verdict.limited_by) == ("", 4096, "floor_scale")
+    model.config.floor_scale = 64
+    assert "does not reproduce" in verdict_of(type(model)(model.config)).reason
