@@ -36,8 +36,8 @@ def test_text_streams_as_it_is_committed_to_a_terminal(sage, pipeline, monkeypat
     """Each step's words are written before the next step begins."""
     written: list[str] = []
     seen: list[str] = []
-    monkeypatch.setattr("sage_cli.jobs.decode.stdout_writer", lambda: written.append)
-    monkeypatch.setattr("sage_cli.jobs.decode.is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr("sage_cli.jobs.results.stdout_writer", lambda: written.append)
+    monkeypatch.setattr("sage_cli.jobs.results.is_terminal", lambda stream: stream is sys.stdout)
     pipeline.enqueue(Script(on_step=lambda index: seen.append("".join(written))))
     assert sage("caption", "a.png").exit_code == 0
     assert seen == ["", "A", "A large red circle", "A large red circle stands"]

@@ -124,7 +124,7 @@ def test_the_partial_file_of_a_run_that_was_killed_does_not_block(sage):
 def test_the_longest_names_work(sage, name, option):
     name = name if option == "--output" else name[:-5] + ".html"
     assert sage("caption", "a.png", option, name).exit_code == 0
-    assert TEXT[:5] in Path(name).read_text()
+    assert "large" in Path(name).read_text()
     assert sorted(path.name for path in Path().iterdir()) == sorted(["a.png", "b.png", name])
 
 

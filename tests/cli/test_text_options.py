@@ -160,8 +160,8 @@ def test_settings_that_are_no_presets(sage):
 def test_a_text_that_may_be_cut_is_not_streamed(sage, pipeline, monkeypatch, arguments, streamed):
     written: list[str] = []
     seen: list[str] = []
-    monkeypatch.setattr("sage_cli.jobs.decode.stdout_writer", lambda: written.append)
-    monkeypatch.setattr("sage_cli.jobs.decode.is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr("sage_cli.jobs.results.stdout_writer", lambda: written.append)
+    monkeypatch.setattr("sage_cli.jobs.results.is_terminal", lambda stream: stream is sys.stdout)
     pipeline.enqueue(Script(on_step=lambda index: seen.append("".join(written))))
     assert sage("caption", "a.png", *arguments).exit_code == 0
     assert any(seen) == streamed
