@@ -81,9 +81,10 @@ class Options:
         self.sampling()
         self.pruning()
         self.sampling_params()
+        rules = self.text_rules()
         if self.json_schema is not None:
-            self.text_rules().refuse_schema()
-        object.__setattr__(self, "max_sentences", self.text_rules().max_sentences)
+            rules.refuse_schema()
+        object.__setattr__(self, "max_sentences", rules.max_sentences)
         parse(self.extensions)
         if self.generation:
             _check_generation(self.generation)

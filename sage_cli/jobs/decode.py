@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sage_cli.render.page import SavedView
     from sage_core import Pipeline, Result, Stream
     from sage_core.engine.batching.scheduler import Outcome
+    from sage_core.engine.results import Stats
     from sage_core.trees.steps import Step
 
 __all__ = ["Job", "Request", "Watcher", "load", "run"]
@@ -152,8 +153,9 @@ class Job(Results):
             request = requests[outcome.number]
 
             def write() -> None:
-                self._finish(request, outcome.get(), None)
-                self._print_stats(request, outcome.get())
+                result = outcome.get()
+                self._finish(request, result, None)
+                self._print_stats(request, result.stats, result.lossy)
 
             code = self._attempt(request, write, last=False)
             if code is None:  # alone, when the others are done
@@ -248,14 +250,14 @@ class Job(Results):
         finally:
             if saved is not None:
                 self._save(saved)
-        self._print_stats(request, result)
+        self._print_stats(request, result.stats, result.lossy)
         return result
 
-    def _print_stats(self, request: Request, result: Result) -> None:
+    def _print_stats(self, request: Request, stats: Stats, lossy: str | None) -> None:
         if self._options.stats:
             from sage_cli.render.stats import print_stats
 
-            print_stats(result.stats, request.label, result.lossy)
+            print_stats(stats, request.label, lossy)
 
     def _watchers(
         self,

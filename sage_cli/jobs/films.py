@@ -138,10 +138,7 @@ class FilmJob(Job):
             key=request.key,
         )
         self._write_record(request, record, None)
-        if self._options.stats:
-            from sage_cli.render.stats import print_stats
-
-            print_stats(film.stats, request.label, record["lossy"])
+        self._print_stats(request, film.stats, record["lossy"])
 
     def _follow(self, label: str) -> Callable[[Segment], None]:
         """Called after each segment: prints it, and says now and then how far the video is."""

@@ -42,6 +42,7 @@ class Plan:
         self._template = template
         self._sidecars = sidecars
         self._done = done
+        self._asked = _asked(options)
         self.skipped: Counter[str] = Counter()
         """Numbers of files that are left out, by reason."""
         self.without_sidecar: set[str] = set()
@@ -104,12 +105,11 @@ class Plan:
             elif source.name != STDIN:
                 state = FileState.of(source.name)
                 identity = digest(source.name) if self._options.content_keys else state
-        asked = {**self._options.loading(), **self._options.decoding()}
-        if self._options.segment is not None:
-            asked |= {"segment": self._options.segment, "summary": self._options.summary}
         keyed = []
         for request in requests:
-            key = key_of(identity or source.name, request.prompt, {**asked, **request.options})
+            key = key_of(
+                identity or source.name, request.prompt, {**self._asked, **request.options}
+            )
             keyed.append(replace(request, key=key, state=state))
         left = [request for request in keyed if request.key not in self._done]
         path = self._sidecars.get(source.name)
@@ -144,6 +144,14 @@ class Plan:
                     dropped.add(id(request))
         left = [request for request in requests if id(request) not in dropped]
         return [replace(one, copies=tuple(copied.get(id(one), ()))) for one in left]
+
+
+def _asked(options: CaptionOptions) -> dict[str, Any]:
+    """The options that keys depend on."""
+    asked = {**options.loading(), **options.decoding()}
+    if options.segment is not None:
+        asked |= {"segment": options.segment, "summary": options.summary}
+    return asked
 
 
 def _content(name: str) -> str | None:

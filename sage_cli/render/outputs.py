@@ -21,6 +21,7 @@ from sage_core.files.atomic_write import lock, replace_file, shortened, write_at
 __all__ = [
     "AtomicFile",
     "OutputFile",
+    "append",
     "check_not_input",
     "check_writable",
     "folder_locked",
@@ -150,16 +151,8 @@ class AtomicFile:
         Raises:
             OutputError, BrokenPipeError: it cannot be written.
         """
-        data = memoryview(text.encode("utf-8", "surrogateescape"))
         with output_errors(self._name):
-            before = os.fstat(self._number).st_size
-            try:
-                while data:
-                    data = data[os.write(self._number, data) :]
-            except OSError:
-                if not self.direct:
-                    os.ftruncate(self._number, before)
-                raise
+            append(self._number, text, undo=not self.direct)
 
     def commit(self) -> None:
         """Replace FILE.
@@ -192,6 +185,23 @@ class AtomicFile:
     def _close(self) -> None:
         self._done = True
         os.close(self._number)
+
+
+def append(descriptor: int, text: str, *, undo: bool = True) -> None:
+    """Write all of ``text`` at the end of an open file; with ``undo``, nothing if that fails.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = memoryview(text.encode("utf-8", "surrogateescape"))
+    before = os.fstat(descriptor).st_size
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        if undo:
+            os.ftruncate(descriptor, before)
+        raise
 
 
 class OutputFile(Protocol):

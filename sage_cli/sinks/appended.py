@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sage_cli.console import display_name
-from sage_cli.render.outputs import folder_locked, lock_or_refuse, output_errors
+from sage_cli.render.outputs import append, folder_locked, lock_or_refuse, output_errors
 from sage_core.errors import OptionError
 from sage_core.files.atomic_write import replacing, shortened
 
@@ -55,27 +55,22 @@ class AppendedFile:
         """Read the keys, and cut a torn last line; whether failures were removed."""
         failures = False
         end = 0
-        for place, line in _lines(self._path):
-            end = place + len(line)
-            record = _parsed(line, place, self._name)
-            if "error" in record:
-                failures = True
-            elif isinstance(record.get("key"), str):
-                self.keys.add(record["key"])
+        for line, record in _records(self._path, self._name):
+            end += len(line)
+            failures = failures or "error" in record
+            self.keys |= _finished(record)
         if end < os.fstat(self._number).st_size:
             os.ftruncate(self._number, end)
         if failures:
             with replacing(self._path) as scratch, scratch.open("wb") as file:
-                for place, line in _lines(self._path):
-                    if "error" not in _parsed(line, place, self._name):
+                for line, record in _records(self._path, self._name):
+                    if "error" not in record:
                         file.write(line)
         return failures
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The results that are there."""
-        for place, line in _lines(self._path):
-            if line.strip():
-                yield _parsed(line, place, self._name)
+        return (record for _, record in _records(self._path, self._name) if record)
 
     def write(self, text: str) -> None:
         """Append whole lines, or nothing where the disk is full.
@@ -83,15 +78,8 @@ class AppendedFile:
         Raises:
             OutputError: they cannot be written.
         """
-        data = memoryview(text.encode("utf-8", "surrogateescape"))
         with output_errors(self._name):
-            before = os.fstat(self._number).st_size
-            try:
-                while data:
-                    data = data[os.write(self._number, data) :]
-            except OSError:
-                os.ftruncate(self._number, before)
-                raise
+            append(self._number, text)
 
     def commit(self) -> None:
         """Close FILE."""
@@ -112,9 +100,28 @@ def finished_keys(path: Path) -> set[str]:
     """
     if not path.is_file():
         return set()
-    name = display_name(str(path))
-    records = [_parsed(line, place, name) for place, line in _lines(path)]
-    return {str(record["key"]) for record in records if "key" in record and "error" not in record}
+    found = _records(path, display_name(str(path)))
+    return {key for _, record in found for key in _finished(record)}
+
+
+def _finished(record: dict[str, Any]) -> set[str]:
+    """The key of a result; nothing for a failure, or a result without one."""
+    key = record.get("key")
+    return {key} if isinstance(key, str) and "error" not in record else set()
+
+
+def _records(path: Path, name: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The complete lines of a file with their objects; an empty one for a blank line.
+
+    Raises:
+        OptionError: a line is no object of JSON.
+    """
+    place = 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line, _parsed(line, place, name)
+            place += len(line)
 
 
 def _parsed(line: bytes, place: int, name: str) -> dict[str, Any]:
@@ -125,13 +132,3 @@ def _parsed(line: bytes, place: int, name: str) -> dict[str, Any]:
         if isinstance(record, dict):
             return record
     raise OptionError(f"--resume {name}: at byte {place} is no result of sage: name another file")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The complete lines of a file, with their places in bytes."""
-    place = 0
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield place, line
-            place += len(line)

@@ -14,9 +14,8 @@ from sage_cli.streams import OutputError
 from sage_core.errors import InputError
 from sage_core.files.atomic_write import write_atomically
 
-__all__ = ["KINDS", "Sidecars", "places"]
+__all__ = ["Sidecars", "places"]
 
-KINDS = ("txt", "json", "xmp", "srt", "vtt")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 """Errors that the next file would have too."""
 _OURS = 'x:xmptk="sage"'
@@ -51,7 +50,7 @@ class Sidecars(Sink):
     """Writes each file's sidecar when its last text is there.
 
     Args:
-        kind: one of `KINDS`.
+        kind: ``txt``, ``json``, ``xmp``, ``srt`` or ``vtt``.
         paths: of the sidecars, by the file's name.
         captions: texts of each file.
         append: add to a sidecar that is there, as new lines.

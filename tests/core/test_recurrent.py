@@ -17,13 +17,17 @@ from sage_core.engine import trial
 from sage_core.engine.model_check import look
 from sage_core.engine.prefix_reuse import PrefixReuse
 from sage_core.generation.prepare import prepare
-from sage_core.runtime.backend import EagerBackend
 from sage_core.runtime.recurrent import LOGGED, RecurrentLayer, StateFunctions
 from sage_core.runtime.runner import Runner
 from sage_core.runtime.tree_columns import TreeColumns
+from tests.core.exact_texts import RULES as LONG
+from tests.core.exact_texts import (
+    assert_own_sampled_and_padded,
+    assert_own_text,
+    inputs,
+    near,
+)
 from tests.core.test_trial import ids, make
-from tests.core.test_windows import RULES as LONG
-from tests.core.test_windows import inputs, near
 from tests.tiny import make_inputs
 from tests.tiny.families import ALL_KINDS, FAMILIES, HYBRID
 from tests.tiny.pairs import _build
@@ -51,7 +55,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2_moe": ("Lfm2Moe", CONV | EXPERTS | {"num_dense_layers": 1}),
 }
 RULES: dict[str, Any] = {**LONG, "max_new_tokens": 24}
-WAYS = ("static", "chain:length=16", "sage", "autoregressive")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -61,41 +64,11 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("prompt", [1, 30])
 def test_texts_are_the_models_own(model: Any, prompt: int) -> None:
-    own = model.generate(**inputs(prompt), **RULES)
-    assert len(set(own[0, prompt:].tolist())) > 1
-    draft = near(model)
-    accepted = 0
-    for policy in WAYS:
-        chosen = None if policy == "autoregressive" else draft
-        decoder = sage_core.SpeculativeDecoder(model, chosen, policy)
-        output = decoder.generate(**inputs(prompt), **RULES)
-        assert torch.equal(output.sequences, own), policy
-        accepted += output.stats.new_tokens - output.stats.steps - 1
-    assert accepted > 5
+    assert assert_own_text(model, prompt, RULES) > 5
 
 
 def test_sampled_and_in_a_batch(model: Any) -> None:
-    draft = near(model)
-    sampled = {**RULES, "do_sample": True, "temperature": 0.8}
-    decoder = sage_core.SpeculativeDecoder(model, draft, "static", backend=EagerBackend())
-    torch.manual_seed(3)
-    own = model.generate(**inputs(9), **sampled)
-    assert torch.equal(decoder.generate(**inputs(9), seed=3, **sampled).sequences, own)
-    mask = torch.ones((3, 20), dtype=torch.int64)
-    mask[0, :15], mask[1, :4] = 0, 0
-    prompts = torch.randint(3, 90, (3, 20), generator=torch.Generator().manual_seed(8))
-    rules = {**RULES, "pad_token_id": 0}
-    batch = model.generate(
-        input_ids=prompts,
-        attention_mask=mask,
-        custom_generate=sage_core.custom_generate,
-        draft_model=draft,
-        **rules,
-    )
-    for row in range(3):
-        alone = prompts[row : row + 1, mask[row].bool()]
-        own = model.generate(alone, attention_mask=torch.ones_like(alone), **rules)
-        assert torch.equal(batch[row, -24:], own[0, -24:])
+    assert_own_sampled_and_padded(model, RULES)
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sage_core
 from sage_core.engine import trial
 from sage_core.generation.prepare import prepare
 from sage_core.runtime.attention.observe import observe_attention
-from sage_core.runtime.backend import EagerBackend
 from sage_core.runtime.runner import Runner
 from sage_core.runtime.tree_mask import TreeMaskBuffer
 from sage_core.runtime.windows import LayerKinds, Window
-from tests.core.test_trial import ids, make
+from tests.core.exact_texts import RULES, assert_own_sampled_and_padded, assert_own_text, inputs
+from tests.core.test_trial import make
 
 WINDOW = 12
 TYPES = {"layer_types": ["sliding_attention", "full_attention"]}
@@ -53,9 +51,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
                               "layer_types": ["chunked_attention", "full_attention"],
                               "no_rope_layers": [1, 0], "moe_layers": [1]}),
 }  # fmt: skip
-RULES: dict[str, Any] = {"max_new_tokens": 48, "eos_token_id": None, "do_sample": False,
-                         "no_repeat_ngram_size": 2}  # fmt: skip
-WAYS = ("static", "chain:length=16", "sage", "autoregressive")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -63,57 +58,13 @@ def model(request: pytest.FixtureRequest) -> Any:
     return make(*KINDS[request.param])
 
 
-def near(model: Any) -> Any:
-    """A draft that is often right: the model with a little noise."""
-    draft, draw = copy.deepcopy(model), torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in draft.parameters():
-            if weight.dim() > 1:
-                weight.add_(torch.randn(weight.shape, generator=draw) * 0.02 * weight.std())
-    return draft
-
-
-def inputs(count: int) -> dict[str, Any]:
-    return {"input_ids": ids(count), "attention_mask": torch.ones((1, count), dtype=torch.int64)}
-
-
 @pytest.mark.parametrize("prompt", [3, 30])
 def test_texts_that_cross_the_window_are_the_models_own(model: Any, prompt: int) -> None:
-    own = model.generate(**inputs(prompt), **RULES)
-    assert len(set(own[0, prompt:].tolist())) > 1
-    draft = near(model)
-    accepted = 0
-    for policy in WAYS:
-        chosen = None if policy == "autoregressive" else draft
-        decoder = sage_core.SpeculativeDecoder(model, chosen, policy)
-        output = decoder.generate(**inputs(prompt), **RULES)
-        assert torch.equal(output.sequences, own), policy
-        accepted += output.stats.new_tokens - output.stats.steps - 1
-    assert accepted > 10  # trees do reach over the border
+    assert assert_own_text(model, prompt, RULES) > 10  # trees do reach over the border
 
 
 def test_sampled_and_in_a_batch(model: Any) -> None:
-    draft = near(model)
-    sampled = {**RULES, "do_sample": True, "temperature": 0.8}
-    decoder = sage_core.SpeculativeDecoder(model, draft, "static", backend=EagerBackend())
-    torch.manual_seed(3)
-    own = model.generate(**inputs(9), **sampled)
-    assert torch.equal(decoder.generate(**inputs(9), seed=3, **sampled).sequences, own)
-    mask = torch.ones((3, 20), dtype=torch.int64)
-    mask[0, :15], mask[1, :4] = 0, 0
-    prompts = torch.randint(3, 90, (3, 20), generator=torch.Generator().manual_seed(8))
-    rules = {**RULES, "pad_token_id": 0}
-    batch = model.generate(
-        input_ids=prompts,
-        attention_mask=mask,
-        custom_generate=sage_core.custom_generate,
-        draft_model=draft,
-        **rules,
-    )
-    for row in range(3):
-        alone = prompts[row : row + 1, mask[row].bool()]
-        own = model.generate(alone, attention_mask=torch.ones_like(alone), **rules)
-        assert torch.equal(batch[row, -48:], own[0, -48:])
+    assert_own_sampled_and_padded(model, RULES)
 
 
 def test_a_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
