@@ -9,7 +9,7 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
@@ -24,6 +24,7 @@ __all__ = [
     "Progress",
     "clean",
     "complain",
+    "counted",
     "display_name",
     "error_console",
     "is_terminal",
@@ -69,6 +70,11 @@ def display_name(name: str) -> str:
     """A file name on one printable line: control characters and odd bytes escaped."""
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """Numbers of things by what they are, as in ``3 hidden files, 1 hidden folders``."""
+    return ", ".join(f"{number} {what}" for what, number in numbers.items())
 
 
 def say(message: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sage_cli.console import complain, display_name, is_terminal, say, set_verbosity
+from sage_cli.console import complain, counted, display_name, is_terminal, say, set_verbosity
 from sage_cli.exit_codes import ExitCode
 from sage_cli.jobs.decode import Job, finish, load
 from sage_cli.jobs.films import FilmJob, check_film, follow_format
@@ -199,8 +199,7 @@ class _Run:
                 write(dump(lines, indent=2) + "\n")
         else:
             stdout_writer()("".join(display_name(one.names[0]) + "\n" for one in items))
-        reasons = [f"{number} {reason}" for reason, number in self._skipped.items()]
-        left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
+        left_out = f"; left out: {counted(self._skipped)}" if self._skipped else ""
         say(f"{len(items)} texts to do{left_out}")
         if requests and self._options.segment is None:
             self._estimate(opener)

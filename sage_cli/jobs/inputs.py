@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from sage_cli.console import display_name, is_terminal
+from sage_cli.console import counted, display_name, is_terminal
 from sage_core.captioning.find import Finder
 from sage_core.captioning.tables import SUFFIXES as TABLES
 from sage_core.captioning.tables import ImageTable
@@ -148,10 +148,10 @@ def _found(name: str, finder: Finder, column: str | None) -> list[Source]:
         return [Source(name, refusal=str(error).removeprefix(f"{name}: "))]
     if found:
         return found
-    skipped = finder.skipped - before
-    reasons = ", ".join(f"{number} {reason}" for reason, number in skipped.items())
     none = "no images or videos in this folder"
-    return [Source(name, refusal=f"{none}; left out: {reasons}" if reasons else none)]
+    if skipped := finder.skipped - before:
+        none += f"; left out: {counted(skipped)}"
+    return [Source(name, refusal=none)]
 
 
 def _rows(name: str, column: str | None) -> list[Source]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sage_cli.console import error_console, say
+from sage_cli.console import counted, error_console, say
 from sage_cli.sinks.sink import Record, Sink
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class RunProgress(Sink):
         if self._copies:
             parts.append(f"{self._copies} of them copies of other files")
         if self._skipped:
-            reasons = ", ".join(f"{number} {reason}" for reason, number in self._skipped.items())
-            parts.append(f"left out: {reasons}")
+            parts.append(f"left out: {counted(self._skipped)}")
         say("; ".join(parts))
         if self._total > _LISTED:
             for failed in self._failed[:_LISTED]:
